@@ -1,0 +1,120 @@
+//! What happened to packets, by reason.
+
+/// Why a packet went no further.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(usize)]
+pub enum Reason {
+    /// Read from the TUN: not a whole IPv4 or IPv6 packet.
+    TunUnparsable,
+    /// Read from the TUN: its source is not in a prefix of this edge.
+    TunForeignSource,
+    /// Read from the TUN: no prefix of the namespace holds its destination.
+    TunNoRoute,
+    /// Read from the TUN: its destination is one of this edge's own prefixes, or never routed
+    /// (loopback, link-local, multicast).
+    TunForbiddenDestination,
+    /// The destination's edge has no link that is up.
+    NoLink,
+    /// The link's queue was full.
+    QueueFull,
+    /// The packet had waited too long in the link's queue.
+    QueueOld,
+    /// Received from a peer: not a whole IPv4 or IPv6 packet.
+    PeerUnparsable,
+    /// Received from a peer: its source is not in a prefix of that peer.
+    PeerForgedSource,
+    /// Received from a peer: its destination is not in a prefix of this edge.
+    PeerForeignDestination,
+    /// Received from a peer: an address that is never routed (loopback, link-local, multicast).
+    PeerForbiddenAddress,
+    /// Received on a link whose peer is not known yet, or no longer.
+    PeerUnknown,
+    /// A frame type of a later version.
+    PeerUnknownFrame,
+    /// Congestion was marked on the outer packet, and the inner one cannot carry the mark
+    /// (RFC 6040 §4.2).
+    CongestionNotEct,
+    /// A fragment that fits no packet, or whose packet was given up.
+    Fragment,
+    /// A handshake turned away because of its source's rate.
+    HandshakeRate,
+    /// A handshake refused, by this edge or by the peer.
+    HandshakeRefused,
+}
+
+const NAMES: [&str; 17] = [
+    "tun_unparsable",
+    "tun_foreign_source",
+    "tun_no_route",
+    "tun_forbidden_destination",
+    "no_link",
+    "queue_full",
+    "queue_old",
+    "peer_unparsable",
+    "peer_forged_source",
+    "peer_foreign_destination",
+    "peer_forbidden_address",
+    "peer_unknown",
+    "peer_unknown_frame",
+    "congestion_not_ect",
+    "fragment",
+    "handshake_rate",
+    "handshake_refused",
+];
+
+/// Packets since the start, all links together.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    dropped: [u64; NAMES.len()],
+    /// Inner packets handed to links.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Inner packets delivered to the TUN.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Inner packets that were sent in fragments.
+    pub fragmented: u64,
+}
+
+impl Counters {
+    /// Each reason with its count, in a fixed order.
+    pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        NAMES.iter().copied().zip(self.dropped.iter().copied())
+    }
+
+    /// The count of one reason.
+    #[must_use]
+    pub fn dropped_for(&self, reason: Reason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    pub(crate) fn drop(&mut self, reason: Reason) {
+        self.drop_many(reason, 1);
+    }
+
+    pub(crate) fn drop_many(&mut self, reason: Reason, count: u64) {
+        self.dropped[reason as usize] += count;
+    }
+}
+
+impl Reason {
+    /// The reason as logs, `status` and metrics name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_reasons_keep_step() {
+        assert_eq!(Reason::HandshakeRefused as usize, NAMES.len() - 1);
+        assert_eq!(Reason::QueueOld.name(), "queue_old");
+        assert_eq!(Reason::PeerForgedSource.name(), "peer_forged_source");
+    }
+}

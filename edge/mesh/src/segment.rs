@@ -1,0 +1,316 @@
+//! The send side of TUN offloads: super-packets of up to 64 KiB into the packets they stand for.
+//!
+//! The kernel hands over TCP and UDP data that it left unsegmented (`TUNSETOFFLOAD`), after a
+//! [`VnetHeader`] that says how to cut it. [`split`] does what a network card would.
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+
+use crate::{
+    clamp::{clamp_mss, is_syn},
+    packet::{Fragment, Packet, Sum, TCP, UDP, complete_checksum},
+};
+
+/// `struct virtio_net_hdr` (linux/virtio_net.h), ten bytes before every packet of a TUN with
+/// `IFF_VNET_HDR`, in the machine's byte order unless `TUNSETVNETLE` or `TUNSETVNETBE` was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VnetHeader {
+    /// `VIRTIO_NET_HDR_F_*`.
+    pub flags: u8,
+    /// `VIRTIO_NET_HDR_GSO_*`.
+    pub gso_type: u8,
+    /// Bytes of all headers. The kernel states more when it forwards, so [`split`] doesn't read it.
+    pub header_len: u16,
+    /// Payload bytes of each segment: the MSS of TCP, the datagram's payload of UDP.
+    pub gso_size: u16,
+    /// Where checksumming starts, from the start of the packet.
+    pub csum_start: u16,
+    /// Where the checksum goes, from `csum_start`.
+    pub csum_offset: u16,
+}
+
+/// Why a packet from the TUN can't be sent. Such a packet is to be dropped; none was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// An offload that was not asked for (UFO), or one that contradicts the packet.
+    #[error("GSO type {0:#04x} doesn't fit the packet")]
+    Type(u8),
+    /// A super-packet whose transport header is cut.
+    #[error("the transport header of a super-packet is cut")]
+    Header,
+    /// A segment size of zero.
+    #[error("a super-packet with segments of no size")]
+    Size,
+    /// The checksum field is elsewhere than the transport protocol has it, or outside the packet.
+    #[error("checksum field at {start} + {offset} is misplaced")]
+    Checksum {
+        /// `csum_start`.
+        start: u16,
+        /// `csum_offset`.
+        offset: u16,
+    },
+}
+
+/// Hands `out` every complete IP packet that `packet`, read with `header`, stands for, in order,
+/// and returns their number.
+///
+/// A super-packet becomes packets with lengths, IPv4 ids, sequence numbers, flags and checksums of
+/// their own, which share one allocation: it lives as long as the last of them. Segments have the
+/// size that the kernel says, it is the flow's MSS. Any other packet is copied, its checksum completed
+/// if the kernel left that to us, and in a SYN the MSS lowered to what a packet of `max_packet` bytes
+/// has room for.
+///
+/// # Errors
+///
+/// [`Malformed`] when header and packet don't go together.
+#[inline]
+pub fn split(
+    header: &VnetHeader,
+    packet: &Packet<'_>,
+    max_packet: usize,
+    out: &mut impl FnMut(Bytes),
+) -> Result<usize, Malformed> {
+    let Some(segments) = Segments::new(header, packet)? else {
+        out(single(header, packet, max_packet)?);
+        return Ok(1);
+    };
+    let mut rest = segments.write().freeze();
+    for index in 0..segments.count {
+        out(rest.split_to(segments.segment_len(index)));
+    }
+    Ok(segments.count)
+}
+
+impl VnetHeader {
+    /// Its length in bytes (`TUNSETVNETHDRSZ`'s default).
+    pub const LEN: usize = 10;
+    /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the checksum field holds the pseudo header's sum only.
+    pub const NEEDS_CSUM: u8 = 1;
+    /// `VIRTIO_NET_HDR_GSO_NONE`: one packet as it is.
+    pub const GSO_NONE: u8 = 0;
+    /// `VIRTIO_NET_HDR_GSO_TCPV4`.
+    pub const GSO_TCPV4: u8 = 1;
+    /// `VIRTIO_NET_HDR_GSO_TCPV6`.
+    pub const GSO_TCPV6: u8 = 4;
+    /// `VIRTIO_NET_HDR_GSO_UDP_L4`: datagrams of one flow and size, IPv4 or IPv6.
+    pub const GSO_UDP_L4: u8 = 5;
+    /// `VIRTIO_NET_HDR_GSO_ECN`, a flag beside a TCP type: CWR is set.
+    pub const GSO_ECN: u8 = 0x80;
+
+    /// Takes the header off what was read from the TUN; nothing if that is too short.
+    #[inline]
+    #[must_use]
+    pub fn parse(read: &[u8]) -> Option<(Self, &[u8])> {
+        let (&[flags, gso_type, a, b, c, d, e, f, g, h], packet) = read.split_first_chunk()?;
+        let header = Self {
+            flags,
+            gso_type,
+            header_len: u16::from_ne_bytes([a, b]),
+            gso_size: u16::from_ne_bytes([c, d]),
+            csum_start: u16::from_ne_bytes([e, f]),
+            csum_offset: u16::from_ne_bytes([g, h]),
+        };
+        Some((header, packet))
+    }
+
+    /// The header as the kernel reads it.
+    #[inline]
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let [a, b] = self.header_len.to_ne_bytes();
+        let [c, d] = self.gso_size.to_ne_bytes();
+        let [e, f] = self.csum_start.to_ne_bytes();
+        let [g, h] = self.csum_offset.to_ne_bytes();
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    }
+
+    fn misplaced(&self) -> Malformed {
+        Malformed::Checksum { start: self.csum_start, offset: self.csum_offset }
+    }
+}
+
+/// A copy of a packet that isn't a super-packet, ready to be sent.
+fn single(header: &VnetHeader, packet: &Packet<'_>, max_packet: usize) -> Result<Bytes, Malformed> {
+    let mut copy = BytesMut::from(packet.bytes());
+    if header.flags & VnetHeader::NEEDS_CSUM != 0
+        && !complete_checksum(&mut copy, header.csum_start.into(), header.csum_offset.into())
+    {
+        return Err(header.misplaced());
+    }
+    if is_syn(packet) {
+        clamp_mss(&mut copy, max_packet);
+    }
+    Ok(copy.freeze())
+}
+
+/// What the segments of one super-packet have in common.
+struct Segments<'a> {
+    headers: &'a [u8],
+    payload: &'a [u8],
+    /// Payload bytes of every segment but the last.
+    size: usize,
+    count: usize,
+    /// Offset of the TCP or UDP header.
+    transport: usize,
+    ip: Ip,
+    /// The transport checksum's sum without what differs from segment to segment.
+    base: Sum,
+    protocol: Protocol,
+}
+
+enum Ip {
+    V4 { id: u16, base: Sum },
+    V6,
+}
+
+enum Protocol {
+    Tcp { sequence: u32, offset_flags: u16 },
+    Udp,
+}
+
+const FIN_PSH: u16 = 0x01 | 0x08;
+const CWR: u16 = 0x80;
+
+impl<'a> Segments<'a> {
+    /// None for a packet without segmentation.
+    #[inline]
+    fn new(header: &VnetHeader, packet: &Packet<'a>) -> Result<Option<Self>, Malformed> {
+        let kind = header.gso_type & !VnetHeader::GSO_ECN;
+        let fits = match kind {
+            VnetHeader::GSO_NONE => return Ok(None),
+            VnetHeader::GSO_TCPV4 => packet.protocol() == TCP && !packet.is_ipv6(),
+            VnetHeader::GSO_TCPV6 => packet.protocol() == TCP && packet.is_ipv6(),
+            VnetHeader::GSO_UDP_L4 => packet.protocol() == UDP,
+            _ => false,
+        };
+        if !fits || packet.fragment() != Fragment::Whole {
+            return Err(Malformed::Type(header.gso_type));
+        }
+        Self::of_flow(header, packet).map(Some)
+    }
+
+    fn of_flow(header: &VnetHeader, packet: &Packet<'a>) -> Result<Self, Malformed> {
+        let (bytes, transport) = (packet.bytes(), packet.transport_offset());
+        let (protocol, len, field) = Protocol::of(packet)?;
+        let size = usize::from(header.gso_size);
+        if size == 0 {
+            return Err(Malformed::Size);
+        }
+        let placed = (usize::from(header.csum_start), usize::from(header.csum_offset)) == (transport, field);
+        if header.flags & VnetHeader::NEEDS_CSUM != 0 && !placed {
+            return Err(header.misplaced());
+        }
+        let (headers, payload) = bytes.split_at(transport + len);
+        let base = packet.pseudo_header().and(protocol.base(&headers[transport..]));
+        let count = payload.len().div_ceil(size).max(1);
+        Ok(Self { headers, payload, size, count, transport, ip: Ip::of(packet), base, protocol })
+    }
+
+    fn payload_len(&self, index: usize) -> usize {
+        self.size.min(self.payload.len() - index * self.size)
+    }
+
+    fn segment_len(&self, index: usize) -> usize {
+        self.headers.len() + self.payload_len(index)
+    }
+
+    /// All segments, one after the other.
+    fn write(&self) -> BytesMut {
+        let mut buffer = BytesMut::with_capacity(self.count * self.headers.len() + self.payload.len());
+        for index in 0..self.count {
+            let start = buffer.len();
+            let payload = &self.payload[index * self.size..][..self.payload_len(index)];
+            buffer.extend_from_slice(self.headers);
+            buffer.extend_from_slice(payload);
+            let (ip, transport) = buffer[start..].split_at_mut(self.transport);
+            self.ip.finish(ip, transport.len(), index);
+            let header_len = self.headers.len() - self.transport;
+            self.finish_transport(&mut transport[..header_len], payload, index);
+        }
+        buffer
+    }
+
+    /// Writes the fields of a TCP or UDP header that are the segment's own.
+    fn finish_transport(&self, header: &mut [u8], payload: &[u8], index: usize) {
+        let len = (header.len() + payload.len()) as u16;
+        let sum = self.base.and(Sum::of(payload)).word(len);
+        match self.protocol {
+            Protocol::Tcp { sequence, offset_flags } => {
+                let sequence = sequence.wrapping_add((index * self.size) as u32).to_be_bytes();
+                let not_first = if index > 0 { CWR } else { 0 };
+                let not_last = if index + 1 < self.count { FIN_PSH } else { 0 };
+                let word = offset_flags & !(not_first | not_last);
+                header[4..8].copy_from_slice(&sequence);
+                header[12..14].copy_from_slice(&word.to_be_bytes());
+                let checksum = sum.and(Sum::of(&sequence)).word(word).checksum();
+                header[16..18].copy_from_slice(&checksum.to_be_bytes());
+            }
+            Protocol::Udp => {
+                header[4..6].copy_from_slice(&len.to_be_bytes());
+                let checksum = match sum.word(len).checksum() {
+                    0 => 0xffff,
+                    checksum => checksum,
+                };
+                header[6..8].copy_from_slice(&checksum.to_be_bytes());
+            }
+        }
+    }
+}
+
+impl Protocol {
+    /// The protocol, the length of its header, and the offset of the checksum in that.
+    fn of(packet: &Packet<'_>) -> Result<(Self, usize, usize), Malformed> {
+        let bytes = packet.transport();
+        if packet.protocol() == UDP {
+            return if bytes.len() < 8 { Err(Malformed::Header) } else { Ok((Self::Udp, 8, 6)) };
+        }
+        let header: &[u8; 20] = bytes.first_chunk().ok_or(Malformed::Header)?;
+        let len = usize::from(header[12] >> 4) * 4;
+        if len < 20 || len > bytes.len() {
+            return Err(Malformed::Header);
+        }
+        let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+        let offset_flags = u16::from_be_bytes([header[12], header[13]]);
+        Ok((Self::Tcp { sequence, offset_flags }, len, 16))
+    }
+
+    /// The sum of a header without the fields that [`Segments::finish_transport`] writes.
+    fn base(&self, header: &[u8]) -> Sum {
+        match self {
+            Self::Tcp { .. } => {
+                Sum::of(&header[..4]).and(Sum::of(&header[8..12])).and(Sum::of(&header[14..16])).and(Sum::of(&header[18..]))
+            }
+            Self::Udp => Sum::of(&header[..4]),
+        }
+    }
+}
+
+impl Ip {
+    fn of(packet: &Packet<'_>) -> Self {
+        if packet.is_ipv6() {
+            return Self::V6;
+        }
+        let header = &packet.bytes()[..packet.transport_offset()];
+        let id = u16::from_be_bytes([header[4], header[5]]);
+        let base = Sum::of(&header[..2]).and(Sum::of(&header[6..10])).and(Sum::of(&header[12..]));
+        Self::V4 { id, base }
+    }
+
+    /// Writes the fields of an IP header that are the segment's own; `len` bytes follow it.
+    fn finish(&self, header: &mut [u8], len: usize, index: usize) {
+        match self {
+            Self::V4 { id, base } => {
+                let total = (header.len() + len) as u16;
+                let id = id.wrapping_add(index as u16);
+                header[2..4].copy_from_slice(&total.to_be_bytes());
+                header[4..6].copy_from_slice(&id.to_be_bytes());
+                let checksum = base.word(total).word(id).checksum();
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            }
+            Self::V6 => {
+                let len = (header.len() - 40 + len) as u16;
+                header[4..6].copy_from_slice(&len.to_be_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A tree bitmap (Eatherton, Varghese, Dittia: "Tree Bitmap", CCR 34(2), 2004) with path
+//! compression.
+//!
+//! A node stands for six bits of the address: it has the prefixes that end before the sixth, and
+//! the subtrees behind it. A subtree of one prefix is a leaf, and nodes that have nothing but one
+//! subtree are left out; leaves and nodes know their own path. Tables of sites are sparse, those of
+//! IPv6 above all, and what counts in a large table is how few cache lines are touched.
+
+use std::{iter, mem};
+
+use super::bitmap::Bitmap;
+
+/// Bits that one node resolves.
+const STRIDE: u8 = 6;
+
+#[derive(Debug, Clone)]
+pub(super) struct Node<B, T> {
+    /// The prefixes that end here, by [`slot`].
+    values: Bitmap<T>,
+    /// The subtrees, by their next six bits.
+    children: Bitmap<Child<B, T>>,
+    /// The path to here, zeros behind it.
+    path: B,
+    /// The path's length, a multiple of [`STRIDE`].
+    depth: u8,
+}
+
+#[derive(Debug, Clone)]
+enum Child<B, T> {
+    /// The only prefix of a subtree. (Its fields stand here, not in a type of their own, as the
+    /// variant's tag then fits between them.)
+    Leaf { bits: B, len: u8, value: T },
+    Node(Box<Node<B, T>>),
+}
+
+/// The bits of an address, the first one highest.
+pub(super) trait Bits: Copy {
+    const NONE: Self;
+    /// The six bits from `depth` on; zeros after the end.
+    fn chunk(self, depth: u8) -> u8;
+    /// How many bits are the same from the start on.
+    fn common(self, other: Self) -> u8;
+    /// The first `len` bits.
+    fn truncate(self, len: u8) -> Self;
+    /// With six bits at `depth`, where there are zeros.
+    fn with(self, chunk: u8, depth: u8) -> Self;
+}
+
+impl<B: Bits, T: Copy> Node<B, T> {
+    pub(super) fn root() -> Self {
+        Self::new(B::NONE, 0)
+    }
+
+    fn new(bits: B, depth: u8) -> Self {
+        let path = bits.truncate(depth);
+        Self { values: Bitmap::default(), children: Bitmap::default(), path, depth }
+    }
+
+    #[inline]
+    pub(super) fn lookup(&self, address: B) -> Option<T> {
+        let mut best = None;
+        let mut node = self;
+        loop {
+            let chunk = address.chunk(node.depth);
+            best = node.values.last_of(COVERING[usize::from(chunk)]).or(best);
+            match node.children.find(chunk) {
+                Some(Child::Leaf { bits, len, value }) if address.common(*bits) >= *len => return Some(*value),
+                Some(Child::Node(child)) if address.common(child.path) >= child.depth => node = child,
+                _ => return best.copied(),
+            }
+        }
+    }
+
+    pub(super) fn exact(&self, bits: B, len: u8) -> Option<T> {
+        let chunk = bits.chunk(self.depth);
+        if self.ends(len) {
+            return self.values.find(slot(chunk, len - self.depth)).copied();
+        }
+        match self.children.find(chunk)? {
+            child if !child.leads_to(bits, len) => None,
+            Child::Leaf { len: found, value, .. } => (*found == len).then_some(*value),
+            Child::Node(node) => node.exact(bits, len),
+        }
+    }
+
+    pub(super) fn insert(&mut self, bits: B, len: u8, value: T) -> Option<T> {
+        let chunk = bits.chunk(self.depth);
+        if self.ends(len) {
+            return self.values.insert(slot(chunk, len - self.depth), value);
+        }
+        if let Some(child) = self.children.find_mut(chunk) {
+            return child.insert(bits, len, value);
+        }
+        self.children.insert(chunk, Child::Leaf { bits, len, value });
+        None
+    }
+
+    pub(super) fn remove(&mut self, bits: B, len: u8) -> Option<T> {
+        let chunk = bits.chunk(self.depth);
+        if self.ends(len) {
+            return self.values.remove(slot(chunk, len - self.depth));
+        }
+        match self.children.find_mut(chunk)? {
+            child if !child.leads_to(bits, len) => None,
+            Child::Leaf { len: found, value, .. } => {
+                let old = (*found == len).then_some(*value)?;
+                self.children.remove(chunk);
+                Some(old)
+            }
+            Child::Node(node) => {
+                let old = node.remove(bits, len)?;
+                if let Some(only) = node.take_only() {
+                    self.children.insert(chunk, only);
+                }
+                Some(old)
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (B, u8, T)> + '_ {
+        let mut stack = vec![self];
+        let nodes = iter::from_fn(move || {
+            let node = stack.pop()?;
+            stack.extend(node.children.iter().filter_map(|(_, child)| child.node()));
+            Some(node)
+        });
+        nodes.flat_map(|node| node.own().chain(node.children.iter().filter_map(|(_, child)| child.leaf())))
+    }
+
+    /// The prefixes that end in this node.
+    fn own(&self) -> impl Iterator<Item = (B, u8, T)> + '_ {
+        self.values.iter().map(|(slot, value)| {
+            let len = (slot + 1).ilog2() as u8;
+            let chunk = (slot + 1 - (1 << len)) << (STRIDE - len);
+            (self.path.with(chunk, self.depth), self.depth + len, *value)
+        })
+    }
+
+    /// Whether a prefix of this length, on the node's path, is one of the node's own.
+    fn ends(&self, len: u8) -> bool {
+        len < self.depth + STRIDE
+    }
+
+    /// Takes out what this node has, if that is a single prefix or subtree.
+    fn take_only(&mut self) -> Option<Child<B, T>> {
+        match (self.values.len(), self.children.len()) {
+            (1, 0) => self.own().next().map(|(bits, len, value)| Child::Leaf { bits, len, value }),
+            (0, 1) => self.children.pop(),
+            _ => None,
+        }
+    }
+}
+
+impl<B: Bits, T: Copy> Child<B, T> {
+    fn insert(&mut self, bits: B, len: u8, value: T) -> Option<T> {
+        if self.leads_to(bits, len) {
+            match self {
+                Self::Leaf { len: found, value: old, .. } if *found == len => return Some(mem::replace(old, value)),
+                Self::Node(node) => return node.insert(bits, len, value),
+                Self::Leaf { .. } => {}
+            }
+        }
+        let (path, path_len) = self.path();
+        let common = bits.common(path).min(len).min(path_len);
+        let mut node = Node::new(bits, common - common % STRIDE);
+        match mem::replace(self, Self::Leaf { bits, len, value }) {
+            Self::Leaf { bits, len, value } => _ = node.insert(bits, len, value),
+            below @ Self::Node(_) => _ = node.children.insert(path.chunk(node.depth), below),
+        }
+        node.insert(bits, len, value);
+        *self = Self::Node(Box::new(node));
+        None
+    }
+
+    /// Whether the prefix is in this subtree, if it is anywhere.
+    fn leads_to(&self, bits: B, len: u8) -> bool {
+        let (path, path_len) = self.path();
+        path_len <= len && bits.common(path) >= path_len
+    }
+
+    /// What all prefixes of the subtree begin with.
+    fn path(&self) -> (B, u8) {
+        match self {
+            Self::Leaf { bits, len, .. } => (*bits, *len),
+            Self::Node(node) => (node.path, node.depth),
+        }
+    }
+
+    fn node(&self) -> Option<&Node<B, T>> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Leaf { .. } => None,
+        }
+    }
+
+    fn leaf(&self) -> Option<(B, u8, T)> {
+        match self {
+            Self::Leaf { bits, len, value } => Some((*bits, *len, *value)),
+            Self::Node(_) => None,
+        }
+    }
+}
+
+/// Where a prefix of `len` < 6 bits, which begin `chunk`, is among a node's values: longer ones are
+/// further back.
+const fn slot(chunk: u8, len: u8) -> u8 {
+    (1 << len) - 1 + (chunk >> (STRIDE - len))
+}
+
+/// For six bits of an address, the slots of all prefixes that they begin with.
+const COVERING: [u64; 64] = {
+    let mut masks = [0; 64];
+    let mut chunk = 0;
+    while chunk < 64 {
+        let mut len = 0;
+        while len < STRIDE {
+            masks[chunk] |= 1 << slot(chunk as u8, len);
+            len += 1;
+        }
+        chunk += 1;
+    }
+    masks
+};
+
+macro_rules! bits {
+    ($type:ty) => {
+        impl Bits for $type {
+            const NONE: Self = 0;
+
+            #[inline]
+            fn chunk(self, depth: u8) -> u8 {
+                ((self << depth) >> (Self::BITS - u32::from(STRIDE))) as u8
+            }
+
+            #[inline]
+            fn common(self, other: Self) -> u8 {
+                (self ^ other).leading_zeros() as u8
+            }
+
+            #[inline]
+            fn truncate(self, len: u8) -> Self {
+                self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
+            }
+
+            #[inline]
+            fn with(self, chunk: u8, depth: u8) -> Self {
+                self | (Self::from(chunk) << (Self::BITS - u32::from(STRIDE))) >> depth
+            }
+        }
+    };
+}
+
+bits!(u32);
+bits!(u128);

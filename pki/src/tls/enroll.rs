@@ -1,0 +1,110 @@
+//! Enrolment: the client has a pin and no certificate yet.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, PeerIncompatible, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{ServerName, TrustAnchor, UnixTime},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+    version::TLS13,
+};
+
+use super::{ALPN_ENROLL, LiveCredentials, client_builder, harden_client, harden_server, provider};
+use crate::{
+    CertificateDer, Fingerprint,
+    identity::PeerIdentity,
+    verifier::{ALGORITHMS, Policy, Refusal, join, verify_chain, verify_handshake_signature},
+};
+
+/// The controller's end: no client certificate, and a chain that includes the root, for the client to
+/// compare with its pin. `root` is the root above the credentials' issuing CA.
+pub fn enroll_server(credentials: &LiveCredentials, root: CertificateDer<'static>) -> ServerConfig {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has suites and groups for TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(WithRoot { credentials: credentials.clone(), root }));
+    harden_server(config, ALPN_ENROLL)
+}
+
+/// The new edge's end: the server is a controller below the root whose public key is `pin`, or the
+/// handshake fails, and the token stays unsent.
+pub fn enroll_client(pin: Fingerprint) -> ClientConfig {
+    let config = client_builder(Arc::new(PinVerifier { pin })).with_no_client_auth();
+    harden_client(config, ALPN_ENROLL)
+}
+
+#[derive(Debug)]
+struct WithRoot {
+    credentials: LiveCredentials,
+    root: CertificateDer<'static>,
+}
+
+impl ResolvesServerCert for WithRoot {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut certified = self.credentials.certified().as_ref().clone();
+        certified.cert.push(self.root.clone());
+        Some(Arc::new(certified))
+    }
+}
+
+#[derive(Debug)]
+struct PinVerifier {
+    pin: Fingerprint,
+}
+
+impl PinVerifier {
+    fn judge(&self, chain: &[CertificateDer<'_>], now: u64) -> Result<(), Refusal> {
+        let root = chain.iter().skip(1).find_map(|der| self.pinned(der));
+        let root = root.ok_or(Refusal::PinMismatch)?;
+        verify_chain(chain, &[root], now, webpki::KeyUsage::server_auth())?;
+        let controller = PeerIdentity::from_chain(chain)?;
+        Policy::Controller.admit(&controller.id)
+    }
+
+    /// The certificate as a trust anchor, if it has the pinned key. What else it says is proved by
+    /// nobody, and isn't used: the chain is verified with the key.
+    fn pinned<'a>(&self, der: &'a CertificateDer<'_>) -> Option<TrustAnchor<'a>> {
+        let anchor = webpki::anchor_from_trusted_cert(der).ok()?;
+        let spki = webpki::spki_for_anchor(&anchor);
+        (Fingerprint::of_spki(&spki) == self.pin).then_some(anchor)
+    }
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(&join(leaf, rest), now.as_secs())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_handshake_signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ALGORITHMS.supported_schemes()
+    }
+}

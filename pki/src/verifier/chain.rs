@@ -1,0 +1,90 @@
+//! The cryptographic half: webpki's check of a chain, in our words.
+
+use std::time::Duration;
+
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    pki_types::{TrustAnchor, UnixTime},
+};
+use webpki::{EndEntityCert, KeyUsage, aws_lc_rs::ECDSA_P256_SHA256};
+
+use super::Refusal;
+use crate::{CertificateDer, Fingerprint};
+
+/// All that a mesh signs with: every key that is not ours to read stays unread.
+pub(crate) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &[ECDSA_P256_SHA256],
+    mapping: &[(SignatureScheme::ECDSA_NISTP256_SHA256, &[ECDSA_P256_SHA256])],
+};
+
+/// More certificates than leaf, issuing CA and root have no use, and are work.
+const MAX_CHAIN: usize = 4;
+
+/// Checks that the chain, leaf first, leads to one of the anchors and is valid at `now`. Returns the
+/// public keys on the path: the leaf's, the intermediates', the anchor's.
+pub(crate) fn verify_chain(
+    chain: &[CertificateDer<'_>],
+    anchors: &[TrustAnchor<'_>],
+    now: u64,
+    usage: KeyUsage,
+) -> Result<Vec<Fingerprint>, Refusal> {
+    let untrusted = |why: &str| Refusal::NotTrusted(why.to_owned());
+    let (leaf, rest) = chain.split_first().ok_or_else(|| untrusted("no certificate"))?;
+    if chain.len() > MAX_CHAIN {
+        return Err(untrusted("the chain is too long"));
+    }
+    let leaf = EndEntityCert::try_from(leaf).map_err(|error| refusal(error, now))?;
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(now));
+    let path = leaf
+        .verify_for_usage(ALGORITHMS.all, anchors, rest, time, usage, None, None)
+        .map_err(|error| refusal(error, now))?;
+
+    let key = |spki: &[u8]| Fingerprint::of_spki(spki);
+    // RFC 8446 §4.4.2 wants the issuer right after the leaf, and `PeerIdentity::issuer` reads it there.
+    if let Some(second) = rest.first() {
+        let second = EndEntityCert::try_from(second).map_err(|error| refusal(error, now))?;
+        if second.subject_public_key_info() != path.issuer_spki() {
+            return Err(untrusted("the leaf is not followed by its issuer"));
+        }
+    }
+    let mut keys = vec![key(&leaf.subject_public_key_info())];
+    keys.extend(path.intermediate_certificates().map(|ca| key(&ca.subject_public_key_info())));
+    keys.push(key(&webpki::spki_for_anchor(path.anchor())));
+    Ok(keys)
+}
+
+/// Verifies the peer's signature over the handshake, by which it proves to hold the leaf's key.
+pub(crate) fn verify_handshake_signature(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    verify_tls13_signature(message, leaf, signed, &ALGORITHMS)
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki has fifty ways to say that a chain is untrusted"
+)]
+fn refusal(error: webpki::Error, now: u64) -> Refusal {
+    use webpki::Error;
+    let why = match error {
+        Error::CertExpired { not_after, .. } => {
+            let not_after = not_after.as_secs();
+            return Refusal::Expired { not_after, now };
+        }
+        Error::CertNotValidYet { not_before, .. } => {
+            let not_before = not_before.as_secs();
+            return Refusal::NotYetValid { not_before, now };
+        }
+        Error::UnknownIssuer => "the issuer is unknown".to_owned(),
+        Error::InvalidSignatureForPublicKey => "a signature in the chain is wrong".to_owned(),
+        Error::CaUsedAsEndEntity => "a CA's certificate in a leaf's place".to_owned(),
+        Error::EndEntityUsedAsCa => "a leaf's certificate in an issuer's place".to_owned(),
+        Error::PathLenConstraintViolated => "an issuing CA must not make CAs".to_owned(),
+        other => other.to_string(),
+    };
+    Refusal::NotTrusted(why)
+}

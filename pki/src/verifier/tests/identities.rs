@@ -1,0 +1,239 @@
+//! Names, roles, namespaces and times.
+
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
+use rustls::{AlertDescription, CertificateError};
+
+use super::judge;
+use crate::{
+    CertificateDer,
+    testing::{DAY, NOW, World, edges, id, label, leaf_params},
+    verifier::{PeerSide, Policy, Refusal, peer_identity},
+};
+
+const EDGE: &str = "spiffe://m/ns/prod/edge/a";
+
+#[test]
+fn an_edge_of_the_namespace_is_accepted_and_named() {
+    let world = World::new("m");
+    let edge = world.credentials(EDGE);
+    let peer = judge(&world.verifier(edges("prod")), &edge.chain).unwrap();
+    assert_eq!(peer.id, id(EDGE));
+    assert_eq!(peer.spki, edge.key.spki_sha256());
+    assert_eq!(peer.issuer, Some(world.ca.spki_sha256()));
+    assert_eq!((peer.not_before, peer.not_after), (NOW - 3600, NOW + 30 * DAY));
+    assert_eq!(peer_identity(&edge.chain), Ok(peer));
+}
+
+#[test]
+fn each_policy_lets_its_roles_through_and_no_others() {
+    let world = World::new("m");
+    let ids = [EDGE, "spiffe://m/ns/test/edge/a", "spiffe://m/controller/a", "spiffe://m/admin/a"];
+    let chains = ids.map(|id| world.credentials(id).chain);
+    let wrong = |role| Err(Refusal::WrongRole { role });
+    let expected = [
+        (
+            edges("prod"),
+            [Ok(()), Err(Refusal::WrongNamespace), wrong("controller"), wrong("admin")],
+        ),
+        (Policy::Controller, [wrong("edge"), wrong("edge"), Ok(()), wrong("admin")]),
+        (Policy::ControlClients, [Ok(()), Ok(()), wrong("controller"), Ok(())]),
+    ];
+    for (policy, verdicts) in expected {
+        let verifier = world.verifier(policy);
+        for ((chain, id), verdict) in chains.iter().zip(ids).zip(verdicts) {
+            assert_eq!(judge(&verifier, chain).map(drop), verdict, "{verifier:?} {id}");
+        }
+    }
+}
+
+#[test]
+fn an_edge_is_no_peer_of_itself() {
+    let world = World::new("m");
+    let policy = Policy::Edges { namespace: label("prod"), not_self: Some(label("a")) };
+    let verifier = world.verifier(policy);
+    assert_eq!(judge(&verifier, &world.credentials(EDGE).chain), Err(Refusal::IsSelf));
+    judge(&verifier, &world.credentials("spiffe://m/ns/prod/edge/b").chain).unwrap();
+}
+
+#[test]
+fn a_function_can_be_the_policy() {
+    let world = World::new("m");
+    let policy = Policy::Custom(Arc::new(|id| match id.role.name() == "a" {
+        true => Ok(()),
+        false => Err(Refusal::Policy("not a".into())),
+    }));
+    let verifier = world.verifier(policy);
+    judge(&verifier, &world.credentials(EDGE).chain).unwrap();
+    let refusal = judge(&verifier, &world.credentials("spiffe://m/admin/b").chain).unwrap_err();
+    assert_eq!(refusal.to_string(), "not a");
+}
+
+#[test]
+fn an_expired_certificate_is_refused() {
+    let world = World::new("m");
+    let chain = world.credentials(EDGE).chain;
+    let verifier = world.verifier(edges("prod"));
+    let not_after = NOW + 30 * DAY;
+    verifier.judge(&chain, PeerSide::Client, not_after).unwrap();
+    let now = not_after + 1;
+    let refusal = verifier.judge(&chain, PeerSide::Client, now).unwrap_err();
+    assert_eq!(refusal, Refusal::Expired { not_after, now });
+    assert!(refusal.to_string().contains("expired 1 s ago"), "{refusal}");
+}
+
+#[test]
+fn a_certificate_of_the_future_is_refused() {
+    let world = World::new("m");
+    let chain = world.credentials(EDGE).chain;
+    let verifier = world.verifier(edges("prod"));
+    verifier.judge(&chain, PeerSide::Client, NOW - 3600).unwrap();
+    let refusal = verifier.judge(&chain, PeerSide::Client, NOW - 3601).unwrap_err();
+    let expected = Refusal::NotYetValid { not_before: NOW - 3600, now: NOW - 3601 };
+    assert_eq!(refusal, expected);
+}
+
+#[test]
+fn another_meshs_edge_is_not_trusted() {
+    let world = World::new("m");
+    // The very same names, below a root of its own.
+    let other = World::new("m").credentials(EDGE);
+    let refusal = judge(&world.verifier(edges("prod")), &other.chain).unwrap_err();
+    assert_eq!(refusal.label(), "not_trusted");
+}
+
+#[test]
+fn another_meshs_name_below_our_root_is_refused() {
+    let world = World::new("m");
+    let chain = world.crafted(&leaf_params(&["spiffe://n/ns/prod/edge/a"]));
+    assert_eq!(judge(&world.verifier(edges("prod")), &chain), Err(Refusal::WrongMesh));
+}
+
+#[test]
+fn exactly_one_uri_and_nothing_else_is_a_name() {
+    let world = World::new("m");
+    let dns = SanType::DnsName("a.example".try_into().unwrap());
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    let sets = [
+        vec![],
+        vec![dns.clone()],
+        vec![uri(EDGE), uri(EDGE)],
+        vec![uri(EDGE), uri("spiffe://m/admin/a")],
+        vec![uri(EDGE), dns],
+        vec![uri(EDGE), SanType::IpAddress([192, 0, 2, 1].into())],
+        vec![uri(EDGE), SanType::Rfc822Name("a@example".try_into().unwrap())],
+    ];
+    let verifier = world.verifier(edges("prod"));
+    judge(&verifier, &world.crafted(&leaf_params(&[EDGE]))).unwrap();
+    for names in sets {
+        let mut params = leaf_params(&[]);
+        params.subject_alt_names = names;
+        let refusal = judge(&verifier, &world.crafted(&params)).unwrap_err();
+        let label = refusal.label();
+        assert_eq!(label, "malformed_identity", "{:?}: {refusal}", params.subject_alt_names);
+    }
+}
+
+#[test]
+fn a_uri_that_is_no_identity_is_refused() {
+    let world = World::new("m");
+    let verifier = world.verifier(edges("prod"));
+    for uri in [
+        "https://m/ns/prod/edge/a",
+        "spiffe://m",
+        "spiffe://m/",
+        "spiffe://m/ns/prod/edge/",
+        "spiffe://m/ns/prod/edge/a/",
+        "spiffe://m/ns/prod/edge/a/b",
+        "spiffe://m/ns/prod/edge/a?x=1",
+        "spiffe://m:443/ns/prod/edge/a",
+        "spiffe://m/ns/prod/Edge/a",
+        "spiffe://m/ns/prod/edge/A",
+        "spiffe://m/ns/prod//edge/a",
+        "spiffe://m/ns/prod/edge/%61",
+        "spiffe://u@m/ns/prod/edge/a",
+    ] {
+        let refusal = judge(&verifier, &world.crafted(&leaf_params(&[uri]))).unwrap_err();
+        assert_eq!(refusal.label(), "malformed_identity", "{uri}: {refusal}");
+    }
+}
+
+#[test]
+fn a_serial_that_no_ca_of_ours_makes_is_refused() {
+    let world = World::new("m");
+    let mut params = leaf_params(&[EDGE]);
+    params.serial_number = Some(vec![1; 17].into());
+    let refusal = judge(&world.verifier(edges("prod")), &world.crafted(&params)).unwrap_err();
+    assert_eq!(refusal.label(), "malformed_identity");
+}
+
+#[test]
+fn a_certificate_for_one_side_is_not_good_for_the_other() {
+    let world = World::new("m");
+    let mut params = leaf_params(&[EDGE]);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let chain = world.crafted(&params);
+    let verifier = world.verifier(edges("prod"));
+    verifier.judge(&chain, PeerSide::Server, NOW).unwrap();
+    let refusal = verifier.judge(&chain, PeerSide::Client, NOW).unwrap_err();
+    assert_eq!(refusal.label(), "not_trusted");
+}
+
+#[test]
+fn the_observer_hears_the_reason_and_the_claim() {
+    let world = World::new("m");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let record = heard.clone();
+    let verifier = world.verifier(edges("test")).with_observer(Arc::new(move |refusal, claim| {
+        record.lock().unwrap().push((refusal.label(), claim.map(ToString::to_string)));
+    }));
+    let now = NOW;
+    verifier.judge_handshake(&world.credentials(EDGE).chain, PeerSide::Client, now).unwrap_err();
+    let stranger = World::new("m").credentials(EDGE).chain;
+    verifier.judge_handshake(&stranger, PeerSide::Client, now).unwrap_err();
+    let expected = [("wrong_namespace", Some(EDGE.to_owned())), ("not_trusted", None)];
+    assert_eq!(*heard.lock().unwrap(), expected);
+}
+
+#[test]
+fn the_peer_is_alerted_to_what_it_can_mend() {
+    let alert = |refusal: Refusal| match rustls::Error::from(refusal) {
+        rustls::Error::InvalidCertificate(error) => AlertDescription::from(error),
+        other => panic!("{other}"),
+    };
+    let expired = Refusal::Expired { not_after: 1, now: 2 };
+    assert_eq!(alert(expired), AlertDescription::CertificateExpired);
+    assert_eq!(alert(Refusal::Denied), AlertDescription::CertificateRevoked);
+    assert_eq!(alert(Refusal::NotTrusted(String::new())), AlertDescription::UnknownCA);
+    assert_eq!(alert(Refusal::WrongNamespace), AlertDescription::CertificateUnknown);
+
+    let error = rustls::Error::from(Refusal::WrongNamespace);
+    assert_eq!(Refusal::of(&error), Some(&Refusal::WrongNamespace));
+    assert!(error.to_string().contains("another namespace"), "{error}");
+    assert_eq!(Refusal::of(&CertificateError::Expired.into()), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_chain_is_refused_without_a_panic(at: prop::sample::Index, bit in 0..8, which in 0..2usize) {
+        let world = World::new("m");
+        let mut chain = world.credentials(EDGE).chain;
+        let mut der = chain[which].to_vec();
+        let at = at.index(der.len());
+        der[at] ^= 1u8 << bit;
+        chain[which] = CertificateDer::from(der);
+        prop_assert!(judge(&world.verifier(edges("prod")), &chain).is_err());
+    }
+
+    #[test]
+    fn garbage_is_refused_without_a_panic(chain in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
+        let world = World::new("m");
+        let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+        prop_assert!(judge(&world.verifier(edges("prod")), &chain).is_err());
+        prop_assert!(peer_identity(&chain).is_err());
+    }
+}
