@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// A [`digest`](fixed_bytes) was not given as hex of the right length.
+/// A text is not lower-case hex of the right length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not a {what}: it takes {digits} lower-case hex digits")]
 pub struct ParseHexError {

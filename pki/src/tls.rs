@@ -15,8 +15,8 @@ mod tests;
 use std::sync::{Arc, OnceLock};
 
 use rustls::{
-    ClientConfig, ServerConfig,
-    client::{Resumption, danger::ServerCertVerifier},
+    ClientConfig, ConfigBuilder, ServerConfig, WantsVerifier,
+    client::{Resumption, WantsClientCert, danger::ServerCertVerifier},
     crypto::{
         CryptoProvider,
         aws_lc_rs::{
@@ -91,9 +91,7 @@ pub fn control_client(credentials: &LiveCredentials, verifier: PeerVerifier) -> 
 
 fn server(credentials: &LiveCredentials, verifier: PeerVerifier, alpn: &[u8]) -> ServerConfig {
     let verifier: Arc<dyn ClientCertVerifier> = Arc::new(verifier);
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .expect("the provider has suites and groups for TLS 1.3")
+    let config = server_builder()
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(credentials.clone()));
     harden_server(config, alpn)
@@ -105,9 +103,15 @@ fn client(credentials: &LiveCredentials, verifier: PeerVerifier, alpn: &[u8]) ->
     harden_client(config, alpn)
 }
 
+fn server_builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has suites and groups for TLS 1.3")
+}
+
 fn client_builder(
     verifier: Arc<dyn ServerCertVerifier>,
-) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has suites and groups for TLS 1.3")

@@ -1,5 +1,7 @@
 //! What the packet engine costs, per operation: `cargo bench -p cframe-mesh --bench packet`.
 
+#![allow(clippy::disallowed_methods)]
+
 use std::{
     hint::black_box,
     io::IoSlice,
@@ -30,7 +32,9 @@ fn checksums(c: &mut Criterion) {
     }
     group.finish();
     let packet = tcp(1, 0, 1348);
-    c.bench_function("parse", |b| b.iter(|| Packet::parse(black_box(&packet)).map(|packet| packet.flow())));
+    c.bench_function("parse", |b| {
+        b.iter(|| Packet::parse(black_box(&packet)).map(|packet| packet.flow()))
+    });
 }
 
 fn splitting(c: &mut Criterion) {
@@ -38,7 +42,9 @@ fn splitting(c: &mut Criterion) {
     let super_packet = tcp(1, 0, 65_000);
     let header = VnetHeader { gso_type: VnetHeader::GSO_TCPV4, gso_size: 1348, ..tcp_offload() };
     group.throughput(Throughput::Bytes(super_packet.len() as u64));
-    group.bench_function("TCP, 65,000 bytes into 49", |b| b.iter(|| split_all(&header, black_box(&super_packet))));
+    group.bench_function("TCP, 65,000 bytes into 49", |b| {
+        b.iter(|| split_all(&header, black_box(&super_packet)))
+    });
 
     let datagrams = udp(1, 64 * 64);
     let header = VnetHeader {
@@ -50,7 +56,9 @@ fn splitting(c: &mut Criterion) {
         header_len: 28,
     };
     group.throughput(Throughput::Elements(64));
-    group.bench_function("UDP, 64 x 64 bytes", |b| b.iter(|| split_all(&header, black_box(&datagrams))));
+    group.bench_function("UDP, 64 x 64 bytes", |b| {
+        b.iter(|| split_all(&header, black_box(&datagrams)))
+    });
 
     let packet = tcp(1, 0, 1348);
     group.throughput(Throughput::Elements(1));
@@ -81,7 +89,8 @@ fn coalescing(c: &mut Criterion) {
     let packets: Vec<Bytes> = (0..44).map(|_| udp(1, 64)).collect();
     group.throughput(Throughput::Elements(packets.len() as u64));
     let mut coalescer = Coalescer::new(1, true);
-    group.bench_function("44 UDP x 64 bytes", |b| b.iter(|| coalesce_all(&mut coalescer, &packets)));
+    group
+        .bench_function("44 UDP x 64 bytes", |b| b.iter(|| coalesce_all(&mut coalescer, &packets)));
     let packets: Vec<Bytes> = (0..44).map(|flow| tcp(flow, 0, 0)).collect();
     group.bench_function("44 pure ACKs", |b| b.iter(|| coalesce_all(&mut coalescer, &packets)));
     group.finish();
@@ -100,13 +109,20 @@ fn coalesce_all(coalescer: &mut Coalescer, packets: &[Bytes]) -> usize {
 fn fragments(c: &mut Criterion) {
     let packet = vec![0x45; 1500];
     c.bench_function("fragment 1500 bytes into 2", |b| {
-        b.iter(|| fragment(black_box(&packet), 1252, 7).map(|pieces| pieces.map(black_box).count()));
+        b.iter(|| {
+            fragment(black_box(&packet), 1252, 7).map(|pieces| pieces.map(black_box).count())
+        });
     });
     let mut reassembler = Reassembler::new(1500);
     let pieces: Vec<Bytes> = fragment(&packet, 1252, 7).into_iter().flatten().collect();
     let now = Instant::now();
     c.bench_function("reassemble 1500 bytes from 2", |b| {
-        b.iter(|| pieces.iter().filter_map(|piece| reassembler.push(now, piece, false).ok().flatten()).count());
+        b.iter(|| {
+            pieces
+                .iter()
+                .filter_map(|piece| reassembler.push(now, piece, false).ok().flatten())
+                .count()
+        });
     });
 }
 
@@ -126,14 +142,18 @@ fn tables(c: &mut Criterion) {
             // A thousand destinations that packets go to, and the worst case: never the same again.
             let mut next = 0;
             for destinations in [1024, 65_536] {
-                let addresses: Vec<IpAddr> =
-                    (0..destinations).map(|_| prefixes[random.next() as usize % prefixes.len()].network()).collect();
-                group.bench_function(format!("look-up of {destinations} in {size} {family}"), |b| {
-                    b.iter(|| {
-                        next = (next + 1) % destinations;
-                        table.lookup(addresses[next])
-                    });
-                });
+                let addresses: Vec<IpAddr> = (0..destinations)
+                    .map(|_| prefixes[random.next() as usize % prefixes.len()].network())
+                    .collect();
+                group.bench_function(
+                    format!("look-up of {destinations} in {size} {family}"),
+                    |b| {
+                        b.iter(|| {
+                            next = (next + 1) % destinations;
+                            table.lookup(addresses[next])
+                        });
+                    },
+                );
             }
             group.bench_function(format!("remove and insert in {size} {family}"), |b| {
                 b.iter(|| {
@@ -148,7 +168,13 @@ fn tables(c: &mut Criterion) {
 }
 
 fn tcp_offload() -> VnetHeader {
-    VnetHeader { flags: VnetHeader::NEEDS_CSUM, csum_start: 20, csum_offset: 16, header_len: 40, ..VnetHeader::default() }
+    VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        csum_start: 20,
+        csum_offset: 16,
+        header_len: 40,
+        ..VnetHeader::default()
+    }
 }
 
 /// Segment `index` of flow `flow`, with valid checksums.
@@ -167,7 +193,8 @@ fn udp(flow: u8, payload: usize) -> Bytes {
 
 fn ipv4(protocol: u8, id: u16, transport: &[u8], checksum: usize, payload: usize) -> Bytes {
     let len = (transport.len() + payload) as u16;
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 172, 18, 0, 1, 172, 30, 0, 1];
+    let mut packet =
+        vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 172, 18, 0, 1, 172, 30, 0, 1];
     packet[2..4].copy_from_slice(&(20 + len).to_be_bytes());
     packet[4..6].copy_from_slice(&id.to_be_bytes());
     let sum = Sum::of(&packet).checksum();

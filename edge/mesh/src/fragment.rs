@@ -203,6 +203,12 @@ impl Reassembler {
         self.partial.front().map(|partial| partial.began + TIMEOUT)
     }
 
+    /// Packets of which pieces are missing.
+    #[must_use]
+    pub fn incomplete(&self) -> usize {
+        self.partial.len()
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -192,7 +192,8 @@ impl<'a> Packet<'a> {
     #[inline]
     #[must_use]
     pub fn ports(&self) -> Option<(u16, u16)> {
-        if !matches!(self.protocol, TCP | UDP | 33 | 132 | 136) || self.fragment == Fragment::Later {
+        if !matches!(self.protocol, TCP | UDP | 33 | 132 | 136) || self.fragment == Fragment::Later
+        {
             return None;
         }
         let &[a, b, c, d] = self.transport().first_chunk()?;
@@ -265,7 +266,8 @@ impl Upper {
             return Ok(false);
         }
         let header = &bytes[self.offset..];
-        let &[next, units, high, low, ..] = header.first_chunk::<8>().ok_or(Unparsable::Extensions)?;
+        let &[next, units, high, low, ..] =
+            header.first_chunk::<8>().ok_or(Unparsable::Extensions)?;
         let len = match self.protocol {
             44 => 8,
             51 => (usize::from(units) + 2) * 4,

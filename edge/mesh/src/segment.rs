@@ -196,7 +196,8 @@ impl<'a> Segments<'a> {
         if size == 0 {
             return Err(Malformed::Size);
         }
-        let placed = (usize::from(header.csum_start), usize::from(header.csum_offset)) == (transport, field);
+        let placed =
+            (usize::from(header.csum_start), usize::from(header.csum_offset)) == (transport, field);
         if header.flags & VnetHeader::NEEDS_CSUM != 0 && !placed {
             return Err(header.misplaced());
         }
@@ -216,7 +217,8 @@ impl<'a> Segments<'a> {
 
     /// All segments, one after the other.
     fn write(&self) -> BytesMut {
-        let mut buffer = BytesMut::with_capacity(self.count * self.headers.len() + self.payload.len());
+        let mut buffer =
+            BytesMut::with_capacity(self.count * self.headers.len() + self.payload.len());
         for index in 0..self.count {
             let start = buffer.len();
             let payload = &self.payload[index * self.size..][..self.payload_len(index)];
@@ -277,9 +279,10 @@ impl Protocol {
     /// The sum of a header without the fields that [`Segments::finish_transport`] writes.
     fn base(&self, header: &[u8]) -> Sum {
         match self {
-            Self::Tcp { .. } => {
-                Sum::of(&header[..4]).and(Sum::of(&header[8..12])).and(Sum::of(&header[14..16])).and(Sum::of(&header[18..]))
-            }
+            Self::Tcp { .. } => Sum::of(&header[..4])
+                .and(Sum::of(&header[8..12]))
+                .and(Sum::of(&header[14..16]))
+                .and(Sum::of(&header[18..])),
             Self::Udp => Sum::of(&header[..4]),
         }
     }

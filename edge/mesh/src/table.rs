@@ -50,8 +50,12 @@ impl<T: Copy> PrefixTable<T> {
     /// Stores `value` for `prefix`, and returns what it replaces.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         let old = match prefix {
-            IpNet::V4(prefix) => self.v4.insert(prefix.network().to_bits(), prefix.prefix_len(), value),
-            IpNet::V6(prefix) => self.v6.insert(prefix.network().to_bits(), prefix.prefix_len(), value),
+            IpNet::V4(prefix) => {
+                self.v4.insert(prefix.network().to_bits(), prefix.prefix_len(), value)
+            }
+            IpNet::V6(prefix) => {
+                self.v6.insert(prefix.network().to_bits(), prefix.prefix_len(), value)
+            }
         };
         self.len += usize::from(old.is_none());
         old
@@ -69,8 +73,14 @@ impl<T: Copy> PrefixTable<T> {
 
     /// All prefixes, host bits zero: IPv4, then IPv6, in no particular order within either.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, T)> + '_ {
-        let v4 = self.v4.iter().map(|(bits, len, value)| (Ipv4Net::new_assert(bits.into(), len).into(), value));
-        let v6 = self.v6.iter().map(|(bits, len, value)| (Ipv6Net::new_assert(bits.into(), len).into(), value));
+        let v4 = self
+            .v4
+            .iter()
+            .map(|(bits, len, value)| (Ipv4Net::new_assert(bits.into(), len).into(), value));
+        let v6 = self
+            .v6
+            .iter()
+            .map(|(bits, len, value)| (Ipv6Net::new_assert(bits.into(), len).into(), value));
         v4.chain(v6)
     }
 

@@ -1,1 +1,5 @@
+//! What is signed, and what is not.
 
+mod authorities;
+mod leaves;
+mod requests;

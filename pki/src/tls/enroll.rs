@@ -8,10 +8,11 @@ use rustls::{
     pki_types::{ServerName, TrustAnchor, UnixTime},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
-    version::TLS13,
 };
 
-use super::{ALPN_ENROLL, LiveCredentials, client_builder, harden_client, harden_server, provider};
+use super::{
+    ALPN_ENROLL, LiveCredentials, client_builder, harden_client, harden_server, server_builder,
+};
 use crate::{
     CertificateDer, Fingerprint,
     identity::PeerIdentity,
@@ -21,9 +22,7 @@ use crate::{
 /// The controller's end: no client certificate, and a chain that includes the root, for the client to
 /// compare with its pin. `root` is the root above the credentials' issuing CA.
 pub fn enroll_server(credentials: &LiveCredentials, root: CertificateDer<'static>) -> ServerConfig {
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .expect("the provider has suites and groups for TLS 1.3")
+    let config = server_builder()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(WithRoot { credentials: credentials.clone(), root }));
     harden_server(config, ALPN_ENROLL)
@@ -64,8 +63,8 @@ impl PinVerifier {
         Policy::Controller.admit(&controller.id)
     }
 
-    /// The certificate as a trust anchor, if it has the pinned key. What else it says is proved by
-    /// nobody, and isn't used: the chain is verified with the key.
+    /// The certificate as a trust anchor, if it has the pinned key. Nobody vouches for what else it
+    /// says; what makes the chain good is that this key has signed it.
     fn pinned<'a>(&self, der: &'a CertificateDer<'_>) -> Option<TrustAnchor<'a>> {
         let anchor = webpki::anchor_from_trusted_cert(der).ok()?;
         let spki = webpki::spki_for_anchor(&anchor);

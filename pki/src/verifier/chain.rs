@@ -84,6 +84,9 @@ fn refusal(error: webpki::Error, now: u64) -> Refusal {
         Error::CaUsedAsEndEntity => "a CA's certificate in a leaf's place".to_owned(),
         Error::EndEntityUsedAsCa => "a leaf's certificate in an issuer's place".to_owned(),
         Error::PathLenConstraintViolated => "an issuing CA must not make CAs".to_owned(),
+        Error::RequiredEkuNotFoundContext(_) => {
+            "the certificate is for another purpose than this side of TLS".to_owned()
+        }
         other => other.to_string(),
     };
     Refusal::NotTrusted(why)

@@ -17,7 +17,9 @@ impl Sum {
         let words = bytes.chunks_exact(4);
         let mut last = [0; 4];
         last[..words.remainder().len()].copy_from_slice(words.remainder());
-        let sum: u64 = words.map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))).sum();
+        let sum: u64 = words
+            .map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
+            .sum();
         Self(sum + u64::from(u32::from_ne_bytes(last)))
     }
 

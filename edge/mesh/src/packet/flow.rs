@@ -16,9 +16,17 @@ impl FlowKey {
     /// The key of one direction of a flow.
     #[inline]
     #[must_use]
-    pub fn new(source: IpAddr, destination: IpAddr, protocol: u8, ports: Option<(u16, u16)>) -> Self {
+    pub fn new(
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: u8,
+        ports: Option<(u16, u16)>,
+    ) -> Self {
         let (from, to) = ports.unwrap_or_default();
-        let rest = u64::from(from) << 48 | u64::from(to) << 32 | u64::from(protocol) << 8 | u64::from(source.is_ipv6());
+        let rest = u64::from(from) << 48
+            | u64::from(to) << 32
+            | u64::from(protocol) << 8
+            | u64::from(source.is_ipv6());
         Self { source: number(source), destination: number(destination), rest }
     }
 
@@ -26,7 +34,9 @@ impl FlowKey {
     #[inline]
     #[must_use]
     pub fn same_addresses(&self, other: &Self) -> bool {
-        self.source == other.source && self.destination == other.destination && (self.rest ^ other.rest) & 1 == 0
+        self.source == other.source
+            && self.destination == other.destination
+            && (self.rest ^ other.rest) & 1 == 0
     }
 
     /// A hash for choosing a shard, queue or slot; who doesn't know `seed` can't aim at one.

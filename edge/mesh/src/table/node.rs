@@ -29,7 +29,11 @@ pub(super) struct Node<B, T> {
 enum Child<B, T> {
     /// The only prefix of a subtree. (Its fields stand here, not in a type of their own, as the
     /// variant's tag then fits between them.)
-    Leaf { bits: B, len: u8, value: T },
+    Leaf {
+        bits: B,
+        len: u8,
+        value: T,
+    },
     Node(Box<Node<B, T>>),
 }
 
@@ -64,8 +68,12 @@ impl<B: Bits, T: Copy> Node<B, T> {
             let chunk = address.chunk(node.depth);
             best = node.values.last_of(COVERING[usize::from(chunk)]).or(best);
             match node.children.find(chunk) {
-                Some(Child::Leaf { bits, len, value }) if address.common(*bits) >= *len => return Some(*value),
-                Some(Child::Node(child)) if address.common(child.path) >= child.depth => node = child,
+                Some(Child::Leaf { bits, len, value }) if address.common(*bits) >= *len => {
+                    return Some(*value);
+                }
+                Some(Child::Node(child)) if address.common(child.path) >= child.depth => {
+                    node = child
+                }
                 _ => return best.copied(),
             }
         }
@@ -124,7 +132,9 @@ impl<B: Bits, T: Copy> Node<B, T> {
             stack.extend(node.children.iter().filter_map(|(_, child)| child.node()));
             Some(node)
         });
-        nodes.flat_map(|node| node.own().chain(node.children.iter().filter_map(|(_, child)| child.leaf())))
+        nodes.flat_map(|node| {
+            node.own().chain(node.children.iter().filter_map(|(_, child)| child.leaf()))
+        })
     }
 
     /// The prefixes that end in this node.
@@ -155,7 +165,9 @@ impl<B: Bits, T: Copy> Child<B, T> {
     fn insert(&mut self, bits: B, len: u8, value: T) -> Option<T> {
         if self.leads_to(bits, len) {
             match self {
-                Self::Leaf { len: found, value: old, .. } if *found == len => return Some(mem::replace(old, value)),
+                Self::Leaf { len: found, value: old, .. } if *found == len => {
+                    return Some(mem::replace(old, value));
+                }
                 Self::Node(node) => return node.insert(bits, len, value),
                 Self::Leaf { .. } => {}
             }

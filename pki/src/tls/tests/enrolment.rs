@@ -82,7 +82,8 @@ fn an_edge_or_admin_of_the_mesh_is_no_controller() {
 #[test]
 fn an_expired_controller_is_refused() {
     let world = World::new("m");
-    let credentials = crate::testing::issue(&world.ca, CONTROLLER, Duration::from_secs(1), NOW);
+    let credentials =
+        crate::testing::issue(&world.ca, CONTROLLER, Duration::from_secs(1), NOW - 60);
     let error = verdict(&world, &credentials, &[world.root.certificate()]).unwrap_err();
     assert!(error.to_string().contains("certificate expired"), "{error}");
 }

@@ -1,0 +1,92 @@
+//! The client's side of the protocol over QUIC, and what both sides need for it.
+//!
+//! - [`FrameReader`], [`FrameWriter`]: frames on a stream.
+//! - [`transport`]: QUIC settings of servers and clients.
+//! - [`Client`]: whom to dial and as whom.
+//! - [`EdgeSession`]: an edge's session, which comes back by itself.
+//! - [`admin_call`], [`AdminConnection`]: admin calls.
+//! - [`enroll`]: a join token for a certificate.
+
+mod admin;
+mod backoff;
+mod dial;
+mod edge;
+mod enroll;
+mod outbox;
+mod stream;
+pub mod transport;
+
+use std::{fmt, time::Duration};
+
+use quinn::{ConnectionError, VarInt};
+
+pub use admin::{AdminConnection, CallFailure, Replies, admin_call};
+pub use dial::{Client, Connected, DialError, Unreachable};
+pub use edge::{Command, EdgeSession, SessionError};
+pub use enroll::{EnrollFailure, enroll};
+pub use outbox::Event;
+pub use stream::{FrameReader, FrameWriter, ReadError, WriteError};
+
+/// A side that has sent nothing for this long sends a ping.
+pub const PING_AFTER: Duration = Duration::from_secs(2);
+/// A peer that has sent no frame for this long is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(6);
+
+/// Application error codes of QUIC's CONNECTION_CLOSE (RFC 9000 §19.19).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum CloseCode {
+    /// Nothing more to say.
+    Done = 0,
+    /// The peer broke the protocol.
+    Protocol = 1,
+    /// The peer's certificate was revoked.
+    Revoked = 2,
+    /// The peer was removed.
+    Removed = 3,
+    /// This side stops.
+    Shutdown = 4,
+    /// Too much to do; come back later, or ask another.
+    Busy = 5,
+}
+
+impl CloseCode {
+    /// The code that a connection was closed with by the peer's application.
+    pub fn of(error: &ConnectionError) -> Option<Self> {
+        let ConnectionError::ApplicationClosed(close) = error else {
+            return None;
+        };
+        let all =
+            [Self::Done, Self::Protocol, Self::Revoked, Self::Removed, Self::Shutdown, Self::Busy];
+        all.into_iter().find(|code| VarInt::from(*code) == close.error_code)
+    }
+}
+
+impl From<CloseCode> for VarInt {
+    fn from(code: CloseCode) -> Self {
+        Self::from_u32(code as u32)
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::Protocol => "protocol error",
+            Self::Revoked => "revoked",
+            Self::Removed => "removed",
+            Self::Shutdown => "shutdown",
+            Self::Busy => "busy",
+        })
+    }
+}
+
+/// Whether the peer refused our certificate, and its reason: a TLS alert (RFC 9001 §4.8). In TLS 1.3
+/// the client has finished by then, so that this comes as the end of a connection that stood.
+pub fn certificate_refused(error: &ConnectionError) -> Option<String> {
+    const ALERTS: std::ops::Range<u64> = 0x100..0x200;
+    let ConnectionError::ConnectionClosed(close) = error else {
+        return None;
+    };
+    ALERTS.contains(&u64::from(close.error_code)).then(|| close.to_string())
+}

@@ -1,0 +1,258 @@
+//! Finding a controller.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use cframe_pki::tls::SERVER_NAME;
+use quinn::{Connection, EndpointConfig, TokioRuntime, crypto::rustls::NoInitialCipherSuite};
+use rand::seq::SliceRandom;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use super::{CloseCode, transport};
+use crate::v1::Endpoint;
+
+/// One attempt follows another after this long, if that has not failed before.
+const STAGGER: Duration = Duration::from_millis(250);
+const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Whom to dial, and as whom. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Where controllers are. DNS names are resolved anew at every attempt.
+    pub addresses: Vec<Endpoint>,
+    /// The TLS configuration of `cframe-pki` for the port that is dialled.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// The sockets' mark (`SO_MARK`, socket(7)), by which an edge keeps its own traffic out of its tunnel.
+    /// Setting one takes `CAP_NET_ADMIN`.
+    pub mark: Option<u32>,
+}
+
+/// A connection, and the socket that it has to itself.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection. The server's certificate is verified; whether the server takes ours shows with
+    /// the first answer.
+    pub connection: Connection,
+    endpoint: quinn::Endpoint,
+}
+
+/// No address led to a controller.
+#[derive(Debug)]
+pub struct Unreachable {
+    /// What was tried, and how it failed.
+    pub attempts: Vec<(Endpoint, DialError)>,
+}
+
+/// Why one address led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address, or DNS doesn't answer.
+    #[error("the name could not be resolved: {0}")]
+    Resolve(#[source] io::Error),
+    /// The system gives no socket.
+    #[error("no UDP socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The TLS configuration is not one for QUIC.
+    #[error(transparent)]
+    Tls(#[from] NoInitialCipherSuite),
+    /// QUIC doesn't dial such an address.
+    #[error(transparent)]
+    Connect(#[from] quinn::ConnectError),
+    /// The handshake failed: the server refused, or was refused.
+    #[error("{0}")]
+    Handshake(#[from] quinn::ConnectionError),
+    /// No answer.
+    #[error("no answer within {} s", HANDSHAKE_LIMIT.as_secs())]
+    Silent,
+    /// The attempt panicked: a fault of this program.
+    #[error("the attempt failed by a fault of this program")]
+    Panicked,
+}
+
+impl Client {
+    /// Without a mark.
+    pub fn new(addresses: Vec<Endpoint>, tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { addresses, tls, mark: None }
+    }
+
+    /// Dials all addresses, in random order, a quarter second apart, and takes the first that
+    /// answers. Each has 5 s to be resolved and 5 s to answer.
+    ///
+    /// Cancel-safe: what has begun is broken off.
+    ///
+    /// # Errors
+    /// When none answers as a controller of the mesh.
+    pub async fn connect(&self) -> Result<Connected, Unreachable> {
+        let mut addresses = self.addresses.clone();
+        // Many edges have the same list: this spreads them.
+        addresses.shuffle(&mut rand::rng());
+        let attempts = addresses.into_iter().map(|address| {
+            let client = self.clone();
+            async move { client.dial(&address).await.map_err(|errors| (address, errors)) }
+        });
+        race(attempts).await.map_err(|failed| Unreachable {
+            attempts: failed
+                .into_iter()
+                .flatten()
+                .flat_map(|(address, errors)| {
+                    errors.into_iter().map(move |error| (address.clone(), error))
+                })
+                .collect(),
+        })
+    }
+
+    async fn dial(self, address: &Endpoint) -> Result<Connected, Vec<DialError>> {
+        let addresses = resolve(address).await.map_err(|error| vec![DialError::Resolve(error)])?;
+        let attempts = addresses.into_iter().map(|address| {
+            let client = self.clone();
+            async move { client.dial_one(address).await }
+        });
+        let known = |error: Option<_>| error.unwrap_or(DialError::Panicked);
+        race(attempts).await.map_err(|errors| errors.into_iter().map(known).collect())
+    }
+
+    async fn dial_one(self, address: SocketAddr) -> Result<Connected, DialError> {
+        let socket = bind(address, self.mark).map_err(DialError::Socket)?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+            .map_err(DialError::Socket)?;
+        let config = transport::client_config(self.tls)?;
+        let connecting = endpoint.connect_with(config, address, SERVER_NAME)?;
+        let connection =
+            timeout(HANDSHAKE_LIMIT, connecting).await.map_err(|_| DialError::Silent)??;
+        Ok(Connected { connection, endpoint })
+    }
+}
+
+impl Connected {
+    /// Closes, and waits at most a second for the peer to have heard of it.
+    pub async fn close(self, code: CloseCode) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.connection.close(code.into(), code.to_string().as_bytes());
+        // Beyond that the peer's timeouts do.
+        let _ = timeout(PATIENCE, self.endpoint.wait_idle()).await;
+    }
+}
+
+async fn resolve(address: &Endpoint) -> io::Result<Vec<SocketAddr>> {
+    if let Some(ip) = address.ip() {
+        return Ok(vec![SocketAddr::new(ip, address.port())]);
+    }
+    let lookup = tokio::net::lookup_host((address.host(), address.port()));
+    let found = timeout(RESOLVE_LIMIT, lookup).await??;
+    Ok(found.collect())
+}
+
+fn bind(peer: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
+    let (domain, any): (_, IpAddr) = match peer {
+        SocketAddr::V4(_) => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
+        SocketAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    socket.bind(&SocketAddr::new(any, 0).into())?;
+    Ok(socket.into())
+}
+
+/// Runs attempts, each [`STAGGER`] after the one before or as soon as all before have failed, and
+/// takes the first success; the others are broken off. Fails with all failures, `None` for one that
+/// panicked.
+async fn race<T, E, F>(attempts: impl Iterator<Item = F>) -> Result<T, Vec<Option<E>>>
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let mut attempts = attempts.fuse();
+    let mut running = JoinSet::new();
+    let mut failures = Vec::new();
+    let mut next_start = Instant::now();
+    let mut more = true;
+    loop {
+        if more && (running.is_empty() || Instant::now() >= next_start) {
+            match attempts.next() {
+                Some(attempt) => drop(running.spawn(attempt)),
+                None => more = false,
+            }
+            next_start = Instant::now() + STAGGER;
+        }
+        tokio::select! {
+            ended = running.join_next(), if !running.is_empty() => match ended {
+                Some(Ok(Ok(winner))) => return Ok(winner),
+                Some(Ok(Err(error))) => failures.push(Some(error)),
+                Some(Err(_)) => failures.push(None),
+                None => {}
+            },
+            () = tokio::time::sleep_until(next_start), if more => {}
+            else => return Err(failures),
+        }
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.attempts.is_empty() {
+            return f.write_str("no controller can be reached: no address is known");
+        }
+        f.write_str("no controller can be reached: ")?;
+        for (index, (address, error)) in self.attempts.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{address}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends after some milliseconds with the number of the attempt.
+    async fn attempt(number: u32, millis: u64, wins: bool) -> Result<u32, u32> {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        if wins { Ok(number) } else { Err(number) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_address_doesn_t_hold_up_the_next() {
+        let start = Instant::now();
+        let winner = race([attempt(0, 5000, false), attempt(1, 10, true)].into_iter()).await;
+        assert_eq!(winner, Ok(1));
+        assert_eq!(start.elapsed(), STAGGER + Duration::from_millis(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_lets_the_next_begin_at_once() {
+        let start = Instant::now();
+        let winner = race([attempt(0, 10, false), attempt(1, 10, true)].into_iter()).await;
+        assert_eq!(winner, Ok(1));
+        assert_eq!(start.elapsed(), Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_may_still_win() {
+        let attempts = [attempt(0, 300, true), attempt(1, 100, true), attempt(2, 1, true)];
+        assert_eq!(race(attempts.into_iter()).await, Ok(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_failures_are_told_in_the_order_they_came() {
+        let attempts = [attempt(0, 900, false), attempt(1, 10, false), attempt(2, 10, false)];
+        assert_eq!(race(attempts.into_iter()).await, Err(vec![Some(1), Some(2), Some(0)]));
+        let none: [std::future::Ready<Result<u32, u32>>; 0] = [];
+        assert_eq!(race(none.into_iter()).await, Err(Vec::new()));
+    }
+}

@@ -1,0 +1,245 @@
+//! An edge's session: connects, keeps the desired state, and comes back when it is lost.
+
+mod live;
+
+use std::sync::Arc;
+
+use tokio::{
+    pin, select,
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Client, CloseCode, Event, ReadError, Unreachable, backoff::Backoff, certificate_refused,
+    outbox::Outbox,
+};
+use crate::{
+    desired::{Assembler, Refused},
+    v1::{CallError, Desired, EdgeHello, ErrorCode, Report, Version},
+};
+
+/// An edge's session with whichever controller answers.
+#[derive(Debug)]
+pub struct EdgeSession {
+    client: Client,
+    software: String,
+    boot: [u8; 16],
+    assembler: Assembler,
+    acked: Option<Version>,
+    report: Option<Report>,
+    renewing: bool,
+    outbox: Outbox,
+}
+
+/// What an edge wants of its session.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// The state of this version is applied.
+    Ack(Version),
+    /// How the edge is. While there is no session the latest is kept. Links beyond
+    /// [`Report::MAX_LINKS`] are left out.
+    Report(Report),
+    /// A certificate for a new key. Answered by [`Event::RenewReply`], without a session at once.
+    Renew {
+        /// PKCS #10 request in DER.
+        csr: Vec<u8>,
+    },
+    /// From the next attempt on, whom to dial.
+    Client(Client),
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No controller answers.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// The controller has closed, and says why.
+    #[error("the controller has closed the session: {0}")]
+    Closed(CloseCode),
+    /// The controller doesn't take the edge's certificate.
+    #[error("the controller refuses the certificate: {0}")]
+    CertificateRefused(String),
+    /// The connection is lost.
+    #[error("the connection to the controller is lost: {0}")]
+    Lost(#[from] quinn::ConnectionError),
+    /// The controller says nothing, or takes nothing.
+    #[error("the controller has been silent for {} s", super::DEAD_AFTER.as_secs())]
+    Silent,
+    /// The controller breaks the protocol.
+    #[error("the controller breaks the protocol: {0}")]
+    Protocol(String),
+    /// The controller sends a state that must not be followed.
+    #[error("the controller breaks the protocol: {0}")]
+    Refused(#[from] Refused),
+}
+
+impl EdgeSession {
+    /// Begins with the state that the edge has, if any, such as the last one kept on disk.
+    /// `software` is the edge's version; `boot` is random and new at every start.
+    pub fn new(
+        client: Client,
+        have: Option<Arc<Desired>>,
+        software: impl Into<String>,
+        boot: [u8; 16],
+    ) -> Self {
+        Self {
+            client,
+            software: software.into(),
+            boot,
+            acked: have.as_ref().map(|state| state.version),
+            assembler: Assembler::new(have),
+            report: None,
+            renewing: false,
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Runs until `shutdown`, or until nobody holds the other ends of the channels. Then it says
+    /// goodbye, which takes a second at most.
+    ///
+    /// A reader of `events` that is slow misses nothing but what a later event replaces.
+    pub async fn run(
+        mut self,
+        events: mpsc::Sender<Event>,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: CancellationToken,
+    ) {
+        let mut backoff = Backoff::new();
+        let mut outside = Outside { events, commands: &mut commands, shutdown };
+        loop {
+            let client = self.client.clone();
+            let Some(attempt) = self.away(&mut outside, client.connect()).await else {
+                return;
+            };
+            let started = Instant::now();
+            let end = match attempt {
+                Ok(connected) => self.session(connected, &mut outside).await,
+                Err(unreachable) => Some(unreachable.into()),
+            };
+            let Some(error) = end else {
+                return;
+            };
+            backoff.lasted(started.elapsed());
+            self.lost(error);
+            let delay = backoff.delay(rand::random());
+            if self.away(&mut outside, sleep(delay)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for something without a session, and serves the outside meanwhile. `None` ends it all.
+    async fn away<F: Future>(&mut self, outside: &mut Outside<'_>, until: F) -> Option<F::Output> {
+        pin!(until);
+        loop {
+            select! {
+                output = &mut until => return Some(output),
+                heard = outside.next(&mut self.outbox) => {
+                    if let Some(command) = heard? {
+                        self.command_away(command);
+                    }
+                }
+            }
+        }
+    }
+
+    fn command_away(&mut self, command: Command) {
+        match command {
+            Command::Ack(version) => self.acked = Some(version),
+            Command::Report(report) => self.report = Some(within_limit(report)),
+            Command::Client(client) => self.client = client,
+            Command::Renew { .. } => self.cannot_renew(),
+        }
+    }
+
+    fn lost(&mut self, error: SessionError) {
+        tracing::debug!(%error, "no session with a controller");
+        self.assembler.reset();
+        if std::mem::take(&mut self.renewing) {
+            self.cannot_renew();
+        }
+        self.outbox.push(Event::Disconnected(error));
+    }
+
+    fn cannot_renew(&mut self) {
+        let message = "there is no session with a controller; try again later";
+        let error = CallError::new(ErrorCode::Unavailable, message);
+        self.outbox.push(Event::RenewReply(Err(error)));
+    }
+
+    fn hello(&self) -> EdgeHello {
+        EdgeHello {
+            have: self.assembler.version(),
+            software: self.software.clone(),
+            boot: self.boot,
+        }
+    }
+}
+
+/// Its first links, if it has more than a report may.
+fn within_limit(mut report: Report) -> Report {
+    report.links.truncate(Report::MAX_LINKS);
+    report
+}
+
+/// The rest of the edge.
+struct Outside<'a> {
+    events: mpsc::Sender<Event>,
+    commands: &'a mut mpsc::Receiver<Command>,
+    shutdown: CancellationToken,
+}
+
+impl Outside<'_> {
+    /// Hands out an event or takes a command, whichever goes first; `Some(None)` after an event.
+    /// `None` when it is over. Cancel-safe.
+    async fn next(&mut self, outbox: &mut Outbox) -> Option<Option<Command>> {
+        select! {
+            biased;
+            () = self.shutdown.cancelled() => None,
+            permit = self.events.reserve(), if !outbox.is_empty() => {
+                let permit = permit.ok()?;
+                if let Some(event) = outbox.pop() {
+                    permit.send(event);
+                }
+                Some(None)
+            }
+            command = self.commands.recv() => command.map(Some),
+        }
+    }
+}
+
+impl From<ReadError> for SessionError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Stream(quinn::ReadError::ConnectionLost(lost)) => lost_connection(lost),
+            ReadError::Stream(_)
+            | ReadError::CutOff
+            | ReadError::Length(_)
+            | ReadError::Malformed(_) => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+impl From<quinn::WriteError> for SessionError {
+    fn from(error: quinn::WriteError) -> Self {
+        match error {
+            quinn::WriteError::ConnectionLost(lost) => lost_connection(lost),
+            quinn::WriteError::Stopped(_)
+            | quinn::WriteError::ClosedStream
+            | quinn::WriteError::ZeroRttRejected => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+fn lost_connection(error: quinn::ConnectionError) -> SessionError {
+    if let Some(code) = CloseCode::of(&error) {
+        return SessionError::Closed(code);
+    }
+    match certificate_refused(&error) {
+        Some(reason) => SessionError::CertificateRefused(reason),
+        None => SessionError::Lost(error),
+    }
+}

@@ -1,0 +1,187 @@
+//! A session that stands.
+
+use tokio::{
+    select,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{Command, EdgeSession, Outside, SessionError, lost_connection, within_limit};
+use crate::{
+    frame::{MAX_FRAME, Message},
+    session::{
+        CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, PING_AFTER, WriteError,
+    },
+    v1::{Ack, Ping, Pong, RenewRequest, ToEdge},
+};
+
+impl EdgeSession {
+    /// Runs a session to its end and closes it. `None` if it ended because everything does.
+    pub(super) async fn session(
+        &mut self,
+        connected: Connected,
+        outside: &mut Outside<'_>,
+    ) -> Option<SessionError> {
+        let shutdown = outside.shutdown.clone();
+        let end = select! {
+            // Nor does a peer that takes nothing delay it.
+            () = shutdown.cancelled() => Ok(()),
+            end = self.converse(&connected, outside) => end,
+        };
+        let error = match end {
+            Ok(()) => {
+                connected.close(CloseCode::Done).await;
+                return None;
+            }
+            Err(error) => error,
+        };
+        let code = match &error {
+            SessionError::Protocol(_) | SessionError::Refused(_) => CloseCode::Protocol,
+            SessionError::Unreachable(_)
+            | SessionError::Closed(_)
+            | SessionError::CertificateRefused(_)
+            | SessionError::Lost(_)
+            | SessionError::Silent => CloseCode::Done,
+        };
+        // The next attempt doesn't wait until the peer has heard of it.
+        connected.connection.close(code.into(), code.to_string().as_bytes());
+        Some(error)
+    }
+
+    async fn converse(
+        &mut self,
+        connected: &Connected,
+        outside: &mut Outside<'_>,
+    ) -> Result<(), SessionError> {
+        let live = &mut Live::open(connected, self).await?;
+        let controller = connected.connection.remote_address();
+        self.outbox.push(Event::Connected { controller });
+        if let Some(report) = self.report.take() {
+            live.send(&report).await?;
+        }
+        loop {
+            let tick = live.next_tick();
+            select! {
+                message = live.reader.next::<ToEdge>() => match message? {
+                    Some(message) => self.message(live, message).await?,
+                    None => return Err(SessionError::Protocol("it has ended the stream".into())),
+                },
+                heard = outside.next(&mut self.outbox) => match heard {
+                    Some(Some(command)) => self.command(live, command).await?,
+                    Some(None) => {}
+                    None => return Ok(()),
+                },
+                () = sleep_until(tick) => self.tick(live).await?,
+            }
+        }
+    }
+
+    async fn message(&mut self, live: &mut Live, message: ToEdge) -> Result<(), SessionError> {
+        live.heard = Instant::now();
+        match message {
+            ToEdge::Update(update) => {
+                if let Some(state) = self.assembler.push(update)? {
+                    self.outbox.push(Event::Desired(state));
+                }
+            }
+            ToEdge::Ping(Ping { nonce, .. }) => {
+                let version = self.acked;
+                live.send(&Pong { nonce, version }).await?;
+            }
+            ToEdge::Pong(_) => {}
+            ToEdge::RenewReply(reply) => {
+                self.renewing = false;
+                self.outbox.push(Event::RenewReply(reply.result));
+            }
+            ToEdge::RenewNow(_) => self.outbox.push(Event::RenewNow),
+            ToEdge::Goodbye(goodbye) => self.outbox.push(Event::Goodbye(goodbye.reason)),
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, live: &mut Live, command: Command) -> Result<(), SessionError> {
+        match command {
+            Command::Ack(version) => {
+                self.acked = Some(version);
+                live.send(&Ack { version }).await
+            }
+            Command::Report(report) => live.send(&within_limit(report)).await,
+            Command::Renew { csr } => {
+                self.renewing = true;
+                live.send(&RenewRequest { csr }).await
+            }
+            Command::Client(client) => {
+                self.client = client;
+                Ok(())
+            }
+        }
+    }
+
+    /// Either the controller is dead, or it is time for a ping.
+    async fn tick(&mut self, live: &mut Live) -> Result<(), SessionError> {
+        let now = Instant::now();
+        if now >= live.heard + DEAD_AFTER {
+            return Err(SessionError::Silent);
+        }
+        if now >= live.next_ping() {
+            live.pinged = now;
+            live.nonce += 1;
+            let (nonce, version) = (live.nonce, self.acked);
+            live.send(&Ping { nonce, version }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The stream and its clocks.
+struct Live {
+    reader: FrameReader,
+    writer: FrameWriter,
+    heard: Instant,
+    sent: Instant,
+    pinged: Instant,
+    nonce: u64,
+}
+
+impl Live {
+    async fn open(connected: &Connected, session: &EdgeSession) -> Result<Self, SessionError> {
+        let now = Instant::now();
+        let opening = connected.connection.open_bi();
+        let (send, receive) = timeout_at(now + DEAD_AFTER, opening)
+            .await
+            .map_err(|_| SessionError::Silent)?
+            .map_err(lost_connection)?;
+        let mut live = Self {
+            reader: FrameReader::new(receive, MAX_FRAME),
+            writer: FrameWriter::new(send),
+            heard: now,
+            sent: now,
+            pinged: now,
+            nonce: 0,
+        };
+        live.send(&session.hello()).await?;
+        Ok(live)
+    }
+
+    /// A peer that takes nothing is as dead as one that says nothing. A message too large for a
+    /// frame is not sent, which is no fault of the peer's.
+    async fn send<M: Message>(&mut self, message: &M) -> Result<(), SessionError> {
+        let now = Instant::now();
+        let sending = self.writer.send(message);
+        match timeout_at(now + DEAD_AFTER, sending).await {
+            Err(_) => return Err(SessionError::Silent),
+            Ok(Err(WriteError::Stream(error))) => return Err(error.into()),
+            Ok(Err(WriteError::TooLarge(error))) => tracing::warn!(%error, "not sent"),
+            Ok(Ok(())) => self.sent = now,
+        }
+        Ok(())
+    }
+
+    /// When nothing was sent or heard for a while, and no sooner after the last ping.
+    fn next_ping(&self) -> Instant {
+        self.pinged.max(self.sent.min(self.heard)) + PING_AFTER
+    }
+
+    fn next_tick(&self) -> Instant {
+        self.next_ping().min(self.heard + DEAD_AFTER)
+    }
+}

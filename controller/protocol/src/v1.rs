@@ -1,0 +1,47 @@
+//! The messages of version 1. Their bytes are frozen: a variant or field is never moved, removed or
+//! changed; what comes later is a new message type, which older peers skip.
+//!
+//! | type | message | from → to |
+//! | ---: | --- | --- |
+//! | 1 | [`EdgeHello`] | edge → controller |
+//! | 2 | [`Update`] | controller → edge |
+//! | 3 | [`Ack`] | edge → controller |
+//! | 4, 5 | [`Ping`], [`Pong`] | both ways |
+//! | 6 | [`Report`] | edge → controller |
+//! | 7, 8 | [`RenewRequest`], [`RenewReply`] | edge → controller → edge |
+//! | 9 | [`Goodbye`] | controller → edge |
+//! | 10 | [`RenewNow`] | controller → edge |
+//! | 20, 21 | [`EnrollRequest`], [`EnrollReply`] | joining edge → controller → edge |
+//! | 40, 41 | [`AdminRequest`], [`AdminReply`] | admin → controller → admin |
+//!
+//! Integers are varints, an enum is the number of its variant, a list its length and elements, text
+//! UTF-8 with its length in front (bincode 2, `config::standard()`).
+
+mod admin;
+mod desired;
+mod edge;
+mod endpoint;
+mod enroll;
+mod reply;
+mod rows;
+mod version;
+
+pub use admin::{AdminRequest, Call};
+pub use desired::{Change, Congestion, Desired, EdgeState, Settings, Update};
+pub use edge::{
+    Ack, EdgeHello, FromEdge, Goodbye, GoodbyeReason, LinkReport, Ping, Pong, RenewNow, RenewReply,
+    RenewRequest, Report, ToEdge,
+};
+pub use endpoint::{Endpoint, EndpointError};
+pub use enroll::{EnrollReply, EnrollRequest, Enrolled};
+pub use reply::{
+    AdminEnrolled, AdminReply, CallError, Changed, ErrorCode, Progress, Reply, TokenMade,
+};
+pub use rows::{
+    AdminRow, CertRow, CertState, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceRow,
+    NamespaceStatus, RouteRow, TokenRow,
+};
+pub use version::{ParseVersionError, Version};
+
+/// Version of the protocol, as in its ALPN.
+pub const PROTOCOL: u16 = 1;

@@ -1,0 +1,375 @@
+//! One message of every kind and one of every variant, always the same.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use cframe_pki::{
+    CertificateDer, Fingerprint, Serial,
+    bundle::{DenyEntry, TrustBundle},
+};
+use cframe_protocol::{
+    frame::{Frame, Incoming, Message, encode},
+    v1::*,
+};
+
+/// A message as a frame, with what a receiver makes of its body.
+pub(crate) struct Sample {
+    /// `<type>-<message>[-<variant>]`.
+    pub(crate) name: String,
+    /// The whole frame.
+    pub(crate) bytes: Bytes,
+    /// Reads the frame as this message's type and says whether the message comes out.
+    pub(crate) reads: Box<dyn Fn(&Frame) -> bool>,
+}
+
+/// All of them, by type.
+pub(crate) fn all() -> Vec<Sample> {
+    let mut samples = vec![
+        sample("hello-snapshot", hello(None)),
+        sample("hello-delta", hello(Some(version()))),
+        sample("ack", Ack { version: version() }),
+        sample("ping", Ping { nonce: 7, version: None }),
+        sample("pong", Pong { nonce: 300, version: Some(version()) }),
+        sample("report", report()),
+        sample("renew-request", RenewRequest { csr: vec![0x30, 0x82, 1, 0] }),
+        sample("renew-reply-ok", RenewReply { result: Ok(enrolled()) }),
+        sample("renew-reply-error", RenewReply { result: Err(error(ErrorCode::NotAllowed)) }),
+        sample("renew-now", RenewNow {}),
+        sample("enroll-request", enroll_request()),
+        sample("enroll-reply-ok", EnrollReply { result: Ok(enrolled()) }),
+        sample("enroll-reply-error", EnrollReply { result: Err(error(ErrorCode::Invalid)) }),
+        sample("admin-request-dry-run", AdminRequest { call: Call::Status, dry_run: true }),
+    ];
+    let reasons = [
+        GoodbyeReason::Shutdown,
+        GoodbyeReason::Revoked,
+        GoodbyeReason::Removed,
+        GoodbyeReason::Replaced,
+    ];
+    samples
+        .extend(reasons.map(|reason| sample(&format!("goodbye-{reason:?}"), Goodbye { reason })));
+    samples.extend(changes().into_iter().map(|(name, change)| {
+        let update = Update {
+            from: Some(version()),
+            to: Version { namespace: 18, ..version() },
+            changes: vec![change],
+            last: true,
+        };
+        sample(&format!("update-{name}"), update)
+    }));
+    let first = Update { from: None, to: version(), changes: Vec::new(), last: false };
+    samples.push(sample("update-first", first));
+    samples.extend(calls().into_iter().map(|call| {
+        let name = format!("admin-request-{}", call.name());
+        sample(&name, AdminRequest { call, dry_run: false })
+    }));
+    samples.extend(replies().into_iter().map(|(name, reply)| {
+        sample(&format!("admin-reply-{name}"), AdminReply { result: Ok(reply) })
+    }));
+    samples.extend(codes().map(|code| {
+        sample(&format!("admin-reply-error-{code:?}"), AdminReply { result: Err(error(code)) })
+    }));
+    samples
+}
+
+fn sample<M: Message + PartialEq + 'static>(name: &str, message: M) -> Sample {
+    Sample {
+        name: format!("{:02}-{}", M::TYPE, name.to_lowercase()),
+        bytes: encode(&message).unwrap(),
+        reads: Box::new(move |frame| M::parse(frame).unwrap().as_ref() == Some(&message)),
+    }
+}
+
+pub(crate) fn version() -> Version {
+    Version { epoch: 1_763_000_000_000, mesh: 4, namespace: 17 }
+}
+
+fn hello(have: Option<Version>) -> EdgeHello {
+    EdgeHello { have, software: "0.1.0".into(), boot: *b"boot-id-16-bytes" }
+}
+
+pub(crate) fn report() -> Report {
+    Report {
+        links: vec![link("aws-hk"), link("idc")],
+        cert_not_after: 1_765_000_000,
+        applied: None,
+    }
+}
+
+fn link(peer: &str) -> LinkReport {
+    LinkReport {
+        peer: peer.parse().unwrap(),
+        up: true,
+        rtt_us: 41_000,
+        path_mtu: 1452,
+        since_unix: 1_763_000_100,
+    }
+}
+
+fn enroll_request() -> EnrollRequest {
+    EnrollRequest { token_id: [1; 16], secret: vec![2; 16], csr: vec![0x30, 3, 2, 1, 0] }
+}
+
+pub(crate) fn enrolled() -> Enrolled {
+    Enrolled {
+        mesh: "corp".parse().unwrap(),
+        namespace: "prod".parse().unwrap(),
+        edge: "aws-hk".parse().unwrap(),
+        chain: vec![vec![0x30, 1], vec![0x30, 2, 2]],
+        trust: trust(),
+        controllers: vec!["ctl.example.com:58422".parse().unwrap()],
+        settings: Settings::default(),
+        listen_port: 58423,
+        site_prefixes: vec!["172.30.0.0/16".parse().unwrap(), "fd00:60::/64".parse().unwrap()],
+    }
+}
+
+fn trust() -> TrustBundle {
+    TrustBundle {
+        roots: vec![CertificateDer::from(vec![0x30, 0xff, 0])],
+        revoked_issuers: [Fingerprint::from_bytes([0xab; 32])].into(),
+    }
+}
+
+fn deny() -> DenyEntry {
+    DenyEntry {
+        id: "spiffe://corp/ns/prod/edge/idc".parse().unwrap(),
+        serial: Serial::from_bytes([9; 16]),
+        spki: Fingerprint::from_bytes([0xcd; 32]),
+        expires: 1_765_000_000,
+    }
+}
+
+fn error(code: ErrorCode) -> CallError {
+    let hint = (code == ErrorCode::NotFound).then(|| "did you mean aws-hk?".to_owned());
+    CallError { code, message: "edge \"aws-hq\" does not exist in prod".into(), hint }
+}
+
+fn codes() -> impl Iterator<Item = ErrorCode> {
+    [
+        ErrorCode::Invalid,
+        ErrorCode::NotFound,
+        ErrorCode::Conflict,
+        ErrorCode::NotAllowed,
+        ErrorCode::Unavailable,
+        ErrorCode::StoreFull,
+        ErrorCode::Internal,
+    ]
+    .into_iter()
+}
+
+/// In the order of their variants.
+pub(crate) fn changes() -> Vec<(&'static str, Change)> {
+    let controllers: BTreeSet<Endpoint> =
+        ["203.0.113.7:58422", "[2001:db8::7]:58422"].map(|e| e.parse().unwrap()).into();
+    let state = EdgeState { endpoints: vec!["203.0.113.9:58423".parse().unwrap()] };
+    let name: cframe_pki::identity::Label = "aws-hk".parse().unwrap();
+    vec![
+        ("settings", Change::Settings(Settings { tun_mtu: 1500, congestion: Congestion::Bbr })),
+        ("trust", Change::Trust(trust())),
+        ("controllers", Change::Controllers(controllers)),
+        ("denied", Change::Denied(deny())),
+        ("not-denied", Change::NotDenied(deny())),
+        ("edge", Change::Edge { name: name.clone(), state }),
+        ("edge-gone", Change::EdgeGone { name: name.clone() }),
+        ("prefix", Change::Prefix { net: "10.244.0.0/16".parse().unwrap(), owner: name }),
+        ("prefix-gone", Change::PrefixGone { net: "fd00:60::/64".parse().unwrap() }),
+    ]
+}
+
+/// In the order of their variants.
+pub(crate) fn calls() -> Vec<Call> {
+    let namespace: cframe_pki::identity::Label = "prod".parse().unwrap();
+    let name: cframe_pki::identity::Label = "aws-hk".parse().unwrap();
+    let n = || namespace.clone();
+    let e = || name.clone();
+    let nets = vec!["172.30.0.0/16".parse().unwrap()];
+    let endpoints: Vec<Endpoint> = vec!["203.0.113.9:58423".parse().unwrap()];
+    let csr = vec![0x30, 3, 2, 1, 0];
+    let serial = Serial::from_bytes([9; 16]);
+    vec![
+        Call::Version,
+        Call::Status,
+        Call::NamespaceAdd {
+            name: n(),
+            settings: Settings::default(),
+            description: "production".into(),
+        },
+        Call::NamespaceSet {
+            name: n(),
+            tun_mtu: Some(1500),
+            congestion: Some(Congestion::Transparent),
+        },
+        Call::NamespaceDel { name: n(), cascade: true },
+        Call::NamespaceList,
+        Call::NamespaceShow { name: n() },
+        Call::EdgeAdd {
+            namespace: n(),
+            name: e(),
+            cidrs: nets.clone(),
+            endpoints: endpoints.clone(),
+            description: "Hong Kong".into(),
+        },
+        Call::EdgeSet {
+            namespace: n(),
+            name: e(),
+            cidrs: Some(nets.clone()),
+            endpoints: Some(endpoints),
+            description: None,
+        },
+        Call::EdgeDel { namespace: n(), name: e() },
+        Call::EdgeList { namespace: Some(n()) },
+        Call::EdgeShow { namespace: n(), name: e() },
+        Call::RouteAdd {
+            namespace: n(),
+            name: "pods".parse().unwrap(),
+            prefix: nets[0],
+            edge: e(),
+        },
+        Call::RouteDel { namespace: n(), name: "pods".parse().unwrap() },
+        Call::RouteList { namespace: None },
+        Call::RouteShow { namespace: n(), name: "pods".parse().unwrap() },
+        Call::TokenCreate { namespace: n(), edge: e(), ttl_secs: 3600, rejoin: false },
+        Call::TokenList { namespace: None },
+        Call::TokenRevoke { id: "01".repeat(16) },
+        Call::CertEnroll { namespace: n(), edge: e(), csr: csr.clone() },
+        Call::CertList { namespace: None },
+        Call::CertShow { serial },
+        Call::CertRevoke { serial, reason: "stolen".into() },
+        Call::CertRenew { namespace: n(), edge: e() },
+        Call::AdminAdd { name: "alice".parse().unwrap(), csr, read_only: true },
+        Call::AdminDel { name: "alice".parse().unwrap() },
+        Call::AdminList,
+        Call::IssuerRevoke { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
+        Call::TrustShow,
+        Call::Wait { namespace: n(), version: version(), timeout_secs: 30 },
+        Call::Backup,
+    ]
+}
+
+/// In the order of their variants; several of one where the rows have variants of their own.
+pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
+    let changed = Changed { version: version(), warnings: vec!["10.0.0.0/8 contains ...".into()] };
+    let made = TokenMade { token: "cfj1.AA".into(), id: "01".repeat(16), expires: 1_763_003_600 };
+    let progress = Progress { acked: 2, total: 3, waiting: vec!["idc".parse().unwrap()] };
+    let admin = AdminEnrolled {
+        mesh: "corp".parse().unwrap(),
+        name: "alice".parse().unwrap(),
+        read_only: true,
+        chain: vec![vec![0x30, 1]],
+        trust: trust(),
+        controllers: vec!["203.0.113.7:58422".parse().unwrap()],
+    };
+    let admin_row =
+        AdminRow { name: "alice".parse().unwrap(), read_only: false, not_after: 1_765_000_000 };
+    vec![
+        ("changed", Reply::Changed(changed)),
+        ("namespaces", Reply::Namespaces(vec![namespace_row()])),
+        ("edges", Reply::Edges(edge_rows())),
+        ("routes", Reply::Routes(vec![route_row()])),
+        ("tokens", Reply::Tokens(vec![token_row()])),
+        ("certs", Reply::Certs(cert_rows())),
+        ("admins", Reply::Admins(vec![admin_row])),
+        ("status", Reply::Status(status())),
+        ("token-made", Reply::TokenMade(made)),
+        ("enrolled", Reply::Enrolled(enrolled())),
+        ("admin-enrolled", Reply::AdminEnrolled(admin)),
+        ("trust", Reply::Trust(trust())),
+        ("progress", Reply::Progress(progress)),
+        ("chunk", Reply::Chunk(vec![1, 2, 3])),
+        ("version", Reply::Version { software: "0.1.0".into(), protocol: 1 }),
+    ]
+}
+
+fn namespace_row() -> NamespaceRow {
+    NamespaceRow {
+        name: "prod".parse().unwrap(),
+        description: "production".into(),
+        settings: Settings::default(),
+        edges: 3,
+        routes: 1,
+        revision: 17,
+    }
+}
+
+pub(crate) fn edge_rows() -> Vec<EdgeRow> {
+    let states = [
+        EdgeLiveness::NeverSeen,
+        EdgeLiveness::Offline { since: 1_763_000_000 },
+        EdgeLiveness::Online { since: 1_763_000_000 },
+    ];
+    let addresses = [None, Some("203.0.113.9:4500"), Some("[2001:db8::9]:4500")];
+    let rows = states.into_iter().zip(addresses).map(|(state, address)| EdgeRow {
+        namespace: "prod".parse().unwrap(),
+        name: "aws-hk".parse().unwrap(),
+        cidrs: vec!["172.30.0.0/16".parse().unwrap()],
+        endpoints: vec!["203.0.113.9:58423".parse().unwrap()],
+        description: "Hong Kong".into(),
+        state,
+        software: "0.1.0".into(),
+        address: address.map(|a| a.parse().unwrap()),
+        applied: address.map(|_| version()),
+        cert_expires: address.map(|_| 1_765_000_000),
+        links: vec![link("idc")],
+    });
+    rows.collect()
+}
+
+fn route_row() -> RouteRow {
+    RouteRow {
+        namespace: "prod".parse().unwrap(),
+        name: "pods".parse().unwrap(),
+        prefix: "10.244.0.0/16".parse().unwrap(),
+        edge: "aws-hk".parse().unwrap(),
+    }
+}
+
+fn token_row() -> TokenRow {
+    TokenRow {
+        namespace: "prod".parse().unwrap(),
+        edge: "aws-hk".parse().unwrap(),
+        id: "01".repeat(16),
+        created: 1_763_000_000,
+        expires: 1_763_003_600,
+        rejoin: true,
+        created_by: "alice".into(),
+    }
+}
+
+fn cert_rows() -> Vec<CertRow> {
+    let revoked = CertState::Revoked { at: 1_763_500_000, reason: "stolen".into() };
+    let rows = [CertState::Valid, CertState::Expired, revoked].into_iter().map(|state| CertRow {
+        serial: Serial::from_bytes([9; 16]),
+        id: "spiffe://corp/ns/prod/edge/aws-hk".parse().unwrap(),
+        spki: Fingerprint::from_bytes([0xcd; 32]),
+        not_before: 1_763_000_000,
+        not_after: 1_765_592_000,
+        state,
+    });
+    rows.collect()
+}
+
+pub(crate) fn status() -> MeshStatus {
+    MeshStatus {
+        mesh: "corp".parse().unwrap(),
+        controllers: vec![ControllerRow {
+            name: "c1".parse().unwrap(),
+            address: "203.0.113.7:58422".parse().unwrap(),
+            software: "0.1.0".into(),
+            uptime_secs: 86_400,
+            store: "embedded".into(),
+        }],
+        epoch: 1_763_000_000_000,
+        mesh_revision: 4,
+        namespaces: vec![NamespaceStatus {
+            name: "prod".parse().unwrap(),
+            edges: 3,
+            online: 2,
+            in_sync: 2,
+            links_up: 1,
+            links_expected: 3,
+            revision: 17,
+        }],
+        problems: vec!["edge prod/idc has been offline for 5 min".into()],
+    }
+}

@@ -1,0 +1,233 @@
+//! Who gets a handshake. A handshake costs a signature here and a packet there, so it is rationed
+//! before anything is computed.
+//!
+//! - Few handshakes under way: everybody.
+//! - More: an address has to show that it can receive (Retry, RFC 9000 §8.1.2), which costs no state.
+//! - Each address that has, and every address while few are under way, has a budget that refills.
+//!   Whoever has used it up is ignored; QUIC tries again by itself.
+//! - At most so many handshakes, and so many connections, at once.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+/// Limits of one port.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Handshakes under way from which addresses are validated first.
+    pub validate_from: usize,
+    /// Handshakes under way at most.
+    pub handshakes: usize,
+    /// Connections at most.
+    pub connections: usize,
+    /// Handshakes that one source may have at once.
+    pub burst: u32,
+    /// Handshakes per second that one source's budget refills by.
+    pub per_second: u32,
+}
+
+impl Limits {
+    /// Of the control port: a thousand edges behind one address come back within seconds.
+    pub const CONTROL: Self = Self {
+        validate_from: 64,
+        handshakes: 512,
+        connections: 16_384,
+        burst: 1_024,
+        per_second: 256,
+    };
+    /// Of the enrolment port, where anybody may knock.
+    pub const ENROLL: Self =
+        Self { validate_from: 16, handshakes: 128, connections: 256, burst: 128, per_second: 16 };
+}
+
+/// What to do with a connection attempt.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on with the handshake. The place is kept until this is dropped.
+    Accept(Place),
+    /// Have the address validated.
+    Retry,
+    /// Say nothing.
+    Ignore(&'static str),
+}
+
+/// Sources that are kept account of.
+const SOURCES: usize = 16_384;
+
+/// The account of one port.
+#[derive(Debug)]
+pub struct Admission {
+    limits: Limits,
+    counts: Arc<Counts>,
+    sources: Mutex<HashMap<IpAddr, Budget>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    handshakes: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    left: f64,
+    at: Instant,
+}
+
+/// A connection's place; of the handshakes too until [`established`](Self::established).
+#[derive(Debug)]
+pub struct Place {
+    counts: Arc<Counts>,
+    shaking: bool,
+}
+
+impl Admission {
+    /// With these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, counts: Arc::default(), sources: Mutex::default() }
+    }
+
+    /// Decides about an attempt. `validated`: the address has answered a Retry.
+    pub fn judge(&self, from: SocketAddr, validated: bool, now: Instant) -> Verdict {
+        let shaking = self.counts.handshakes.load(Ordering::Relaxed);
+        if shaking >= self.limits.validate_from && !validated {
+            return Verdict::Retry;
+        }
+        if shaking >= self.limits.handshakes {
+            return Verdict::Ignore("busy");
+        }
+        if self.counts.connections.load(Ordering::Relaxed) >= self.limits.connections {
+            return Verdict::Ignore("full");
+        }
+        if !self.spend(source(from), now) {
+            return Verdict::Ignore("rate");
+        }
+        self.counts.handshakes.fetch_add(1, Ordering::Relaxed);
+        self.counts.connections.fetch_add(1, Ordering::Relaxed);
+        Verdict::Accept(Place { counts: Arc::clone(&self.counts), shaking: true })
+    }
+
+    fn spend(&self, source: IpAddr, now: Instant) -> bool {
+        let (burst, rate) = (f64::from(self.limits.burst), f64::from(self.limits.per_second));
+        let refilled = |budget: &Budget| {
+            let passed = now.saturating_duration_since(budget.at).as_secs_f64();
+            (budget.left + passed * rate).min(burst)
+        };
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= SOURCES && !sources.contains_key(&source) {
+            // Full budgets need no account.
+            sources.retain(|_, budget| refilled(budget) < burst);
+            if sources.len() >= SOURCES {
+                return false;
+            }
+        }
+        let budget = sources.entry(source).or_insert(Budget { left: burst, at: now });
+        let left = refilled(budget);
+        let enough = left >= 1.0;
+        *budget = Budget { left: if enough { left - 1.0 } else { left }, at: now };
+        enough
+    }
+}
+
+impl Place {
+    /// The handshake is done.
+    pub fn established(&mut self) {
+        if std::mem::take(&mut self.shaking) {
+            self.counts.handshakes.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.established();
+        self.counts.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One IPv4 address, or one IPv6 /64: what one customer has.
+fn source(from: SocketAddr) -> IpAddr {
+    match from.ip().to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { validate_from: 2, handshakes: 4, connections: 6, burst: 3, per_second: 1 };
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 1000))
+    }
+
+    #[test]
+    fn under_load_an_address_is_validated_first() {
+        let admission = Admission::new(LIMITS);
+        let now = Instant::now();
+        let _one = admission.judge(address(1), false, now);
+        let two = admission.judge(address(2), false, now);
+        assert!(matches!(admission.judge(address(3), false, now), Verdict::Retry));
+        let three = admission.judge(address(3), true, now);
+        assert!(matches!(three, Verdict::Accept(_)));
+        drop((two, three));
+        assert!(matches!(admission.judge(address(4), false, now), Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn one_source_has_a_budget_that_refills() {
+        let admission = Admission::new(LIMITS);
+        let now = Instant::now();
+        for _ in 0..3 {
+            assert!(matches!(admission.judge(address(1), true, now), Verdict::Accept(_)));
+        }
+        assert!(matches!(admission.judge(address(1), true, now), Verdict::Ignore("rate")));
+        assert!(matches!(admission.judge(address(2), true, now), Verdict::Accept(_)));
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(admission.judge(address(1), true, later), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, later), Verdict::Ignore("rate")));
+    }
+
+    #[test]
+    fn handshakes_and_connections_are_bounded() {
+        let admission = Admission::new(LIMITS);
+        let now = Instant::now();
+        let mut places = Vec::new();
+        for last in 0..4 {
+            let Verdict::Accept(place) = admission.judge(address(last), true, now) else {
+                panic!("there is room")
+            };
+            places.push(place);
+        }
+        assert!(matches!(admission.judge(address(9), true, now), Verdict::Ignore("busy")));
+        places.iter_mut().for_each(Place::established);
+        for last in 10..12 {
+            let Verdict::Accept(place) = admission.judge(address(last), true, now) else {
+                panic!("there is room")
+            };
+            places.push(place);
+        }
+        assert!(matches!(admission.judge(address(13), true, now), Verdict::Ignore("full")));
+        places.clear();
+        assert!(matches!(admission.judge(address(13), true, now), Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn an_ipv6_source_is_its_64() {
+        let of = |text: &str| source(text.parse().unwrap());
+        assert_eq!(of("[2001:db8::1]:1"), of("[2001:db8::2]:2"));
+        assert_ne!(of("[2001:db8::1]:1"), of("[2001:db8:0:1::1]:1"));
+        assert_eq!(of("[::ffff:192.0.2.1]:1"), of("192.0.2.1:1"));
+    }
+}

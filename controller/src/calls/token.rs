@@ -1,0 +1,134 @@
+//! Join tokens: pure decisions, apart from the secret, which is made before.
+
+use cframe_pki::{
+    Fingerprint,
+    identity::Label,
+    token::{JoinToken, TokenHash, TokenId, TokenSecret},
+};
+use cframe_protocol::v1::{CallError, ErrorCode, TokenMade, TokenRow};
+
+use crate::{
+    check::{self, conflict, invalid},
+    draft::Draft,
+    model::{State, Stored},
+    record::{self, Key, TokenKey},
+};
+
+/// The longest that a token may live.
+const MAX_TTL: u32 = 86_400;
+
+/// What `token create` asks for.
+pub(super) struct Wanted<'a> {
+    pub(super) namespace: &'a Label,
+    pub(super) edge: &'a Label,
+    pub(super) ttl_secs: u32,
+    pub(super) rejoin: bool,
+    pub(super) by: &'a Label,
+}
+
+/// A token with what the store keeps of it.
+pub(super) struct Fresh {
+    id: TokenId,
+    secret: TokenSecret,
+    pin: Fingerprint,
+    enroll_port: u16,
+}
+
+impl Fresh {
+    pub(super) fn generate(pin: Fingerprint, enroll_port: u16) -> Result<Self, CallError> {
+        let random = |_| CallError::new(ErrorCode::Internal, "the system's random source failed");
+        Ok(Self {
+            id: TokenId::generate().map_err(random)?,
+            secret: TokenSecret::generate().map_err(random)?,
+            pin,
+            enroll_port,
+        })
+    }
+}
+
+pub(super) fn create(
+    state: &State,
+    wanted: &Wanted<'_>,
+    fresh: &Fresh,
+    now: u64,
+) -> Result<(Draft, TokenMade), CallError> {
+    let Wanted { namespace, edge, ttl_secs, rejoin, by } = *wanted;
+    let space = check::namespace(state, namespace)?;
+    super::edge::find(space, namespace, edge)?;
+    if !(1..=MAX_TTL).contains(&ttl_secs) {
+        return Err(invalid(format!("a token lives 1 to {MAX_TTL} seconds, not {ttl_secs}")));
+    }
+    let mut draft = Draft::within(namespace, space);
+    let valid = state.valid_certs(&state.edge_id(namespace, edge), now).count();
+    if valid > 0 && !rejoin {
+        return Err(conflict(format!(
+            "edge {edge} of namespace {namespace} has joined already; to replace its certificate, give \
+             --rejoin: the one that it has is denied when the token is used"
+        )));
+    }
+    let expires = now + u64::from(ttl_secs);
+    let token = record::Token {
+        namespace: namespace.clone(),
+        edge: edge.clone(),
+        secret_hash: Fingerprint::from_bytes(*TokenHash::of(&fresh.secret).as_bytes()),
+        created: now,
+        expires,
+        rejoin,
+        created_by: by.to_string(),
+        used: None,
+    };
+    let key = TokenKey(*fresh.id.as_bytes());
+    draft.compare(Key::Token(key), 0);
+    draft.put(Key::Token(key), &token);
+    let made = TokenMade {
+        token: join_token(state, fresh)?.expose().to_string(),
+        id: key.to_string(),
+        expires,
+    };
+    Ok((draft, made))
+}
+
+/// Enrolment is on a port of its own, on the hosts that the controllers have.
+fn join_token(state: &State, fresh: &Fresh) -> Result<JoinToken, CallError> {
+    let controllers = &state.mesh.record.controllers;
+    let addresses = controllers.iter().take(cframe_pki::token::MAX_ADDRESSES).map(|endpoint| {
+        let host = endpoint.as_str().rsplit_once(':').map_or("", |(host, _)| host);
+        format!("{host}:{}", fresh.enroll_port)
+    });
+    JoinToken::new(addresses.collect(), fresh.pin, fresh.id, fresh.secret.clone())
+        .map_err(|error| CallError::new(ErrorCode::Internal, error.to_string()))
+}
+
+pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
+    let key: TokenKey = id
+        .parse()
+        .map_err(|_| invalid(format!("{id:?} is not a token's id: it has 32 lower-case hex digits")))?;
+    let usable = state.tokens.get(&key).filter(|token| token.record.used.is_none());
+    let Some(token) = usable else {
+        return Err(CallError::new(
+            ErrorCode::NotFound,
+            format!("no token {id} that can still be used; `cfctl token list` shows those that can"),
+        ));
+    };
+    let mut draft = Draft { namespace: Some(token.record.namespace.clone()), ..Draft::default() };
+    draft.compare(Key::Token(key), token.modified);
+    draft.delete(Key::Token(key));
+    Ok(draft)
+}
+
+/// The row of a token that can still be used.
+pub(super) fn row(
+    (id, token): (&TokenKey, &Stored<record::Token>),
+    now: u64,
+) -> Option<TokenRow> {
+    let token = &token.record;
+    (token.used.is_none() && token.expires > now).then(|| TokenRow {
+        namespace: token.namespace.clone(),
+        edge: token.edge.clone(),
+        id: id.to_string(),
+        created: token.created,
+        expires: token.expires,
+        rejoin: token.rejoin,
+        created_by: token.created_by.clone(),
+    })
+}

@@ -1,0 +1,169 @@
+//! `backup` and `restore`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use cframe_pki::{files, unix_now};
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::{DataDir, Failure, init::now_ms};
+use crate::{backup, config::Config, local, store::Store};
+
+/// Flags of `backup`.
+#[derive(Debug, Args)]
+pub(super) struct BackupFlags {
+    /// The new file, or - for stdout
+    #[arg(long, value_name = "FILE", env = "CFRAME_OUT")]
+    out: PathBuf,
+    /// Seal the CA's keys with the first line of this file, and put them in
+    #[arg(long, value_name = "FILE", env = "CFRAME_PASSPHRASE_FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+/// Flags of `restore`.
+#[derive(Debug, Args)]
+pub(super) struct RestoreFlags {
+    /// The backup
+    #[arg(long = "in", value_name = "FILE", env = "CFRAME_IN")]
+    input: PathBuf,
+    /// Open the CA's keys with the first line of this file
+    #[arg(long, value_name = "FILE", env = "CFRAME_PASSPHRASE_FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Failure> {
+    let directory = DataDir::new(&config.data_dir);
+    if !directory.has_store() {
+        return Err(no_mesh(&directory));
+    }
+    let mut dump = take_dump(&directory).await?;
+    match &flags.passphrase_file {
+        Some(path) => {
+            let passphrase = passphrase(path)?;
+            let keys = directory.key_files()?;
+            dump = tokio::task::spawn_blocking(move || backup::add_keys(&dump, &passphrase, &keys))
+                .await??;
+        }
+        None => eprintln!(
+            "the CA's keys are not in it: keep {} apart, or give --passphrase-file",
+            directory.ca().display()
+        ),
+    }
+    let parsed = backup::parse(&dump).context("the backup that was just made")?;
+    if flags.out == Path::new("-") {
+        std::io::stdout().write_all(&dump)?;
+    } else {
+        files::write_secret(&flags.out, &dump)?;
+    }
+    let (entries, sealed) = (parsed.entries.len(), parsed.sealed.len());
+    eprintln!("{entries} entries and {sealed} sealed files of mesh {}", parsed.header.mesh);
+    Ok(())
+}
+
+/// From the controller that runs on the directory, or from its store if none does.
+async fn take_dump(directory: &DataDir) -> Result<Vec<u8>> {
+    let socket = directory.socket();
+    let answer = local::ask(&socket).await;
+    if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
+        return Ok(dump);
+    }
+    let store = directory.open_store().await?;
+    let dump = backup::dump(&store, unix_now()).await;
+    store.close().await;
+    Ok(dump?)
+}
+
+pub(super) async fn restore(config: &Config, flags: RestoreFlags) -> Result<(), Failure> {
+    let directory = DataDir::new(&config.data_dir);
+    if directory.has_store() {
+        return Err(Failure::conflict(anyhow!(
+            "{} has a mesh already; restore into another directory with --data-dir",
+            directory.path().display()
+        )));
+    }
+    let shown = flags.input.display();
+    let bytes = std::fs::read(&flags.input).with_context(|| format!("cannot read {shown}"))?;
+    let dump = backup::parse(&bytes).with_context(|| format!("{shown} cannot be restored"))?;
+    if !directory.has_keys() {
+        put_keys(&directory, &dump, flags.passphrase_file.as_deref())?;
+    }
+    directory.ensure()?;
+    let issuer = directory.issuer()?;
+    if issuer.ca().mesh().as_str() != dump.header.mesh {
+        return Err(Failure::conflict(anyhow!(
+            "the keys in {} are of mesh {}, the backup is of mesh {}",
+            directory.ca().display(),
+            issuer.ca().mesh(),
+            dump.header.mesh
+        )));
+    }
+    let epoch = make_store(&directory, &dump).await?;
+    let age = unix_now().saturating_sub(dump.header.made) / 60;
+    eprintln!("mesh {} is restored, epoch {epoch}; the backup is {age} minutes old", dump.header.mesh);
+    eprintln!("join tokens are void: make new ones; what was revoked since then, revoke again");
+    Ok(())
+}
+
+/// Beside its place first, so that a restore that is cut off leaves no mesh.
+async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
+    let unfinished = directory.path().join("store.restoring");
+    let path = unfinished.clone();
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    let store =
+        tokio::task::spawn_blocking(move || crate::store::redb::Redb::open(&path)).await??;
+    let epoch = backup::restore(&store, dump, now_ms()).await;
+    store.close().await;
+    let epoch = epoch?;
+    std::fs::rename(&unfinished, directory.store())?;
+    Ok(epoch)
+}
+
+fn put_keys(
+    directory: &DataDir,
+    dump: &backup::Dump,
+    passphrase_file: Option<&Path>,
+) -> Result<(), Failure> {
+    if dump.sealed.is_empty() {
+        return Err(Failure::not_found(anyhow!(
+            "the backup has no keys; put the directories ca and identity of the controller into {} first",
+            directory.path().display()
+        )));
+    }
+    let Some(path) = passphrase_file else {
+        return Err(anyhow!("the backup's keys are sealed; give --passphrase-file").into());
+    };
+    let passphrase = passphrase(path)?;
+    // All are opened before one is written.
+    let opened: Result<Vec<_>> = dump
+        .sealed
+        .iter()
+        .map(|(name, sealed)| Ok((name, cframe_pki::seal::open(&passphrase, sealed)?)))
+        .collect();
+    directory.ensure()?;
+    for (name, content) in opened? {
+        directory.put_key_file(name, &content)?;
+    }
+    Ok(())
+}
+
+fn passphrase(path: &Path) -> Result<Zeroizing<String>> {
+    let content = files::read_secret(path).context("the passphrase")?;
+    let text = std::str::from_utf8(&content).context("the passphrase is not text")?;
+    let line = text.lines().next().unwrap_or_default();
+    anyhow::ensure!(!line.is_empty(), "{} has no passphrase on its first line", path.display());
+    Ok(Zeroizing::new(line.to_owned()))
+}
+
+fn no_mesh(directory: &DataDir) -> Failure {
+    Failure::not_found(anyhow!(
+        "there is no mesh in {}; name its directory with --data-dir",
+        directory.path().display()
+    ))
+}

@@ -1,0 +1,114 @@
+//! An admin's context: the file that `cfctl` reads.
+//!
+//! ```toml
+//! current = "corp"
+//!
+//! [contexts.corp]
+//! mesh = "corp"
+//! controllers = ["203.0.113.5:58422"]
+//! certificate = "-----BEGIN CERTIFICATE-----…"   # PEM: the leaf, then its issuing CA
+//! key = "-----BEGIN PRIVATE KEY-----…"           # PEM, PKCS #8
+//! trust = "-----BEGIN CERTIFICATE-----…"         # PEM: the roots
+//! ```
+//! `current` names the context that `cfctl` uses unless told otherwise. The file is of mode 0600; the three PEM
+//! texts are in it, so that it can be moved as one.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context as _, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cframe_pki::{CertificateDer, files, tls::Credentials};
+use serde::{Deserialize, Serialize};
+
+/// The file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Contexts {
+    /// The one that is used.
+    pub current: Option<String>,
+    /// By name.
+    #[serde(default)]
+    pub contexts: BTreeMap<String, AdminContext>,
+}
+
+/// One context: whom to call, as whom, and whom to trust.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AdminContext {
+    /// The mesh.
+    pub mesh: String,
+    /// The controllers' control ports.
+    pub controllers: Vec<String>,
+    /// PEM: the leaf, then its issuing CA.
+    pub certificate: String,
+    /// PEM, PKCS #8.
+    pub key: String,
+    /// PEM: the roots.
+    pub trust: String,
+}
+
+impl std::fmt::Debug for AdminContext {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminContext").field("mesh", &self.mesh).finish_non_exhaustive()
+    }
+}
+
+impl AdminContext {
+    /// Puts a context together.
+    pub fn new(
+        mesh: String,
+        controllers: Vec<String>,
+        credentials: &Credentials,
+        roots: &[CertificateDer<'_>],
+    ) -> Self {
+        Self {
+            mesh,
+            controllers,
+            certificate: credentials.chain.iter().map(|der| pem(der)).collect(),
+            key: credentials.key.to_pem().to_string(),
+            trust: roots.iter().map(|der| pem(der)).collect(),
+        }
+    }
+}
+
+impl Contexts {
+    /// Reads the file; an absent one is empty.
+    ///
+    /// # Errors
+    /// If others may read it, or it is not such a file.
+    pub fn load(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = files::read_secret(path)?;
+        let text = std::str::from_utf8(&text).context("the file is not text")?;
+        toml::from_str(text).with_context(|| format!("{} cannot be used", path.display()))
+    }
+
+    /// Writes the file, mode 0600, in place of the one that is there.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        let text = zeroize::Zeroizing::new(toml::to_string(self)?);
+        Ok(files::replace_secret(path, text.as_bytes())?)
+    }
+}
+
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    let encoded = STANDARD.encode(der);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in encoded.as_bytes().chunks(64) {
+        text.extend(line.iter().map(|byte| char::from(*byte)));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}

@@ -1,0 +1,158 @@
+//! The data directory: mode 0700, and in it
+//!
+//! ```text
+//! ca/root.pem  ca/root-key.pem        the root; its key can be taken away after init
+//! ca/issuing.pem  ca/issuing-key.pem  this controller's issuing CA
+//! identity/cert.pem  identity/key.pem this controller's own certificate
+//! store.redb                          the embedded store
+//! controller.sock                     the local socket, while it runs
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use cframe_pki::{
+    files,
+    issue::{IssuingCa, RootCa, read_certificate},
+    tls::{Credentials, LiveCredentials},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    issuing::Issuer,
+    local,
+    store::{ReadError, redb::Redb},
+};
+
+/// A data directory.
+#[derive(Debug, Clone)]
+pub struct DataDir(PathBuf);
+
+/// The files that a backup holds, sealed. Those of the root's key may be elsewhere.
+const KEPT: [&str; 6] = [
+    "ca/root.pem",
+    "ca/root-key.pem",
+    "ca/issuing.pem",
+    "ca/issuing-key.pem",
+    "identity/cert.pem",
+    "identity/key.pem",
+];
+
+impl DataDir {
+    /// The directory at this path, which need not be there.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The CAs.
+    pub fn ca(&self) -> PathBuf {
+        self.0.join("ca")
+    }
+
+    /// The controller's own certificate and key.
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    /// The embedded store.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store.redb")
+    }
+
+    /// The local socket.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join(local::FILE)
+    }
+
+    /// Whether there is a mesh in it.
+    pub fn has_store(&self) -> bool {
+        self.store().exists()
+    }
+
+    /// Whether there are CAs in it.
+    pub fn has_keys(&self) -> bool {
+        self.ca().join(IssuingCa::KEY_FILE).exists()
+    }
+
+    /// Makes it, or makes sure that it is private.
+    ///
+    /// # Errors
+    /// If others may look into it, or it cannot be made.
+    pub fn ensure(&self) -> Result<()> {
+        Ok(files::ensure_private_dir(&self.0)?)
+    }
+
+    /// Opens the embedded store.
+    ///
+    /// # Errors
+    /// If it is damaged or in use.
+    pub async fn open_store(&self) -> Result<Redb> {
+        let path = self.store();
+        let opened = tokio::task::spawn_blocking(move || Redb::open(&path)).await;
+        Ok(opened.unwrap_or_else(|panic| Err(ReadError::Corrupt(panic.to_string())))?)
+    }
+
+    /// Reads the issuing CA with its root.
+    ///
+    /// # Errors
+    /// If a file is missing or others may read a key.
+    pub fn issuer(&self) -> Result<Issuer> {
+        let ca = IssuingCa::load(&self.ca()).context("the issuing CA")?;
+        let path = self.ca().join(RootCa::CERTIFICATE_FILE);
+        let root = read_certificate(&path).context("the root CA's certificate")?;
+        Issuer::new(ca, root).with_context(|| format!("{} cannot be used", path.display()))
+    }
+
+    /// Reads the controller's own certificate.
+    ///
+    /// # Errors
+    /// If a file is missing or others may read the key.
+    pub fn credentials(&self) -> Result<LiveCredentials> {
+        let credentials = Credentials::load(&self.identity()).context("the controller's certificate")?;
+        Ok(LiveCredentials::new(credentials)?)
+    }
+
+    /// The files that a backup holds, by name.
+    ///
+    /// # Errors
+    /// If one cannot be read; the root's key may be missing.
+    pub fn key_files(&self) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>> {
+        let mut found = Vec::new();
+        for name in KEPT {
+            let path = self.0.join(name);
+            if name == "ca/root-key.pem" && !path.exists() {
+                continue;
+            }
+            let content = if name.ends_with("key.pem") {
+                files::read_secret(&path)?
+            } else {
+                Zeroizing::new(files::read_public(&path)?)
+            };
+            found.push((name.to_owned(), content));
+        }
+        Ok(found)
+    }
+
+    /// Puts a backup's files back.
+    ///
+    /// # Errors
+    /// If a name is not one of those, or a file cannot be written.
+    pub fn put_key_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        anyhow::ensure!(KEPT.contains(&name), "the backup has an unknown file {name:?}");
+        let path = self.0.join(name);
+        if let Some(parent) = path.parent() {
+            files::ensure_private_dir(parent)?;
+        }
+        if name.ends_with("key.pem") {
+            files::write_secret(&path, content)?;
+        } else {
+            files::write_public(&path, content)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! `run`: the sockets, the files and the signals around [`crate::run`].
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{DataDir, Failure};
+use crate::{config::Config, local, server::Parts};
+
+/// What a burst of handshakes may take up in the kernel, if that allows it.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+pub(super) async fn command(config: &Config) -> Result<(), Failure> {
+    let directory = DataDir::new(&config.data_dir);
+    if !directory.has_store() {
+        return Err(Failure::not_found(anyhow!(
+            "there is no mesh in {}; make one with `cframe-controller init`, or name its directory with \
+             --data-dir",
+            directory.path().display()
+        )));
+    }
+    directory.ensure()?;
+    let stop = stop_on_signals()?;
+    let store = directory.open_store().await?;
+    let parts = Parts {
+        store: Arc::new(store),
+        issuer: directory.issuer()?,
+        credentials: directory.credentials()?,
+        credentials_dir: Some(directory.identity()),
+        control: udp(config.control_listen).context("--control-listen")?,
+        enroll: udp(config.enroll_listen).context("--enroll-listen")?,
+        http: http(config).await?,
+        local: Some(local::bind(&directory.socket()).context("the local socket")?),
+        clock: Arc::new(cframe_pki::unix_now),
+    };
+    tracing::info!(control = %config.control_listen, enroll = %config.enroll_listen, "listening");
+    let result = crate::run(parts, stop).await;
+    // The next start would remove it too.
+    let _ = std::fs::remove_file(directory.socket());
+    Ok(result?)
+}
+
+/// Cancelled by the first SIGTERM or SIGINT. The task ends with the runtime.
+fn stop_on_signals() -> Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+async fn http(config: &Config) -> Result<Option<TcpListener>> {
+    let Some(address) = config.metrics_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    Ok(Some(listener.with_context(|| {
+        format!("--metrics-listen: cannot listen on {address}; give another address, or off")
+    })?))
+}
+
+fn udp(address: SocketAddr) -> Result<UdpSocket> {
+    let bound = match UdpSocket::bind(address) {
+        // A host without IPv6: any address is any IPv4 address then.
+        Err(error)
+            if address.is_ipv6()
+                && address.ip().is_unspecified()
+                && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
+        {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        other => other,
+    };
+    let socket = bound.with_context(|| format!("cannot listen on {address}/udp"))?;
+    enlarge(&socket).unwrap_or_else(|error| tracing::debug!(%error, "the receive buffer stays"));
+    Ok(socket)
+}
+
+fn enlarge(socket: &UdpSocket) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER)?)
+}

@@ -1,0 +1,206 @@
+//! Configuration: flag before environment before file before default.
+
+use std::{
+    io,
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use cframe_protocol::{CONTROL_PORT, ENROLL_PORT};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// Where the file is, unless told otherwise.
+pub const FILE: &str = "/etc/cframe/controller.toml";
+/// Where the data is, unless told otherwise.
+pub const DATA_DIR: &str = "/var/lib/cframe/controller";
+/// Where metrics are served, unless told otherwise.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+/// What can be in the file. Unknown keys are errors: a slip must not pass for a default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// The data directory.
+    pub data_dir: Option<PathBuf>,
+    /// The control port's address.
+    pub control_listen: Option<SocketAddr>,
+    /// The enrolment port's address.
+    pub enroll_listen: Option<SocketAddr>,
+    /// The address of `/metrics`, `/healthz`, `/readyz`; `"off"` for none.
+    pub metrics_listen: Option<Metrics>,
+    /// How the log is written.
+    pub log_format: Option<LogFormat>,
+}
+
+/// Flags that several commands have.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Flags {
+    /// Configuration file [default: /etc/cframe/controller.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "CFRAME_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// Keys, certificates and the store [default: /var/lib/cframe/controller]
+    #[arg(long, value_name = "DIR", env = "CFRAME_DATA_DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// How the log is written [default: text]
+    #[arg(long, value_name = "FORMAT", env = "CFRAME_LOG_FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+    /// More of a log; RUST_LOG decides if it is set
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunFlags {
+    /// Where edges and admins connect [default: [::]:58422]
+    #[arg(long, value_name = "ADDRESS", env = "CFRAME_CONTROL_LISTEN")]
+    pub control_listen: Option<SocketAddr>,
+    /// Where edges enrol [default: [::]:58421]
+    #[arg(long, value_name = "ADDRESS", env = "CFRAME_ENROLL_LISTEN")]
+    pub enroll_listen: Option<SocketAddr>,
+    /// Where /metrics, /healthz and /readyz are, or "off" [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS", env = "CFRAME_METRICS_LISTEN")]
+    pub metrics_listen: Option<Metrics>,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// An address for HTTP, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Metrics(pub Option<SocketAddr>);
+
+impl std::str::FromStr for Metrics {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let address = text.parse().map_err(|_| {
+            format!("{text:?} is neither an address like 127.0.0.1:9464 nor \"off\"")
+        })?;
+        Ok(Self(Some(address)))
+    }
+}
+
+impl TryFrom<String> for Metrics {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// What `run` runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// The control port's address.
+    pub control_listen: SocketAddr,
+    /// The enrolment port's address.
+    pub enroll_listen: SocketAddr,
+    /// HTTP's address, if it is wanted.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How the log is written.
+    pub log_format: LogFormat,
+}
+
+impl File {
+    /// Reads the file that was named, or else the usual one if it is there.
+    ///
+    /// # Errors
+    /// If a named file is missing, or it cannot be read or understood.
+    pub fn load(named: Option<&Path>) -> Result<Self> {
+        let path = named.unwrap_or(Path::new(FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        Self::parse(&text).with_context(|| format!("{} cannot be used", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        // toml's message has several lines; the last of them says what is wrong.
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+            let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            anyhow::anyhow!("{place}{}", error.message().replace('\n', " "))
+        })
+    }
+}
+
+impl Config {
+    /// Puts flags (with the environment already in them), file and defaults together.
+    pub fn resolve(flags: &Flags, run: &RunFlags, file: File) -> Self {
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let metrics = run.metrics_listen.or(file.metrics_listen);
+        Self {
+            data_dir: flags
+                .data_dir
+                .clone()
+                .or(file.data_dir)
+                .unwrap_or_else(|| PathBuf::from(DATA_DIR)),
+            control_listen: run
+                .control_listen
+                .or(file.control_listen)
+                .unwrap_or_else(|| any(CONTROL_PORT)),
+            enroll_listen: run
+                .enroll_listen
+                .or(file.enroll_listen)
+                .unwrap_or_else(|| any(ENROLL_PORT)),
+            metrics_listen: metrics.map_or(Some(METRICS), |metrics| metrics.0),
+            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let file = File::parse(
+            "data_dir = \"/file\"\ncontrol_listen = \"127.0.0.1:1\"\nmetrics_listen = \"off\"\n",
+        )
+        .unwrap();
+        let run = RunFlags { control_listen: "127.0.0.1:2".parse().ok(), ..RunFlags::default() };
+        let config = Config::resolve(&Flags::default(), &run, file);
+        assert_eq!(config.control_listen.port(), 2);
+        assert_eq!(config.data_dir, Path::new("/file"));
+        assert_eq!(config.enroll_listen.to_string(), "[::]:58421");
+        assert_eq!(config.metrics_listen, None);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = File::parse("data_dir = \"/x\"\ncontrol_listne = \"[::]:1\"\n").unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("line 2") && text.contains("control_listne"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn the_metrics_default_is_local() {
+        let config = Config::resolve(&Flags::default(), &RunFlags::default(), File::default());
+        assert_eq!(config.metrics_listen.unwrap().to_string(), "127.0.0.1:9464");
+    }
+}

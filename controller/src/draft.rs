@@ -1,0 +1,126 @@
+//! A write on its way: the decision that was taken upon a [`State`], as a transaction.
+//!
+//! Whatever changes a namespace's desired state compares the namespace's record and counts its revision
+//! up, so that of two writers who decided upon the same state one has to decide again. Whatever issues a
+//! certificate compares the record too, so that it never slips past a revocation.
+
+use cframe_pki::{
+    Serial,
+    bundle::DenyEntry,
+    identity::{Label, Role},
+};
+use serde::Serialize;
+
+use crate::{
+    model::{Namespace, State, Stored},
+    record::{self, Key},
+    store::{Compare, Op, Revision, Txn},
+};
+
+/// A decided write.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// What is to happen.
+    pub txn: Txn,
+    /// What the caller should look at twice.
+    pub warnings: Vec<String>,
+    /// The namespace whose version answers for the write.
+    pub namespace: Option<Label>,
+}
+
+impl Draft {
+    /// A write in a namespace: compares its record.
+    pub fn within(name: &Label, space: &Namespace) -> Self {
+        let mut draft = Self { namespace: Some(name.clone()), ..Self::default() };
+        draft.compare(Key::Namespace(name.clone()), space.modified);
+        draft
+    }
+
+    /// Demands that a key is as the decision saw it; 0 for absent.
+    pub fn compare(&mut self, key: Key, modified: Revision) {
+        let compare = Compare { key: key.to_string(), modified };
+        if !self.txn.compares.contains(&compare) {
+            self.txn.compares.push(compare);
+        }
+    }
+
+    /// Sets a record.
+    pub fn put<T: Serialize>(&mut self, key: Key, record: &T) {
+        let (key, value) = (key.to_string(), record::encode(record));
+        debug_assert!(self.txn.ops.iter().all(|op| op.key() != key), "{key} is written twice");
+        self.txn.ops.push(Op::Put { key, value });
+    }
+
+    /// Removes a record.
+    pub fn delete(&mut self, key: Key) {
+        self.txn.ops.push(Op::Delete { key: key.to_string() });
+    }
+
+    /// Counts a namespace's revision up, unless that is done.
+    pub fn bump(&mut self, name: &Label, space: &Namespace) {
+        self.bump_as(name, space, space.record.clone());
+    }
+
+    /// The same with other contents of the namespace's record.
+    pub fn bump_as(&mut self, name: &Label, space: &Namespace, mut record: record::Namespace) {
+        let key = Key::Namespace(name.clone());
+        self.compare(key.clone(), space.modified);
+        if self.writes(&key) {
+            return;
+        }
+        record.revision = space.record.revision + 1;
+        self.put(key, &record);
+    }
+
+    /// Counts the mesh's revision up, with other contents of its record.
+    pub fn bump_mesh(&mut self, mesh: &Stored<record::Mesh>, mut record: record::Mesh) {
+        self.compare(Key::Mesh, mesh.modified);
+        if self.writes(&Key::Mesh) {
+            return;
+        }
+        record.revision = mesh.record.revision + 1;
+        self.put(Key::Mesh, &record);
+    }
+
+    /// Denies a certificate. What follows of it for the desired state is counted too.
+    pub fn deny(&mut self, state: &State, serial: Serial, cert: &record::Cert, at: u64, why: &str) {
+        if state.denied.contains_key(&serial) || self.writes(&Key::Denied(serial)) {
+            return;
+        }
+        let entry = DenyEntry {
+            id: cert.id.clone(),
+            serial,
+            spki: cert.spki,
+            expires: cert.not_after,
+        };
+        self.compare(Key::Denied(serial), 0);
+        self.put(Key::Denied(serial), &record::Denied { entry, at, reason: why.to_owned() });
+        self.concern(state, &cert.id.role);
+    }
+
+    /// Counts up what a change of the deny-list about this holder changes.
+    pub fn concern(&mut self, state: &State, holder: &Role) {
+        match holder {
+            Role::Edge { namespace, .. } => {
+                // A namespace that goes in the same write needs no new revision.
+                if let Some(space) = state.namespaces.get(namespace)
+                    && !self.writes(&Key::Namespace(namespace.clone()))
+                {
+                    self.bump(namespace, space);
+                }
+            }
+            Role::Controller { .. } => self.bump_mesh(&state.mesh, state.mesh.record.clone()),
+            Role::Admin { .. } => {}
+        }
+    }
+
+    /// Whether nothing is to happen.
+    pub fn is_empty(&self) -> bool {
+        self.txn.ops.is_empty()
+    }
+
+    fn writes(&self, key: &Key) -> bool {
+        let key = key.to_string();
+        self.txn.ops.iter().any(|op| op.key() == key)
+    }
+}

@@ -1,0 +1,226 @@
+//! Which edges have a session with this controller, and what is known of those that had.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use cframe_pki::{identity::Label, verifier::PeerIdentity};
+use cframe_protocol::v1::{EdgeLiveness, GoodbyeReason, LinkReport, Report, Version};
+use tokio::sync::{mpsc, watch};
+
+/// Orders that wait for a session: one of a kind is enough.
+const ORDERS: usize = 4;
+
+/// All sessions. The lock is held for look-ups and never across an await.
+#[derive(Debug)]
+pub struct Registry {
+    edges: Mutex<HashMap<(Label, Label), Edge>>,
+    /// Counts what a waiting call looks at: acknowledgements, arrivals, departures.
+    progress: watch::Sender<u64>,
+    /// Edges that were here before this controller was, are offline since then.
+    started: u64,
+    next: std::sync::atomic::AtomicU64,
+}
+
+#[derive(Debug)]
+struct Edge {
+    session: Option<Handle>,
+    seen: Seen,
+}
+
+#[derive(Debug)]
+struct Handle {
+    number: u64,
+    peer: PeerIdentity,
+    orders: mpsc::Sender<Order>,
+    end: watch::Sender<Option<GoodbyeReason>>,
+}
+
+/// What a session is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Have the edge renew its certificate.
+    RenewNow,
+}
+
+/// What is known of an edge that has, or had, a session here.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Whether it has one now.
+    pub online: bool,
+    /// Since when, in Unix seconds.
+    pub since: u64,
+    /// The edge's software.
+    pub software: String,
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// What it has applied.
+    pub applied: Option<Version>,
+    /// Its links, as last reported.
+    pub links: Vec<LinkReport>,
+}
+
+/// A session's place in the registry; it is given up when this is dropped.
+pub struct Entry<'a> {
+    registry: &'a Registry,
+    key: (Label, Label),
+    number: u64,
+    now: crate::mesh::Clock,
+    /// What the session is asked to do.
+    pub orders: mpsc::Receiver<Order>,
+    /// Why it is to end.
+    pub end: watch::Receiver<Option<GoodbyeReason>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            edges: Mutex::default(),
+            progress: watch::channel(0).0,
+            started: cframe_pki::unix_now(),
+            next: std::sync::atomic::AtomicU64::new(1),
+        }
+    }
+}
+
+impl Registry {
+    /// Takes a session in. One that the edge has already is told that it is replaced.
+    pub fn enter(
+        &self,
+        key: (Label, Label),
+        peer: PeerIdentity,
+        seen: Seen,
+        now: crate::mesh::Clock,
+    ) -> Entry<'_> {
+        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (orders, to_do) = mpsc::channel(ORDERS);
+        let (end, why) = watch::channel(None);
+        let handle = Handle { number, peer, orders, end };
+        let before = self.lock().insert(key.clone(), Edge { session: Some(handle), seen });
+        if let Some(Handle { end, .. }) = before.and_then(|edge| edge.session) {
+            finish(&end, GoodbyeReason::Replaced);
+        }
+        self.tick();
+        Entry { registry: self, key, number, now, orders: to_do, end: why }
+    }
+
+    /// Forgets an edge that is gone, and ends its session.
+    pub fn remove(&self, namespace: &Label, edge: &Label) {
+        let gone = self.lock().remove(&(namespace.clone(), edge.clone()));
+        if let Some(Handle { end, .. }) = gone.and_then(|edge| edge.session) {
+            finish(&end, GoodbyeReason::Removed);
+        }
+        self.tick();
+    }
+
+    /// Ends the sessions of those peers.
+    pub fn close_where(&self, peers: impl Fn(&PeerIdentity) -> bool, reason: GoodbyeReason) {
+        for edge in self.lock().values() {
+            if let Some(session) = edge.session.as_ref().filter(|session| peers(&session.peer)) {
+                finish(&session.end, reason);
+            }
+        }
+    }
+
+    /// Gives an edge's session an order; false if it has none here.
+    pub fn order(&self, namespace: &Label, edge: &Label, order: Order) -> bool {
+        let edges = self.lock();
+        let session =
+            edges.get(&(namespace.clone(), edge.clone())).and_then(|edge| edge.session.as_ref());
+        // A full queue holds the same order already.
+        session.is_some_and(|session| {
+            !matches!(session.orders.try_send(order), Err(mpsc::error::TrySendError::Closed(_)))
+        })
+    }
+
+    /// What is known of an edge.
+    pub fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
+        self.lock().get(&(namespace.clone(), edge.clone())).map(|edge| edge.seen.clone())
+    }
+
+    /// How an edge is to be shown.
+    pub fn liveness(&self, seen: Option<&Seen>, enrolled: bool) -> EdgeLiveness {
+        match seen {
+            Some(Seen { online: true, since, .. }) => EdgeLiveness::Online { since: *since },
+            Some(Seen { since, .. }) => EdgeLiveness::Offline { since: *since },
+            None if enrolled => EdgeLiveness::Offline { since: self.started },
+            None => EdgeLiveness::NeverSeen,
+        }
+    }
+
+    /// Those of a namespace's edges that have a session, each with what it has applied.
+    pub fn online(&self, namespace: &Label) -> Vec<(Label, Option<Version>)> {
+        let edges = self.lock();
+        let of = edges.iter().filter(|((space, _), edge)| space == namespace && edge.seen.online);
+        of.map(|((_, name), edge)| (name.clone(), edge.seen.applied)).collect()
+    }
+
+    /// The number of sessions.
+    pub fn count(&self) -> usize {
+        self.lock().values().filter(|edge| edge.session.is_some()).count()
+    }
+
+    /// Word of anything that [`online`](Self::online) shows.
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    fn tick(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Label, Label), Edge>> {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry<'_> {
+    /// The edge has applied a version.
+    pub fn applied(&self, version: Version) {
+        self.update(|seen| seen.applied = Some(version));
+        self.registry.tick();
+    }
+
+    /// The edge has reported.
+    pub fn reported(&self, report: Report) {
+        self.update(|seen| seen.links = report.links);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Seen)) {
+        let mut edges = self.registry.lock();
+        if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
+            change(&mut edge.seen);
+        }
+    }
+
+    fn owns(&self, edge: &Edge) -> bool {
+        edge.session.as_ref().is_some_and(|session| session.number == self.number)
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let now = (self.now)();
+        let mut edges = self.registry.lock();
+        if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
+            edge.session = None;
+            edge.seen.online = false;
+            edge.seen.since = now;
+        }
+        drop(edges);
+        self.registry.tick();
+    }
+}
+
+/// The first reason stands.
+fn finish(end: &watch::Sender<Option<GoodbyeReason>>, reason: GoodbyeReason) {
+    end.send_if_modified(|why| {
+        let first = why.is_none();
+        if first {
+            *why = Some(reason);
+        }
+        first
+    });
+}

@@ -1,0 +1,36 @@
+//! `cfctl status` and `cfctl version`
+
+use cframe_protocol::v1::{Call, Reply};
+
+use crate::{
+    controller::{Controller, kind, one},
+    failure::{Exit, Failure},
+    session::Session,
+    view::{Status, Versions},
+};
+
+pub(super) async fn status<C: Controller>(
+    session: &mut Session<'_, '_, C>,
+) -> Result<Exit, Failure> {
+    let status = Status::from(one(session.ask(Call::Status).await?, kind!(Status))?);
+    session.console.answer(&status)?;
+    Ok(if status.healthy { Exit::Done } else { Exit::Unhealthy })
+}
+
+pub(super) async fn version<C: Controller>(
+    session: &mut Session<'_, '_, C>,
+) -> Result<Exit, Failure> {
+    let (software, protocol) = one(session.ask(Call::Version).await?, |reply| {
+        if let Reply::Version { software, protocol } = reply {
+            Some((software, protocol))
+        } else {
+            None
+        }
+    })?;
+    session.console.answer(&Versions {
+        client: env!("CARGO_PKG_VERSION"),
+        controller: Some(software),
+        protocol: Some(protocol),
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,202 @@
+//! A controller over the network.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use cframe_pki::{
+    tls::{self, LiveCredentials},
+    verifier::{PeerVerifier, Policy},
+};
+use cframe_protocol::{
+    session::{AdminConnection, CallFailure, Client, CloseCode, Replies},
+    v1::{Call, Endpoint, ErrorCode, Reply},
+};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::{
+    context::Context,
+    controller::Controller,
+    failure::{Exit, Failure},
+    moment::short,
+};
+
+/// The controllers of a context. The first call connects to one of them, and those that follow use
+/// the same connection.
+pub struct Remote {
+    name: String,
+    client: Client,
+    limit: Duration,
+    connection: Option<AdminConnection>,
+}
+
+impl Remote {
+    /// With the certificate of a context; `limit` is for each call.
+    ///
+    /// # Errors
+    /// When the context's certificate, key or roots are malformed.
+    pub fn new(name: &str, context: &Context, limit: Duration) -> Result<Self, Failure> {
+        let named = || format!("context {name}");
+        let credentials = context.credentials().with_context(named)?;
+        let credentials =
+            LiveCredentials::new(credentials).map_err(anyhow::Error::from).with_context(named)?;
+        let verifier = PeerVerifier::new(context.trust().with_context(named)?, Policy::Controller);
+        let config = tls::control_client(&credentials, verifier);
+        Ok(Self {
+            name: name.to_owned(),
+            client: Client::new(context.controllers.clone(), Arc::new(config)),
+            limit,
+            connection: None,
+        })
+    }
+
+    /// Ends the connection, if there is one.
+    pub async fn close(&mut self) {
+        // Long enough for the word to leave this host. Its acknowledgement is worth no waiting.
+        const FAREWELL: Duration = Duration::from_millis(20);
+        if let Some(connection) = self.connection.take() {
+            let _ = timeout(FAREWELL, connection.close()).await;
+        }
+    }
+
+    async fn open(&mut self, call: Call, dry_run: bool) -> Result<Replies, CallFailure> {
+        let started = Instant::now();
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let connection = AdminConnection::connect(&self.client).await?;
+                debug!(context = self.name, elapsed = ?started.elapsed(), "connected");
+                connection
+            }
+        };
+        debug!(call = call.name(), dry_run, "asking");
+        self.connection.insert(connection).call(call, dry_run).await
+    }
+
+    fn failure(&self, failure: CallFailure) -> Failure {
+        describe(&self.name, failure)
+    }
+
+    fn late(&self, limit: Duration) -> Failure {
+        let limit = short(limit);
+        if self.connection.is_some() {
+            let message = format!("the controller has not answered within {limit}");
+            return Failure::new(Exit::Unreachable, message)
+                .hint("a change may have been made; look before you repeat it");
+        }
+        let addresses: Vec<&str> = self.client.addresses.iter().map(Endpoint::as_str).collect();
+        let message = format!(
+            "no controller of context {} has answered within {limit}: tried {}",
+            self.name,
+            addresses.join(", ")
+        );
+        Failure::new(Exit::Unreachable, message).hint(UNREACHABLE)
+    }
+}
+
+const UNREACHABLE: &str =
+    "is the controller running, and does a firewall let its UDP port through?";
+
+impl Controller for Remote {
+    async fn call(&mut self, call: Call, dry_run: bool) -> Result<Vec<Reply>, Failure> {
+        let limit = self.limit;
+        let answer =
+            timeout(limit, async { self.open(call, dry_run).await?.collect().await }).await;
+        match answer {
+            Ok(answer) => answer.map_err(|failure| self.failure(failure)),
+            Err(_) => Err(self.late(limit)),
+        }
+    }
+
+    async fn watch(&mut self, call: Call, each: &mut dyn FnMut(Reply)) -> Result<(), Failure> {
+        // The controller ends it in time; this is for one that is gone.
+        let limit = self.limit + Duration::from_secs(5);
+        let watched = timeout(limit, async {
+            let mut replies = self.open(call, false).await?;
+            while let Some(reply) = replies.next().await? {
+                each(reply);
+            }
+            Ok(())
+        })
+        .await;
+        match watched {
+            // How a controller says that the time is over. What has come until then tells the rest.
+            Ok(Err(CallFailure::Refused(error))) if error.code == ErrorCode::Unavailable => Ok(()),
+            Ok(answer) => answer.map_err(|failure| self.failure(failure)),
+            Err(_) => Err(self.late(limit)),
+        }
+    }
+
+    async fn rest(&mut self) {
+        self.close().await;
+    }
+}
+
+/// What a failed call means for the caller. A refusal says it itself; all else is a controller that
+/// can't be had.
+fn describe(context: &str, failure: CallFailure) -> Failure {
+    const REPEAT: &str = "a change may have been made; look before you repeat it";
+    match failure {
+        CallFailure::Refused(error) => error.into(),
+        CallFailure::Unreachable(unreachable) => {
+            let message = format!("context {context}: {unreachable}");
+            Failure::new(Exit::Unreachable, message).hint(UNREACHABLE)
+        }
+        CallFailure::Lost(error) => match CloseCode::of(&error) {
+            Some(CloseCode::Revoked | CloseCode::Removed) => {
+                let message = format!("the certificate of context {context} is revoked");
+                Failure::new(Exit::NotAllowed, message)
+                    .hint("have another admin run `cfctl admin add NAME --out FILE`")
+            }
+            Some(CloseCode::Busy | CloseCode::Shutdown) => {
+                let message = format!("the controller has hung up: {error}");
+                Failure::new(Exit::Unreachable, message).hint("try again")
+            }
+            Some(CloseCode::Done | CloseCode::Protocol) | None => {
+                Failure::new(Exit::Unreachable, CallFailure::Lost(error).to_string()).hint(REPEAT)
+            }
+        },
+        late @ CallFailure::TimedOut(_) => {
+            Failure::new(Exit::Unreachable, late.to_string()).hint(REPEAT)
+        }
+        CallFailure::Protocol(reason) => {
+            let message = format!("the controller's answer cannot be read: {reason}");
+            Failure::new(Exit::Error, message).hint("compare the versions: cfctl version")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cframe_protocol::{session::Unreachable, v1::CallError};
+
+    use super::*;
+
+    fn lost(code: CloseCode) -> CallFailure {
+        let close = quinn::ApplicationClose { error_code: code.into(), reason: Vec::new().into() };
+        CallFailure::Lost(quinn::ConnectionError::ApplicationClosed(close))
+    }
+
+    #[test]
+    fn every_way_to_fail_has_its_exit_code() {
+        let refused = CallError::new(ErrorCode::Conflict, "clash");
+        for (failure, exit) in [
+            (CallFailure::Refused(refused), Exit::Conflict),
+            (CallFailure::Unreachable(Unreachable { attempts: Vec::new() }), Exit::Unreachable),
+            (lost(CloseCode::Revoked), Exit::NotAllowed),
+            (lost(CloseCode::Removed), Exit::NotAllowed),
+            (lost(CloseCode::Busy), Exit::Unreachable),
+            (lost(CloseCode::Shutdown), Exit::Unreachable),
+            (lost(CloseCode::Protocol), Exit::Unreachable),
+            (CallFailure::Lost(quinn::ConnectionError::TimedOut), Exit::Unreachable),
+            (CallFailure::TimedOut(Duration::from_secs(1)), Exit::Unreachable),
+            (CallFailure::Protocol("x".into()), Exit::Error),
+        ] {
+            let text = format!("{failure:?}");
+            assert_eq!(describe("corp", failure).exit, exit, "{text}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Tables that people can read and awk can split.
+
+use std::fmt::Write as _;
+
+use crate::failure::printable;
+
+/// What a cell says about its thing; shown as a colour where colours are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing in particular.
+    #[default]
+    Plain,
+    /// As it should be.
+    Good,
+    /// Not as it should be.
+    Bad,
+    /// Worth a look.
+    Doubtful,
+}
+
+impl Tone {
+    /// Wraps the text in the escape sequences of this tone (ECMA-48 SGR).
+    pub(crate) fn paint(self, text: &str) -> String {
+        let code = match self {
+            Self::Plain => return text.to_owned(),
+            Self::Good => 32,
+            Self::Bad => 31,
+            Self::Doubtful => 33,
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+
+    /// [`paint`](Self::paint) where colours are on.
+    pub(crate) fn paint_if(self, color: bool, text: &str) -> String {
+        if color { self.paint(text) } else { text.to_owned() }
+    }
+}
+
+/// The text of one column in one row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl Cell {
+    /// A cell; nothing is shown as `-`.
+    pub fn new(text: impl ToString) -> Self {
+        Self { text: text.to_string(), tone: Tone::Plain }
+    }
+
+    /// A cell that may be missing.
+    pub fn option(text: Option<impl ToString>) -> Self {
+        text.map_or_else(Self::default, Self::new)
+    }
+
+    /// A list, joined by commas.
+    pub fn list(items: impl IntoIterator<Item = impl ToString>) -> Self {
+        let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+        Self::new(items.join(","))
+    }
+
+    /// The same with a tone.
+    #[must_use]
+    pub fn tone(self, tone: Tone) -> Self {
+        Self { tone, ..self }
+    }
+
+    /// The text as it is shown: one word unless `free`, and never nothing.
+    fn shown(&self, free: bool) -> String {
+        let text = printable(self.text.trim());
+        if text.is_empty() {
+            "-".to_owned()
+        } else if free {
+            text.into_owned()
+        } else {
+            text.replace(char::is_whitespace, "_")
+        }
+    }
+}
+
+/// Columns aligned by two spaces at least, one word per cell, without lines or frames. Only the last
+/// column may hold several words.
+#[derive(Debug)]
+pub struct Table {
+    header: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(header: impl Into<Vec<&'static str>>) -> Self {
+        Self { header: header.into(), rows: Vec::new() }
+    }
+
+    /// Adds a row; it has as many cells as the header.
+    pub fn push(&mut self, row: Vec<Cell>) {
+        debug_assert_eq!(row.len(), self.header.len());
+        self.rows.push(row);
+    }
+
+    /// The rows as lines, each ended, with the header first.
+    pub fn render(&self, color: bool) -> String {
+        let last = self.header.len().saturating_sub(1);
+        let mut lines = vec![self.header.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
+        for row in &self.rows {
+            lines.push(row.iter().enumerate().map(|(i, cell)| cell.shown(i == last)).collect());
+        }
+        let widths: Vec<usize> = (0..self.header.len())
+            .map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0))
+            .collect();
+        let mut out = String::new();
+        for (number, line) in lines.iter().enumerate() {
+            for (i, text) in line.iter().enumerate() {
+                let tone = number.checked_sub(1).map_or(Tone::Plain, |row| self.rows[row][i].tone);
+                out.push_str(&tone.paint_if(color, text));
+                if i != last {
+                    let gap = widths[i] - text.chars().count() + 2;
+                    let _ = write!(out, "{:gap$}", "");
+                }
+            }
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The only row, as one line per column: the column's name and the cell.
+    pub fn render_upright(&self, color: bool) -> String {
+        let mut upright = String::new();
+        let width = self.header.iter().map(|name| name.len()).max().unwrap_or(0) + 2;
+        for row in &self.rows {
+            for (name, cell) in self.header.iter().zip(row) {
+                let text = cell.shown(true);
+                let text = cell.tone.paint_if(color, &text);
+                let _ = writeln!(upright, "{name:width$}{text}");
+            }
+        }
+        upright
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Table {
+        let mut table = Table::new(["NAME", "STATE", "ABOUT"]);
+        table.push(vec![
+            Cell::new("aws-hk"),
+            Cell::new("online").tone(Tone::Good),
+            Cell::new("the first one"),
+        ]);
+        table.push(vec![Cell::new("a b"), Cell::option(None::<String>), Cell::new("")]);
+        table
+    }
+
+    #[test]
+    fn columns_line_up_and_no_cell_is_empty() {
+        assert_eq!(
+            sample().render(false),
+            "NAME    STATE   ABOUT\n\
+             aws-hk  online  the first one\n\
+             a_b     -       -\n"
+        );
+    }
+
+    #[test]
+    fn colour_does_not_move_a_column() {
+        let painted = sample().render(true);
+        assert!(
+            painted.contains("aws-hk  \u{1b}[32monline\u{1b}[0m  the first one"),
+            "{painted:?}"
+        );
+        let plain = painted.replace("\u{1b}[32m", "").replace("\u{1b}[0m", "");
+        assert_eq!(plain, sample().render(false));
+    }
+
+    #[test]
+    fn one_thing_stands_upright() {
+        let mut table = Table::new(["NAME", "ENDPOINT"]);
+        table.push(vec![Cell::new("aws-hk"), Cell::list(["a:1", "b:2"])]);
+        assert_eq!(table.render_upright(false), "NAME      aws-hk\nENDPOINT  a:1,b:2\n");
+    }
+
+    #[test]
+    fn a_cell_from_an_edge_cannot_drive_the_terminal() {
+        let mut table = Table::new(["SOFTWARE", "X"]);
+        table.push(vec![Cell::new("1.0\u{1b}]0;evil\u{7}"), Cell::new(1)]);
+        assert!(!table.render(false).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,239 @@
+//! Values of flags, checked here so that a slip is told before anything is sent.
+//!
+//! Only the form is checked; whether a prefix overlaps or may be used is the controller's to say.
+
+use std::{net::IpAddr, time::Duration};
+
+use cframe_pki::{
+    Fingerprint, ParseHexError, Serial,
+    identity::{Label, NameError},
+};
+use cframe_protocol::v1::{Endpoint, EndpointError};
+use ipnet::IpNet;
+
+/// The longest life of a join token.
+pub const LONGEST_TOKEN: Duration = Duration::from_secs(24 * 3600);
+
+/// A name: one DNS label.
+///
+/// # Errors
+/// Which rule it breaks.
+pub fn label(text: &str) -> Result<Label, NameError> {
+    text.parse()
+}
+
+/// A name, or none for an empty text. A type of its own because clap reads `Option` as "may be
+/// left out".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionalLabel(pub Option<Label>);
+
+/// A name, or an empty text.
+///
+/// # Errors
+/// As [`label`].
+pub fn optional_label(text: &str) -> Result<OptionalLabel, NameError> {
+    if text.is_empty() { Ok(OptionalLabel(None)) } else { label(text).map(Some).map(OptionalLabel) }
+}
+
+/// `HOST:PORT`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn endpoint(text: &str) -> Result<Endpoint, EndpointError> {
+    text.parse()
+}
+
+/// A certificate's serial in hex; capitals and colons, as openssl prints it, are fine.
+///
+/// # Errors
+/// When it is not 32 hex digits.
+pub fn serial(text: &str) -> Result<Serial, ParseHexError> {
+    text.replace(':', "").to_ascii_lowercase().parse()
+}
+
+/// A public key's SHA-256 in hex; capitals and colons are fine.
+///
+/// # Errors
+/// When it is not 64 hex digits.
+pub fn fingerprint(text: &str) -> Result<Fingerprint, ParseHexError> {
+    text.replace(':', "").to_ascii_lowercase().parse()
+}
+
+/// A network with no host bits set.
+///
+/// # Errors
+/// What is wrong, and what was probably meant.
+pub fn cidr(text: &str) -> Result<IpNet, String> {
+    let Some((address, length)) = text.split_once('/') else {
+        return Err(match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => format!("it has no length; for this one address write {text}/32"),
+            Ok(IpAddr::V6(_)) => format!("it has no length; for this one address write {text}/128"),
+            Err(_) => "expected ADDRESS/LENGTH, such as 10.2.0.0/16 or fd00:60::/64".to_owned(),
+        });
+    };
+    let ip: IpAddr = address.parse().map_err(|_| {
+        format!("{address:?} is not an IP address; expected such as 10.2.0.0/16 or fd00:60::/64")
+    })?;
+    let longest = if ip.is_ipv4() { 32 } else { 128 };
+    let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    let net = length
+        .parse()
+        .ok()
+        .filter(|_| digits)
+        .and_then(|length| IpNet::new(ip, length).ok())
+        .ok_or_else(|| format!("{length:?} is not a length from 0 to {longest}"))?;
+    match net.trunc() {
+        network if network == net => Ok(net),
+        network => Err(format!("it has host bits set; did you mean {network}?")),
+    }
+}
+
+/// A length of time such as `500ms`, `90s`, `1h30m` or `2d`; not nothing.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const FORM: &str = "expected such as 500ms, 90s, 1h30m or 2d";
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at(span(rest, |byte| byte.is_ascii_digit()));
+        let (unit, tail) = tail.split_at(span(tail, |byte| byte.is_ascii_alphabetic()));
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            "" if !number.is_empty() && tail.is_empty() => {
+                return Err(format!("it has no unit; did you mean {text}s?"));
+            }
+            _ => return Err(FORM.to_owned()),
+        };
+        let number: u64 = number.parse().map_err(|_| FORM.to_owned())?;
+        let part = number.checked_mul(millis).map(Duration::from_millis);
+        total = part.and_then(|part| total.checked_add(part)).ok_or("it is too long")?;
+        rest = tail;
+    }
+    if total.is_zero() {
+        Err(format!("it must not be empty or nothing; {FORM}"))
+    } else {
+        Ok(total)
+    }
+}
+
+fn span(text: &str, holds: impl Fn(u8) -> bool) -> usize {
+    text.bytes().take_while(|byte| holds(*byte)).count()
+}
+
+/// A token's life: 1 s to [`LONGEST_TOKEN`].
+///
+/// # Errors
+/// What is wrong with it.
+pub fn token_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if ttl < Duration::from_secs(1) {
+        Err("a token must live for at least 1s".to_owned())
+    } else if ttl > LONGEST_TOKEN {
+        Err("a token may live for 24h at most; make one when it is needed".to_owned())
+    } else {
+        Ok(ttl)
+    }
+}
+
+/// The MTU of TUN devices.
+///
+/// # Errors
+/// When it is not from 1280 (RFC 8200 §5) to 1500.
+pub fn tun_mtu(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(mtu @ 1280..=1500) => Ok(mtu),
+        Ok(_) | Err(_) => Err("it must be a number from 1280 to 1500".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_network_with_host_bits_is_answered_with_the_one_that_was_meant() {
+        assert_eq!(
+            cidr("10.2.3.4/16").unwrap_err(),
+            "it has host bits set; did you mean 10.2.0.0/16?"
+        );
+        assert_eq!(
+            cidr("fd00::1/64").unwrap_err(),
+            "it has host bits set; did you mean fd00::/64?"
+        );
+        assert_eq!(cidr("10.2.0.0/16").unwrap().to_string(), "10.2.0.0/16");
+    }
+
+    #[test]
+    fn a_network_says_what_it_lacks() {
+        for (text, expected) in [
+            ("10.2.0.1", "write 10.2.0.1/32"),
+            ("fd00::1", "write fd00::1/128"),
+            ("prod", "expected ADDRESS/LENGTH"),
+            ("10.2.0/16", "\"10.2.0\" is not an IP address"),
+            ("10.2.0.0/33", "from 0 to 32"),
+            ("10.2.0.0/", "from 0 to 32"),
+            ("10.2.0.0/+8", "from 0 to 32"),
+            ("fd00::/129", "from 0 to 128"),
+        ] {
+            let error = cidr(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_add_up() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in [
+            "",
+            "0s",
+            "s",
+            "1y",
+            "1h x",
+            "-1s",
+            "1.5h",
+            "99999999999999999999s",
+            "9999999999999999d",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("10").unwrap_err(), "it has no unit; did you mean 10s?");
+    }
+
+    #[test]
+    fn tokens_live_for_a_day_at_most() {
+        assert!(token_ttl("24h").is_ok());
+        assert!(token_ttl("25h").unwrap_err().contains("24h at most"));
+        assert!(token_ttl("10ms").is_err());
+    }
+
+    #[test]
+    fn a_serial_may_be_written_as_openssl_does() {
+        let plain = serial("0a1b2c3d4e5f60718293a4b5c6d7e8f9").unwrap();
+        assert_eq!(serial("0A:1B:2C:3D:4E:5F:60:71:82:93:A4:B5:C6:D7:E8:F9").unwrap(), plain);
+        assert!(serial("0a").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in "\\PC{0,40}") {
+            let _ = (cidr(&text), duration(&text), token_ttl(&text), tun_mtu(&text));
+            let _ = (serial(&text).is_ok(), optional_label(&text).is_ok());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Edges, their links, and routes.
+
+use std::net::SocketAddr;
+
+use cframe_protocol::v1::{EdgeLiveness, EdgeRow, Endpoint, LinkReport, RouteRow, Version};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::Row;
+use crate::{
+    moment::Moment,
+    table::{Cell, Table, Tone},
+};
+
+/// An edge.
+#[derive(Debug, Serialize)]
+pub struct Edge {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether a controller has a session with it.
+    pub state: EdgeStateName,
+    /// Since when it is in this state; `null` if never seen.
+    pub since: Option<Moment>,
+    /// The networks behind it, without those of routes.
+    pub cidrs: Vec<IpNet>,
+    /// Where it is dialled; empty if it only dials out.
+    pub endpoints: Vec<Endpoint>,
+    /// A line for people, may be empty.
+    pub description: String,
+    /// Where its last session came from.
+    pub address: Option<SocketAddr>,
+    /// The state that it has applied.
+    pub applied: Option<Version>,
+    /// When its certificate expires.
+    pub cert_expires: Option<Moment>,
+    /// Version of its software; `null` if never seen.
+    pub software: Option<String>,
+    /// Its links, as it last reported them.
+    pub links: Vec<Link>,
+}
+
+/// Whether a controller has a session with an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EdgeStateName {
+    /// Yes.
+    Online,
+    /// No longer.
+    Offline,
+    /// Not yet: nothing has joined as this edge.
+    NeverSeen,
+}
+
+/// A link, as one of its ends sees it.
+#[derive(Debug, Serialize)]
+pub struct Link {
+    /// The edge at the other end.
+    pub peer: String,
+    /// Whether it carries traffic.
+    pub up: bool,
+    /// Since when it is up or down.
+    pub since: Moment,
+    /// Round-trip time in microseconds; `null` if not known.
+    pub rtt_us: Option<u32>,
+    /// Largest UDP payload that the path carries, in bytes; `null` if not known.
+    pub path_mtu: Option<u16>,
+}
+
+impl From<EdgeRow> for Edge {
+    fn from(row: EdgeRow) -> Self {
+        let (state, since) = match row.state {
+            EdgeLiveness::Online { since } => (EdgeStateName::Online, Some(since)),
+            EdgeLiveness::Offline { since } => (EdgeStateName::Offline, Some(since)),
+            EdgeLiveness::NeverSeen => (EdgeStateName::NeverSeen, None),
+        };
+        Self {
+            namespace: row.namespace.to_string(),
+            name: row.name.to_string(),
+            state,
+            since: since.map(Moment),
+            cidrs: row.cidrs,
+            endpoints: row.endpoints,
+            description: row.description,
+            address: row.address,
+            applied: row.applied,
+            cert_expires: row.cert_expires.map(Moment),
+            software: Some(row.software).filter(|software| !software.is_empty()),
+            links: row.links.into_iter().map(Link::from).collect(),
+        }
+    }
+}
+
+impl From<LinkReport> for Link {
+    fn from(link: LinkReport) -> Self {
+        Self {
+            peer: link.peer.to_string(),
+            up: link.up,
+            since: Moment(link.since_unix),
+            rtt_us: Some(link.rtt_us).filter(|rtt| *rtt != 0),
+            path_mtu: Some(link.path_mtu).filter(|mtu| *mtu != 0),
+        }
+    }
+}
+
+impl Edge {
+    /// `2/3`: links that are up, of all; `-` while there is no report.
+    fn links_cell(&self) -> Cell {
+        let up = self.links.iter().filter(|link| link.up).count();
+        match self.links.len() {
+            0 => Cell::default(),
+            all if up == all => Cell::new(format!("{up}/{all}")),
+            all => Cell::new(format!("{up}/{all}")).tone(Tone::Bad),
+        }
+    }
+}
+
+impl Row for Edge {
+    const COLUMNS: &'static [&'static str] = &[
+        "NAMESPACE",
+        "NAME",
+        "STATE",
+        "SINCE",
+        "LINKS",
+        "CIDR",
+        "ENDPOINT",
+        "ADDRESS",
+        "APPLIED",
+        "CERT",
+        "SOFTWARE",
+        "DESCRIPTION",
+    ];
+    const NARROW: usize = 7;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        let (state, tone) = match self.state {
+            EdgeStateName::Online => ("online", Tone::Good),
+            EdgeStateName::Offline => ("offline", Tone::Bad),
+            EdgeStateName::NeverSeen => ("never_seen", Tone::Doubtful),
+        };
+        vec![
+            Cell::new(&self.namespace),
+            Cell::new(&self.name),
+            Cell::new(state).tone(tone),
+            Cell::option(self.since.map(|since| since.age(now))),
+            self.links_cell(),
+            Cell::list(&self.cidrs),
+            Cell::list(&self.endpoints),
+            Cell::option(self.address),
+            Cell::option(self.applied),
+            Cell::option(self.cert_expires.map(|expires| expires.left(now))),
+            Cell::option(self.software.as_ref()),
+            Cell::new(&self.description),
+        ]
+    }
+
+    fn below(&self, now: u64, color: bool) -> String {
+        if self.links.is_empty() {
+            return String::new();
+        }
+        let mut table = Table::new(["PEER", "LINK", "SINCE", "RTT_MS", "PATH_MTU"]);
+        for link in &self.links {
+            let (state, tone) = if link.up { ("up", Tone::Good) } else { ("down", Tone::Bad) };
+            table.push(vec![
+                Cell::new(&link.peer),
+                Cell::new(state).tone(tone),
+                Cell::new(link.since.age(now)),
+                Cell::option(link.rtt_us.map(|rtt| format!("{:.1}", f64::from(rtt) / 1000.0))),
+                Cell::option(link.path_mtu),
+            ]);
+        }
+        format!("\n{}", table.render(color))
+    }
+}
+
+/// A network behind an edge, besides its own.
+#[derive(Debug, Serialize)]
+pub struct Route {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The network.
+    pub cidr: IpNet,
+    /// The edge that it lies behind.
+    pub edge: String,
+}
+
+impl From<RouteRow> for Route {
+    fn from(row: RouteRow) -> Self {
+        Self {
+            namespace: row.namespace.to_string(),
+            name: row.name.to_string(),
+            cidr: row.prefix,
+            edge: row.edge.to_string(),
+        }
+    }
+}
+
+impl Row for Route {
+    const COLUMNS: &'static [&'static str] = &["NAMESPACE", "NAME", "CIDR", "EDGE"];
+    const NARROW: usize = 4;
+
+    fn cells(&self, _now: u64) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.namespace),
+            Cell::new(&self.name),
+            Cell::new(self.cidr),
+            Cell::new(&self.edge),
+        ]
+    }
+}

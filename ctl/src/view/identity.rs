@@ -1,0 +1,327 @@
+//! Tokens, certificates, admins, and the trust bundle.
+
+use std::path::PathBuf;
+
+use cframe_pki::{bundle::TrustBundle, identity::Role};
+use cframe_protocol::v1::{AdminRow, CertRow, CertState, Enrolled, TokenMade, TokenRow};
+use serde::Serialize;
+
+use super::Row;
+use crate::{
+    console::Answer,
+    moment::Moment,
+    pem,
+    table::{Cell, Tone},
+};
+
+/// A join token that can still be used; never its secret.
+#[derive(Debug, Serialize)]
+pub struct Token {
+    /// Its namespace.
+    pub namespace: String,
+    /// The edge that a gateway becomes by it.
+    pub edge: String,
+    /// By this it is revoked.
+    pub id: String,
+    /// When it was made.
+    pub created: Moment,
+    /// When it expires.
+    pub expires: Moment,
+    /// Whether it is for an edge that has joined before.
+    pub rejoin: bool,
+    /// The admin who made it.
+    pub created_by: String,
+}
+
+impl From<TokenRow> for Token {
+    fn from(row: TokenRow) -> Self {
+        Self {
+            namespace: row.namespace.to_string(),
+            edge: row.edge.to_string(),
+            id: row.id,
+            created: Moment(row.created),
+            expires: Moment(row.expires),
+            rejoin: row.rejoin,
+            created_by: row.created_by,
+        }
+    }
+}
+
+impl Row for Token {
+    const COLUMNS: &'static [&'static str] =
+        &["NAMESPACE", "EDGE", "ID", "EXPIRES", "REJOIN", "CREATED", "CREATED_BY"];
+    const NARROW: usize = 5;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.namespace),
+            Cell::new(&self.edge),
+            Cell::new(&self.id),
+            Cell::new(self.expires.left(now)),
+            Cell::new(if self.rejoin { "yes" } else { "no" }),
+            Cell::new(self.created.age(now)),
+            Cell::new(&self.created_by),
+        ]
+    }
+}
+
+/// A join token that was just made. The only answer that has the secret.
+#[derive(Serialize)]
+pub struct NewToken {
+    /// Its namespace.
+    pub namespace: String,
+    /// The edge that a gateway becomes by it.
+    pub edge: String,
+    /// By this it is revoked.
+    pub id: String,
+    /// When it expires.
+    pub expires: Moment,
+    /// The token, `cfj1.…`.
+    pub token: String,
+    /// What to run on the gateway.
+    pub command: String,
+}
+
+impl NewToken {
+    /// The token with the command that uses it.
+    pub fn new(namespace: String, edge: String, made: TokenMade) -> Self {
+        let command = format!("cframe-edge join {}", made.token);
+        Self {
+            namespace,
+            edge,
+            id: made.id,
+            expires: Moment(made.expires),
+            token: made.token,
+            command,
+        }
+    }
+}
+
+impl Answer for NewToken {
+    fn table(&self, _wide: bool, _color: bool) -> String {
+        format!("{}\n", self.command)
+    }
+
+    fn data(&self) -> impl Serialize {
+        self
+    }
+}
+
+/// A certificate that a controller has issued.
+#[derive(Debug, Serialize)]
+pub struct Cert {
+    /// Its serial, 32 hex digits.
+    pub serial: String,
+    /// What its owner is: `edge`, `controller` or `admin`.
+    pub kind: &'static str,
+    /// The owner's namespace; only edges have one.
+    pub namespace: Option<String>,
+    /// The owner's name.
+    pub name: String,
+    /// The owner's SPIFFE ID.
+    pub id: String,
+    /// Whether it counts.
+    pub state: CertStateName,
+    /// Valid from then on.
+    pub not_before: Moment,
+    /// Valid until then.
+    pub not_after: Moment,
+    /// SHA-256 of its public key, 64 hex digits.
+    pub spki: String,
+    /// When it was revoked.
+    pub revoked_at: Option<Moment>,
+    /// Why it was revoked, may be empty.
+    pub reason: Option<String>,
+}
+
+/// Whether a certificate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CertStateName {
+    /// It does.
+    Valid,
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
+}
+
+impl From<CertRow> for Cert {
+    fn from(row: CertRow) -> Self {
+        let (state, revoked_at, reason) = match row.state {
+            CertState::Valid => (CertStateName::Valid, None, None),
+            CertState::Expired => (CertStateName::Expired, None, None),
+            CertState::Revoked { at, reason } => {
+                (CertStateName::Revoked, Some(Moment(at)), Some(reason))
+            }
+        };
+        let role: &Role = &row.id.role;
+        Self {
+            serial: row.serial.to_string(),
+            kind: role.kind(),
+            namespace: role.namespace().map(ToString::to_string),
+            name: role.name().to_string(),
+            id: row.id.to_string(),
+            state,
+            not_before: Moment(row.not_before),
+            not_after: Moment(row.not_after),
+            spki: row.spki.to_string(),
+            revoked_at,
+            reason,
+        }
+    }
+}
+
+impl Row for Cert {
+    const COLUMNS: &'static [&'static str] = &[
+        "SERIAL",
+        "KIND",
+        "NAMESPACE",
+        "NAME",
+        "STATE",
+        "EXPIRES",
+        "ISSUED",
+        "SPKI",
+        "REVOKED",
+        "REASON",
+    ];
+    const NARROW: usize = 6;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        let (state, tone) = match self.state {
+            CertStateName::Valid => ("valid", Tone::Good),
+            CertStateName::Expired => ("expired", Tone::Doubtful),
+            CertStateName::Revoked => ("revoked", Tone::Bad),
+        };
+        vec![
+            Cell::new(&self.serial),
+            Cell::new(self.kind),
+            Cell::option(self.namespace.as_ref()),
+            Cell::new(&self.name),
+            Cell::new(state).tone(tone),
+            Cell::new(self.not_after.left(now)),
+            Cell::new(self.not_before.age(now)),
+            Cell::new(&self.spki),
+            Cell::option(self.revoked_at.map(|at| at.age(now))),
+            Cell::option(self.reason.as_ref()),
+        ]
+    }
+}
+
+/// A certificate that was just issued for a signing request. `cframe-edge import` takes this object.
+#[derive(Debug, Serialize)]
+pub struct NewCert {
+    /// The controller's answer: `mesh`, `namespace`, `edge`, `chain` (DER, lists of bytes), `trust`,
+    /// `controllers`, `settings`, `listen_port` and `site_prefixes`.
+    #[serde(flatten)]
+    pub enrolled: Enrolled,
+    /// Its serial, 32 hex digits.
+    pub serial: String,
+    /// When it expires.
+    pub not_after: Moment,
+    /// The files that were written, for the gateway.
+    pub files: Vec<PathBuf>,
+}
+
+impl Row for NewCert {
+    const COLUMNS: &'static [&'static str] = &["NAMESPACE", "EDGE", "SERIAL", "EXPIRES", "FILES"];
+    const NARROW: usize = 5;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.enrolled.namespace),
+            Cell::new(&self.enrolled.edge),
+            Cell::new(&self.serial),
+            Cell::new(self.not_after.left(now)),
+            Cell::list(self.files.iter().map(|file| file.display())),
+        ]
+    }
+}
+
+/// An admin.
+#[derive(Debug, Serialize)]
+pub struct Admin {
+    /// The name.
+    pub name: String,
+    /// May look, but not change anything.
+    pub read_only: bool,
+    /// When the certificate expires.
+    pub not_after: Moment,
+}
+
+impl From<AdminRow> for Admin {
+    fn from(row: AdminRow) -> Self {
+        let not_after = Moment(row.not_after);
+        Self { name: row.name.to_string(), read_only: row.read_only, not_after }
+    }
+}
+
+impl Row for Admin {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACCESS", "EXPIRES"];
+    const NARROW: usize = 3;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(if self.read_only { "read-only" } else { "full" }),
+            Cell::new(self.not_after.left(now)),
+        ]
+    }
+}
+
+/// An admin who was just added.
+#[derive(Debug, Serialize)]
+pub struct NewAdmin {
+    /// The name.
+    pub name: String,
+    /// May look, but not change anything.
+    pub read_only: bool,
+    /// When the certificate expires.
+    pub not_after: Moment,
+    /// The file with the context and its key.
+    pub file: PathBuf,
+}
+
+impl Row for NewAdmin {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACCESS", "EXPIRES", "FILE"];
+    const NARROW: usize = 4;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        vec![
+            Cell::new(&self.name),
+            Cell::new(if self.read_only { "read-only" } else { "full" }),
+            Cell::new(self.not_after.left(now)),
+            Cell::new(self.file.display()),
+        ]
+    }
+}
+
+/// Whom the mesh trusts.
+#[derive(Debug, Serialize)]
+pub struct Trust {
+    /// The root CAs, each a PEM block.
+    pub roots: Vec<String>,
+    /// SHA-256 of the public keys of issuing CAs that are cut off, 64 hex digits each.
+    pub revoked_issuers: Vec<String>,
+}
+
+impl From<TrustBundle> for Trust {
+    fn from(bundle: TrustBundle) -> Self {
+        Self {
+            roots: bundle.roots.iter().map(|root| pem::certificate(root)).collect(),
+            revoked_issuers: bundle.revoked_issuers.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl Answer for Trust {
+    fn table(&self, _wide: bool, _color: bool) -> String {
+        let revoked =
+            self.revoked_issuers.iter().map(|issuer| format!("revoked_issuer  {issuer}\n"));
+        self.roots.iter().cloned().chain(revoked).collect()
+    }
+
+    fn data(&self) -> impl Serialize {
+        self
+    }
+}

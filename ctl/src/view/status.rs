@@ -1,0 +1,218 @@
+//! The mesh as a whole, contexts, and versions.
+
+use cframe_protocol::v1::{self, Endpoint, MeshStatus};
+use serde::Serialize;
+
+use super::Row;
+use crate::{
+    console::Answer,
+    failure::printable,
+    moment::{Moment, short},
+    table::{Cell, Table, Tone},
+};
+
+/// The mesh as a whole.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The mesh's name.
+    pub mesh: String,
+    /// Whether there are no problems.
+    pub healthy: bool,
+    /// The store's epoch: milliseconds since the Unix epoch when it was made.
+    pub epoch: u64,
+    /// Revision of what concerns all namespaces.
+    pub mesh_revision: u64,
+    /// The controllers that are running.
+    pub controllers: Vec<ControllerStatus>,
+    /// The namespaces.
+    pub namespaces: Vec<NamespaceStatus>,
+    /// What is not as it should be, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// A controller that is running.
+#[derive(Debug, Serialize)]
+pub struct ControllerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub address: Endpoint,
+    /// Version of its software.
+    pub software: String,
+    /// How long it has been running, in seconds.
+    pub uptime_seconds: u64,
+    /// Its store, for people.
+    pub store: String,
+}
+
+/// How a namespace is.
+#[derive(Debug, Serialize)]
+pub struct NamespaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How many edges it has.
+    pub edges: u32,
+    /// Of these, how many have a session.
+    pub online: u32,
+    /// Of these, how many have applied the newest state.
+    pub in_sync: u32,
+    /// How many links are up.
+    pub links_up: u32,
+    /// How many links there should be.
+    pub links_expected: u32,
+    /// Goes up by one with every change.
+    pub revision: u64,
+}
+
+impl From<MeshStatus> for Status {
+    fn from(status: MeshStatus) -> Self {
+        Self {
+            mesh: status.mesh.to_string(),
+            healthy: status.problems.is_empty(),
+            epoch: status.epoch,
+            mesh_revision: status.mesh_revision,
+            controllers: status.controllers.into_iter().map(ControllerStatus::from).collect(),
+            namespaces: status.namespaces.into_iter().map(NamespaceStatus::from).collect(),
+            problems: status.problems,
+        }
+    }
+}
+
+impl From<v1::ControllerRow> for ControllerStatus {
+    fn from(row: v1::ControllerRow) -> Self {
+        Self {
+            name: row.name.to_string(),
+            address: row.address,
+            software: row.software,
+            uptime_seconds: row.uptime_secs,
+            store: row.store,
+        }
+    }
+}
+
+impl From<v1::NamespaceStatus> for NamespaceStatus {
+    fn from(row: v1::NamespaceStatus) -> Self {
+        Self {
+            name: row.name.to_string(),
+            edges: row.edges,
+            online: row.online,
+            in_sync: row.in_sync,
+            links_up: row.links_up,
+            links_expected: row.links_expected,
+            revision: row.revision,
+        }
+    }
+}
+
+/// `2/3`, and red unless all.
+fn share(part: u32, all: u32) -> Cell {
+    let tone = if part < all { Tone::Bad } else { Tone::Good };
+    Cell::new(format!("{part}/{all}")).tone(tone)
+}
+
+impl Answer for Status {
+    fn table(&self, _wide: bool, color: bool) -> String {
+        let mut controllers = Table::new(["CONTROLLER", "ADDRESS", "UPTIME", "SOFTWARE", "STORE"]);
+        for row in &self.controllers {
+            controllers.push(vec![
+                Cell::new(&row.name),
+                Cell::new(&row.address),
+                Cell::new(short(std::time::Duration::from_secs(row.uptime_seconds))),
+                Cell::new(&row.software),
+                Cell::new(&row.store),
+            ]);
+        }
+        let mut namespaces = Table::new(["NAMESPACE", "ONLINE", "IN_SYNC", "LINKS", "REVISION"]);
+        for row in &self.namespaces {
+            namespaces.push(vec![
+                Cell::new(&row.name),
+                share(row.online, row.edges),
+                share(row.in_sync, row.online),
+                share(row.links_up, row.links_expected),
+                Cell::new(row.revision),
+            ]);
+        }
+        let health = match self.problems.len() {
+            0 => Tone::Good.paint_if(color, "healthy"),
+            number => Tone::Bad.paint_if(color, &crate::console::count(number, "problem")),
+        };
+        let mut text = format!("mesh {}: {health}\n\n{}", self.mesh, controllers.render(color));
+        if !self.namespaces.is_empty() {
+            text = format!("{text}\n{}", namespaces.render(color));
+        }
+        if !self.problems.is_empty() {
+            text.push('\n');
+        }
+        for problem in &self.problems {
+            text.push_str(&format!("problem: {}\n", printable(problem)));
+        }
+        text
+    }
+
+    fn data(&self) -> impl Serialize {
+        self
+    }
+}
+
+/// A context of this machine; never its key.
+#[derive(Debug, Serialize)]
+pub struct Context {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the current one.
+    pub current: bool,
+    /// The mesh.
+    pub mesh: String,
+    /// The admin it makes its user.
+    pub admin: Option<String>,
+    /// Namespace of commands without `-n`.
+    pub namespace: Option<String>,
+    /// When the certificate expires; `null` if it can't be read.
+    pub not_after: Option<Moment>,
+    /// Where the controllers are reached.
+    pub controllers: Vec<Endpoint>,
+}
+
+impl Row for Context {
+    const COLUMNS: &'static [&'static str] =
+        &["CURRENT", "NAME", "MESH", "ADMIN", "NAMESPACE", "EXPIRES", "CONTROLLERS"];
+    const NARROW: usize = 7;
+
+    fn cells(&self, now: u64) -> Vec<Cell> {
+        vec![
+            Cell::new(if self.current { "*" } else { "" }),
+            Cell::new(&self.name),
+            Cell::new(&self.mesh),
+            Cell::option(self.admin.as_ref()),
+            Cell::option(self.namespace.as_ref()),
+            Cell::option(self.not_after.map(|at| at.left(now))),
+            Cell::list(&self.controllers),
+        ]
+    }
+}
+
+/// Versions of the two ends.
+#[derive(Debug, Serialize)]
+pub struct Versions {
+    /// This cfctl.
+    pub client: &'static str,
+    /// The controller; `null` if it wasn't asked.
+    pub controller: Option<String>,
+    /// Version of the control protocol that the controller speaks.
+    pub protocol: Option<u16>,
+}
+
+impl Answer for Versions {
+    fn table(&self, _wide: bool, _color: bool) -> String {
+        let mut text = format!("cfctl       {}\n", self.client);
+        if let (Some(controller), Some(protocol)) = (&self.controller, self.protocol) {
+            let controller = printable(controller);
+            text.push_str(&format!("controller  {controller}\nprotocol    {protocol}\n"));
+        }
+        text
+    }
+
+    fn data(&self) -> impl Serialize {
+        self
+    }
+}

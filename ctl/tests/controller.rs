@@ -1,0 +1,236 @@
+//! The program against a real controller on loopback: a day of an operator.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use cframe_controller::{
+    Parts,
+    cli::{Contexts, DataDir, Initial, initialise},
+};
+use cframe_pki::{key::PrivateKey, token::JoinToken};
+use cframe_protocol::v1::Enrolled;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+/// A controller that runs until it is dropped, and the context of its first admin.
+struct Mesh {
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Mesh {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let (tell, told) = mpsc::channel();
+        let (path, token) = (directory.path().to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let parts = prepare(&path).await;
+                tell.send(()).unwrap();
+                cframe_controller::run(parts, token).await.unwrap();
+            });
+        });
+        told.recv().unwrap();
+        Self { directory, stop, thread: Some(thread) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn run_as(&self, context: &str, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_cfctl"))
+            .env_clear()
+            .current_dir(self.directory.path())
+            .arg("--config")
+            .arg(self.path(context))
+            .args(line.split_whitespace())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a line that must end with `code`; what it printed, and what it remarked.
+    #[track_caller]
+    fn ends(&self, code: i32, line: &str) -> (String, String) {
+        let output = self.run_as("admin.toml", line);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{line}\n{out}{err}");
+        (out, err)
+    }
+
+    #[track_caller]
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ends(0, &format!("{line} -o json")).0).unwrap()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What `cframe-controller init` does, and `run` up to where it serves.
+async fn prepare(directory: &Path) -> Parts {
+    let control = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let initial = Initial {
+        mesh: "corp.example".parse().unwrap(),
+        name: "ctl-1".parse().unwrap(),
+        admin: "root".parse().unwrap(),
+        addresses: vec![control.local_addr().unwrap().into()],
+    };
+    let data = DataDir::new(directory.join("data"));
+    let context = initialise(&data, &initial).await.unwrap();
+    let name = "corp.example".to_owned();
+    Contexts { current: Some(name.clone()), contexts: [(name, context)].into() }
+        .save(&directory.join("admin.toml"))
+        .unwrap();
+    Parts {
+        store: Arc::new(data.open_store().await.unwrap()),
+        issuer: data.issuer().unwrap(),
+        credentials: data.credentials().unwrap(),
+        credentials_dir: None,
+        control,
+        enroll: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        http: None,
+        local: None,
+        clock: Arc::new(cframe_pki::unix_now),
+    }
+}
+
+const ADD_HK: &str =
+    "edge add aws-hk --namespace prod --cidr 172.30.0.0/16 --endpoint 203.0.113.7:58423";
+
+#[test]
+fn the_first_day_of_an_operator() {
+    let mesh = Mesh::start();
+    assert_eq!(mesh.json("version")["protocol"], 1);
+    mesh.ends(0, "namespace add prod");
+    mesh.ends(0, ADD_HK);
+    mesh.ends(0, "edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64");
+
+    let (line, remark) = mesh.ends(0, "token create --namespace prod --edge aws-hk --ttl 1h");
+    let token = line.strip_prefix("cframe-edge join ").unwrap().strip_suffix('\n').unwrap();
+    assert!(token.starts_with("cfj1.") && token.parse::<JoinToken>().is_ok(), "{token}");
+    assert!(!remark.contains("cfj1."));
+    let tokens = mesh.ends(0, "token list -o json").0;
+    assert!(!tokens.contains("cfj1.") && tokens.contains("\"created_by\": \"root\""), "{tokens}");
+
+    let started = Instant::now();
+    let add = "route add pods-hk --namespace prod --cidr 10.244.0.0/16 --edge aws-hk";
+    mesh.ends(0, &format!("{add} --wait"));
+    println!("route add: {:?}", started.elapsed());
+    assert_eq!(mesh.json("route list")[0]["cidr"], "10.244.0.0/16");
+
+    let edges = mesh.json("edge list");
+    assert_eq!(edges[0]["endpoints"][0], "203.0.113.7:58423");
+    assert_eq!(edges[1]["cidrs"][1], "fd00:60::/64");
+    let (status, _) = mesh.ends(7, "status");
+    assert!(status.contains("problem: edge prod/idc has not joined yet"), "{status}");
+
+    mesh.ends(0, "edge set aws-hk -n prod --no-endpoint");
+    assert_eq!(mesh.json("edge show aws-hk -n prod")["endpoints"], Value::Array(Vec::new()));
+    mesh.ends(0, "route del pods-hk -n prod --yes");
+    mesh.ends(0, "edge del idc -n prod --yes");
+    mesh.ends(0, "namespace del prod --cascade --yes");
+    assert_eq!(mesh.json("namespace list"), Value::Array(Vec::new()));
+}
+
+#[test]
+fn every_refusal_has_its_code_and_names_both_sides() {
+    let mesh = Mesh::start();
+    mesh.ends(0, "namespace add prod");
+    mesh.ends(0, ADD_HK);
+    for (code, line, expected) in [
+        (4, "edge add b -n prod --cidr 172.30.4.0/24", "172.30.0.0/16 of edge aws-hk"),
+        (4, "namespace add prod", "prod"),
+        (4, "namespace del prod", "aws-hk"),
+        (1, "edge add b -n prod --cidr 0.0.0.0/0", "default route"),
+        (3, "edge show aws-kh -n prod", "did you mean aws-hk?"),
+        (3, "edge list -n prodd", "did you mean prod?"),
+        (2, "edge add b -n prod --cidr 10.2.3.4/16", "did you mean 10.2.0.0/16?"),
+        (2, "edge add B -n prod", "lower-case"),
+        (2, "edge del aws-hk -n prod", "--yes"),
+        (3, "cert revoke --edge aws-hk -n prod --yes", "no valid certificate"),
+        (6, "cert renew --edge aws-hk -n prod", "no session"),
+    ] {
+        let (out, err) = mesh.ends(code, line);
+        assert!(err.starts_with("error: ") && err.contains(expected), "{line}\n{err}");
+        assert_eq!(out, "", "{line}");
+    }
+    let (_, warned) = mesh.ends(0, "edge add b -n prod --cidr 203.0.113.0/24");
+    assert!(warned.starts_with("warning: ") && warned.contains("203.0.113.7:58423"), "{warned}");
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mesh = Mesh::start();
+    mesh.ends(0, "namespace add prod");
+    mesh.ends(0, ADD_HK);
+    let before = mesh.json("namespace list");
+    std::fs::write(mesh.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap()).unwrap();
+    for line in [
+        "namespace add lab",
+        "edge add idc -n prod --cidr 10.60.6.0/24",
+        "edge del aws-hk -n prod",
+        "token create -n prod --edge aws-hk",
+        "admin add alice --out alice.toml",
+        "cert enroll --csr csr -n prod --edge aws-hk --out-dir out",
+    ] {
+        let (out, err) = mesh.ends(0, &format!("{line} --dry-run"));
+        assert!(out.is_empty() && err.ends_with("(dry run)\n"), "{line}\n{out}{err}");
+    }
+    assert_eq!(mesh.json("namespace list"), before);
+    assert_eq!(mesh.json("token list"), Value::Array(Vec::new()));
+    assert_eq!(mesh.json("admin list").as_array().unwrap().len(), 1);
+    assert!(!mesh.path("alice.toml").exists());
+}
+
+#[test]
+fn a_gateway_enrols_by_request_and_loses_its_certificate() {
+    let mesh = Mesh::start();
+    mesh.ends(0, "namespace add prod");
+    mesh.ends(0, ADD_HK);
+    std::fs::write(mesh.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap()).unwrap();
+    mesh.ends(0, "cert enroll --csr csr -n prod --edge aws-hk --out-dir out");
+    let answer = std::fs::read(mesh.path("out/enrolled.json")).unwrap();
+    let enrolled: Enrolled = serde_json::from_slice(&answer).unwrap();
+    assert_eq!((enrolled.edge.as_str(), enrolled.chain.len()), ("aws-hk", 2));
+
+    let cert = &mesh.json("cert list -n prod")[0];
+    assert_eq!((cert["state"].as_str(), cert["name"].as_str()), (Some("valid"), Some("aws-hk")));
+    mesh.ends(0, "cert revoke --edge aws-hk -n prod --yes --reason lost");
+    let shown = mesh.json(&format!("cert show {}", cert["serial"].as_str().unwrap()));
+    assert_eq!(
+        (shown["state"].as_str(), shown["reason"].as_str()),
+        (Some("revoked"), Some("lost"))
+    );
+}
+
+#[test]
+fn an_admin_who_may_only_look_and_one_who_is_gone_are_not_allowed() {
+    let mesh = Mesh::start();
+    mesh.ends(0, "namespace add prod");
+    mesh.ends(0, "admin add alice --read-only --out alice.toml");
+    let code = |line: &str| mesh.run_as("alice.toml", line).status.code();
+    assert_eq!(code("namespace list"), Some(0));
+    assert_eq!(code("namespace del prod"), Some(5));
+    mesh.ends(0, "admin del alice");
+    assert_eq!(code("namespace list"), Some(5));
+}

@@ -1,0 +1,282 @@
+//! The program itself: its exit codes, its streams, its environment, and real connections on loopback.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+
+#[path = "program/stand_in.rs"]
+mod stand_in;
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use cframe_protocol::v1::{
+    Call, CallError, Changed, ErrorCode, Progress, Reply, RouteRow, Version,
+};
+use stand_in::Mesh;
+
+/// A program with nothing in its environment but a home.
+fn cfctl(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cfctl"));
+    command.env_clear().env("HOME", home).stdin(Stdio::null());
+    command
+}
+
+fn run(home: &Path, config: &Path, line: &str) -> Output {
+    cfctl(home).arg("--config").arg(config).args(line.split_whitespace()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32) {
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "stdout: {out}\nstderr: {err}");
+}
+
+fn answer(call: &Call) -> Vec<Result<Reply, CallError>> {
+    let error = |code| vec![Err(CallError { code, message: "no".into(), hint: Some("so".into()) })];
+    let namespace = || "prod".parse().unwrap();
+    let row = |name: String| RouteRow {
+        namespace: namespace(),
+        name: name.parse().unwrap(),
+        prefix: "10.244.0.0/16".parse().unwrap(),
+        edge: "aws-hk".parse().unwrap(),
+    };
+    match call {
+        Call::Version => vec![Ok(Reply::Version { software: "9.9.9".into(), protocol: 1 })],
+        Call::RouteList { .. } => (0..3)
+            .map(|frame| (0..200).map(|i| row(format!("r-{frame}-{i}"))).collect())
+            .map(|rows| Ok(Reply::Routes(rows)))
+            .collect(),
+        Call::RouteAdd { .. } | Call::RouteDel { .. } => {
+            let version = Version { epoch: 1, mesh: 2, namespace: 3 };
+            vec![Ok(Reply::Changed(Changed { version, warnings: vec!["mind".into()] }))]
+        }
+        Call::Wait { .. } => {
+            let waiting = vec!["idc".parse().unwrap()];
+            vec![
+                Ok(Reply::Progress(Progress { acked: 1, total: 2, waiting })),
+                Err(CallError::new(ErrorCode::Unavailable, "1 of 2")),
+            ]
+        }
+        Call::EdgeShow { name, .. } if *name == "missing" => error(ErrorCode::NotFound),
+        Call::EdgeShow { name, .. } if *name == "secret" => error(ErrorCode::NotAllowed),
+        Call::EdgeAdd { .. } => error(ErrorCode::Conflict),
+        Call::NamespaceAdd { .. } => error(ErrorCode::Invalid),
+        Call::NamespaceList => error(ErrorCode::Unavailable),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn every_answer_of_a_controller_has_its_exit_code() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    for (line, code) in [
+        ("version", 0),
+        ("namespace add lab", 1),
+        ("status", 1),
+        ("edge show missing -n prod", 3),
+        ("edge add a -n prod", 4),
+        ("edge show secret -n prod", 5),
+        ("namespace list", 6),
+        ("route add a -n prod --cidr 10.0.0.0/8 --edge b --wait --timeout 2s", 7),
+    ] {
+        let output = run(home.path(), &config, line);
+        assert_eq!(output.status.code(), Some(code), "{line}: {}", text(&output.stderr));
+    }
+    let refused = run(home.path(), &config, "edge show missing -n prod");
+    assert_eq!(text(&refused.stderr), "error: no\nhint: so\n");
+}
+
+#[test]
+fn a_long_list_comes_whole_and_in_good_time() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let started = Instant::now();
+    let output = run(home.path(), &config, "route list -o json");
+    let elapsed = started.elapsed();
+    assert_exit(&output, 0);
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 600);
+    println!("one command with its handshake: {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+#[test]
+fn a_controller_of_another_mesh_is_not_talked_to() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = Mesh::new().admin(home.path(), &[&controller.address.to_string()], 30);
+    let output = run(home.path(), &config, "version");
+    assert_exit(&output, 6);
+    let error = text(&output.stderr);
+    assert!(error.contains(&controller.address.to_string()), "{error}");
+    assert!(error.lines().next().unwrap().to_lowercase().contains("cert"), "{error}");
+}
+
+#[test]
+fn a_revoked_admin_is_told_that_it_is_not_allowed() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    controller.revoke(&config);
+    assert_exit(&run(home.path(), &config, "version"), 5);
+}
+
+#[test]
+fn an_unreachable_controller_is_named_with_every_address() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    // Bound and mute.
+    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [mute.local_addr().unwrap().to_string(), "[::1]:9".to_owned()];
+    let config = mesh.admin(home.path(), &[&addresses[0], &addresses[1]], 30);
+    let started = Instant::now();
+    let output = run(home.path(), &config, "status --timeout 600ms");
+    assert!(started.elapsed() < Duration::from_secs(4));
+    assert_exit(&output, 6);
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: ") && error.contains("hint: "), "{error}");
+    for address in &addresses {
+        assert!(error.contains(address), "{error}");
+    }
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn a_certificate_near_its_end_is_warned_of() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 3);
+    let output = run(home.path(), &config, "version -o json");
+    assert_exit(&output, 0);
+    let error = text(&output.stderr);
+    assert!(error.starts_with("warning: the certificate of context corp expires in "), "{error}");
+    assert!(error.contains("cfctl admin add alice"), "{error}");
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(version["controller"], "9.9.9");
+}
+
+#[test]
+fn a_context_that_others_can_read_is_refused() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let config = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = run(home.path(), &config, "edge list");
+    assert_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains(&format!("chmod 600 {}", config.display())), "{error}");
+}
+
+#[test]
+fn without_a_terminal_a_question_is_a_usage_error_before_any_connection() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let config = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+    let started = Instant::now();
+    let output = run(home.path(), &config, "edge del aws-hk -n prod");
+    assert_exit(&output, 2);
+    assert!(text(&output.stderr).contains("--yes"));
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_flag_beats_its_variable() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let with = |arguments: &[&str]| {
+        let mut command = cfctl(home.path());
+        command.env("CFRAME_CONFIG", &config).env("CFRAME_OUTPUT", "json").env("CFRAME_YES", "1");
+        command.env("CFRAME_NAMESPACE", "prod").args(arguments).output().unwrap()
+    };
+    assert!(with(&["version"]).stdout.starts_with(b"{"));
+    assert!(with(&["version", "-o", "table"]).stdout.starts_with(b"cfctl"));
+    // `CFRAME_YES` is the consent that a script has to give.
+    let output = with(&["route", "del", "pods"]);
+    assert_exit(&output, 0);
+    assert!(text(&output.stdout).contains("\"namespace\": \"prod\""));
+    let mut command = cfctl(home.path());
+    let wrong = command.env("CFRAME_YES", "perhaps").arg("status").output().unwrap();
+    assert_exit(&wrong, 2);
+}
+
+#[test]
+fn contexts_are_imported_chosen_and_forgotten() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let file = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+    let line = |line: &str| cfctl(home.path()).args(line.split_whitespace()).output().unwrap();
+    let import = format!("context import {}", file.display());
+
+    assert_exit(&line("edge list"), 1);
+    assert_exit(&line(&import), 0);
+    assert_exit(&line(&import), 4);
+    assert_exit(&line(&format!("{import} --rename lab")), 0);
+    assert_exit(&line("context use nowhere"), 3);
+    assert_exit(&line("context use lab"), 0);
+    assert_exit(&line("context set --default-namespace prod"), 0);
+
+    let table = line("context list");
+    let rows: Vec<Vec<&str>> =
+        text(&table.stdout).lines().skip(1).map(|row| row.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..5], ["-", "corp", "corp", "alice", "-"]);
+    assert_eq!(rows[1][..5], ["*", "lab", "corp", "alice", "prod"]);
+    let shown = line("context show lab -o json");
+    assert!(!text(&shown.stdout).contains("PRIVATE KEY"));
+    assert_exit(&line("context del lab"), 0);
+    assert_exit(&line("context show"), 1);
+
+    let saved = home.path().join(".config/cframe/config.toml");
+    assert_eq!(fs::metadata(saved).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_context_can_come_by_a_pipe() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let file = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+    let mut command = cfctl(home.path());
+    command.args(["context", "import", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&fs::read(file).unwrap()).unwrap();
+    assert_exit(&child.wait_with_output().unwrap(), 0);
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = cfctl(home.path());
+    command.args(["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_exit(&output, 0);
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn help_version_and_completion_need_no_context() {
+    let home = tempfile::tempdir().unwrap();
+    for line in [
+        "--help",
+        "-V",
+        "version",
+        "version --client -o yaml",
+        "edge add --help",
+        "completion bash",
+        "completion zsh",
+        "completion fish",
+    ] {
+        let output = cfctl(home.path()).args(line.split_whitespace()).output().unwrap();
+        assert_exit(&output, 0);
+        assert!(!output.stdout.is_empty(), "{line}");
+    }
+    assert_exit(&cfctl(home.path()).arg("frobnicate").output().unwrap(), 2);
+}

@@ -1,0 +1,156 @@
+//! The program `cframe-edge`: its commands, its exit codes, and where its errors are printed.
+
+mod daemon;
+mod enroll;
+mod exit;
+mod log;
+mod look;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Flags, Place};
+use exit::Exit;
+
+/// The gateway of a cframe mesh.
+#[derive(Debug, Parser)]
+#[command(name = "cframe-edge", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join a mesh with a token of `cfctl token create`
+    ///
+    /// Makes a key on this host, has the controller certify it, and writes identity and configuration.
+    Join {
+        /// The token, or - to read it from standard input
+        #[arg(env = "CFRAME_TOKEN", hide_env_values = true)]
+        token: String,
+        /// UDP port of links
+        #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
+        listen: Option<u16>,
+        /// Take the place of another identity in this directory
+        #[arg(long, env = "CFRAME_REPLACE")]
+        replace: bool,
+    },
+    /// Run the gateway
+    Run {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Show the running gateway: links, routes, state, certificate
+    Status {
+        /// Form of the output
+        #[arg(short, long, env = "CFRAME_OUTPUT", default_value = "table")]
+        output: Output,
+    },
+    /// Look for what is wrong on this host; exit code 7 if something is
+    Doctor {
+        /// Form of the output
+        #[arg(short, long, env = "CFRAME_OUTPUT", default_value = "table")]
+        output: Output,
+    },
+    /// Remove what a stopped gateway leaves: device, routing table, rules
+    Down,
+    /// Print a signing request for `cfctl cert enroll`, for a host that reaches no controller yet
+    Csr,
+    /// Take the answer of `cfctl cert enroll` to the signing request
+    Import {
+        /// The directory that it has written: cert.pem and enrolled.json
+        #[arg(value_name = "DIRECTORY")]
+        answer: PathBuf,
+        /// UDP port of links
+        #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
+        listen: Option<u16>,
+        /// Take the place of another identity in this directory
+        #[arg(long, env = "CFRAME_REPLACE")]
+        replace: bool,
+    },
+    /// Print the version
+    Version,
+    /// Print completions for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Form of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// Parses the command line and does it.
+pub fn main() -> ExitCode {
+    let Cli { place, command } = Cli::parse();
+    match dispatch(&place, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let exit = Exit::of(&error);
+            if exit != Exit::Unhealthy {
+                eprintln!("cframe-edge: {error:#}");
+            }
+            exit.into()
+        }
+    }
+}
+
+fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Join { token, listen, replace } => enroll::join(place, &token, listen, replace),
+        Command::Run { flags } => daemon::run(place, &flags),
+        Command::Status { output } => look::status(place, output),
+        Command::Doctor { output } => look::doctor(place, output),
+        Command::Down => daemon::down(place),
+        Command::Csr => enroll::csr(place),
+        Command::Import { answer, listen, replace } => {
+            enroll::import(place, &answer, listen, replace)
+        },
+        Command::Version => {
+            println!("cframe-edge {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "cframe-edge", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// A runtime on this thread. A few threads besides resolve names and write files.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_name("blocking")
+        .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_place_stand_before_or_after_the_command() {
+        for line in [
+            ["cframe-edge", "--data-dir", "/x", "status"],
+            ["cframe-edge", "status", "--data-dir", "/x"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.place.data_dir, Some(PathBuf::from("/x")));
+        }
+    }
+}

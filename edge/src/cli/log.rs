@@ -1,0 +1,42 @@
+//! Logging, on standard error.
+
+use std::io::IsTerminal as _;
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::{EnvFilter, Registry, fmt, prelude::*, reload};
+
+use crate::config::{Config, LogFormat};
+
+/// Changes the filter of what is logged.
+pub(super) struct Filter(reload::Handle<EnvFilter, Registry>);
+
+/// Begins to log.
+pub(super) fn start(config: &Config) -> Result<Filter> {
+    let (filter, handle) = reload::Layer::new(parse(&config.log)?);
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let text = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colour);
+    let layer = match config.log_format {
+        LogFormat::Text => text.boxed(),
+        LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(layer).try_init().context("logging")?;
+    Ok(Filter(handle))
+}
+
+impl Filter {
+    /// Another filter from now on.
+    pub(super) fn set(&self, filter: &str) -> Result<()> {
+        self.0.reload(parse(filter)?).context("logging")
+    }
+}
+
+/// A bare level is ours; what lies below us speaks up only when something is wrong.
+fn parse(filter: &str) -> Result<EnvFilter> {
+    let bare = !filter.contains(['=', ',']);
+    let whole = match bare && !["debug", "trace"].contains(&filter) {
+        true => format!("{filter},quinn=warn,quinn_proto=warn,rustls=warn,netlink_proto=warn"),
+        false => filter.to_owned(),
+    };
+    EnvFilter::try_new(&whole)
+        .with_context(|| format!("log is {filter:?}, which is not a level or a filter"))
+}

@@ -1,0 +1,287 @@
+//! Configuration: a flag beats its environment variable, that beats the file, that beats the default.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use cframe_protocol::v1::Endpoint;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::instance::{Instance, InstanceError, Paths};
+
+/// What `run` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Names the device, table, mark and directories.
+    pub instance: Instance,
+    /// Where state is kept.
+    pub paths: Paths,
+    /// UDP port of links; `None`: the one that enrolment said.
+    pub listen: Option<u16>,
+    /// A filter of tracing-subscriber, such as `info` or `cframe_edge=debug`.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Whether forwarding is switched on.
+    pub forwarding: Forwarding,
+    /// Whether what comes from the mesh is masqueraded toward the site.
+    pub snat: bool,
+    /// The largest IP packet of the underlay.
+    pub underlay_mtu: u16,
+    /// Where metrics are served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Controllers to begin with; empty: those that enrolment or the last snapshot said.
+    pub controllers: Vec<Endpoint>,
+}
+
+/// Forwarding between the TUN and the site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Forwarding {
+    /// Switched on where prefixes need it.
+    #[default]
+    Set,
+    /// Left as it is.
+    Leave,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Where things are: flags of every command.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Place {
+    /// Instance of this edge on its host: also its TUN device's name [default: cframe0]
+    #[arg(long, env = "CFRAME_INSTANCE", global = true)]
+    pub instance: Option<String>,
+    /// Directory of everything that is kept [default: /var/lib/cframe/INSTANCE]
+    #[arg(long, env = "CFRAME_DATA_DIR", global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration [default: DATA_DIR/edge.toml, or /etc/cframe/edge.toml without --data-dir]
+    #[arg(long, env = "CFRAME_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What can be said on the command line, in the environment and in the file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// UDP port of links [default: as enrolled, 58423]
+    #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
+    pub listen: Option<u16>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as cframe_edge=debug
+    #[arg(long, env = "CFRAME_LOG")]
+    pub log: Option<String>,
+    /// How log lines look
+    #[arg(long, env = "CFRAME_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Switch IP forwarding on as prefixes need it, or leave it
+    #[arg(long, env = "CFRAME_FORWARDING")]
+    pub forwarding: Option<Forwarding>,
+    /// Masquerade what comes from the mesh, for sites whose hosts have no route back (needs nft)
+    #[arg(long, env = "CFRAME_SNAT", num_args = 0..=1, default_missing_value = "true")]
+    pub snat: Option<bool>,
+    /// Largest IP packet of the underlay in bytes, the upper bound of path MTU discovery
+    #[arg(long, env = "CFRAME_UNDERLAY_MTU", value_name = "BYTES")]
+    pub underlay_mtu: Option<u16>,
+    /// Serve Prometheus metrics here, such as 127.0.0.1:9584
+    #[arg(long, env = "CFRAME_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Controllers to begin with, HOST:PORT
+    #[arg(long, env = "CFRAME_CONTROLLERS", value_delimiter = ',', value_name = "ENDPOINT")]
+    pub controllers: Vec<Endpoint>,
+}
+
+/// The file's content. An unknown key is an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<u16>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Forwarding>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snat: Option<bool>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<u16>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// See [`Config`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<Endpoint>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// The file is not one of ours.
+    #[error("{}", .0.display())]
+    Parse(PathBuf, #[source] Box<toml::de::Error>),
+    /// The instance's name is none.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// A value outside its range.
+    #[error("underlay_mtu is {0}; 1280 to 9216 bytes are possible")]
+    UnderlayMtu(u16),
+}
+
+impl Place {
+    /// The instance and its directories, and the file's content.
+    ///
+    /// # Errors
+    /// When the file is there and unreadable or wrong, or was named and isn't there.
+    pub fn resolve(&self) -> Result<(Instance, Paths, File), ConfigError> {
+        let named = self.instance.as_deref().map(str::parse::<Instance>).transpose()?;
+        let first = named.clone().unwrap_or_default().paths(self.data_dir.as_deref());
+        let path = self.config.clone().unwrap_or(first.config);
+        let file = read(&path, self.config.is_some())?;
+        let of_file = file.instance.as_deref().map(str::parse::<Instance>).transpose()?;
+        let instance = named.or(of_file).unwrap_or_default();
+        let paths = Paths { config: path, ..instance.paths(self.data_dir.as_deref()) };
+        Ok((instance, paths, file))
+    }
+}
+
+impl Config {
+    /// Puts flags, environment, file and defaults together; clap has done the first two.
+    ///
+    /// # Errors
+    /// As [`Place::resolve`], and for values out of range.
+    pub fn load(place: &Place, flags: &Flags) -> Result<Self, ConfigError> {
+        let (instance, paths, file) = place.resolve()?;
+        let config = Self {
+            instance,
+            paths,
+            listen: flags.listen.or(file.listen),
+            log: flags.log.clone().or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            forwarding: flags.forwarding.or(file.forwarding).unwrap_or_default(),
+            snat: flags.snat.or(file.snat).unwrap_or(false),
+            underlay_mtu: flags.underlay_mtu.or(file.underlay_mtu).unwrap_or(1500),
+            metrics_listen: flags.metrics_listen.or(file.metrics_listen),
+            controllers: match flags.controllers.is_empty() {
+                true => file.controllers,
+                false => flags.controllers.clone(),
+            },
+        };
+        match config.underlay_mtu {
+            1280..=9216 => Ok(config),
+            mtu => Err(ConfigError::UnderlayMtu(mtu)),
+        }
+    }
+}
+
+fn read(path: &Path, named: bool) -> Result<File, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse(path.to_owned(), Box::new(error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(File::default()),
+        Err(error) => Err(ConfigError::Read(path.to_owned(), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(dir: &Path) -> Place {
+        Place { data_dir: Some(dir.to_owned()), ..Place::default() }
+    }
+
+    fn with_file(text: &str) -> (tempfile::TempDir, Place) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("edge.toml"), text).unwrap();
+        let place = place(dir.path());
+        (dir, place)
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let (_dir, place) = with_file("listen = 1111\nsnat = true\nlog = 'debug'\n");
+        let flags = Flags { listen: Some(2222), snat: Some(false), ..Flags::default() };
+        let config = Config::load(&place, &flags).unwrap();
+        assert_eq!((config.listen, config.snat), (Some(2222), false));
+        assert_eq!(config.log, "debug");
+        assert_eq!(config.underlay_mtu, 1500);
+        assert_eq!(config.forwarding, Forwarding::Set);
+    }
+
+    #[test]
+    fn the_instance_of_the_file_counts_unless_a_flag_names_another() {
+        let (_dir, mut place) = with_file("instance = 'prod'\n");
+        assert_eq!(place.resolve().unwrap().0.name(), "prod");
+        place.instance = Some("other".to_owned());
+        assert_eq!(place.resolve().unwrap().0.name(), "other");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let (_dir, place) = with_file("lisen = 1\n");
+        let error = place.resolve().unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("lisen"), "{cause}");
+    }
+
+    #[test]
+    fn a_default_file_may_be_missing_and_a_named_one_may_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(place(dir.path()).resolve().is_ok());
+        let named = Place { config: Some(dir.path().join("none.toml")), ..place(dir.path()) };
+        assert!(matches!(named.resolve(), Err(ConfigError::Read(..))));
+    }
+
+    #[test]
+    fn without_a_data_dir_everything_is_in_the_systems_places() {
+        let paths = Instance::default().paths(None);
+        assert_eq!(paths.config, Path::new("/etc/cframe/edge.toml"));
+        assert_eq!(paths.data, Path::new("/var/lib/cframe/cframe0"));
+        assert_eq!(paths.socket, Path::new("/run/cframe/cframe0.sock"));
+        let other: Instance = "prod".parse().unwrap();
+        assert_eq!(other.paths(None).config, Path::new("/etc/cframe/edge-prod.toml"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        let (_dir, place) = with_file("underlay_mtu = 576\n");
+        let error = Config::load(&place, &Flags::default()).unwrap_err();
+        assert!(matches!(error, ConfigError::UnderlayMtu(576)));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let file = File {
+            instance: Some("prod".to_owned()),
+            controllers: vec!["ctl.example.com:58422".parse().unwrap()],
+            ..File::default()
+        };
+        let text = toml::to_string(&file).unwrap();
+        assert_eq!(toml::from_str::<File>(&text).unwrap(), file);
+    }
+}

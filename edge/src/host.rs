@@ -1,0 +1,10 @@
+//! The host around the core: TUN, socket, netlink, kernel settings, and the loop that ties them.
+
+pub mod driver;
+pub mod netlink;
+pub mod reconcile;
+pub mod routes;
+pub mod snat;
+pub mod socket;
+pub mod sysctl;
+pub mod tun;

@@ -1,0 +1,438 @@
+//! The kernel's routes, rules, addresses and devices, over one netlink socket.
+
+mod message;
+mod watch;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use ipnet::IpNet;
+use netlink_packet_route::{
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    route::{RouteMessage, RouteType},
+    rule::RuleMessage,
+};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, sys::AsyncSocket as _, sys::SocketAddr};
+use rustix::io::Errno;
+use tokio::task::AbortHandle;
+
+use super::reconcile::{Place, Route};
+pub use message::Address;
+pub(crate) use watch::{Note, Notes, watch};
+
+/// How many requests are on their way at a time.
+const PIPELINE: usize = 128;
+
+/// The priority of our policy rules: before the main table's 32766, after the local table's 0 and
+/// what container networks use (Cilium: up to 111, AWS VPC: up to 1536).
+pub const RULE_PRIORITY: u32 = 5842;
+
+/// A netlink socket. Its task ends when this is dropped.
+#[derive(Debug)]
+pub struct Kernel {
+    handle: Handle,
+    port: u32,
+    task: AbortHandle,
+}
+
+/// A request that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] std::io::Error),
+    /// A refusal.
+    #[error("{what}: {source}")]
+    Refused {
+        /// What was tried, with its value.
+        what: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// A route in our table as the kernel has it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is to us.
+    pub route: Route,
+    message: RouteMessage,
+}
+
+/// Where packets to a destination leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exit {
+    /// The device.
+    pub device: u32,
+    /// The source address that is chosen.
+    pub source: Option<IpAddr>,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether it is a loopback device.
+    pub loopback: bool,
+}
+
+impl Kernel {
+    /// Opens a socket; its task runs on the current tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let (mut connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Open)?;
+        let mut address = SocketAddr::new(0, 0);
+        let socket = connection.socket_mut().socket_mut();
+        // Bound now and not at the first request, so that notifications of our own changes are known.
+        socket
+            .bind_auto()
+            .and_then(|_| socket.get_address(&mut address))
+            .map_err(NetlinkError::Open)?;
+        let task = tokio::spawn(connection).abort_handle();
+        Ok(Self {
+            handle,
+            port: address.port_number(),
+            task,
+        })
+    }
+
+    /// The socket's number, which notifications of changes through it carry.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Makes routes, each replacing what is in its place. Many go at a time; the first error is
+    /// returned after all have been tried.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
+        for some in routes.chunks(PIPELINE) {
+            let messages = some.iter().filter_map(|route| message::of_route(route, table));
+            let requests: Vec<_> =
+                messages.map(|message| put_one(self.handle.clone(), message)).collect();
+            result = result.and(all(requests).await);
+        }
+        result
+    }
+
+    /// Deletes what is in some places, whatever it is. Nothing there is fine.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn delete_places(
+        &self,
+        table: u32,
+        places: &BTreeSet<Place>,
+    ) -> Result<(), NetlinkError> {
+        let messages = places.iter().map(|place| message::of_place(place, table));
+        self.delete_messages(messages.collect()).await
+    }
+
+    /// Deletes routes as they were found.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn delete_found(&self, found: &[&Found]) -> Result<(), NetlinkError> {
+        self.delete_messages(found.iter().map(|found| found.message.clone()).collect()).await
+    }
+
+    async fn delete_messages(&self, messages: Vec<RouteMessage>) -> Result<(), NetlinkError> {
+        let mut result = Ok(());
+        for some in messages.chunks(PIPELINE) {
+            let requests: Vec<_> =
+                some.iter().map(|message| delete_one(self.handle.clone(), message.clone())).collect();
+            result = result.and(all(requests).await);
+        }
+        result
+    }
+
+    /// All routes of a table.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub async fn table(&self, table: u32) -> Result<Vec<Found>, NetlinkError> {
+        let mut found = Vec::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut routes = std::pin::pin!(
+                self.handle.route().get(message::dump(version, table, RouteType::Unspec)).execute()
+            );
+            while let Some(message) = next_of_dump(routes.next().await, "reading routes")? {
+                if message::table(&message) == table
+                    && let Some(route) = message::to_route(&message)
+                {
+                    found.push(Found { route, message });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Subnets that the main table reaches without a gateway, except through `but`.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub async fn connected(&self, but: Option<u32>) -> Result<BTreeSet<IpNet>, NetlinkError> {
+        let mut connected = BTreeSet::new();
+        let main = u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN);
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut routes = std::pin::pin!(
+                self.handle.route().get(message::dump(version, main, RouteType::Unicast)).execute()
+            );
+            while let Some(message) = next_of_dump(routes.next().await, "reading the main table")? {
+                connected.extend(message::connected(&message, but));
+            }
+        }
+        Ok(connected)
+    }
+
+    /// The addresses of the host that can be used now: no loopback or link-local ones, none whose
+    /// uniqueness is still in doubt.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| into_error(error, "reading addresses"))?;
+        let mut addresses: Vec<Address> = messages.iter().filter_map(message::to_address).collect();
+        addresses.sort();
+        Ok(addresses)
+    }
+
+    /// How a packet of ours with this mark leaves; `None` if it cannot.
+    ///
+    /// # Errors
+    /// When the kernel refuses the question.
+    pub async fn exit(&self, to: IpAddr, mark: u32) -> Result<Option<Exit>, NetlinkError> {
+        let reply = self.handle.route().get(message::lookup(to, mark)).execute();
+        let reply = std::pin::pin!(reply).next().await;
+        match reply {
+            Some(Ok(message)) => Ok(message::exit(&message)),
+            None => Ok(None),
+            Some(Err(error)) => {
+                let error = into_error(error, format!("looking up {to}"));
+                match error.errno() {
+                    Some(
+                        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::INVAL | Errno::ACCESS
+                        | Errno::AGAIN,
+                    ) => Ok(None),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// The devices.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub async fn devices(&self) -> Result<Vec<Device>, NetlinkError> {
+        let messages: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| into_error(error, "reading devices"))?;
+        Ok(messages.iter().map(to_device).collect())
+    }
+
+    /// Sets up a TUN device that is there: its queue and MTU, and up.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
+        let message =
+            LinkUnspec::new_with_index(index).txqueuelen(queue).mtu(u32::from(mtu)).up().build();
+        let result = self.handle.link().set(message).execute().await;
+        refused(result, || format!("device {index}: MTU {mtu}, queue {queue}"))
+    }
+
+    /// Brings a device up.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn set_device_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        let result = self.handle.link().set(message).execute().await;
+        refused(result, || format!("bringing device {index} up"))
+    }
+
+    /// Deletes a device.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn delete_device(&self, index: u32) -> Result<(), NetlinkError> {
+        let result = self.handle.link().del(index).execute().await;
+        gone_is_fine(refused(result, || format!("deleting device {index}")))
+    }
+
+    /// Makes sure of the policy rules "unless marked as underlay, look into `table` first", and that no
+    /// other rules lead there.
+    ///
+    /// # Errors
+    /// The first refusal. A host without IPv6 refuses that rule, which is no error.
+    pub async fn ensure_rules(&self, table: u32) -> Result<(), NetlinkError> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let v6 = version == IpVersion::V6;
+            let wanted = message::rule(table, v6);
+            let mut there = false;
+            for rule in self.rules_to(table, version).await? {
+                match !there && message::same_rule(&rule, &wanted) {
+                    true => there = true,
+                    false => self.delete_rule(rule).await?,
+                }
+            }
+            if !there {
+                match self.add_rule(wanted).await {
+                    Err(error) if v6 && error.errno() == Some(Errno::AFNOSUPPORT) => {}
+                    Err(error) if error.errno() == Some(Errno::EXIST) => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes all rules that lead to a table; says how many there were.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn delete_rules(&self, table: u32) -> Result<usize, NetlinkError> {
+        let mut count = 0;
+        for version in [IpVersion::V4, IpVersion::V6] {
+            for rule in self.rules_to(table, version).await? {
+                self.delete_rule(rule).await?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    async fn rules_to(
+        &self,
+        table: u32,
+        version: IpVersion,
+    ) -> Result<Vec<RuleMessage>, NetlinkError> {
+        let mut rules = Vec::new();
+        let mut dump = std::pin::pin!(self.handle.rule().get(version).execute());
+        while let Some(rule) = next_of_dump(dump.next().await, "reading rules")? {
+            if message::rule_table(&rule) == table {
+                rules.push(rule);
+            }
+        }
+        Ok(rules)
+    }
+
+    async fn add_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule;
+        refused(request.execute().await, || "adding the policy rule".to_owned())
+    }
+
+    async fn delete_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
+        let result = self.handle.rule().del(rule).execute().await;
+        gone_is_fine(refused(result, || "deleting a policy rule".to_owned()))
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl NetlinkError {
+    /// The kernel's error, if it is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Open(source) | Self::Refused { source, .. } => Errno::from_io_error(source),
+        }
+    }
+}
+
+async fn put_one(handle: Handle, message: RouteMessage) -> Result<(), NetlinkError> {
+    let what = message::describe(&message);
+    refused(handle.route().add(message).replace().execute().await, || what)
+}
+
+async fn delete_one(handle: Handle, message: RouteMessage) -> Result<(), NetlinkError> {
+    let what = message::describe(&message);
+    let result = handle.route().del(message).execute().await;
+    gone_is_fine(refused(result, || format!("deleting {what}")))
+}
+
+/// Awaits all, and returns the first error.
+async fn all<F>(requests: Vec<F>) -> Result<(), NetlinkError>
+where
+    F: Future<Output = Result<(), NetlinkError>>,
+{
+    futures_util::future::join_all(requests).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}
+
+fn refused(
+    result: Result<(), rtnetlink::Error>,
+    what: impl FnOnce() -> String,
+) -> Result<(), NetlinkError> {
+    result.map_err(|error| into_error(error, what()))
+}
+
+fn into_error(error: rtnetlink::Error, what: impl Into<String>) -> NetlinkError {
+    let source = match error {
+        rtnetlink::Error::NetlinkError(error) => error.to_io(),
+        other => std::io::Error::other(other),
+    };
+    NetlinkError::Refused {
+        what: what.into(),
+        source,
+    }
+}
+
+fn gone_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match result {
+        Err(error) if matches!(error.errno(), Some(Errno::SRCH | Errno::NOENT | Errno::NODEV)) => Ok(()),
+        other => other,
+    }
+}
+
+/// The next item of a dump. A table that doesn't exist, or a family that the kernel lacks, is empty.
+fn next_of_dump<T>(
+    item: Option<Result<T, rtnetlink::Error>>,
+    what: &str,
+) -> Result<Option<T>, NetlinkError> {
+    match item.transpose().map_err(|error| into_error(error, what)) {
+        Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP)) => {
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+fn to_device(message: &LinkMessage) -> Device {
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    Device {
+        index: message.header.index,
+        name: name.unwrap_or_default(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+    }
+}

@@ -1,0 +1,337 @@
+//! Netlink messages from and to what the rest of the program speaks of. Pure.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+};
+use rtnetlink::IpVersion;
+
+use super::{Exit, RULE_PRIORITY};
+use crate::{
+    host::reconcile::{Place, Route, Target},
+    instance::MARK_MASK,
+};
+
+/// Who made a route, for people who look: unassigned in linux/rtnetlink.h and iproute2.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(207);
+
+/// What matters of a mark: all instances share it.
+const MARK: u32 = 0xcf00_0000;
+
+/// An address of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// Its device.
+    pub device: u32,
+    /// The address.
+    pub ip: IpAddr,
+}
+
+pub(super) fn of_route(route: &Route, table: u32) -> Option<RouteMessage> {
+    let Place { net, metric } = route.place;
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(net.addr().is_ipv6());
+    message.header.destination_prefix_length = net.prefix_len();
+    message.header.protocol = PROTOCOL;
+    message.header.scope = RouteScope::Universe;
+    message.attributes = vec![
+        RouteAttribute::Destination(net.addr().into()),
+        RouteAttribute::Table(table),
+        RouteAttribute::Priority(metric),
+    ];
+    message.header.kind = match route.target {
+        Target::Device { index, source } => {
+            message.attributes.push(RouteAttribute::Oif(index));
+            let source = source.map(|source| RouteAttribute::PrefSource(source.into()));
+            message.attributes.extend(source);
+            if net.addr().is_ipv4() {
+                message.header.scope = RouteScope::Link;
+            }
+            RouteType::Unicast
+        }
+        Target::Unreachable => RouteType::Unreachable,
+        Target::Throw => RouteType::Throw,
+        Target::Foreign => return None,
+    };
+    Some(message)
+}
+
+/// Names a place, for a deletion: the kernel compares only what is said (`fib_table_delete`,
+/// `ip6_route_del`).
+pub(super) fn of_place(place: &Place, table: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(place.net.addr().is_ipv6());
+    message.header.destination_prefix_length = place.net.prefix_len();
+    message.header.scope = RouteScope::NoWhere;
+    message.attributes = vec![
+        RouteAttribute::Destination(place.net.addr().into()),
+        RouteAttribute::Table(table),
+        RouteAttribute::Priority(place.metric),
+    ];
+    message
+}
+
+pub(super) fn to_route(message: &RouteMessage) -> Option<Route> {
+    let net = destination(message)?;
+    let mut metric = 0;
+    let mut device = None;
+    let mut source = None;
+    let mut strange = message.header.tos != 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
+                strange = true;
+            }
+            _ => {}
+        }
+    }
+    let target = match (message.header.kind, device) {
+        _ if strange => Target::Foreign,
+        (RouteType::Unicast, Some(index)) => Target::Device { index, source },
+        (RouteType::Unreachable, _) => Target::Unreachable,
+        (RouteType::Throw, _) => Target::Throw,
+        _ => Target::Foreign,
+    };
+    Some(Route {
+        place: Place { net, metric },
+        target,
+    })
+}
+
+pub(super) fn table(message: &RouteMessage) -> u32 {
+    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| u32::from(message.header.table))
+}
+
+pub(super) fn describe(message: &RouteMessage) -> String {
+    match destination(message) {
+        Some(net) => format!("route {net}"),
+        None => "a route".to_owned(),
+    }
+}
+
+/// A dump's request, with the kernel's own filter.
+pub(super) fn dump(version: IpVersion, table: u32, kind: RouteType) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(version == IpVersion::V6);
+    message.header.kind = kind;
+    message.attributes = vec![RouteAttribute::Table(table)];
+    message
+}
+
+/// The subnet of a route that needs no gateway and doesn't leave through `but`.
+pub(super) fn connected(message: &RouteMessage, but: Option<u32>) -> Option<IpNet> {
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    if table(message) != main || message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut device = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::MultiPath(_)
+            | RouteAttribute::NhId(_) => return None,
+            _ => {}
+        }
+    }
+    let net = destination(message)?;
+    let wide = net.prefix_len() == 0;
+    let link_local = matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
+    (device.is_some() && device != but && !wide && !link_local).then_some(net)
+}
+
+pub(super) fn lookup(to: IpAddr, mark: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(to.is_ipv6());
+    message.header.destination_prefix_length = if to.is_ipv6() { 128 } else { 32 };
+    message.attributes = vec![RouteAttribute::Destination(to.into()), RouteAttribute::Mark(mark)];
+    message
+}
+
+pub(super) fn exit(message: &RouteMessage) -> Option<Exit> {
+    let mut exit = Exit { device: 0, source: None };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => exit.device = *index,
+            RouteAttribute::PrefSource(source) => exit.source = ip(source),
+            _ => {}
+        }
+    }
+    let leaves = matches!(message.header.kind, RouteType::Unicast | RouteType::Local);
+    (leaves && exit.device != 0).then_some(exit)
+}
+
+/// `not fwmark 0xcf000000/0xff000000 lookup <table>`.
+pub(super) fn rule(table: u32, v6: bool) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(v6);
+    message.header.action = RuleAction::ToTable;
+    message.header.flags = RuleFlags::Invert;
+    message.attributes = vec![
+        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::FwMark(MARK),
+        RuleAttribute::FwMask(MARK_MASK),
+        RuleAttribute::Table(table),
+        RuleAttribute::Protocol(PROTOCOL),
+    ];
+    message
+}
+
+pub(super) fn rule_table(rule: &RuleMessage) -> u32 {
+    let attribute = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| u32::from(rule.header.table))
+}
+
+/// Whether the kernel's rule does what ours does, and nothing else.
+pub(super) fn same_rule(there: &RuleMessage, ours: &RuleMessage) -> bool {
+    let selects = |attribute: &&RuleAttribute| {
+        matches!(
+            attribute,
+            RuleAttribute::Priority(_)
+                | RuleAttribute::FwMark(_)
+                | RuleAttribute::FwMask(_)
+                | RuleAttribute::Source(_)
+                | RuleAttribute::Destination(_)
+                | RuleAttribute::Iifname(_)
+                | RuleAttribute::Oifname(_)
+        )
+    };
+    let count = |rule: &RuleMessage| rule.attributes.iter().filter(selects).count();
+    there.header.action == ours.header.action
+        && there.header.flags.contains(RuleFlags::Invert)
+        && count(there) == count(ours)
+        && ours.attributes.iter().filter(selects).all(|wanted| there.attributes.contains(wanted))
+}
+
+pub(super) fn to_address(message: &AddressMessage) -> Option<Address> {
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let mut local = None;
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let doubtful = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+        && !flags.contains(AddressFlags::Optimistic);
+    // On a point-to-point device `Address` is the other end's.
+    let ip = local.or(address)?;
+    let usable = message.header.scope == AddressScope::Universe && !doubtful && !ip.is_loopback();
+    usable.then_some(Address {
+        device: message.header.index,
+        ip,
+    })
+}
+
+fn destination(message: &RouteMessage) -> Option<IpNet> {
+    let len = message.header.destination_prefix_length;
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    });
+    let any: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    IpNet::new(address.unwrap_or(any), len).ok()
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn family(v6: bool) -> AddressFamily {
+    if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::reconcile::metric;
+
+    fn route(net: &str, metric: u32, target: Target) -> Route {
+        let net = net.parse().unwrap();
+        Route { place: Place { net, metric }, target }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_is_read_back() {
+        let source = Some("10.1.0.5".parse().unwrap());
+        for route in [
+            route("10.2.0.0/16", metric::DEVICE, Target::Device { index: 7, source }),
+            route("fd00:2::/32", metric::DEVICE, Target::Device { index: 7, source: None }),
+            route("10.2.0.0/16", metric::UNREACHABLE, Target::Unreachable),
+            route("fd00:2::/32", metric::UNREACHABLE, Target::Unreachable),
+            route("172.17.0.0/16", metric::THROW, Target::Throw),
+        ] {
+            let message = of_route(&route, 0xcf_1234).unwrap();
+            assert_eq!(to_route(&message), Some(route));
+            assert_eq!(table(&message), 0xcf_1234);
+        }
+    }
+
+    #[test]
+    fn a_route_over_a_gateway_is_none_of_ours() {
+        let ours = route("10.2.0.0/16", metric::DEVICE, Target::Device { index: 7, source: None });
+        let mut message = of_route(&ours, 300).unwrap();
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into())));
+        assert_eq!(to_route(&message).unwrap().target, Target::Foreign);
+    }
+
+    #[test]
+    fn only_direct_routes_of_other_devices_are_connected() {
+        let direct = |net: &str, index| {
+            let route = route(net, 0, Target::Device { index, source: None });
+            of_route(&route, u32::from(RouteHeader::RT_TABLE_MAIN)).unwrap()
+        };
+        assert_eq!(connected(&direct("10.2.0.0/16", 3), Some(7)), Some("10.2.0.0/16".parse().unwrap()));
+        assert_eq!(connected(&direct("10.2.0.0/16", 7), Some(7)), None, "our TUN");
+        assert_eq!(connected(&direct("0.0.0.0/0", 3), Some(7)), None, "a default route over ppp");
+        assert_eq!(connected(&direct("fe80::/64", 3), Some(7)), None, "link-local");
+        let mut far = direct("10.2.0.0/16", 3);
+        far.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into())));
+        assert_eq!(connected(&far, Some(7)), None, "over a gateway");
+    }
+
+    #[test]
+    fn a_rule_of_another_mark_or_table_is_another_rule() {
+        let ours = rule(0xcf_1234, false);
+        assert!(same_rule(&rule(0xcf_1234, false), &ours));
+        let mut other = ours.clone();
+        other.attributes[1] = RuleAttribute::FwMark(1);
+        assert!(!same_rule(&other, &ours));
+        let mut narrower = ours.clone();
+        narrower.attributes.push(RuleAttribute::Iifname("eth0".to_owned()));
+        assert!(!same_rule(&narrower, &ours));
+        let mut upright = ours.clone();
+        upright.header.flags = RuleFlags::empty();
+        assert!(!same_rule(&upright, &ours));
+    }
+}

@@ -1,0 +1,181 @@
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+/// A kernel's table: one route per place, except where somebody else put more.
+#[derive(Clone, Debug, Default)]
+struct Kernel(Vec<Route>);
+
+impl Kernel {
+    fn carry_out(&mut self, plan: &Plan) {
+        let mut index = 0;
+        self.0.retain(|_| {
+            index += 1;
+            !plan.stale.contains(&(index - 1))
+        });
+        for route in &plan.missing {
+            match self.0.iter_mut().find(|there| there.place == route.place) {
+                Some(there) => *there = *route,
+                None => self.0.push(*route),
+            }
+        }
+    }
+
+    fn by_place(&self) -> BTreeMap<Place, Target> {
+        self.0.iter().map(|route| (route.place, route.target)).collect()
+    }
+}
+
+fn nets() -> impl Strategy<Value = IpNet> {
+    // A small space, so that prefixes meet, contain and equal each other.
+    let v4 = (0u8..4, 0u8..4, 8u8..=32).prop_map(|(a, b, len)| format!("10.{a}.{b}.0/{len}"));
+    let v6 = (0u8..4, 16u8..=64).prop_map(|(a, len)| format!("fd00:{a}::/{len}"));
+    prop_oneof![v4, v6].prop_map(|text| text.parse::<IpNet>().unwrap().trunc())
+}
+
+fn targets() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        Just(Target::Unreachable),
+        Just(Target::Throw),
+        Just(Target::Foreign),
+        (1u32..4).prop_map(|index| Target::Device { index, source: None }),
+    ]
+}
+
+fn routes() -> impl Strategy<Value = Route> {
+    let metrics = prop_oneof![Just(50u32), Just(100), Just(4096), Just(1)];
+    (nets(), metrics, targets()).prop_map(|(net, metric, target)| Route {
+        place: Place { net, metric },
+        target,
+    })
+}
+
+fn intents() -> impl Strategy<Value = Intent> {
+    let device = prop::option::of(1u32..4);
+    (vec(nets(), 0..8), vec(nets(), 0..4), vec(nets(), 0..6), device, any::<bool>()).prop_map(
+        |(foreign, own, connected, device, cut)| {
+            let mut intent = Intent::default();
+            foreign.into_iter().for_each(|net| intent.add(net, false));
+            own.into_iter().for_each(|net| intent.add(net, true));
+            let addresses = connected.iter().map(IpNet::addr).collect();
+            intent.set_local(Local { connected: connected.into_iter().collect(), addresses });
+            intent.set_device(device);
+            intent.set_cut(cut);
+            intent
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn one_pass_makes_any_table_what_is_wanted(
+        intent in intents(),
+        table in vec(routes(), 0..30),
+    ) {
+        let unique: BTreeMap<Place, Route> = table.iter().map(|route| (route.place, *route)).collect();
+        let mut kernel = Kernel(unique.into_values().collect());
+        kernel.carry_out(&intent.plan(&kernel.0));
+        prop_assert_eq!(kernel.by_place(), intent.wanted());
+        prop_assert_eq!(intent.plan(&kernel.0), Plan::default(), "the second pass has nothing to do");
+    }
+
+    #[test]
+    fn doubled_places_are_clean_within_a_few_passes(
+        intent in intents(),
+        table in vec(routes(), 0..30),
+    ) {
+        let mut kernel = Kernel(table);
+        for _ in 0..3 {
+            kernel.carry_out(&intent.plan(&kernel.0));
+        }
+        prop_assert_eq!(kernel.by_place(), intent.wanted());
+    }
+
+    #[test]
+    fn an_edit_touches_only_the_places_that_it_affects(
+        before in intents(),
+        net in nets(),
+        add in any::<bool>(),
+    ) {
+        let mut after = before.clone();
+        match add {
+            true => after.add(net, false),
+            false => after.remove(&net),
+        }
+        // A change of our own prefixes changes the source of every route; the rest must be local.
+        prop_assume!(before.own() == after.own());
+        let affected = after.affected([net]);
+        let changed = |place: &Place| before.at(place) != after.at(place);
+        let nets: Vec<IpNet> =
+            before.foreign.iter().chain(&after.foreign).chain(&before.local.connected).copied().collect();
+        for place in places(nets).iter().filter(|place| changed(place)) {
+            prop_assert!(affected.contains(place), "{:?}", place);
+        }
+    }
+
+    #[test]
+    fn every_prefix_has_an_unreachable_behind_it_whatever_happens(intent in intents()) {
+        for net in intent.foreign() {
+            let place = Place { net: *net, metric: metric::UNREACHABLE };
+            prop_assert_eq!(intent.at(&place), Some(Target::Unreachable));
+        }
+    }
+}
+
+fn intent(foreign: &[&str], own: &[&str], connected: &[&str], addresses: &[&str]) -> Intent {
+    let mut intent = Intent::default();
+    intent.set_device(Some(7));
+    foreign.iter().for_each(|net| intent.add(net.parse().unwrap(), false));
+    own.iter().for_each(|net| intent.add(net.parse().unwrap(), true));
+    intent.set_local(Local {
+        connected: connected.iter().map(|net| net.parse().unwrap()).collect(),
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+    });
+    intent
+}
+
+#[test]
+fn a_connected_subnet_inside_a_foreign_prefix_is_thrown_back() {
+    let intent =
+        intent(&["172.16.0.0/12"], &[], &["172.17.0.0/16", "192.168.0.0/24", "10.0.0.0/8"], &[]);
+    let throws: Vec<String> = intent
+        .wanted()
+        .iter()
+        .filter(|(_, target)| **target == Target::Throw)
+        .map(|(place, _)| place.net.to_string())
+        .collect();
+    assert_eq!(throws, ["172.17.0.0/16"]);
+}
+
+#[test]
+fn a_foreign_prefix_that_is_a_connected_subnet_loses_to_it() {
+    let intent = intent(&["10.1.0.0/16"], &[], &["10.1.0.0/16"], &[]);
+    let best = intent.wanted().into_iter().next().unwrap();
+    assert_eq!((best.0.metric, best.1), (metric::THROW, Target::Throw));
+}
+
+#[test]
+fn the_source_is_an_address_inside_our_own_site() {
+    let intent = intent(
+        &["10.2.0.0/16", "fd00:2::/32"],
+        &["10.1.0.0/16"],
+        &[],
+        &["203.0.113.7", "10.1.0.5", "fd00:9::1"],
+    );
+    let device = |net: &str| intent.at(&Place { net: net.parse().unwrap(), metric: metric::DEVICE });
+    let source = Some("10.1.0.5".parse().unwrap());
+    assert_eq!(device("10.2.0.0/16"), Some(Target::Device { index: 7, source }));
+    assert_eq!(device("fd00:2::/32"), Some(Target::Device { index: 7, source: None }));
+}
+
+#[test]
+fn without_a_device_or_when_cut_off_nothing_is_routed_and_nothing_leaks() {
+    let mut cut = intent(&["10.2.0.0/16"], &[], &[], &[]);
+    cut.set_cut(true);
+    let mut bare = intent(&["10.2.0.0/16"], &[], &[], &[]);
+    bare.set_device(None);
+    for intent in [cut, bare] {
+        let targets: Vec<Target> = intent.wanted().into_values().collect();
+        assert_eq!(targets, [Target::Unreachable]);
+    }
+}

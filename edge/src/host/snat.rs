@@ -1,0 +1,94 @@
+//! Masquerading toward the site, with `nft` and a table of our own.
+
+use std::{io, process::Stdio};
+
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use crate::instance::Instance;
+
+/// Why there is no masquerading.
+#[derive(Debug, thiserror::Error)]
+pub enum SnatError {
+    /// No `nft`.
+    #[error("snat needs the program nft (package nftables): {0}")]
+    Missing(#[source] io::Error),
+    /// It failed.
+    #[error("nft refused the masquerading rule: {0}")]
+    Refused(String),
+}
+
+/// Masquerades what comes out of the TUN and leaves by another device, replacing what was there.
+///
+/// # Errors
+/// Without `nft`, or when it refuses.
+pub async fn enable(instance: &Instance) -> Result<(), SnatError> {
+    nft(&format!("{}{}", removal(instance), rules(instance))).await
+}
+
+/// Removes the table. Without `nft` there is none.
+///
+/// # Errors
+/// When `nft` refuses.
+pub async fn disable(instance: &Instance) -> Result<(), SnatError> {
+    match nft(&removal(instance)).await {
+        Err(SnatError::Missing(_)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Adding first makes the deletion of what may not be there succeed.
+fn removal(instance: &Instance) -> String {
+    let table = table(instance);
+    format!("add table inet {table}\ndelete table inet {table}\n")
+}
+
+fn rules(instance: &Instance) -> String {
+    let (table, device) = (table(instance), instance.name());
+    format!(
+        "table inet {table} {{\n\
+         \tchain postrouting {{\n\
+         \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
+         \t\tiifname \"{device}\" oifname != \"{device}\" masquerade\n\
+         \t}}\n\
+         }}\n"
+    )
+}
+
+fn table(instance: &Instance) -> String {
+    format!("cframe-{instance}")
+}
+
+async fn nft(script: &str) -> Result<(), SnatError> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(SnatError::Missing)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // An `nft` that ends early says why on stderr.
+        let _ = stdin.write_all(script.as_bytes()).await;
+    }
+    let output = child.wait_with_output().await.map_err(SnatError::Missing)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Err(SnatError::Refused(text.lines().take(3).collect::<Vec<_>>().join(" ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_is_for_what_leaves_the_tunnel_toward_the_site() {
+        let script = rules(&Instance::default());
+        assert!(script.contains("table inet cframe-cframe0 {"));
+        assert!(script.contains("iifname \"cframe0\" oifname != \"cframe0\" masquerade"));
+    }
+}

@@ -1,0 +1,92 @@
+//! Settings of the network stack, by `/proc/sys/net`: forwarding, and what the TUN needs.
+
+use std::{fs, io, path::PathBuf};
+
+use tracing::{debug, info, warn};
+
+/// Which kinds of forwarding a host must do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// There are IPv4 prefixes.
+    pub v4: bool,
+    /// There are IPv6 prefixes.
+    pub v6: bool,
+}
+
+/// Reads `/proc/sys/net/<key>`.
+///
+/// # Errors
+/// Those of the file: `NotFound` where the kernel has no such setting.
+pub fn read(key: &str) -> io::Result<String> {
+    fs::read_to_string(path(key)).map(|value| value.trim().to_owned())
+}
+
+/// The number in `/proc/sys/net/<key>`, if it is there and one.
+pub fn number(key: &str) -> Option<i64> {
+    read(key).ok()?.parse().ok()
+}
+
+/// Sets up a TUN device before it comes up. What the kernel lacks is left.
+///
+/// A source that comes through the tunnel may be routed elsewhere (asymmetric sites), so that the
+/// reverse path filter is loose on this device alone; an address of its own would only send router
+/// solicitations to everybody.
+pub(crate) fn prepare_device(name: &str) {
+    for (key, value) in [
+        (format!("ipv4/conf/{name}/rp_filter"), "2"),
+        (format!("ipv6/conf/{name}/addr_gen_mode"), "1"),
+        (format!("ipv6/conf/{name}/accept_ra"), "0"),
+        (format!("ipv6/conf/{name}/router_solicitations"), "0"),
+    ] {
+        if let Err(error) = write(&key, value) {
+            debug!(%key, %error, "setting not applied");
+        }
+    }
+}
+
+/// Switches on the forwarding that is needed and still off; never switches any off.
+pub(crate) fn forward(needed: Forwarding) {
+    if needed.v4 {
+        switch_on("ipv4/ip_forward");
+    }
+    if needed.v6 && number("ipv6/conf/all/forwarding") == Some(0) {
+        keep_router_advertisements();
+        switch_on("ipv6/conf/all/forwarding");
+    }
+}
+
+/// A forwarding host ignores router advertisements, and with them its default route in most clouds,
+/// unless `accept_ra` is 2 (linux Documentation/networking/ip-sysctl.rst).
+fn keep_router_advertisements() {
+    let Ok(devices) = fs::read_dir(path("ipv6/conf")) else { return };
+    for device in devices.flatten() {
+        let key = format!("ipv6/conf/{}/accept_ra", device.file_name().to_string_lossy());
+        if number(&key) == Some(1)
+            && let Err(error) = write(&key, "2")
+        {
+            warn!(%key, %error, "router advertisements may be lost: set it to 2");
+        }
+    }
+}
+
+fn switch_on(key: &str) {
+    match read(key).as_deref() {
+        Ok("0") => match write(key, "1") {
+            Ok(()) => info!(%key, "forwarding switched on"),
+            Err(error) => warn!(%key, %error, "forwarding is off: set it to 1"),
+        },
+        Ok(_) => {}
+        Err(error) => debug!(%key, %error, "no such setting"),
+    }
+}
+
+fn write(key: &str, value: &str) -> io::Result<()> {
+    match read(key)?.as_str() == value {
+        true => Ok(()),
+        false => fs::write(path(key), value),
+    }
+}
+
+fn path(key: &str) -> PathBuf {
+    PathBuf::from("/proc/sys/net").join(key)
+}

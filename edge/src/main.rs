@@ -1,0 +1,5 @@
+//! `cframe-edge`: see [`cframe_edge::cli`].
+
+fn main() -> std::process::ExitCode {
+    cframe_edge::cli::main()
+}

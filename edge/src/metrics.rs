@@ -1,0 +1,142 @@
+//! `/metrics` for Prometheus, on a local port if one is configured.
+
+use std::{fmt::Write as _, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::{
+    local::{Answer, Asked, Question},
+    status::Status,
+};
+
+const LIMIT: Duration = Duration::from_secs(5);
+const MAX_REQUEST: usize = 8 << 10;
+
+/// Serves one scrape after the other until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, questions: mpsc::Sender<Asked>) {
+    loop {
+        match listener.accept().await {
+            // A scraper that is slow or breaks off costs its turn alone.
+            Ok((stream, _)) => drop(timeout(LIMIT, answer(stream, &questions)).await),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, questions: &mpsc::Sender<Asked>) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < MAX_REQUEST {
+        let mut part = [0; 1024];
+        match stream.read(&mut part).await? {
+            0 => break,
+            len => request.extend_from_slice(&part[..len]),
+        }
+    }
+    let (status, body) = match request.starts_with(b"GET /metrics ") {
+        true => ("200 OK", scrape(questions).await),
+        false => ("404 Not Found", "only /metrics is here\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+async fn scrape(questions: &mpsc::Sender<Asked>) -> String {
+    let (reply, answer) = oneshot::channel();
+    // A closed channel leaves no answer either.
+    let _ = questions.send(Asked { question: Question::Status, reply }).await;
+    match answer.await {
+        Ok(Answer::Status(status)) => render(&status),
+        _ => String::new(),
+    }
+}
+
+fn render(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a string doesn't fail.
+    let _ = plain(&mut out, status);
+    let _ = links(&mut out, status);
+    out
+}
+
+fn plain(out: &mut String, status: &Status) -> std::fmt::Result {
+    let connected = u64::from(status.controller.connected.is_some());
+    let t = &status.traffic;
+    for (name, kind, help, value) in [
+        ("controller_connected", "gauge", "Whether there is a session with a controller.", connected),
+        ("state_age_seconds", "gauge", "Since a controller confirmed the state.", status.state.age_secs.unwrap_or(0)),
+        ("certificate_not_after_seconds", "gauge", "When the certificate expires, Unix time.", status.certificate.not_after),
+        ("routes_intended", "gauge", "Routes that there should be.", status.routes.intended as u64),
+        ("routes_installed", "gauge", "Routes of these that there are.", status.routes.installed as u64),
+        ("uptime_seconds", "gauge", "Since the start.", status.uptime_secs),
+        ("sent_packets_total", "counter", "Inner packets to links.", t.sent_packets),
+        ("sent_bytes_total", "counter", "Inner bytes to links.", t.sent_bytes),
+        ("received_packets_total", "counter", "Inner packets from links.", t.received_packets),
+        ("received_bytes_total", "counter", "Inner bytes from links.", t.received_bytes),
+    ] {
+        head(out, name, kind, help)?;
+        writeln!(out, "cframe_edge_{name} {value}")?;
+    }
+    head(out, "dropped_total", "counter", "Packets that went no further, by reason.")?;
+    for (reason, count) in &status.drops {
+        writeln!(out, "cframe_edge_dropped_total{{reason=\"{reason}\"}} {count}")?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a round trip as seconds")]
+fn links(out: &mut String, status: &Status) -> std::fmt::Result {
+    type Value = fn(&crate::status::LinkStatus) -> f64;
+    let series: [(&str, &str, &str, Value); 7] = [
+        ("link_up", "gauge", "Whether the link carries traffic.", |l| f64::from(u8::from(l.up))),
+        ("link_rtt_seconds", "gauge", "Round trip.", |l| l.rtt_us as f64 / 1e6),
+        ("link_path_mtu_bytes", "gauge", "Largest UDP payload.", |l| f64::from(l.path_mtu)),
+        ("link_loss_ratio", "gauge", "Share of outer packets lost.", |l| l.loss),
+        ("link_sent_bytes_total", "counter", "Inner bytes sent.", |l| l.traffic.sent_bytes as f64),
+        ("link_received_bytes_total", "counter", "Inner bytes received.", |l| {
+            l.traffic.received_bytes as f64
+        }),
+        ("link_since_seconds", "gauge", "Up or down for this long.", |l| l.since_secs as f64),
+    ];
+    for (name, kind, help, value) in series {
+        head(out, name, kind, help)?;
+        for link in &status.links {
+            writeln!(out, "cframe_edge_{name}{{peer=\"{}\"}} {}", link.peer, value(link))?;
+        }
+    }
+    Ok(())
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
+    writeln!(out, "# HELP cframe_edge_{name} {help}\n# TYPE cframe_edge_{name} {kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::LinkStatus;
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample() {
+        let mut status = Status::default();
+        status.drops.insert("no_link".to_owned(), 3);
+        status.links.push(LinkStatus { peer: "aws-hk".to_owned(), up: true, ..Default::default() });
+        let text = render(&status);
+        assert!(text.contains("cframe_edge_dropped_total{reason=\"no_link\"} 3\n"));
+        assert!(text.contains("cframe_edge_link_up{peer=\"aws-hk\"} 1\n"));
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let value = line.rsplit_once(' ').unwrap().1;
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Roots and issuing CAs, and their files.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use crate::{
+    identity::parse_certificate,
+    issue::{CaError, CaFileError, IssueError, IssuingCa, RootCa, VerifiedCsr, read_certificate},
+    key::PrivateKey,
+    testing::{DAY, LEAF, NOW, World, edges, issue},
+    verifier::PeerSide,
+};
+
+#[test]
+fn a_root_makes_issuing_cas_of_path_length_0() {
+    let world = World::new("m");
+    let root = parse_certificate(world.root.certificate()).unwrap();
+    let ca = parse_certificate(world.ca.certificate()).unwrap();
+    let path_len = |certificate: &x509_parser::certificate::X509Certificate<'_>| {
+        let found = certificate.basic_constraints().unwrap().unwrap();
+        assert!(found.critical && found.value.ca);
+        assert!(certificate.key_usage().unwrap().unwrap().value.key_cert_sign());
+        found.value.path_len_constraint
+    };
+    assert_eq!((path_len(&root), path_len(&ca)), (Some(1), Some(0)));
+    assert_eq!(world.root.not_after(), NOW + 3650 * DAY);
+    assert_eq!(world.ca.not_after(), NOW + 3 * 365 * DAY);
+    assert_ne!(root.subject().to_string(), ca.subject().to_string());
+    assert_eq!(world.ca.mesh(), world.root.mesh());
+}
+
+#[test]
+fn no_issuing_ca_outlives_its_root() {
+    let world = World::new("m");
+    let late = world.root.not_after() - DAY;
+    assert_eq!(world.root.issuing_ca(late).unwrap().not_after(), world.root.not_after());
+    let error = world.root.issuing_ca(world.root.not_after() + 1).unwrap_err();
+    assert!(matches!(error, IssueError::CaNotValid { .. }));
+}
+
+#[test]
+fn an_issuing_ca_whose_key_never_left_its_controller() {
+    let world = World::new("m");
+    let key = PrivateKey::generate().unwrap();
+    let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
+    let certificate = world.root.certify_issuing_ca(&csr, NOW).unwrap();
+    let ca = IssuingCa::new(certificate, key).unwrap();
+    let chain = issue(&ca, "spiffe://m/ns/prod/edge/a", LEAF, NOW).chain;
+    world.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
+}
+
+#[test]
+fn certificate_and_key_must_be_of_one_ca() {
+    let world = World::new("m");
+    let (root, ca) = (&world.root, &world.ca);
+    let error = |result: Result<_, CaError>| result.map(|_: IssuingCa| ()).unwrap_err();
+    let certificate = || ca.certificate().clone();
+    assert_eq!(error(IssuingCa::new(certificate(), root.key().clone())), CaError::Key);
+    let root_certificate = root.certificate().clone();
+    assert_eq!(error(IssuingCa::new(root_certificate, root.key().clone())), CaError::NotCa(0));
+    let leaf = world.credentials("spiffe://m/controller/c1");
+    assert_eq!(error(IssuingCa::new(leaf.chain[0].clone(), leaf.key)), CaError::NotCa(0));
+    assert_eq!(RootCa::new(certificate(), ca.key().clone()).unwrap_err(), CaError::NotCa(1));
+    assert!(matches!(
+        error(IssuingCa::new(vec![1, 2].into(), ca.key().clone())),
+        CaError::Certificate(_)
+    ));
+}
+
+#[test]
+fn cas_survive_the_disk_and_go_on_issuing() {
+    let world = World::new("mesh.example");
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("ca");
+    world.root.save(&directory).unwrap();
+    world.ca.save(&directory).unwrap();
+
+    let root = RootCa::load(&directory).unwrap();
+    let ca = IssuingCa::load(&directory).unwrap();
+    assert_eq!(root.certificate(), world.root.certificate());
+    assert_eq!(ca.certificate(), world.ca.certificate());
+    let chain = issue(&ca, "spiffe://mesh.example/ns/prod/edge/a", LEAF, NOW).chain;
+    world.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
+    root.issuing_ca(NOW).unwrap();
+
+    for (file, mode) in [
+        ("root.pem", 0o644),
+        ("root-key.pem", 0o600),
+        ("issuing.pem", 0o644),
+        ("issuing-key.pem", 0o600),
+    ] {
+        assert_eq!(mode_of(&directory.join(file)), mode, "{file}");
+    }
+}
+
+#[test]
+fn a_root_without_its_key_is_still_a_certificate() {
+    let world = World::new("m");
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("ca");
+    world.root.save(&directory).unwrap();
+    fs::remove_file(directory.join(RootCa::KEY_FILE)).unwrap();
+    let path = directory.join(RootCa::CERTIFICATE_FILE);
+    assert_eq!(&read_certificate(&path).unwrap(), world.root.certificate());
+    assert!(matches!(RootCa::load(&directory), Err(CaFileError::File(_))));
+}
+
+#[test]
+fn a_ca_is_never_written_over() {
+    let (first, second) = (World::new("m"), World::new("m"));
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("ca");
+    first.ca.save(&directory).unwrap();
+    assert!(second.ca.save(&directory).is_err());
+    assert_eq!(IssuingCa::load(&directory).unwrap().certificate(), first.ca.certificate());
+}
+
+#[test]
+fn a_cas_key_that_others_can_read_is_refused() {
+    let world = World::new("m");
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("ca");
+    world.ca.save(&directory).unwrap();
+    let key = directory.join(IssuingCa::KEY_FILE);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = IssuingCa::load(&directory).unwrap_err().to_string();
+    assert!(error.contains("0644") && error.contains("chmod 600"), "{error}");
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}

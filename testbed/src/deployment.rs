@@ -1,0 +1,242 @@
+//! A whole deployment of cframe in a [`Lab`], by its real programs and the commands that a user types.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use cframe_testbed::deployment::Deployment;
+//! use cframe_testbed::{Lab, ThreeSites, privilege};
+//!
+//! privilege::ensure()?;
+//! let mut lab = Lab::new("example")?;
+//! let three = ThreeSites::build(&mut lab, None)?;
+//! let mut mesh = Deployment::start(&lab, &three.controller)?;
+//! mesh.ctl_ok(&["namespace", "add", "prod"])?;
+//! let mut hk = mesh.edge(&three.aws_hk).enrol()?;
+//! let mut idc = mesh.edge(&three.idc).endpoints(&["198.18.0.7:58423"]).enrol()?;
+//! hk.wait_links(1)?;
+//! idc.wait_synced()?;
+//! let refused = mesh.ctl(&["route", "add", "r", "-n", "prod", "--cidr", "10.60.6.0/25", "--edge", "aws-hk"])?;
+//! assert_eq!(refused.code, 4);
+//! mesh.kill9_controller()?;
+//! hk.restart()?;                                          // it needs no controller
+//! mesh.start_controller()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Whatever waits does so for a condition, and its error has the end of the log.
+
+mod controller;
+mod edge;
+mod prompt;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{Host, Lab, Process, Programs, Site, wait_until};
+use controller::Files;
+
+pub use edge::{Edge, Enrolment};
+pub use prompt::{Output, Transcript};
+
+/// How long a command may take; the programs' own time-outs are shorter.
+const COMMAND: Duration = Duration::from_secs(30);
+
+/// A controller with its mesh, and an operator who manages it on the controller's host. Dropping it kills the
+/// controller; the edges are their own.
+#[derive(Debug)]
+pub struct Deployment {
+    mesh: String,
+    host: Host,
+    files: Files,
+    programs: Programs,
+    transcript: Transcript,
+    controller: Process,
+}
+
+impl Deployment {
+    /// Makes the mesh `lab` with its controller on `host`, and waits until that is ready. There is no namespace yet.
+    pub fn start(lab: &Lab, host: &Host) -> Result<Self> {
+        Self::start_mesh("lab", lab.dir(), host, Transcript::default())
+    }
+
+    /// The same for a mesh of another name, in a directory of its own below `dir`, with a transcript.
+    pub fn start_mesh(mesh: &str, dir: &Path, host: &Host, transcript: Transcript) -> Result<Self> {
+        let programs = Programs::locate()?;
+        let files = Files::of(mesh, dir);
+        files.make()?;
+        controller::init(mesh, &files, host, programs.controller(), transcript)?;
+        let controller = controller::spawn(mesh, &files, host, programs.controller(), transcript)?;
+        let (mesh, host) = (mesh.to_owned(), host.clone());
+        let mut deployment = Self { mesh, host, files, programs, transcript, controller };
+        deployment.wait_ready()?;
+        Ok(deployment)
+    }
+
+    /// Its mesh's name.
+    pub fn mesh(&self) -> &str {
+        &self.mesh
+    }
+
+    /// The controller's host, where the operator is too.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The programs it runs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Runs `cfctl` with these arguments as the first admin. A refusal is no error here, see [`Output::code`].
+    pub fn ctl(&self, args: &[&str]) -> Result<Output> {
+        self.transcript.run(&self.host, self.ctl_command(args), COMMAND)
+    }
+
+    /// The same with another file of contexts, such as one that `cfctl admin add --out` has written.
+    pub fn ctl_as(&self, contexts: &Path, args: &[&str]) -> Result<Output> {
+        let mut command = self.ctl_command(args);
+        command.env("CFRAME_CONFIG", contexts);
+        self.transcript.run(&self.host, command, COMMAND)
+    }
+
+    /// Runs `cfctl`, which has to succeed, and returns its standard output.
+    pub fn ctl_ok(&self, args: &[&str]) -> Result<String> {
+        self.ctl(args)?.success()
+    }
+
+    /// Runs `cfctl -o json` and returns what it answers.
+    pub fn ctl_json(&self, args: &[&str]) -> Result<Value> {
+        let mut command = self.ctl_command(args);
+        command.args(["-o", "json"]);
+        prompt::run(command, COMMAND)?.json()
+    }
+
+    /// A join token for an edge that is there: what follows `cframe-edge join`.
+    pub fn token(&self, namespace: &str, edge: &str) -> Result<String> {
+        let said = self.ctl_ok(&["token", "create", "--namespace", namespace, "--edge", edge])?;
+        let token = said.split_whitespace().find(|word| word.starts_with("cfj1."));
+        Ok(token.with_context(|| format!("no token in {said:?}"))?.to_owned())
+    }
+
+    /// An edge that is to be enrolled at a site; by default with the site's name, networks and public addresses, in
+    /// the namespace `prod`.
+    pub fn edge(&self, site: &Site) -> Enrolment<'_> {
+        Enrolment::new(self, site)
+    }
+
+    /// Enrols and starts an edge with all of it said.
+    pub fn enrol(
+        &self,
+        site: &Site,
+        namespace: &str,
+        name: &str,
+        cidrs: &[&str],
+        endpoints: &[&str],
+    ) -> Result<Edge> {
+        self.edge(site).namespace(namespace).name(name).cidrs(cidrs).endpoints(endpoints).enrol()
+    }
+
+    /// Runs `cframe-edge` with a data directory of its own on any host; for what a user would not do.
+    pub fn edge_program(&self, host: &Host, dir: &Path, args: &[&str]) -> Result<Output> {
+        let mut command = clean_command(host, self.programs.edge());
+        command.args(args).env("CFRAME_DATA_DIR", dir);
+        prompt::run(command, COMMAND)
+    }
+
+    /// The controller's program, with its log and memory.
+    pub fn controller(&self) -> &Process {
+        &self.controller
+    }
+
+    /// The controller's program, to signal and wait for.
+    pub fn controller_mut(&mut self) -> &mut Process {
+        &mut self.controller
+    }
+
+    /// Kills the controller with SIGKILL.
+    pub fn kill9_controller(&mut self) -> Result<()> {
+        self.transcript.typed(&self.host, "pkill -KILL cframe-controller");
+        self.controller.kill9()
+    }
+
+    /// Starts the controller again after its end, and waits until it is ready.
+    pub fn start_controller(&mut self) -> Result<()> {
+        self.transcript.typed(&self.host, "cframe-controller run &");
+        self.controller.restart()?;
+        self.wait_ready()
+    }
+
+    /// Stops the controller with SIGTERM, starts it again, and waits until it is ready.
+    pub fn restart_controller(&mut self) -> Result<()> {
+        self.controller.terminate(Duration::from_secs(5))?;
+        self.start_controller()
+    }
+
+    /// Waits until the controller's `/readyz` says yes.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let patience = Duration::from_secs(10);
+        let mut ended = false;
+        let waited = wait_until(patience, || {
+            ended = !self.controller.is_running();
+            ended || matches!(self.http("/readyz"), Ok((200, _)))
+        });
+        let state = match waited {
+            Ok(_) if !ended => return Ok(()),
+            Ok(_) => "has ended",
+            Err(_) => "is not ready",
+        };
+        bail!("the controller {state}; the end of its log:\n{}", self.controller.log_tail(20))
+    }
+
+    /// Waits until all `count` edges of a namespace are connected, have applied the newest state and have all their
+    /// links, as `cfctl status` tells: reports come once a second at most.
+    pub fn wait_in_sync(&self, namespace: &str, count: u32) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            let status = self.ctl_json(&["status"])?;
+            let row = status["namespaces"]
+                .as_array()
+                .and_then(|rows| rows.iter().find(|row| row["name"] == namespace).cloned())
+                .unwrap_or_default();
+            if row["online"] == count
+                && row["in_sync"] == count
+                && row["links_up"] == row["links_expected"]
+            {
+                return Ok(());
+            }
+            if start.elapsed() > Duration::from_secs(15) {
+                bail!(
+                    "not {count} edges in sync in {namespace}: {status:#}\nthe end of the controller's log:\n{}",
+                    self.controller.log_tail(20)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn ctl_command(&self, args: &[&str]) -> Command {
+        let mut command = clean_command(&self.host, self.programs.ctl());
+        command.args(args).env("XDG_CONFIG_HOME", self.files.operator());
+        command
+    }
+
+    fn log_name(&self, program: &str) -> String {
+        format!("{}-{program}", self.mesh)
+    }
+}
+
+/// A command for one of our programs, without settings that come from the caller's environment.
+fn clean_command(host: &Host, program: PathBuf) -> Command {
+    let mut command = host.command(program);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"CFRAME_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("NO_COLOR", "1");
+    command
+}

@@ -1,0 +1,108 @@
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+
+use crate::{Capture, Netns, Ping, Process};
+
+/// A machine of the lab: a network namespace with addresses. Clones are handles of the same
+/// machine.
+#[derive(Clone, Debug)]
+pub struct Host {
+    name: String,
+    netns: Netns,
+    addresses: Addresses,
+    dir: Arc<Path>,
+    outlives_us: bool,
+}
+
+/// Shared, since an uplink's address can move.
+pub(crate) type Addresses = Arc<Mutex<Vec<IpNet>>>;
+
+impl Host {
+    pub(crate) fn new(name: String, netns: Netns, dir: Arc<Path>, outlives_us: bool) -> Self {
+        Self { name, netns, addresses: Addresses::default(), dir, outlives_us }
+    }
+
+    pub(crate) fn with_addresses(self, addresses: Addresses) -> Self {
+        Self { addresses, ..self }
+    }
+
+    /// Its name in the lab, such as `aws-hk-edge`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Its addresses with their prefix lengths: an edge's or workload's are those inside the site;
+    /// those of a host on the internet, or of a NAT, are the public ones.
+    pub fn addresses(&self) -> Vec<IpNet> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first of its addresses.
+    pub fn address(&self) -> IpAddr {
+        self.addresses().first().expect("a host is made with an address").addr()
+    }
+
+    /// Its first IPv4 address.
+    pub fn v4(&self) -> Option<Ipv4Addr> {
+        self.addresses().iter().find_map(|net| match net {
+            IpNet::V4(net) => Some(net.addr()),
+            IpNet::V6(_) => None,
+        })
+    }
+
+    /// Its first IPv6 address.
+    pub fn v6(&self) -> Option<Ipv6Addr> {
+        self.addresses().iter().find_map(|net| match net {
+            IpNet::V4(_) => None,
+            IpNet::V6(net) => Some(net.addr()),
+        })
+    }
+
+    /// A command that runs here; see [`Netns::command`].
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.netns.command(program)
+    }
+
+    /// Starts a command made by [`Self::command`]; its output goes to `log/<name>.log` in the lab's
+    /// directory.
+    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
+        Process::start(name, command, &self.dir.join("log"), self.outlives_us)
+            .with_context(|| format!("on {}", self.name))
+    }
+
+    /// Runs a closure on a thread inside; see [`Netns::enter`].
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.netns.enter(work)
+    }
+
+    /// Runs lines of `ip` commands, such as `route add …`.
+    pub fn ip(&self, lines: &str) -> Result<()> {
+        self.netns.ip(lines)
+    }
+
+    /// Sets `net.<key>`, such as `ipv4.conf.all.rp_filter`.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        self.netns.sysctls(&[(&key.replace('.', "/"), value)])
+    }
+
+    /// Echo requests from here to `target`.
+    pub fn ping(&self, target: impl Into<IpAddr>) -> Ping {
+        Ping::new(self.clone(), target.into())
+    }
+
+    /// Captures what passes one of its interfaces (`eth0` is the one towards the internet).
+    pub fn capture(&self, interface: &str) -> Result<Capture> {
+        Capture::start(&self.netns, &self.dir, interface)
+    }
+}

@@ -1,0 +1,156 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+};
+
+use super::internet::{INTERFACE, nodad};
+use crate::Netns;
+use crate::netns::FORWARDING;
+
+/// What stands between a site's edge and the internet, and gives the edge a private address.
+#[derive(Clone, Debug)]
+pub struct Nat {
+    one_to_one: bool,
+    random_ports: bool,
+    udp_timeout: Option<Duration>,
+}
+
+impl Nat {
+    /// Many behind one: only what was asked for comes in. A source port stays what it was where
+    /// that's possible.
+    pub fn masquerade() -> Self {
+        Self { one_to_one: false, random_ports: false, udp_timeout: None }
+    }
+
+    /// As in a cloud's VPC: all that comes to the public address goes to the edge.
+    pub fn one_to_one() -> Self {
+        Self { one_to_one: true, ..Self::masquerade() }
+    }
+
+    /// Gives every flow another source port ("symmetric").
+    #[must_use]
+    pub fn random_ports(self) -> Self {
+        Self { random_ports: true, ..self }
+    }
+
+    /// How long a mapping for UDP lives unused; the kernel counts whole seconds.
+    #[must_use]
+    pub fn udp_timeout(self, timeout: Duration) -> Self {
+        Self { udp_timeout: Some(timeout), ..self }
+    }
+
+    /// Sets `nat` up between its uplink, which it has already, and the edge.
+    pub(super) fn set_up(
+        &self,
+        nat: &Netns,
+        edge: &Netns,
+        table: usize,
+        families: &[IpNet],
+    ) -> Result<()> {
+        nat.sysctls(FORWARDING)?;
+        let mut inside = String::from("link set eth1 up\n");
+        let mut outside = format!("link set {INTERFACE} up\n");
+        for (gateway, host) in families.iter().map(|net| private(net.addr(), table)) {
+            let (gateway, host) = (gateway?, host?);
+            inside += &format!("addr add {gateway} dev eth1{}\n", nodad(gateway));
+            let default = if host.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            outside += &format!("addr add {host} dev {INTERFACE}{}\n", nodad(host));
+            outside += &format!("route add {default} via {} dev {INTERFACE}\n", gateway.addr());
+        }
+        nat.ip(&format!(
+            "link add eth1 type veth peer name {INTERFACE} netns {}\n{inside}",
+            edge.name()
+        ))?;
+        edge.ip(&outside)?;
+        nat.nft(&self.ruleset(table))?;
+        if let Some(timeout) = self.udp_timeout {
+            let seconds = timeout.as_secs().max(1).to_string();
+            nat.sysctls(&[
+                ("netfilter/nf_conntrack_udp_timeout", &seconds),
+                ("netfilter/nf_conntrack_udp_timeout_stream", &seconds),
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn ruleset(&self, table: usize) -> String {
+        let random = if self.random_ports { " fully-random" } else { "" };
+        let inwards = if self.one_to_one {
+            format!(
+                "iifname eth0 dnat ip to 100.64.{table}.2\niifname eth0 dnat ip6 to fd64:{table}::2\n"
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "table inet nat {{\n\
+             chain outwards {{\ntype nat hook postrouting priority srcnat\noifname eth0 masquerade{random}\n}}\n\
+             chain inwards {{\ntype nat hook prerouting priority dstnat\n{inwards}}}\n\
+             chain forward {{\ntype filter hook forward priority filter; policy drop\n\
+             iifname eth1 accept\nct state established,related accept\nct status dnat accept\n}}\n\
+             chain input {{\ntype filter hook input priority filter; policy drop\n\
+             iifname != eth0 accept\nct state established,related accept\n\
+             icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept\n}}\n}}\n"
+        )
+    }
+}
+
+/// The NAT's and the edge's address between them, of the family of `public`: shared address space
+/// (RFC 6598), and unique local addresses.
+fn private(public: IpAddr, table: usize) -> (Result<IpNet>, Result<IpNet>) {
+    let address = |n| {
+        let text = if public.is_ipv4() {
+            format!("100.64.{table}.{n}/24")
+        } else {
+            format!("fd64:{table}::{n}/64")
+        };
+        text.parse().with_context(|| format!("too many sites: {text}"))
+    };
+    (address(1), address(2))
+}
+
+/// Deletes all of the namespace's mappings: `IPCTNL_MSG_CT_DELETE` of
+/// `linux/netfilter/nfnetlink_conntrack.h` without naming one.
+pub(super) fn forget(nat: &Netns) -> Result<()> {
+    nat.enter(flush_conntrack)?
+}
+
+fn flush_conntrack() -> Result<()> {
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))
+            .context("opening a netlink socket")?;
+    sendto(&socket, &flush_request(), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))
+        .context("asking for the mappings to be deleted")?;
+    let mut answer = [0; 64];
+    let (_, length) =
+        recv(&socket, &mut answer[..], RecvFlags::empty()).context("reading netlink's answer")?;
+    // An nlmsghdr of 16 bytes, then nlmsgerr's error: 0, or a negative errno.
+    let error = answer[..length.min(answer.len())]
+        .get(16..20)
+        .map(|bytes| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    match error {
+        Some(0) => Ok(()),
+        Some(errno) => {
+            Err(std::io::Error::from_raw_os_error(-errno)).context("deleting the mappings")
+        }
+        None => bail!("netlink's answer has only {length} bytes"),
+    }
+}
+
+/// `nlmsghdr` (length, type, flags, sequence, port) and `nfgenmsg` (family, version, resource), in
+/// host order.
+fn flush_request() -> [u8; 20] {
+    const LENGTH: u32 = 20;
+    const CT_DELETE: u16 = (1 << 8) | 2;
+    const REQUEST_AND_ACK: u16 = 0x1 | 0x4;
+    let mut request = [0; LENGTH as usize];
+    request[..4].copy_from_slice(&LENGTH.to_ne_bytes());
+    request[4..6].copy_from_slice(&CT_DELETE.to_ne_bytes());
+    request[6..8].copy_from_slice(&REQUEST_AND_ACK.to_ne_bytes());
+    request
+}

@@ -1,0 +1,200 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+
+use super::internet::{nodad, nth};
+use super::{Lab, Nat, Uplink, nat};
+use crate::Host;
+use crate::host::Addresses;
+
+/// Collects what a [`Site`] is to be.
+#[derive(Debug)]
+pub struct SiteBuilder<'a> {
+    lab: &'a mut Lab,
+    name: String,
+    public: Vec<String>,
+    inner: Vec<String>,
+    nat: Option<Nat>,
+}
+
+impl<'a> SiteBuilder<'a> {
+    pub(super) fn new(lab: &'a mut Lab, name: &str) -> Self {
+        Self { lab, name: name.to_owned(), public: Vec::new(), inner: Vec::new(), nat: None }
+    }
+
+    /// The public address with its subnet, such as `203.0.113.7/24` or `2001:db8:a::7/64`; one of
+    /// each family at most. Each link of the lab has a subnet of its own, whose first address is
+    /// the router's.
+    #[must_use]
+    pub fn public(mut self, address: &str) -> Self {
+        self.public.push(address.to_owned());
+        self
+    }
+
+    /// A network inside, such as `172.30.0.0/16` or `fd00:60::/64`: the edge has its `.1` (`::1`),
+    /// the workload its `.10` (`::10`) and the default route to the edge.
+    #[must_use]
+    pub fn inner(mut self, network: &str) -> Self {
+        self.inner.push(network.to_owned());
+        self
+    }
+
+    /// Puts a NAT between the edge and the internet. The public addresses are then the NAT's.
+    #[must_use]
+    pub fn nat(mut self, nat: Nat) -> Self {
+        self.nat = Some(nat);
+        self
+    }
+
+    /// Makes it.
+    pub fn build(self) -> Result<Site> {
+        let Self { lab, name, public, inner, nat } = self;
+        ensure!(!inner.is_empty(), "site {name} has no network inside: call inner()");
+        let [edge, workload] = lab.hosts([format!("{name}-edge"), format!("{name}-host")])?;
+        let (uplink, nat) = match nat {
+            None => (lab.internet.attach(&name, edge.netns(), &public)?, None),
+            Some(nat) => {
+                let [middle] = lab.hosts([format!("{name}-nat")])?;
+                let uplink = lab.internet.attach(&name, middle.netns(), &public)?;
+                let number = lab.internet.links();
+                nat.set_up(middle.netns(), edge.netns(), number, &uplink.addresses())?;
+                (uplink.clone(), Some(middle.with_addresses(uplink.shared_addresses())))
+            }
+        };
+        let networks = inner.iter().map(|text| network(text)).collect::<Result<Vec<_>>>()?;
+        let (near, far) = connect(&edge, "eth1", &workload, &networks)
+            .with_context(|| format!("connecting {} to {}", workload.name(), edge.name()))?;
+        Ok(Site {
+            name,
+            edge: edge.with_addresses(near),
+            workload: workload.with_addresses(far),
+            nat,
+            uplink,
+            interfaces: Arc::new(AtomicU32::new(2)),
+        })
+    }
+}
+
+/// A site: its edge host, which has `eth0` towards the internet and `eth1` inside and doesn't
+/// forward by itself, and a workload host behind it. Clones are handles of the same site.
+#[derive(Clone, Debug)]
+pub struct Site {
+    name: String,
+    edge: Host,
+    workload: Host,
+    nat: Option<Host>,
+    uplink: Uplink,
+    interfaces: Arc<AtomicU32>,
+}
+
+impl Site {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The host for `cframe-edge`.
+    pub fn edge(&self) -> &Host {
+        &self.edge
+    }
+
+    /// The host that sends through the mesh and knows nothing of it.
+    pub fn workload(&self) -> &Host {
+        &self.workload
+    }
+
+    /// The NAT in front of the edge, if there is one.
+    pub fn nat(&self) -> Option<&Host> {
+        self.nat.as_ref()
+    }
+
+    /// The link to the internet: the edge's, or the NAT's.
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplink
+    }
+
+    /// Has the NAT lose all its mappings, as when it restarts.
+    pub fn forget_nat(&self) -> Result<()> {
+        let host = self.nat.as_ref().with_context(|| format!("{} has no NAT", self.name))?;
+        nat::forget(host.netns()).with_context(|| format!("on {}", host.name()))
+    }
+}
+
+pub(super) fn add_network(lab: &Lab, site: &Site, prefix: &str) -> Result<Host> {
+    let networks = [network(prefix)?];
+    let number = site.interfaces.fetch_add(1, Ordering::Relaxed);
+    let [host] = lab.hosts([format!("{}-net{number}", site.name)])?;
+    let (_, far) = connect(&site.edge, &format!("eth{number}"), &host, &networks)
+        .with_context(|| format!("connecting {prefix} to {}", site.edge.name()))?;
+    Ok(host.with_addresses(far))
+}
+
+/// Links `host` to `edge` and returns their addresses in the networks.
+fn connect(
+    edge: &Host,
+    interface: &str,
+    host: &Host,
+    networks: &[IpNet],
+) -> Result<(Addresses, Addresses)> {
+    let mut near =
+        format!("link add {interface} type veth peer name eth0 netns {}\n", host.netns().name());
+    near += &format!("link set {interface} up\n");
+    let mut far = String::from("link set eth0 up\n");
+    let (mut edges, mut hosts) = (Vec::new(), Vec::new());
+    for network in networks {
+        let (gateway, address) = (at(*network, 1)?, at(*network, workload_number(*network))?);
+        let default = if network.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        near += &format!("addr add {gateway} dev {interface}{}\n", nodad(gateway));
+        far += &format!("addr add {address} dev eth0{}\n", nodad(address));
+        // Two networks of one family: the first has the default route.
+        if !hosts.iter().any(|known: &IpNet| known.addr().is_ipv4() == address.addr().is_ipv4()) {
+            far += &format!("route add {default} via {} dev eth0\n", gateway.addr());
+        }
+        edges.push(gateway);
+        hosts.push(address);
+    }
+    edge.ip(&near)?;
+    host.ip(&far)?;
+    Ok((Arc::new(Mutex::new(edges)), Arc::new(Mutex::new(hosts))))
+}
+
+fn network(text: &str) -> Result<IpNet> {
+    let net: IpNet =
+        text.parse().with_context(|| format!("{text:?} is not a network in CIDR notation"))?;
+    ensure!(net.addr() == net.network(), "{net} has host bits set: {}", net.trunc());
+    Ok(net)
+}
+
+fn at(network: IpNet, number: u32) -> Result<IpNet> {
+    let address = nth(network, number);
+    ensure!(network.contains(&address), "{network} is too small for {address}");
+    Ok(IpNet::new(address, network.prefix_len())?)
+}
+
+/// `.10` and `::10` in people's notation.
+fn workload_number(network: IpNet) -> u32 {
+    if network.addr().is_ipv4() { 10 } else { 0x10 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workload_has_ten_in_either_notation() {
+        for (net, expected) in
+            [("10.60.6.0/24", "10.60.6.10/24"), ("fd00:60::/64", "fd00:60::10/64")]
+        {
+            let net = network(net).unwrap();
+            assert_eq!(at(net, workload_number(net)).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn networks_too_small_or_not_canonical_are_refused() {
+        network("10.60.6.1/24").unwrap_err();
+        at(network("10.0.0.0/29").unwrap(), 10).unwrap_err();
+    }
+}

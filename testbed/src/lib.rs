@@ -1,0 +1,57 @@
+//! A virtual internet out of Linux network namespaces, to run cframe's real programs in.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use std::time::Duration;
+//! use cframe_testbed::{Lab, PathMtu, privilege};
+//!
+//! privilege::ensure()?;                                  // root, or a user namespace of our own
+//! let mut lab = Lab::new("example")?;
+//! let hk = lab.site("aws-hk").public("203.0.113.7/24").inner("172.30.0.0/16").build()?;
+//! let idc = lab.site("idc").public("198.51.100.7/24").inner("10.60.6.0/24").build()?;
+//!
+//! let mut edge = hk.edge().spawn("edge-hk", hk.edge().command("cframe-edge"))?;
+//! let target = idc.workload().address();
+//! let ping = hk.workload().ping(target).interval(Duration::from_millis(10)).start()?;
+//! hk.uplink().set_path_mtu(PathMtu::silent(1300))?;
+//! edge.kill9()?;
+//! println!("{}", ping.stop());
+//! # Ok(())
+//! # }                                                    // everything is removed here
+//! ```
+//!
+//! Errors are for the person who reads a failed test, so they are [`anyhow`]'s: nobody matches on
+//! them.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![warn(missing_docs)]
+
+mod capture;
+pub mod demo;
+pub mod deployment;
+mod host;
+pub mod http;
+pub mod iperf;
+mod lab;
+mod netns;
+mod pcap;
+mod ping;
+pub mod privilege;
+mod process;
+mod programs;
+mod sys;
+mod tool;
+mod wait;
+
+pub use capture::Capture;
+pub use host::Host;
+pub use lab::{
+    Found, Lab, Nat, PathMtu, PublicHost, PublicHostBuilder, Site, SiteBuilder, ThreeSites, Uplink,
+    clean, down, list,
+};
+pub use netns::Netns;
+pub use pcap::{Packet, Pcap};
+pub use ping::{Ping, PingStats, Pinger, Probe};
+pub use process::Process;
+pub use programs::Programs;
+pub use wait::wait_until;

@@ -1,0 +1,165 @@
+//! Getting what network namespaces need: root, or a user namespace in which we are root.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::{netns, tool};
+
+/// Set in the process that runs inside our own user namespace.
+const INSIDE: &str = "CFRAME_TESTBED_USERNS";
+
+/// `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_SYS_ADMIN` of `linux/capability.h`.
+const NEEDED: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN")];
+
+/// Returns once labs can be made. As another user than root this **executes the program again**,
+/// with the same arguments, inside a new user, network and mount namespace, so call it before
+/// anything has been done.
+///
+/// # Errors
+///
+/// What the kernel refuses, and the setting that would allow it.
+pub fn ensure() -> Result<()> {
+    static ONCE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !missing_capabilities()?.is_empty() {
+        ensure!(!is_inside(), "no capabilities inside the user namespace: run as root");
+        return Err(run_again_inside());
+    }
+    if is_inside() {
+        mount_run()?;
+    }
+    Ok(())
+}
+
+/// Whether we run in a user namespace of our own, which [`ensure()`] made.
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Checks that edges can open their TUN device. Without root the device file's mode decides that.
+///
+/// # Errors
+///
+/// If `/dev/net/tun` is missing or can't be opened, with the command that mends it.
+pub fn ensure_tun() -> Result<()> {
+    let tun = Path::new("/dev/net/tun");
+    if !tun.exists() {
+        bail!(
+            "{} is missing: as root, `modprobe tun`, or `mkdir -p /dev/net && mknod {0} c 10 200`",
+            tun.display()
+        );
+    }
+    fs::OpenOptions::new().read(true).write(true).open(tun).map(drop).map_err(|error| {
+        anyhow!("{}: {error}: as root, `chmod 0666 {0}`, or run as root", tun.display())
+    })
+}
+
+/// Refuses to go on without the capabilities for a lab.
+pub(crate) fn check() -> Result<()> {
+    let missing = missing_capabilities()?;
+    ensure!(
+        missing.is_empty(),
+        "a lab needs {}: run as root, or call privilege::ensure() first",
+        missing.join(" and ")
+    );
+    Ok(())
+}
+
+fn missing_capabilities() -> Result<Vec<&'static str>> {
+    let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    Ok(missing_of(&status))
+}
+
+fn missing_of(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    NEEDED.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect()
+}
+
+const UNSHARE: [&str; 4] = ["--user", "--map-root-user", "--net", "--mount"];
+
+/// Replaces this process; returns only with the reason why that isn't possible.
+fn run_again_inside() -> anyhow::Error {
+    let path = search_path();
+    let mut probe = Command::new("unshare");
+    probe.args(UNSHARE).arg("true").env("PATH", &path);
+    if let Err(error) = tool::run(&mut probe, "") {
+        return error.context(refusal());
+    }
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return anyhow!(error).context("finding this program's own path"),
+    };
+    let mut again = Command::new("unshare");
+    again
+        .args(UNSHARE)
+        .arg("--")
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env("PATH", path)
+        .env(INSIDE, "1");
+    let error = again.exec();
+    tool::cannot_start(&again, error)
+}
+
+/// A user's search path often lacks the directories that `ip`, `nft` and `tc` are in.
+fn search_path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
+/// Names the setting that forbids user namespaces, as far as it can be told.
+fn refusal() -> String {
+    const SETTINGS: [(&str, &str, &str); 3] = [
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("user/max_user_namespaces", "0", "10000"),
+    ];
+    let start = "a lab needs root, or a user namespace, which this system refuses";
+    SETTINGS
+        .iter()
+        .find(|(key, bad, _)| {
+            fs::read_to_string(format!("/proc/sys/{key}")).is_ok_and(|value| value.trim() == *bad)
+        })
+        .map_or_else(
+            || format!("{start}: run as root"),
+            |(key, bad, good)| {
+                let key = key.replace('/', ".");
+                format!("{start} ({key} = {bad}): run as root, or as root `sysctl -w {key}={good}`")
+            },
+        )
+}
+
+/// Names of namespaces need a `/run/netns` that is ours: a tmpfs over `/run`, seen in our mount
+/// namespace only.
+fn mount_run() -> Result<()> {
+    if Path::new(netns::DIR).is_dir() && fs::metadata("/run/.cframe-testbed").is_ok() {
+        return Ok(());
+    }
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run"]);
+    tool::run(&mut mount, "")?;
+    fs::create_dir_all(netns::DIR).with_context(|| format!("making {}", netns::DIR))?;
+    fs::write("/run/.cframe-testbed", "").context("marking /run as ours")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert_eq!(missing_of("CapEff:\t000001fffeffffff\n"), Vec::<&str>::new());
+        assert_eq!(missing_of("CapEff:\t0000000000003000\n"), ["CAP_SYS_ADMIN"]);
+        assert_eq!(missing_of("").len(), NEEDED.len());
+    }
+}
