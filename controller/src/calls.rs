@@ -5,14 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use cframe_pki::{identity::Label, verifier::PeerIdentity};
 use cframe_protocol::v1::{
-    AdminRequest, Call, CallError, Changed, ErrorCode, Progress, Reply,
-    Version,
+    AdminRequest, Call, CallError, Changed, ErrorCode, Progress, Reply, Version,
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    backup,
-    check,
+    backup, check,
     draft::Draft,
     issuing::verify_csr,
     model::State,
@@ -35,6 +33,8 @@ pub(crate) use edge::{deny_certs, find as find_edge};
 
 /// The longest that a wait may take.
 const MAX_WAIT: Duration = Duration::from_secs(600);
+/// Between two progress reports: a thousand acknowledgements are a few reports.
+const PACE: Duration = Duration::from_millis(20);
 /// Names of edges in one progress report.
 const MAX_WAITING: usize = 20;
 
@@ -168,8 +168,7 @@ async fn dispatch(
         }
         Call::TokenCreate { namespace, edge, ttl_secs, rejoin } => {
             let by = &caller.name;
-            let wanted =
-                token::Wanted { namespace: &namespace, edge: &edge, ttl_secs, rejoin, by };
+            let wanted = token::Wanted { namespace: &namespace, edge: &edge, ttl_secs, rejoin, by };
             let fresh = token::Fresh::generate(context.issuer.pin(), context.enroll_port)?;
             let decide = |state: &State| token::create(state, &wanted, &fresh, now);
             make(context, namespace.as_str(), dry_run, decide, Reply::TokenMade).await?
@@ -177,8 +176,7 @@ async fn dispatch(
         Call::CertEnroll { namespace, edge, csr } => {
             let csr = verify_csr(&csr)?;
             let issuer = &context.issuer;
-            let decide =
-                |state: &State| cert::enroll(state, issuer, &namespace, &edge, &csr, now);
+            let decide = |state: &State| cert::enroll(state, issuer, &namespace, &edge, &csr, now);
             make(context, namespace.as_str(), dry_run, decide, Reply::Enrolled).await?
         }
         Call::AdminAdd { name, csr, read_only } => {
@@ -226,6 +224,22 @@ async fn dispatch(
         Call::TrustShow => Reply::Trust(mesh.read(crate::issuing::bundle)),
     };
     Ok(Some(reply))
+}
+
+/// A certificate for an admin that the controller's own host asks for: a new admin, or a new certificate
+/// for one that is there.
+///
+/// # Errors
+/// If the store does not take it.
+pub(crate) async fn local_admin(
+    context: &Context,
+    name: &Label,
+    read_only: bool,
+    csr: &cframe_pki::issue::VerifiedCsr,
+) -> Result<cframe_protocol::v1::AdminEnrolled, CallError> {
+    let (mesh, issuer) = (&context.mesh, &context.issuer);
+    let decide = |state: &State| admin::add(state, issuer, name, read_only, csr, name, mesh.now());
+    mesh.write(name.as_str(), decide).await.map(|(_, enrolled)| enrolled)
 }
 
 /// A write that answers with its version.
@@ -316,6 +330,7 @@ async fn wait(
         if done {
             return Ok(());
         }
+        tokio::time::sleep(PACE).await;
         if tokio::time::timeout_at(deadline, word.changed()).await.is_err() {
             return Err(CallError::new(
                 ErrorCode::Unavailable,
@@ -334,11 +349,8 @@ async fn wait(
 fn progress(context: &Context, namespace: &Label, version: Version) -> Progress {
     let online = context.mesh.sessions.online(namespace);
     let has = |applied: &Option<Version>| applied.is_some_and(|at| at.at_least(&version));
-    let mut waiting: Vec<Label> = online
-        .iter()
-        .filter(|(_, applied)| !has(applied))
-        .map(|(name, _)| name.clone())
-        .collect();
+    let mut waiting: Vec<Label> =
+        online.iter().filter(|(_, applied)| !has(applied)).map(|(name, _)| name.clone()).collect();
     let (total, acked) = (online.len(), online.len() - waiting.len());
     waiting.sort();
     waiting.truncate(MAX_WAITING);

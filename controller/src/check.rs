@@ -147,11 +147,7 @@ pub fn edge_prefixes(
 ///
 /// # Errors
 /// Naming the prefix and what it clashes with.
-pub fn route_prefix(
-    space: &Namespace,
-    edge: &Label,
-    net: IpNet,
-) -> Result<Vec<String>, CallError> {
+pub fn route_prefix(space: &Namespace, edge: &Label, net: IpNet) -> Result<Vec<String>, CallError> {
     one_prefix(space, edge, net, |_| false)
 }
 
@@ -237,9 +233,10 @@ pub fn unreachable_pairs(
     if !endpoints.is_empty() {
         return None;
     }
-    let silent = space.edges.iter().filter(|(name, other)| {
-        *name != edge && other.record.endpoints.is_empty()
-    });
+    let silent = space
+        .edges
+        .iter()
+        .filter(|(name, other)| *name != edge && other.record.endpoints.is_empty());
     let names: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
     let shown = match names.as_slice() {
         [] => return None,

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, File, Flags, LogFormat, RunFlags};
 
+mod admin;
 mod archive;
 mod context;
 mod data_dir;
@@ -15,7 +16,7 @@ mod serve;
 
 pub use context::{AdminContext, Contexts};
 pub use data_dir::DataDir;
-pub use init::{Initial, InitFlags, initialise};
+pub use init::{InitFlags, Initial, initialise};
 
 /// Arguments.
 #[derive(Debug, Parser)]
@@ -38,6 +39,8 @@ enum Command {
     Init(InitFlags),
     /// Serve, until SIGTERM or SIGINT
     Run(RunFlags),
+    /// Make an admin, or a new certificate for one, on the running controller's own host
+    Admin(admin::AdminFlags),
     /// Write a backup, of a running controller too
     Backup(archive::BackupFlags),
     /// Make a store of a backup, in a data directory without one
@@ -62,6 +65,11 @@ impl Failure {
     /// There is no such thing.
     fn not_found(error: anyhow::Error) -> Self {
         Self { code: 3, error }
+    }
+
+    /// Nobody answers.
+    fn unreachable(error: anyhow::Error) -> Self {
+        Self { code: 6, error }
     }
 
     /// It is there already, or in use.
@@ -112,7 +120,11 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), name, &mut io::stdout());
                 return Ok(());
             }
-            Command::Init(_) | Command::Run(_) | Command::Backup(_) | Command::Restore(_) => {}
+            Command::Init(_)
+            | Command::Run(_)
+            | Command::Admin(_)
+            | Command::Backup(_)
+            | Command::Restore(_) => {}
         }
         let file = File::load(flags.config.as_deref())?;
         let run = if let Command::Run(run) = &command { run.clone() } else { RunFlags::default() };
@@ -123,6 +135,7 @@ impl Cli {
             match command {
                 Command::Init(flags) => init::command(&config, flags).await,
                 Command::Run(_) => serve::command(&config).await,
+                Command::Admin(flags) => admin::command(&config, flags).await,
                 Command::Backup(flags) => archive::backup(&config, flags).await,
                 Command::Restore(flags) => archive::restore(&config, flags).await,
                 Command::Version | Command::Completion { .. } => Ok(()),

@@ -16,7 +16,8 @@ pub const FILE: &str = "/etc/cframe/controller.toml";
 /// Where the data is, unless told otherwise.
 pub const DATA_DIR: &str = "/var/lib/cframe/controller";
 /// Where metrics are served, unless told otherwise.
-const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+const METRICS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
 /// What can be in the file. Unknown keys are errors: a slip must not pass for a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -54,11 +55,21 @@ pub struct Flags {
 /// Flags of `run`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RunFlags {
-    /// Where edges and admins connect [default: [::]:58422]
-    #[arg(long, value_name = "ADDRESS", env = "CFRAME_CONTROL_LISTEN")]
+    /// Where edges and admins connect.
+    #[arg(
+        help = "Where edges and admins connect [default: [::]:58422]",
+        long,
+        value_name = "ADDRESS",
+        env = "CFRAME_CONTROL_LISTEN"
+    )]
     pub control_listen: Option<SocketAddr>,
-    /// Where edges enrol [default: [::]:58421]
-    #[arg(long, value_name = "ADDRESS", env = "CFRAME_ENROLL_LISTEN")]
+    /// Where edges enrol.
+    #[arg(
+        help = "Where edges enrol [default: [::]:58421]",
+        long,
+        value_name = "ADDRESS",
+        env = "CFRAME_ENROLL_LISTEN"
+    )]
     pub enroll_listen: Option<SocketAddr>,
     /// Where /metrics, /healthz and /readyz are, or "off" [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDRESS", env = "CFRAME_METRICS_LISTEN")]

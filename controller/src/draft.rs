@@ -87,12 +87,8 @@ impl Draft {
         if state.denied.contains_key(&serial) || self.writes(&Key::Denied(serial)) {
             return;
         }
-        let entry = DenyEntry {
-            id: cert.id.clone(),
-            serial,
-            spki: cert.spki,
-            expires: cert.not_after,
-        };
+        let entry =
+            DenyEntry { id: cert.id.clone(), serial, spki: cert.spki, expires: cert.not_after };
         self.compare(Key::Denied(serial), 0);
         self.put(Key::Denied(serial), &record::Denied { entry, at, reason: why.to_owned() });
         self.concern(state, &cert.id.role);

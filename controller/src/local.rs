@@ -1,8 +1,16 @@
-//! The local socket, mode 0600 in the data directory: a backup of a running controller. One line asks,
-//! the answer's end is the connection's. No key goes over it; `backup` reads those from their files.
+//! The local socket, mode 0600 in the data directory: whoever may open it may read the CA's key beside it, and
+//! is asked for nothing else. One line asks, the answer's end is the connection's.
+//!
+//! - `backup 1`: a dump of the running controller's store. No key goes over the socket; `backup` reads those
+//!   from their files.
+//! - `admin 1 NAME read-only|full CSR`: a certificate for an admin, new or there already, in JSON: the way
+//!   back in for whoever let theirs expire.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cframe_pki::identity::Label;
+use cframe_protocol::v1::AdminEnrolled;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -11,14 +19,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{backup, server::Context};
+use crate::{backup, calls, issuing::verify_csr, server::Context};
 
 /// The socket's name in the data directory.
 pub const FILE: &str = "controller.sock";
 
-const REQUEST: &str = "backup 1\n";
+const BACKUP: &str = "backup 1";
+const ADMIN: &str = "admin 1 ";
 /// The longest request, and the longest that one may take.
-const LONGEST: u64 = 64;
+const LONGEST: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Binds the socket, in place of one that nobody answers on. The directory must be private.
@@ -47,16 +56,41 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// If one is and does not answer as it should.
-pub async fn ask(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub async fn ask_backup(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    ask(path, BACKUP).await
+}
+
+/// Asks a running controller for an admin's certificate; `None` if none is running.
+///
+/// # Errors
+/// If one is and does not answer as it should, or refuses.
+pub async fn ask_admin(
+    path: &Path,
+    name: &Label,
+    read_only: bool,
+    csr: &[u8],
+) -> io::Result<Option<AdminEnrolled>> {
+    let kind = if read_only { READ_ONLY } else { FULL };
+    let request = format!("{ADMIN}{name} {kind} {}", STANDARD.encode(csr));
+    let Some(answer) = ask(path, &request).await? else { return Ok(None) };
+    let answer: Result<AdminEnrolled, String> =
+        serde_json::from_slice(&answer).map_err(io::Error::other)?;
+    answer.map(Some).map_err(io::Error::other)
+}
+
+const READ_ONLY: &str = "read-only";
+const FULL: &str = "full";
+
+async fn ask(path: &Path, request: &str) -> io::Result<Option<Vec<u8>>> {
     let mut stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    stream.write_all(REQUEST.as_bytes()).await?;
-    let mut dump = Vec::new();
-    stream.read_to_end(&mut dump).await?;
-    Ok(Some(dump))
+    stream.write_all(format!("{request}\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(Some(answer))
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -84,9 +118,28 @@ async fn answer(context: &Context, stream: UnixStream) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     BufReader::new(reader.take(LONGEST)).read_line(&mut line).await?;
-    anyhow::ensure!(line == REQUEST, "the request {line:?} is not known");
-    let dump = backup::dump(&**context.mesh.store(), context.mesh.now()).await?;
-    writer.write_all(&dump).await?;
+    let line = line.trim_end();
+    let answer = if line == BACKUP {
+        backup::dump(&**context.mesh.store(), context.mesh.now()).await?
+    } else if let Some(wanted) = line.strip_prefix(ADMIN) {
+        let result = admin(context, wanted).await.map_err(|error| format!("{error:#}"));
+        serde_json::to_vec(&result)?
+    } else {
+        anyhow::bail!("the request {:?} is not known", line.chars().take(40).collect::<String>());
+    };
+    writer.write_all(&answer).await?;
     writer.shutdown().await?;
     Ok(())
+}
+
+async fn admin(context: &Context, wanted: &str) -> anyhow::Result<AdminEnrolled> {
+    let parts: Vec<&str> = wanted.split(' ').collect();
+    let [name, kind @ (READ_ONLY | FULL), csr] = parts.as_slice() else {
+        anyhow::bail!("expected NAME {READ_ONLY}|{FULL} CSR");
+    };
+    let name: Label = name.parse()?;
+    let csr = verify_csr(&STANDARD.decode(csr)?)?;
+    let enrolled = calls::local_admin(context, &name, *kind == READ_ONLY, &csr).await?;
+    tracing::info!(admin = %name, "a certificate was made for an admin, by the local socket");
+    Ok(enrolled)
 }

@@ -84,9 +84,10 @@ impl Mesh {
         let state = State::load(&store.list(ROOT).await?)?;
         let mesh = &state.mesh.record;
         let trust = Trust::new(mesh.name.clone(), mesh.trust.clone(), state.deny_list())?;
-        let feeds = state.namespaces.keys().filter_map(|name| {
-            Some((name.clone(), Arc::new(Feed::new(state.version(name)?))))
-        });
+        let feeds = state
+            .namespaces
+            .keys()
+            .filter_map(|name| Some((name.clone(), Arc::new(Feed::new(state.version(name)?)))));
         Ok(Self {
             feeds: Mutex::new(feeds.collect()),
             applied: watch::channel(state.revision).0,

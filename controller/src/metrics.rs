@@ -109,8 +109,16 @@ impl Metrics {
         r.register("calls", "Admin calls", self.calls.clone());
         r.register("issued", "Certificates asked for, by kind and result", self.issued.clone());
         r.register("updates", "Update frames sent to edges", self.updates.clone());
-        r.register("update_bytes", "Bytes of update frames sent to edges", self.update_bytes.clone());
-        r.register("edges_ahead", "Times that an edge had a newer state than here", self.behind.clone());
+        r.register(
+            "update_bytes",
+            "Bytes of update frames sent to edges",
+            self.update_bytes.clone(),
+        );
+        r.register(
+            "edges_ahead",
+            "Times that an edge had a newer state than here",
+            self.behind.clone(),
+        );
         r.register("commits", "Transactions of the store", self.commits.clone());
         r.register("commit_seconds", "Duration of transactions", self.commit_seconds.clone());
         r.register("sessions", "Edges with a session here", self.sessions.clone());

@@ -262,8 +262,7 @@ fn decode<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, RecordError
     struct Schema {
         schema: u32,
     }
-    let damaged =
-        |error: serde_json::Error| RecordError::Value(key.to_string(), error.to_string());
+    let damaged = |error: serde_json::Error| RecordError::Value(key.to_string(), error.to_string());
     let Schema { schema } = serde_json::from_slice(value).map_err(damaged)?;
     if schema > SCHEMA {
         return Err(RecordError::Later(key.to_string(), schema));

@@ -46,9 +46,10 @@ pub fn permit(holder: &Holder, call: &Call) -> Result<(), CallError> {
                 call.name()
             ))
         }
-        (Holder::Edge, _) => {
-            refused(format!("an edge may not call {}: it needs an admin's certificate", call.name()))
-        }
+        (Holder::Edge, _) => refused(format!(
+            "an edge may not call {}: it needs an admin's certificate",
+            call.name()
+        )),
     }
 }
 

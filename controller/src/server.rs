@@ -139,13 +139,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     let mesh = Mesh::open(Arc::clone(&store), clock).await?;
     check_identity(&mesh, &credentials)?;
     let enroll_port = socket("enrolment", enroll.local_addr())?.port();
-    let context = Arc::new(Context {
-        mesh,
-        issuer,
-        credentials,
-        enroll_port,
-        started: Instant::now(),
-    });
+    let context =
+        Arc::new(Context { mesh, issuer, credentials, enroll_port, started: Instant::now() });
     let control = control_endpoint(&context, control)?;
     let enroll = enroll_endpoint(&context, enroll)?;
     // Sessions first: while they end, the store is still followed and still takes writes.
@@ -242,8 +237,7 @@ fn endpoint(
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(4 * 1024 * 1024)
         .retry_token_lifetime(Duration::from_secs(10));
-    let made =
-        Endpoint::new(EndpointConfig::default(), Some(config), udp, Arc::new(TokioRuntime));
+    let made = Endpoint::new(EndpointConfig::default(), Some(config), udp, Arc::new(TokioRuntime));
     socket(port, made)
 }
 
@@ -359,9 +353,7 @@ async fn admin(
     stop: &CancellationToken,
 ) {
     let mut calls = tokio::task::JoinSet::new();
-    while let Some(Ok((send, receive))) =
-        stop.run_until_cancelled(connection.accept_bi()).await
-    {
+    while let Some(Ok((send, receive))) = stop.run_until_cancelled(connection.accept_bi()).await {
         while calls.try_join_next().is_some() {}
         let (context, caller) = (Arc::clone(context), caller.clone());
         calls.spawn(async move {

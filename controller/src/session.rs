@@ -17,8 +17,8 @@ use cframe_protocol::{
     frame::{self, Frame, Incoming, Malformed, Message},
     session::{CloseCode, DEAD_AFTER, FrameReader, FrameWriter, PING_AFTER, ReadError, WriteError},
     v1::{
-        AdminReply, AdminRequest, CallError, EdgeHello, ErrorCode, FromEdge, Goodbye, GoodbyeReason,
-        Ping, Pong, RenewNow, RenewReply, Version,
+        AdminReply, AdminRequest, CallError, EdgeHello, ErrorCode, FromEdge, Goodbye,
+        GoodbyeReason, Ping, Pong, RenewNow, RenewReply, Version,
     },
 };
 use quinn::Connection;
@@ -193,8 +193,7 @@ fn enter<'a>(
         applied: hello.have,
         links: Vec::new(),
     };
-    let entry =
-        context.mesh.sessions.enter(key.clone(), peer.clone(), seen, context.mesh.clock());
+    let entry = context.mesh.sessions.enter(key.clone(), peer.clone(), seen, context.mesh.clock());
     (entry, hello.have)
 }
 

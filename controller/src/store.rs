@@ -1,7 +1,7 @@
 //! The store behind a trait: keys with JSON values, transactions that compare, watches that resume.
 //!
 //! The shape is etcd's, because that is the back end with the fewest freedoms; the embedded one
-//! ([`redb`]) does the same things on one file. [`conformance`] is what both must pass.
+//! ([`redb`]) does the same things on one file. The module `conformance` is what both must pass.
 //!
 //! Rules that every back end keeps:
 //! - a [`Revision`] counts the store's committed transactions and only grows;

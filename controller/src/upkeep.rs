@@ -61,7 +61,9 @@ async fn renew(context: &Context, directory: Option<&PathBuf>) -> anyhow::Result
 }
 
 fn set_gauges(context: &Context, not_after: u64, now: u64) {
-    let left = |until: u64| i64::try_from(until).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(0));
+    let left = |until: u64| {
+        i64::try_from(until).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(0))
+    };
     context.mesh.metrics.certificate_seconds.set(left(not_after));
     context.mesh.metrics.issuer_seconds.set(left(context.issuer.ca().not_after()));
 }
@@ -71,10 +73,10 @@ pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
     loop {
         let now = context.mesh.now();
         let swept = context.mesh.write("", |state| Ok((expired(state, now), ()))).await;
-        if let Err(error) = swept {
+        if let Err(error) = &swept {
             tracing::warn!(%error, "what has expired was not cleared away");
         }
-        let more = context.mesh.read(|state| !expired(state, now).is_empty());
+        let more = swept.is_ok() && context.mesh.read(|state| !expired(state, now).is_empty());
         let pause = if more { Duration::from_secs(1) } else { SWEEP };
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;

@@ -62,8 +62,8 @@ enum Command {
     Csr,
     /// Take the answer of `cfctl cert enroll` to the signing request
     Import {
-        /// The directory that it has written: cert.pem and enrolled.json
-        #[arg(value_name = "DIRECTORY")]
+        /// The file that it has written, enrolled.json, or its directory; - for standard input
+        #[arg(value_name = "FILE")]
         answer: PathBuf,
         /// UDP port of links
         #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
@@ -113,13 +113,18 @@ fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
         Command::Csr => enroll::csr(place),
         Command::Import { answer, listen, replace } => {
             enroll::import(place, &answer, listen, replace)
-        },
+        }
         Command::Version => {
             println!("cframe-edge {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "cframe-edge", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "cframe-edge",
+                &mut std::io::stdout(),
+            );
             Ok(())
         }
     }

@@ -1,6 +1,6 @@
 //! The edge as a process: everything around the data plane, in one task.
 //!
-//! The tasks, each in the [`Site`]'s set and ended with it: netlink's two sockets and the keeper of
+//! The tasks, each in the site's set and ended with it: netlink's two sockets and the keeper of
 //! routes, the local socket, metrics, and the writer of snapshots. The session with a controller has
 //! a handle of its own, because its goodbye is waited for; look-ups of names are in a set of the
 //! resolver. The data plane has its thread.
@@ -43,7 +43,7 @@ use crate::{
     },
     local::Asked,
     notify::notify,
-    state::State,
+    state::{Enrolment, State},
 };
 use events::LinkLog;
 use renew::Renewal;
@@ -83,6 +83,7 @@ pub async fn run(
 pub(crate) struct Site {
     config: Config,
     state: State,
+    enrolment: Enrolment,
     name: Label,
     credentials: LiveCredentials,
     trust: Trust,
@@ -129,6 +130,7 @@ pub(crate) struct Connection {
     controller: Option<SocketAddr>,
     since: Instant,
     error: Option<String>,
+    warned: Option<Instant>,
 }
 
 /// The TUN device.
@@ -183,7 +185,11 @@ impl Site {
                 self.driver.address_changed();
                 self.resolve_all();
             }
-            HostEvent::DeviceGone => self.lose_device().await,
+            // Unless another has taken its place by now.
+            HostEvent::DeviceGone(index) if self.device.index == Some(index) => {
+                self.lose_device().await;
+            }
+            HostEvent::DeviceGone(_) => {}
         }
     }
 

@@ -84,9 +84,10 @@ impl Instance {
 
     /// FNV-1a, folded to 16 bits: stable over releases, because kernels remember it.
     fn hash(&self) -> u16 {
-        let hash = self.0.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash = self
+            .0
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         let [a, b, c, d] = hash.to_be_bytes();
         u16::from_be_bytes([a ^ c, b ^ d])
     }
@@ -150,7 +151,9 @@ mod tests {
 
     #[test]
     fn only_what_can_name_a_device_is_a_name() {
-        for name in ["", "a/b", "Prod", "0a", "-a", "a.b", "sixteen-letters-", "lo", "all", "default"] {
+        for name in
+            ["", "a/b", "Prod", "0a", "-a", "a.b", "sixteen-letters-", "lo", "all", "default"]
+        {
             assert!(name.parse::<Instance>().is_err(), "{name:?}");
         }
         assert!("fifteen-letters".parse::<Instance>().is_ok());

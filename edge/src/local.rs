@@ -163,13 +163,15 @@ pub async fn status(path: &Path) -> Result<Status, AskError> {
     match asked.map_err(|_| failed(io::ErrorKind::TimedOut.into()))? {
         Ok(Answer::Status(status)) => Ok(*status),
         Ok(Answer::Error(text)) => Err(AskError::Refused(text)),
-        Err(error) => Err(match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                AskError::NotRunning(path.to_owned())
-            }
-            io::ErrorKind::PermissionDenied => AskError::NotAllowed(path.to_owned()),
-            _ => failed(error),
-        }),
+        Err(error) => {
+            let kind = error.kind();
+            let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+            Err(match kind == io::ErrorKind::PermissionDenied {
+                true => AskError::NotAllowed(path.to_owned()),
+                false if gone.contains(&kind) => AskError::NotRunning(path.to_owned()),
+                false => failed(error),
+            })
+        }
     }
 }
 

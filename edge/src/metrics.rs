@@ -73,11 +73,31 @@ fn plain(out: &mut String, status: &Status) -> std::fmt::Result {
     let connected = u64::from(status.controller.connected.is_some());
     let t = &status.traffic;
     for (name, kind, help, value) in [
-        ("controller_connected", "gauge", "Whether there is a session with a controller.", connected),
-        ("state_age_seconds", "gauge", "Since a controller confirmed the state.", status.state.age_secs.unwrap_or(0)),
-        ("certificate_not_after_seconds", "gauge", "When the certificate expires, Unix time.", status.certificate.not_after),
+        (
+            "controller_connected",
+            "gauge",
+            "Whether there is a session with a controller.",
+            connected,
+        ),
+        (
+            "state_age_seconds",
+            "gauge",
+            "Since a controller confirmed the state.",
+            status.state.age_secs.unwrap_or(0),
+        ),
+        (
+            "certificate_not_after_seconds",
+            "gauge",
+            "When the certificate expires, Unix time.",
+            status.certificate.not_after,
+        ),
         ("routes_intended", "gauge", "Routes that there should be.", status.routes.intended as u64),
-        ("routes_installed", "gauge", "Routes of these that there are.", status.routes.installed as u64),
+        (
+            "routes_installed",
+            "gauge",
+            "Routes of these that there are.",
+            status.routes.installed as u64,
+        ),
         ("uptime_seconds", "gauge", "Since the start.", status.uptime_secs),
         ("sent_packets_total", "counter", "Inner packets to links.", t.sent_packets),
         ("sent_bytes_total", "counter", "Inner bytes to links.", t.sent_bytes),

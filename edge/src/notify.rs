@@ -4,7 +4,10 @@ use std::{
     io,
     os::{
         linux::net::SocketAddrExt as _,
-        unix::{ffi::OsStrExt as _, net::{SocketAddr, UnixDatagram}},
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
     },
 };
 

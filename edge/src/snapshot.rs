@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn a_snapshot_of_the_first_release_loads() {
         let body = r#"{"id":"spiffe://m.example/ns/prod/edge/idc","saved":7,"desired":{"version":{"epoch":1,"mesh":2,"namespace":3},"settings":{"tun_mtu":1400,"congestion":"Transparent"},"trust":{"roots":[],"revoked_issuers":[]},"denied":[],"controllers":["c.example:58422"],"edges":{"idc":{"endpoints":[]}},"prefixes":{"10.60.6.0/24":"idc"}}}"#;
-        let text = format!("cframe-snapshot 1 {} {}\n{body}", body.len(), checksum(body.as_bytes()));
+        let text =
+            format!("cframe-snapshot 1 {} {}\n{body}", body.len(), checksum(body.as_bytes()));
         let loaded = decode(path(), text.as_bytes()).unwrap();
         assert_eq!(loaded.desired.version.to_string(), "1.2.3");
         assert_eq!(loaded.desired.prefixes.len(), 1);

@@ -12,13 +12,12 @@ use cframe_pki::{
     CertificateDer,
     bundle::TrustBundle,
     files,
-    identity::{Label, MeshName, PeerIdentity, Role, SpiffeId},
+    identity::{PeerIdentity, Role, SpiffeId},
     key::PrivateKey,
     tls::Credentials,
 };
 use cframe_protocol::v1::{Endpoint, Enrolled, Settings};
 use rustix::fs::{FlockOperation, flock};
-use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 const ENROLLED: &str = "enrolled.json";
@@ -81,7 +80,9 @@ impl State {
         let text = files::read_secret(&path)?;
         let bytes = STANDARD.decode(text.trim_ascii()).ok();
         let keys = bytes.as_deref().and_then(split_keys);
-        keys.with_context(|| format!("{} is damaged: remove it, and a new one is made", path.display()))
+        keys.with_context(|| {
+            format!("{} is damaged: remove it, and a new one is made", path.display())
+        })
     }
 }
 
@@ -122,51 +123,35 @@ pub fn adopt(dir: &Path, key: PrivateKey, enrolled: &Enrolled) -> Result<PeerIde
         // Another's state.
         let _ = std::fs::remove_file(dir.join(crate::snapshot::FILE));
     }
-    save_enrolment(dir, &Enrolment {
-        trust: enrolled.trust.clone(),
-        controllers: enrolled.controllers.clone(),
-        listen_port: enrolled.listen_port,
-        settings: enrolled.settings,
-    })?;
+    save_enrolment(
+        dir,
+        &Enrolment {
+            trust: enrolled.trust.clone(),
+            controllers: enrolled.controllers.clone(),
+            listen_port: enrolled.listen_port,
+            settings: enrolled.settings,
+        },
+    )?;
     credentials.save(dir)?;
     let _ = std::fs::remove_file(dir.join(PENDING_KEY));
     Ok(identity)
 }
 
-/// Reads what `cfctl cert enroll` has written into a directory.
+/// Reads the answer of `cfctl cert enroll`: its file, or the directory with it.
 ///
 /// # Errors
-/// When a file is missing or not one of its.
-pub fn read_answer(dir: &Path) -> Result<Enrolled> {
-    /// The part of `enrolled.json` that [`Enrolment`] leaves out.
-    #[derive(Deserialize)]
-    struct Named {
-        mesh: MeshName,
-        namespace: Label,
-        edge: Label,
-        site_prefixes: Vec<ipnet::IpNet>,
-    }
-    let path = dir.join(ENROLLED);
-    let text = files::read_public(&path)?;
-    let named: Named = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    let rest: Enrolment = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    let path = dir.join(Credentials::CHAIN_FILE);
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(&files::read_public(&path)?).collect();
-    let chain = chain.ok().filter(|chain| !chain.is_empty());
-    let chain: Vec<CertificateDer<'static>> =
-        chain.with_context(|| format!("{} has no certificates", path.display()))?;
-    Ok(Enrolled {
-        mesh: named.mesh,
-        namespace: named.namespace,
-        edge: named.edge,
-        chain: chain.iter().map(|der| der.to_vec()).collect(),
-        trust: rest.trust,
-        controllers: rest.controllers,
-        settings: rest.settings,
-        listen_port: rest.listen_port,
-        site_prefixes: named.site_prefixes,
-    })
+/// When the file is missing or not one of its.
+pub fn read_answer(path: &Path) -> Result<Enrolled> {
+    let path = if path.is_dir() { path.join(ENROLLED) } else { path.to_owned() };
+    parse_answer(&files::read_public(&path)?).with_context(|| path.display().to_string())
+}
+
+/// The answer from its JSON.
+///
+/// # Errors
+/// When it isn't one.
+pub fn parse_answer(text: &[u8]) -> Result<Enrolled> {
+    serde_json::from_slice(text).context("not an answer of cfctl cert enroll (enrolled.json)")
 }
 
 /// The credentials of an enrolment, which must be for this key and for whom it says.
@@ -233,6 +218,13 @@ fn split_keys(bytes: &[u8]) -> Option<EndpointKeys> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use cframe_pki::{
+        identity::{Label, MeshName},
+        issue::{LEAF_LIFETIME, RootCa, VerifiedCsr},
+    };
+
     use super::*;
 
     #[test]
@@ -261,6 +253,85 @@ mod tests {
         let path = dir.path().join("edge");
         let first = pending_key(&path).unwrap();
         assert_eq!(first.spki_sha256(), pending_key(&path).unwrap().spki_sha256());
+    }
+
+    /// What a controller answers to a key, and what `cfctl cert enroll` writes of it.
+    fn enrolled(key: &PrivateKey, name: &str) -> Enrolled {
+        let mesh: MeshName = "mesh.example".parse().unwrap();
+        let now = cframe_pki::unix_now();
+        let root = RootCa::generate(&mesh, now).unwrap();
+        let ca = root.issuing_ca(now).unwrap();
+        let (namespace, edge): (Label, Label) = ("prod".parse().unwrap(), name.parse().unwrap());
+        let id = SpiffeId::edge(mesh.clone(), namespace.clone(), edge.clone());
+        let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
+        let leaf = ca.issue(&csr, &id, LEAF_LIFETIME, now).unwrap();
+        Enrolled {
+            mesh,
+            namespace,
+            edge,
+            chain: vec![leaf.der.to_vec(), ca.certificate().to_vec()],
+            trust: TrustBundle {
+                roots: vec![root.certificate().clone()],
+                ..TrustBundle::default()
+            },
+            controllers: vec!["ctl.example.com:58422".parse().unwrap()],
+            settings: Settings::default(),
+            listen_port: 58423,
+            site_prefixes: vec!["10.1.0.0/16".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn what_is_adopted_is_loaded_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge");
+        let key = PrivateKey::generate().unwrap();
+        adopt(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
+        let (_, identity, enrolment) = load(&path).unwrap();
+        assert_eq!(identity.id.to_string(), "spiffe://mesh.example/ns/prod/edge/idc");
+        assert_eq!(enrolment.listen_port, 58423);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join(Credentials::KEY_FILE)), 0o600);
+    }
+
+    #[test]
+    fn another_identity_does_not_start_from_the_former_ones_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge");
+        let key = PrivateKey::generate().unwrap();
+        adopt(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
+        let snapshot = path.join(crate::snapshot::FILE);
+        std::fs::write(&snapshot, "state").unwrap();
+        adopt(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
+        assert!(snapshot.exists(), "the same identity keeps it");
+        adopt(&path, key.clone(), &enrolled(&key, "aws-hk")).unwrap();
+        assert!(!snapshot.exists());
+    }
+
+    #[test]
+    fn a_certificate_for_another_key_or_name_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge");
+        let key = PrivateKey::generate().unwrap();
+        let other = PrivateKey::generate().unwrap();
+        assert!(adopt(&path, key.clone(), &enrolled(&other, "idc")).is_err());
+        let mut lying = enrolled(&key, "idc");
+        lying.edge = "aws-hk".parse().unwrap();
+        assert!(adopt(&path, key, &lying).unwrap_err().to_string().contains("nothing was kept"));
+        assert!(!path.join(Credentials::CHAIN_FILE).exists());
+    }
+
+    #[test]
+    fn the_answer_of_cert_enroll_is_read_from_its_file_or_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = PrivateKey::generate().unwrap();
+        let enrolled = enrolled(&key, "idc");
+        let file = dir.path().join("enrolled.json");
+        std::fs::write(&file, serde_json::to_vec(&enrolled).unwrap()).unwrap();
+        assert_eq!(read_answer(&file).unwrap(), enrolled);
+        assert_eq!(read_answer(dir.path()).unwrap(), enrolled);
+        assert!(parse_answer(b"{}").is_err());
     }
 
     #[test]

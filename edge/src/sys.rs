@@ -1,6 +1,9 @@
 //! The system calls that nothing safe covers: the TUN's ioctls and the clock's state.
 
-#![expect(unsafe_code, reason = "ioctl(2), adjtimex(2) and taking over a descriptor have no safe form")]
+#![expect(
+    unsafe_code,
+    reason = "ioctl(2), adjtimex(2) and taking over a descriptor have no safe form"
+)]
 
 use std::{
     io,

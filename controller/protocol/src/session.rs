@@ -81,12 +81,15 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Whether the peer refused our certificate, and its reason: a TLS alert (RFC 9001 §4.8). In TLS 1.3
-/// the client has finished by then, so that this comes as the end of a connection that stood.
+/// Whether the peer refused our certificate, and its reason: one of TLS's alerts about certificates
+/// (RFC 8446 §6.2, as in RFC 9001 §4.8). In TLS 1.3 the client has finished by then, so that this
+/// comes as the end of a connection that stood.
 pub fn certificate_refused(error: &ConnectionError) -> Option<String> {
-    const ALERTS: std::ops::Range<u64> = 0x100..0x200;
+    // bad_certificate to access_denied, and certificate_required.
+    const ALERTS: [std::ops::RangeInclusive<u64>; 2] = [0x12a..=0x131, 0x174..=0x174];
     let ConnectionError::ConnectionClosed(close) = error else {
         return None;
     };
-    ALERTS.contains(&u64::from(close.error_code)).then(|| close.to_string())
+    let code = u64::from(close.error_code);
+    ALERTS.iter().any(|alerts| alerts.contains(&code)).then(|| close.to_string())
 }

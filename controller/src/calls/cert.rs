@@ -78,7 +78,9 @@ pub(super) fn revoke(
     let cert = &find(state, serial)?.record;
     if let Some(denied) = state.denied.get(&serial) {
         let at = denied.record.at;
-        return Err(conflict(format!("certificate {serial} was revoked already, at {at} (Unix seconds)")));
+        return Err(conflict(format!(
+            "certificate {serial} was revoked already, at {at} (Unix seconds)"
+        )));
     }
     if serial == caller {
         return Err(conflict(
@@ -93,7 +95,9 @@ pub(super) fn revoke(
         Role::Controller { .. } | Role::Admin { .. } => Draft::default(),
     };
     if cert.not_after <= now {
-        draft.warnings.push(format!("certificate {serial} has expired; nothing was left to revoke"));
+        draft
+            .warnings
+            .push(format!("certificate {serial} has expired; nothing was left to revoke"));
         return Ok(draft);
     }
     draft.deny(state, serial, cert, now, reason);
@@ -125,10 +129,9 @@ pub(super) fn find(state: &State, serial: Serial) -> Result<&Stored<record::Cert
 
 pub(super) fn row(state: &State, serial: Serial, cert: &record::Cert, now: u64) -> CertRow {
     let state = match state.denied.get(&serial) {
-        Some(denied) => CertState::Revoked {
-            at: denied.record.at,
-            reason: denied.record.reason.clone(),
-        },
+        Some(denied) => {
+            CertState::Revoked { at: denied.record.at, reason: denied.record.reason.clone() }
+        }
         None if cert.not_after <= now => CertState::Expired,
         None => CertState::Valid,
     };

@@ -28,7 +28,9 @@ pub(super) fn add(
         )));
     }
     if space.edges.len() >= MAX_EDGES {
-        return Err(conflict(format!("namespace {namespace} has {MAX_EDGES} edges, the most there can be")));
+        return Err(conflict(format!(
+            "namespace {namespace} has {MAX_EDGES} edges, the most there can be"
+        )));
     }
     let mut draft = Draft::within(namespace, space);
     check_edge(&mut draft, state, space, name, &edge, None)?;
@@ -168,7 +170,9 @@ fn check_edge(
     check::description(&edge.description)?;
     check::endpoints(&edge.endpoints)?;
     if space.prefixes.len() + edge.cidrs.len() > MAX_PREFIXES {
-        return Err(conflict(format!("the namespace has {MAX_PREFIXES} prefixes, the most there can be")));
+        return Err(conflict(format!(
+            "the namespace has {MAX_PREFIXES} prefixes, the most there can be"
+        )));
     }
     draft.warnings.extend(check::edge_prefixes(space, name, &edge.cidrs)?);
     let known = |net: &&IpNet| old.is_some_and(|old| old.cidrs.contains(net));

@@ -30,7 +30,9 @@ pub(super) fn add(
         )));
     }
     if space.prefixes.len() >= MAX_PREFIXES {
-        return Err(conflict(format!("the namespace has {MAX_PREFIXES} prefixes, the most there can be")));
+        return Err(conflict(format!(
+            "the namespace has {MAX_PREFIXES} prefixes, the most there can be"
+        )));
     }
     let mut draft = Draft::within(namespace, space);
     draft.warnings.extend(check::route_prefix(space, edge, prefix)?);

@@ -66,9 +66,7 @@ pub(super) fn tokens(state: &State, of: Option<&Label>, now: u64) -> Result<Repl
 /// Those of a namespace that is gone can still be looked at.
 pub(super) fn certs(state: &State, of: Option<&Label>, now: u64) -> Reply {
     let certs = state.certs.iter().filter(|(_, cert)| cert::is_of(&cert.record, of));
-    Reply::Certs(
-        certs.map(|(serial, cert)| cert::row(state, *serial, &cert.record, now)).collect(),
-    )
+    Reply::Certs(certs.map(|(serial, cert)| cert::row(state, *serial, &cert.record, now)).collect())
 }
 
 pub(super) fn cert(state: &State, serial: Serial, now: u64) -> Result<Reply, CallError> {

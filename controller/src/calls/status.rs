@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use cframe_pki::{identity::Label, renewal::days_left};
-use cframe_protocol::v1::{
-    ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus,
-};
+use cframe_protocol::v1::{ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus};
 
 use super::{count, edge};
 use crate::{
@@ -93,7 +91,9 @@ fn namespace(
                 online += 1;
                 in_sync += usize::from(synced);
             }
-            EdgeLiveness::Offline { .. } => problems.push(format!("edge {name}/{} is offline", row.name)),
+            EdgeLiveness::Offline { .. } => {
+                problems.push(format!("edge {name}/{} is offline", row.name))
+            }
             EdgeLiveness::NeverSeen => {
                 problems.push(format!("edge {name}/{} has not joined yet", row.name));
             }
@@ -122,7 +122,6 @@ fn namespace(
 
 fn expiring(namespace: &Label, row: &EdgeRow, now: u64) -> Option<String> {
     let left = days_left(row.cert_expires?, now);
-    (left < SOON).then(|| {
-        format!("the certificate of edge {namespace}/{} expires in {left} days", row.name)
-    })
+    (left < SOON)
+        .then(|| format!("the certificate of edge {namespace}/{} expires in {left} days", row.name))
 }

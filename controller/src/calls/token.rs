@@ -100,14 +100,16 @@ fn join_token(state: &State, fresh: &Fresh) -> Result<JoinToken, CallError> {
 }
 
 pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
-    let key: TokenKey = id
-        .parse()
-        .map_err(|_| invalid(format!("{id:?} is not a token's id: it has 32 lower-case hex digits")))?;
+    let key: TokenKey = id.parse().map_err(|_| {
+        invalid(format!("{id:?} is not a token's id: it has 32 lower-case hex digits"))
+    })?;
     let usable = state.tokens.get(&key).filter(|token| token.record.used.is_none());
     let Some(token) = usable else {
         return Err(CallError::new(
             ErrorCode::NotFound,
-            format!("no token {id} that can still be used; `cfctl token list` shows those that can"),
+            format!(
+                "no token {id} that can still be used; `cfctl token list` shows those that can"
+            ),
         ));
     };
     let mut draft = Draft { namespace: Some(token.record.namespace.clone()), ..Draft::default() };
@@ -117,10 +119,7 @@ pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
 }
 
 /// The row of a token that can still be used.
-pub(super) fn row(
-    (id, token): (&TokenKey, &Stored<record::Token>),
-    now: u64,
-) -> Option<TokenRow> {
+pub(super) fn row((id, token): (&TokenKey, &Stored<record::Token>), now: u64) -> Option<TokenRow> {
     let token = &token.record;
     (token.used.is_none() && token.expires > now).then(|| TokenRow {
         namespace: token.namespace.clone(),

@@ -33,23 +33,46 @@ fn host_bits_are_refused_with_the_canonical_form() {
 #[test]
 fn what_is_nobodys_own_is_refused() {
     for refused in [
-        "0.0.0.0/0", "::/0", "0.0.0.0/1", "127.0.0.0/8", "127.1.0.0/16", "169.254.0.0/16",
-        "169.254.169.254/32", "168.0.0.0/6", "224.0.0.0/4", "239.1.0.0/16", "255.255.255.255/32",
-        "::1/128", "::/8", "fe80::/10", "fe80::/64", "ff00::/8", "ff02::1/128", "::ffff:0:0/96",
+        "0.0.0.0/0",
+        "::/0",
+        "0.0.0.0/1",
+        "127.0.0.0/8",
+        "127.1.0.0/16",
+        "169.254.0.0/16",
+        "169.254.169.254/32",
+        "168.0.0.0/6",
+        "224.0.0.0/4",
+        "239.1.0.0/16",
+        "255.255.255.255/32",
+        "::1/128",
+        "::/8",
+        "fe80::/10",
+        "fe80::/64",
+        "ff00::/8",
+        "ff02::1/128",
+        "::ffff:0:0/96",
         "128.0.0.0/1",
     ] {
         let error = prefix(net(refused)).expect_err(refused);
         assert_eq!(error.code, ErrorCode::Invalid, "{refused}");
         assert!(error.message.contains(&net(refused).to_string()), "{}", error.message);
     }
-    for fine in ["10.0.0.0/8", "172.18.0.0/16", "203.0.113.7/32", "fd00:60::/64", "2001:db8::/32", "100.64.0.0/10"] {
+    for fine in [
+        "10.0.0.0/8",
+        "172.18.0.0/16",
+        "203.0.113.7/32",
+        "fd00:60::/64",
+        "2001:db8::/32",
+        "100.64.0.0/10",
+    ] {
         prefix(net(fine)).unwrap();
     }
 }
 
 #[test]
 fn an_overlap_names_both_sides() {
-    let space = space(&[("10.0.0.0/16", "aws-hk", None), ("10.244.0.0/16", "aws-hk", Some("pods"))]);
+    let space =
+        space(&[("10.0.0.0/16", "aws-hk", None), ("10.244.0.0/16", "aws-hk", Some("pods"))]);
     let error = route_prefix(&space, &label("idc"), net("10.244.7.0/24")).unwrap_err();
     assert_eq!(error.code, ErrorCode::Conflict);
     for part in ["10.244.7.0/24", "idc", "10.244.0.0/16", "pods", "aws-hk"] {
@@ -69,7 +92,9 @@ fn an_edges_own_prefixes_may_nest_and_not_repeat() {
     let error = edge_prefixes(&space, &label("a"), &[net("10.244.0.0/16")]).unwrap_err();
     assert!(error.message.contains("route pods"), "{}", error.message);
     // What `edge set` replaces is not in its own way.
-    assert!(edge_prefixes(&space, &label("a"), &[net("10.0.0.0/8"), net("192.168.0.0/24")]).is_ok());
+    assert!(
+        edge_prefixes(&space, &label("a"), &[net("10.0.0.0/8"), net("192.168.0.0/24")]).is_ok()
+    );
     assert!(edge_prefixes(&space, &label("a"), &[net("10.0.0.0/8"), net("10.0.0.0/8")]).is_err());
 }
 

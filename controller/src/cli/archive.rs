@@ -67,7 +67,7 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
 /// From the controller that runs on the directory, or from its store if none does.
 async fn take_dump(directory: &DataDir) -> Result<Vec<u8>> {
     let socket = directory.socket();
-    let answer = local::ask(&socket).await;
+    let answer = local::ask_backup(&socket).await;
     if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
         return Ok(dump);
     }
@@ -103,7 +103,10 @@ pub(super) async fn restore(config: &Config, flags: RestoreFlags) -> Result<(), 
     }
     let epoch = make_store(&directory, &dump).await?;
     let age = unix_now().saturating_sub(dump.header.made) / 60;
-    eprintln!("mesh {} is restored, epoch {epoch}; the backup is {age} minutes old", dump.header.mesh);
+    eprintln!(
+        "mesh {} is restored, epoch {epoch}; the backup is {age} minutes old",
+        dump.header.mesh
+    );
     eprintln!("join tokens are void: make new ones; what was revoked since then, revoke again");
     Ok(())
 }

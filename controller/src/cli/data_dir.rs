@@ -113,7 +113,8 @@ impl DataDir {
     /// # Errors
     /// If a file is missing or others may read the key.
     pub fn credentials(&self) -> Result<LiveCredentials> {
-        let credentials = Credentials::load(&self.identity()).context("the controller's certificate")?;
+        let credentials =
+            Credentials::load(&self.identity()).context("the controller's certificate")?;
         Ok(LiveCredentials::new(credentials)?)
     }
 

@@ -98,7 +98,8 @@ pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminC
     let building = DataDir::new(directory.path().join(".new"));
     match std::fs::remove_dir_all(building.path()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot clear {}", building.path().display()));
+            return Err(error)
+                .with_context(|| format!("cannot clear {}", building.path().display()));
         }
         Ok(()) | Err(_) => {}
     }
@@ -183,12 +184,14 @@ fn report(directory: &DataDir, initial: &Initial, context: &std::path::Path) {
     eprintln!("next: cframe-controller run --data-dir {shown}");
 }
 
-fn default_context() -> Result<PathBuf> {
+pub(super) fn default_context() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
         None => match std::env::var_os("HOME").filter(|path| !path.is_empty()) {
             Some(home) => PathBuf::from(home).join(".config"),
-            None => bail!("HOME is not set: say where the admin's context goes with --admin-context"),
+            None => {
+                bail!("HOME is not set: say where the admin's context goes with --admin-context")
+            }
         },
     };
     Ok(base.join("cframe").join("config.toml"))
@@ -204,7 +207,9 @@ fn address(text: &str) -> Result<Endpoint, String> {
         Ok(ip) => format!("[{ip}]"),
         Err(_) => text.to_owned(),
     };
-    format!("{host}:{CONTROL_PORT}").parse().map_err(|error: cframe_protocol::v1::EndpointError| error.to_string())
+    format!("{host}:{CONTROL_PORT}")
+        .parse()
+        .map_err(|error: cframe_protocol::v1::EndpointError| error.to_string())
 }
 
 /// The clock in Unix milliseconds.

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use cframe_pki::{CertificateDer, Fingerprint, bundle::TrustBundle};
 use cframe_protocol::v1::{Endpoint, Settings};
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
@@ -25,8 +26,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0u8..4, 0u8..8, any::<bool>())
-            .prop_map(|(name, third, endpoint)| Step::Edge { name, third, endpoint }),
+        (0u8..4, 0u8..8, any::<bool>()).prop_map(|(name, third, endpoint)| Step::Edge {
+            name,
+            third,
+            endpoint
+        }),
         (0u8..4).prop_map(|name| Step::EdgeGone { name }),
         (0u8..6, 0u8..4, 0u8..8).prop_map(|(name, edge, third)| Step::Route { name, edge, third }),
         (0u8..6).prop_map(|name| Step::RouteGone { name }),
@@ -81,11 +85,17 @@ fn decide(state: &State, step: &Step) -> Draft {
         Step::Edge { name, third, endpoint } => {
             let name = label(&format!("e{name}"));
             let cidr: IpNet = format!("10.{third}.0.0/16").parse().unwrap();
-            if namespace.prefixes.overlapping(cidr).any(|(_, source)| source.edge != name || source.route.is_some()) {
+            if namespace
+                .prefixes
+                .overlapping(cidr)
+                .any(|(_, source)| source.edge != name || source.route.is_some())
+            {
                 return Draft::default();
             }
-            let endpoints: Vec<Endpoint> =
-                endpoint.then(|| format!("192.0.2.{third}:1").parse().unwrap()).into_iter().collect();
+            let endpoints: Vec<Endpoint> = endpoint
+                .then(|| format!("192.0.2.{third}:1").parse().unwrap())
+                .into_iter()
+                .collect();
             let edge = record::Edge { description: String::new(), cidrs: vec![cidr], endpoints };
             draft.put(Key::Edge(space(), name), &edge);
             draft.bump(&space(), namespace);
@@ -109,7 +119,8 @@ fn decide(state: &State, step: &Step) -> Draft {
                 .prefixes
                 .overlapping(prefix)
                 .any(|(net, source)| source.edge != edge || net == prefix);
-            if taken || !namespace.edges.contains_key(&edge) || namespace.routes.contains_key(&name) {
+            if taken || !namespace.edges.contains_key(&edge) || namespace.routes.contains_key(&name)
+            {
                 return Draft::default();
             }
             draft.put(Key::Route(space(), name), &record::Route { prefix, edge });
@@ -124,7 +135,8 @@ fn decide(state: &State, step: &Step) -> Draft {
             draft.bump(&space(), namespace);
         }
         Step::Deny { serial, controller } => {
-            let id = if *controller { "spiffe://m/controller/c" } else { "spiffe://m/ns/prod/edge/e0" };
+            let id =
+                if *controller { "spiffe://m/controller/c" } else { "spiffe://m/ns/prod/edge/e0" };
             let cert = record::Cert {
                 id: id.parse().unwrap(),
                 spki: Fingerprint::of_spki(&[*serial]),
@@ -269,9 +281,10 @@ fn a_damaged_value_is_named_and_nothing_of_it_is_taken_in() {
     let before = state.desired(&space());
     let batch = Batch {
         revision: 2,
-        changes: vec![
-            (Key::Edge(space(), label("a")).to_string(), Some(b"{\"schema\":1}".to_vec())),
-        ],
+        changes: vec![(
+            Key::Edge(space(), label("a")).to_string(),
+            Some(b"{\"schema\":1}".to_vec()),
+        )],
     };
     let error = state.apply(&batch).unwrap_err();
     assert!(error.to_string().contains("/cframe/v1/edges/prod/a"), "{error}");

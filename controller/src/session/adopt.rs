@@ -17,8 +17,12 @@ pub(super) async fn adopt(mesh: &Mesh, peer: &PeerIdentity) {
     }
     let Some(namespace) = peer.id.role.namespace() else { return };
     match mesh.write(namespace.as_str(), |state| decide(state, peer)).await {
-        Ok(_) => tracing::info!(id = %peer.id, serial = %peer.serial, "an unknown certificate was recorded"),
-        Err(error) => tracing::warn!(id = %peer.id, %error, "an unknown certificate was not recorded"),
+        Ok(_) => {
+            tracing::info!(id = %peer.id, serial = %peer.serial, "an unknown certificate was recorded")
+        }
+        Err(error) => {
+            tracing::warn!(id = %peer.id, %error, "an unknown certificate was not recorded")
+        }
     }
 }
 

@@ -41,7 +41,10 @@ where
 
 /// Puts come back byte for byte, ordered by key.
 pub async fn what_is_put_is_listed(store: Arc<dyn Store>) {
-    assert!(store.list(PREFIX).await.expect("a list").entries.is_empty(), "the store must start empty");
+    assert!(
+        store.list(PREFIX).await.expect("a list").entries.is_empty(),
+        "the store must start empty"
+    );
     commit(&store, [], [put("b", "2"), put("a", "1"), put("c", "\u{0}\n\"ü")]).await;
     assert_eq!(
         contents(&store, "").await,

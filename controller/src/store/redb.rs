@@ -8,23 +8,23 @@
 //! missing entry. After an I/O error (a full disk) redb refuses everything until it is opened again; the
 //! thread does that before the next transaction, so that writes come back by themselves once there is room.
 
-use std::{
-    collections::VecDeque,
-    io,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-};
+use std::{io, path::Path, sync::Arc, thread};
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
     TableDefinition,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Batch, Boxed, CommitError, Entry, Op, ReadError, Revision, Store, Txn, View, Watch, WatchError,
 };
+
+mod history;
+#[cfg(test)]
+mod tests;
+
+use history::{History, LogWatch};
 
 /// key → revision of the last write (8 bytes, big-endian), then the value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -40,8 +40,6 @@ const CACHE: usize = 8 << 20;
 const QUEUE: usize = 256;
 /// The most transactions that share one commit.
 const GROUP: usize = 128;
-/// Revisions kept for watches. A watch that falls further behind lists again.
-const KEPT: usize = 4096;
 
 /// Makes the database again after an I/O error.
 type Opener = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
@@ -61,7 +59,8 @@ impl Redb {
     /// it cannot be opened, for instance because another process holds it.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let shown = path.display().to_string();
-        create_private(path).map_err(|error| ReadError::Unavailable(format!("{shown}: {error}")))?;
+        create_private(path)
+            .map_err(|error| ReadError::Unavailable(format!("{shown}: {error}")))?;
         let path = path.to_owned();
         Self::start(&shown, Box::new(move || builder().create(&path)))
     }
@@ -117,12 +116,7 @@ impl Store for Redb {
         prefix: &'a str,
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>> {
-        let watch = LogWatch {
-            history: Arc::clone(&self.history),
-            newest: self.history.newest.subscribe(),
-            prefix: prefix.to_owned(),
-            at: from,
-        };
+        let watch = LogWatch::new(Arc::clone(&self.history), prefix, from);
         Box::pin(async move { Ok(Box::new(watch) as Box<dyn Watch>) })
     }
 
@@ -223,7 +217,8 @@ impl Worker {
                 let mut answers = Vec::new();
                 for (pending, outcome) in group.into_iter().zip(outcomes) {
                     if let Ok(revision) = outcome {
-                        batches.push(Arc::new(Batch { revision, changes: changes(pending.txn.ops) }));
+                        batches
+                            .push(Arc::new(Batch { revision, changes: changes(pending.txn.ops) }));
                     }
                     answers.push((pending.reply, outcome));
                 }
@@ -297,7 +292,8 @@ fn prepare(database: &Database) -> Result<Revision, Failure> {
 fn list(database: &Database, prefix: &str) -> Result<View, Failure> {
     let read = database.begin_read().map_err(Failure::of)?;
     let meta = read.open_table(META).map_err(Failure::of)?;
-    let revision = meta.get(REVISION).map_err(Failure::from)?.map_or(0, |revision| revision.value());
+    let revision =
+        meta.get(REVISION).map_err(Failure::from)?.map_or(0, |revision| revision.value());
     let table = read.open_table(ENTRIES).map_err(Failure::of)?;
     let mut entries = Vec::new();
     for item in table.range(prefix..).map_err(Failure::from)? {
@@ -404,7 +400,9 @@ impl Failure {
     fn into_read(self, shown: &str) -> ReadError {
         match self {
             Self::Corrupt(what) => ReadError::Corrupt(format!("{shown}: {what}")),
-            Self::Full(what) | Self::Other(what) => ReadError::Unavailable(format!("{shown}: {what}")),
+            Self::Full(what) | Self::Other(what) => {
+                ReadError::Unavailable(format!("{shown}: {what}"))
+            }
         }
     }
 
@@ -446,102 +444,3 @@ fn is_full(error: &io::Error) -> bool {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
 }
-
-/// The last revisions, for watches: one process holds the file, so that memory is enough.
-struct History {
-    kept: Mutex<VecDeque<Arc<Batch>>>,
-    /// The newest revision; the channel closes when the store does.
-    newest: watch::Sender<Newest>,
-}
-
-#[derive(Clone, Copy)]
-struct Newest {
-    revision: Revision,
-    open: bool,
-}
-
-impl History {
-    fn new(revision: Revision) -> Self {
-        let (newest, _) = watch::channel(Newest { revision, open: true });
-        Self { kept: Mutex::default(), newest }
-    }
-
-    fn revision(&self) -> Revision {
-        self.newest.borrow().revision
-    }
-
-    fn extend(&self, batches: Vec<Arc<Batch>>) {
-        let Some(revision) = batches.last().map(|batch| batch.revision) else { return };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(batches);
-        let over = kept.len().saturating_sub(KEPT);
-        kept.drain(..over);
-        drop(kept);
-        self.newest.send_modify(|newest| newest.revision = revision);
-    }
-
-    /// After an uncertain commit the kept revisions may lack one: watches list again.
-    fn restart_at(&self, revision: Revision) {
-        if revision != self.revision() {
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            self.newest.send_modify(|newest| newest.revision = revision);
-        }
-    }
-
-    fn end(&self) {
-        self.newest.send_modify(|newest| newest.open = false);
-    }
-
-    /// The first revision after `at`, if it has happened.
-    fn after(&self, at: Revision) -> Result<Option<Arc<Batch>>, WatchError> {
-        let newest = self.revision();
-        if at > newest {
-            return Err(WatchError::Ended(format!("revision {at} is later than the newest, {newest}")));
-        }
-        if at == newest {
-            return Ok(None);
-        }
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = kept.front().and_then(|first| (at + 1).checked_sub(first.revision));
-        index
-            .and_then(|index| kept.get(usize::try_from(index).ok()?))
-            .map(|batch| Some(Arc::clone(batch)))
-            .ok_or(WatchError::Compacted(at))
-    }
-}
-
-struct LogWatch {
-    history: Arc<History>,
-    newest: watch::Receiver<Newest>,
-    prefix: String,
-    at: Revision,
-}
-
-impl Watch for LogWatch {
-    fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>> {
-        Box::pin(async move {
-            loop {
-                let open = self.newest.borrow_and_update().open;
-                if let Some(batch) = self.history.after(self.at)? {
-                    self.at = batch.revision;
-                    let changes: Vec<_> = batch
-                        .changes
-                        .iter()
-                        .filter(|(key, _)| key.starts_with(&self.prefix))
-                        .cloned()
-                        .collect();
-                    if !changes.is_empty() {
-                        return Ok(Batch { revision: batch.revision, changes });
-                    }
-                    continue;
-                }
-                if !open || self.newest.changed().await.is_err() {
-                    return Err(WatchError::Ended(CLOSED.to_owned()));
-                }
-            }
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -167,7 +167,7 @@ pub(crate) fn transport(underlay_mtu: u16, congestion: Congestion) -> TransportC
         .allow_spin(false);
     match congestion {
         Congestion::Transparent => {
-            transport.congestion_controller_factory(Arc::new(TransparentConfig::default()))
+            transport.congestion_controller_factory(Arc::new(TransparentConfig))
         }
         Congestion::Bbr => {
             transport.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))

@@ -3,37 +3,39 @@
 //! A tunnel of IP traffic need not have a window of its own: what it carries is congestion
 //! controlled end to end (RFC 8085 §3.1.11), and a second loop around the first only halves it on
 //! a lossy path. What remains is memory: quinn-proto remembers every packet in flight, and a path
-//! that swallows everything would fill it. So bytes in flight are counted, and at a cap the link
-//! stops until something is acknowledged or given up.
+//! that swallows everything would fill it. So bytes in flight are counted here, and at a cap no more
+//! inner packets are handed over ([`has_room`]). quinn-proto's own window stays open: a shut one
+//! would hold back acknowledgements and probes with the rest.
 
 use std::{any::Any, sync::Arc, time::Instant};
 
-use quinn_proto::congestion::{Controller, ControllerFactory};
+use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
 /// Bytes in flight of one link: 1 Gbit/s at 130 ms.
 const IN_FLIGHT_CAP: u64 = 16 * 1024 * 1024;
 
-/// Builds [`Transparent`] controllers.
-#[derive(Clone, Debug)]
-pub(crate) struct TransparentConfig {
-    cap: u64,
+/// Whether a link with this controller may take more inner packets. Controllers with a window of
+/// their own always may.
+pub(crate) fn has_room(controller: &dyn Controller) -> bool {
+    let metrics = controller.metrics();
+    metrics.ssthresh != Some(TRANSPARENT) || metrics.congestion_window < IN_FLIGHT_CAP
 }
 
-impl Default for TransparentConfig {
-    fn default() -> Self {
-        Self { cap: IN_FLIGHT_CAP }
-    }
-}
+/// In [`ControllerMetrics::ssthresh`]: the "window" beside it is the bytes in flight.
+const TRANSPARENT: u64 = u64::MAX;
+
+/// Builds [`Transparent`] controllers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TransparentConfig;
 
 impl ControllerFactory for TransparentConfig {
     fn build(self: Arc<Self>, _now: Instant, _current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Transparent { cap: self.cap, in_flight: 0 })
+        Box::new(Transparent { in_flight: 0 })
     }
 }
 
 #[derive(Clone, Debug)]
 struct Transparent {
-    cap: u64,
     /// Our own count; quinn-proto's, which also knows of packets dropped with their keys, corrects
     /// it whenever acknowledgements arrive.
     in_flight: u64,
@@ -66,9 +68,17 @@ impl Controller for Transparent {
 
     fn on_mtu_update(&mut self, _new_mtu: u16) {}
 
-    /// Open or shut. Open is beyond `u32::MAX`, where quinn-proto switches pacing off.
+    /// Open: beyond `u32::MAX`, where quinn-proto switches pacing off. Constant, because every
+    /// change makes it compute a pacing rate.
     fn window(&self) -> u64 {
-        if self.in_flight < self.cap { u64::MAX } else { 1 }
+        u64::MAX
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.in_flight;
+        metrics.ssthresh = Some(TRANSPARENT);
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
@@ -86,20 +96,32 @@ impl Controller for Transparent {
 
 #[cfg(test)]
 mod tests {
+    use quinn_proto::congestion::BbrConfig;
+
     use super::*;
 
     #[test]
-    fn the_window_shuts_at_the_cap_and_opens_when_packets_are_acknowledged_or_lost() {
+    fn there_is_room_up_to_the_cap_and_again_when_packets_are_acknowledged_or_lost() {
         let now = Instant::now();
-        let mut controller = Arc::new(TransparentConfig { cap: 10_000 }).build(now, 1200);
-        assert!(controller.window() > u64::from(u32::MAX), "no pacing");
-        controller.on_sent(now, 10_000, 7);
-        assert_eq!(controller.window(), 1);
+        let mut controller = Arc::new(TransparentConfig).build(now, 1200);
+        controller.on_sent(now, IN_FLIGHT_CAP - 1, 7);
+        assert!(has_room(&*controller));
+        controller.on_sent(now, 1, 8);
+        assert!(!has_room(&*controller));
+        assert!(controller.window() > u64::from(u32::MAX), "acknowledgements pass, unpaced");
         controller.on_congestion_event(now, now, false, 1200);
-        assert!(controller.window() > u64::from(u32::MAX));
-        controller.on_sent(now, 1200, 8);
-        assert_eq!(controller.window(), 1);
-        controller.on_end_acks(now, 2400, false, Some(8));
-        assert!(controller.window() > u64::from(u32::MAX));
+        assert!(has_room(&*controller));
+        controller.on_sent(now, 1200, 9);
+        assert!(!has_room(&*controller));
+        controller.on_end_acks(now, 2400, false, Some(9));
+        assert!(has_room(&*controller));
+    }
+
+    #[test]
+    fn a_controller_with_a_window_is_left_to_it() {
+        let now = Instant::now();
+        let mut controller = Arc::new(BbrConfig::default()).build(now, 1200);
+        controller.on_sent(now, 10 * IN_FLIGHT_CAP, 7);
+        assert!(has_room(&*controller));
     }
 }

@@ -10,6 +10,8 @@ use cframe_pki::{
 use quinn_proto::{Connection, ConnectionHandle, Dir, ReadError, StreamId, VarInt};
 
 use crate::{
+    config::MIN_MTU,
+    congestion::has_room,
     fragment::Reassembler,
     hello::{Hello, Reader},
 };
@@ -82,7 +84,7 @@ pub(crate) struct Link {
     pub(crate) since: Instant,
     /// End of the phase: of the handshake, or of the lingering.
     pub(crate) limit: Option<Instant>,
-    /// When the first of the two certificates expires, on the monotonic clock.
+    /// When the peer's certificate expires, on the monotonic clock. The peer watches ours.
     pub(crate) expires: Option<Instant>,
     /// The link's entry in the timers.
     pub(crate) armed: Option<Instant>,
@@ -90,6 +92,8 @@ pub(crate) struct Link {
     pub(crate) ready: bool,
     /// Largest inner packet that one datagram carries whole.
     pub(crate) largest_inner: usize,
+    /// Whether the last attempt to send found the cap on bytes in flight reached.
+    full: bool,
     pub(crate) reassembler: Reassembler,
     pub(crate) traffic: Traffic,
     incoming: Option<StreamId>,
@@ -134,6 +138,7 @@ impl Link {
             armed: None,
             ready: false,
             largest_inner: 0,
+            full: false,
             reassembler: Reassembler::new(MAX_INNER),
             traffic: Traffic::default(),
             incoming: None,
@@ -188,6 +193,24 @@ impl Link {
         let theirs = self.theirs.map_or(0, |hello| hello.epoch);
         let dialler = if self.dialed { self.epoch } else { theirs };
         (self.epoch.saturating_add(theirs), self.dialed == we_sort_first, dialler)
+    }
+
+    /// Whether it takes more inner packets now. Where that changes to no, a ping asks for an
+    /// acknowledgement, by which the count of bytes in flight becomes exact.
+    pub(crate) fn take_room(&mut self) -> bool {
+        let full = !has_room(self.conn.congestion_state());
+        if full && !self.full {
+            self.conn.ping();
+        }
+        self.full = full;
+        !full
+    }
+
+    /// Datagrams of the path's size in one UDP payload for the kernel to cut (`UDP_SEGMENT`).
+    pub(crate) fn segments_that_fit(&self) -> usize {
+        const MAX_UDP_PAYLOAD: usize = 65_507;
+        const OVERHEAD: usize = 64;
+        (MAX_UDP_PAYLOAD / (self.largest_inner + OVERHEAD).max(usize::from(MIN_MTU))).max(1)
     }
 
     pub(crate) fn close(&mut self, now: Instant, code: Code) {

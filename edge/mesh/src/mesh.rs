@@ -27,8 +27,8 @@ use crate::{
 mod data;
 mod links;
 
-/// A moved dialler's link has this long to be heard on its new path.
-const MIGRATION_PATIENCE: Duration = Duration::from_millis(400);
+/// After a round trip from its move, what a dialler's link hears came over the new path.
+const MIGRATION_SETTLES: Duration = Duration::from_millis(20);
 /// After a renewal, links are made anew spread over this time.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(20);
 
@@ -159,12 +159,7 @@ impl Mesh {
             boot: config.boot,
             tun_mtu: config.tun_mtu,
             underlay_mtu: config.underlay_mtu,
-            endpoint: Endpoint::new(
-                Arc::new(endpoint),
-                Some(Arc::new(server.clone())),
-                true,
-                None,
-            ),
+            endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server.clone())), true, None),
             client,
             server,
             links: Vec::new(),
@@ -219,8 +214,7 @@ impl Mesh {
 
     /// Gives the prefix to `owner`, which may be this edge.
     pub fn set_prefix(&mut self, prefix: IpNet, owner: &Label) {
-        let owner =
-            if *owner == self.name { Owner::Own } else { Owner::Peer(self.peer(owner)) };
+        let owner = if *owner == self.name { Owner::Own } else { Owner::Peer(self.peer(owner)) };
         self.table.insert(prefix, owner);
     }
 
@@ -243,10 +237,11 @@ impl Mesh {
     }
 
     /// Closes every link whose peer `allowed` no longer finds acceptable: after a change of the
-    /// trust bundle or the deny-list.
+    /// trust bundle or the deny-list. Handshakes under way begin anew: TLS may have judged their
+    /// peer by the former trust already.
     pub fn recheck(&mut self, now: Instant, allowed: &mut dyn FnMut(&PeerIdentity) -> bool) {
         self.close_links(now, Code::Removed, |link| {
-            link.identity.as_ref().is_some_and(|identity| !allowed(identity))
+            link.identity.as_ref().is_none_or(|identity| !allowed(identity))
         });
     }
 
@@ -260,6 +255,9 @@ impl Mesh {
     /// connection (RFC 9000 §9), so links that were dialled follow, and peers whose link was
     /// accepted are dialled.
     pub fn local_address_changed(&mut self, now: Instant) {
+        if self.stopped {
+            return;
+        }
         for index in 0..self.peers.len() {
             let peer = &mut self.peers[index];
             let link = peer.current.and_then(|at| self.links[at].as_mut());
@@ -267,8 +265,9 @@ impl Mesh {
                 None => peer.dial_at(now),
                 Some(link) if link.dialed => {
                     link.conn.local_address_changed();
-                    let heard = link.conn.stats().udp_rx.datagrams;
-                    peer.renew_at(now + MIGRATION_PATIENCE, Renew::UnlessHeard(heard));
+                    // What is heard before a round trip has passed came to the old address.
+                    let settled = now + link.conn.rtt() + MIGRATION_SETTLES;
+                    peer.renew_at(settled, Renew::Moved);
                     let at = link.handle.0;
                     self.mark_ready(at);
                 }
@@ -280,6 +279,9 @@ impl Mesh {
 
     /// This edge has a new certificate: links are made anew, at leisure, before the old one ends.
     pub fn credentials_renewed(&mut self, now: Instant) {
+        if self.stopped {
+            return;
+        }
         for index in 0..self.peers.len() {
             let spread = RENEWAL_SPREAD.mul_f64(self.rng.random());
             let peer = &mut self.peers[index];
@@ -362,8 +364,7 @@ impl Mesh {
 
     fn close_links(&mut self, now: Instant, code: Code, mut which: impl FnMut(&Link) -> bool) {
         for index in 0..self.links.len() {
-            let chosen =
-                |link: &Link| link.phase != Phase::Closed && which(link);
+            let chosen = |link: &Link| link.phase != Phase::Closed && which(link);
             if self.links[index].as_deref().is_some_and(chosen) {
                 self.close(now, index, code);
             }

@@ -1,7 +1,7 @@
 //! A peer as this edge knows it: where it may be dialled, which link is in use, and when to dial.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,11 @@ use crate::queue::Queue;
 /// Between two addresses of one peer, so that a dead one doesn't hold up a good one (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(500);
 /// Back-off after all addresses failed once; doubled each time.
-const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+const BACKOFF_FIRST: Duration = Duration::from_millis(600);
+/// A moved dialler's link has this long to be heard over its new path.
+const MIGRATION_PATIENCE: Duration = Duration::from_millis(400);
+/// A renewal that is due this soon is not put off by a move.
+const RENEWAL_NEAR: Duration = Duration::from_secs(60);
 /// A path that comes back carries traffic again within this and a handshake.
 const BACKOFF_MAX: Duration = Duration::from_secs(4);
 /// Rounds (some ten minutes) after which a peer is taken to be gone for long.
@@ -49,8 +53,10 @@ pub(crate) struct Peer {
 pub(crate) enum Renew {
     /// Its end is in sight, or this side moved.
     Always,
-    /// This side moved and the link was told to follow; it counted so many datagrams by then, and
-    /// one more shows that it did.
+    /// This side moved, and its link was told to follow.
+    Moved,
+    /// This side moved a round trip ago; the link had received so many datagrams by then, and one
+    /// more shows that it followed.
     UnlessHeard(u64),
 }
 
@@ -84,9 +90,18 @@ impl Peer {
         self.next_dial = Some(self.next_dial.map_or(at, |next| next.min(at)));
     }
 
+    /// Dials at `at`, and then as slowly as ever more failures have it.
+    pub(crate) fn dial_after_failure(&mut self, now: Instant) {
+        self.failures += 1;
+        self.next_dial = Some(now + backoff(self.failures));
+    }
+
     /// Dials at `at` although a link stands.
     pub(crate) fn renew_at(&mut self, at: Instant, why: Renew) {
-        self.renew = Some(why);
+        let near = self.next_dial.is_some_and(|next| next <= at + RENEWAL_NEAR);
+        if !(near && self.renew == Some(Renew::Always)) {
+            self.renew = Some(why);
+        }
         self.dial_at(at);
     }
 
@@ -94,7 +109,6 @@ impl Peer {
     pub(crate) fn stop_dialling(&mut self) {
         self.next_dial = None;
         self.renew = None;
-        self.failures = 0;
         self.cursor = 0;
     }
 
@@ -107,6 +121,11 @@ impl Peer {
         rng: &mut StdRng,
     ) -> Option<SocketAddr> {
         if self.next_dial.is_none_or(|at| at > now) {
+            return None;
+        }
+        if let (Some(Renew::Moved), Some(heard)) = (self.renew, heard) {
+            self.renew = Some(Renew::UnlessHeard(heard));
+            self.next_dial = Some(now + MIGRATION_PATIENCE);
             return None;
         }
         let candidates: Vec<_> = self.candidates().collect();
@@ -132,8 +151,13 @@ impl Peer {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(_), Some(Renew::UnlessHeard(count))) => heard.is_none_or(|heard| heard <= count),
-            (Some(_), Some(Renew::Always)) => self.failures < RENEW_ROUNDS,
+            (Some(_), Some(Renew::Always | Renew::Moved)) => self.failures < RENEW_ROUNDS,
         }
+    }
+
+    /// Whether the peer may be behind this address.
+    pub(crate) fn is_at(&self, address: IpAddr) -> bool {
+        self.candidates().any(|candidate| candidate.ip() == address)
     }
 
     fn candidates(&self) -> impl Iterator<Item = SocketAddr> + '_ {
@@ -197,15 +221,28 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_dialler_dials_anew_only_when_its_link_stays_silent() {
+    fn a_moved_dialler_dials_anew_only_when_its_link_stays_silent_on_the_new_path() {
         let mut rng = StdRng::seed_from_u64(1);
         let now = Instant::now();
         for (heard, dials) in [(7, true), (8, false)] {
             let mut peer = peer(&["203.0.113.7:1"]);
             peer.current = Some(0);
-            peer.renew_at(now, Renew::UnlessHeard(7));
-            assert_eq!(peer.dial(now, Some(heard), &mut rng).is_some(), dials);
+            peer.renew_at(now, Renew::Moved);
+            assert_eq!(peer.dial(now, Some(7), &mut rng), None, "first it listens");
+            let later = peer.next_dial().unwrap();
+            assert_eq!(peer.dial(later, Some(heard), &mut rng).is_some(), dials);
         }
+    }
+
+    #[test]
+    fn a_move_does_not_put_off_a_renewal_that_is_near() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let now = Instant::now();
+        let mut peer = peer(&["203.0.113.7:1"]);
+        peer.current = Some(0);
+        peer.renew_at(now + Duration::from_secs(10), Renew::Always);
+        peer.renew_at(now, Renew::Moved);
+        assert!(peer.dial(now, Some(7), &mut rng).is_some());
     }
 
     #[test]

@@ -13,6 +13,8 @@ use bytes::Bytes;
 
 /// Bytes that may wait on one link; a few milliseconds at full speed.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Counted with each packet, for what it costs beside its bytes.
+const OVERHEAD: usize = 128;
 /// The longest wait. It only grows where the host's own interface is the bottleneck.
 const MAX_AGE: Duration = Duration::from_millis(60);
 
@@ -25,24 +27,24 @@ pub(crate) struct Queue {
 impl Queue {
     /// Takes the packet, or says that there is no room.
     pub(crate) fn push(&mut self, now: Instant, packet: Bytes) -> bool {
-        if self.bytes + packet.len() > MAX_BYTES {
+        if self.bytes + packet.len() + OVERHEAD > MAX_BYTES {
             return false;
         }
-        self.bytes += packet.len();
+        self.bytes += packet.len() + OVERHEAD;
         self.packets.push_back((now, packet));
         true
     }
 
     /// Puts back, at the head, what could not be sent after all.
     pub(crate) fn put_back(&mut self, now: Instant, packet: Bytes) {
-        self.bytes += packet.len();
+        self.bytes += packet.len() + OVERHEAD;
         self.packets.push_front((now, packet));
     }
 
     /// The oldest packet that is still worth sending. `expired` counts what was given up.
     pub(crate) fn pop(&mut self, now: Instant, expired: &mut u64) -> Option<(Instant, Bytes)> {
         while let Some((since, packet)) = self.packets.pop_front() {
-            self.bytes -= packet.len();
+            self.bytes -= packet.len() + OVERHEAD;
             if now.saturating_duration_since(since) <= MAX_AGE {
                 return Some((since, packet));
             }
@@ -91,7 +93,7 @@ mod tests {
         let mut queue = Queue::default();
         let packet = Bytes::from(vec![0; 64 * 1024]);
         let taken = (0..200).filter(|_| queue.push(now, packet.clone())).count();
-        assert_eq!(taken, MAX_BYTES / packet.len());
+        assert_eq!(taken, MAX_BYTES / (packet.len() + OVERHEAD));
         assert_eq!(queue.clear(), taken as u64);
     }
 }

@@ -175,13 +175,14 @@ impl<'a> Segments<'a> {
     /// None for a packet without segmentation.
     #[inline]
     fn new(header: &VnetHeader, packet: &Packet<'a>) -> Result<Option<Self>, Malformed> {
-        let kind = header.gso_type & !VnetHeader::GSO_ECN;
-        let fits = match kind {
+        let fits = match header.gso_type {
             VnetHeader::GSO_NONE => return Ok(None),
-            VnetHeader::GSO_TCPV4 => packet.protocol() == TCP && !packet.is_ipv6(),
-            VnetHeader::GSO_TCPV6 => packet.protocol() == TCP && packet.is_ipv6(),
             VnetHeader::GSO_UDP_L4 => packet.protocol() == UDP,
-            _ => false,
+            tcp => {
+                let family =
+                    if packet.is_ipv6() { VnetHeader::GSO_TCPV6 } else { VnetHeader::GSO_TCPV4 };
+                packet.protocol() == TCP && tcp & !VnetHeader::GSO_ECN == family
+            }
         };
         if !fits || packet.fragment() != Fragment::Whole {
             return Err(Malformed::Type(header.gso_type));

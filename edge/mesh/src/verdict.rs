@@ -134,7 +134,10 @@ mod tests {
         assert_eq!(check_out("172.18.0.5", "172.30.1.1"), Ok(1));
         assert_eq!(check_out("10.0.0.1", "172.30.1.1"), Err(Reason::TunForeignSource));
         assert_eq!(check_out("172.18.0.5", "172.18.0.6"), Err(Reason::TunForbiddenDestination));
-        assert_eq!(check_out("172.18.0.5", "169.254.169.254"), Err(Reason::TunForbiddenDestination));
+        assert_eq!(
+            check_out("172.18.0.5", "169.254.169.254"),
+            Err(Reason::TunForbiddenDestination)
+        );
         assert_eq!(check_out("fd00:18::1", "fd00:77::1"), Err(Reason::TunNoRoute));
     }
 }

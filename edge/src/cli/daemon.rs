@@ -81,7 +81,7 @@ pub(super) fn down(place: &Place) -> Result<()> {
                     "{instance} is running as pid {}: stop it first, or down would be undone",
                     status.pid
                 );
-                return Err(Coded::new(Exit::Conflict, text));
+                return Err(Coded::error(Exit::Conflict, text));
             }
             Err(error) => return Err(error.into()),
         }
@@ -93,7 +93,7 @@ pub(super) fn down(place: &Place) -> Result<()> {
 async fn remove(instance: &Instance) -> Result<()> {
     let kernel = Kernel::open()?;
     let allowed = |error: crate::host::netlink::NetlinkError| match error.errno() {
-        Some(rustix::io::Errno::PERM) => Coded::new(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
+        Some(rustix::io::Errno::PERM) => Coded::error(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
         _ => error.into(),
     };
     let rules = kernel.delete_rules(instance.table()).await.map_err(allowed)?;
@@ -102,10 +102,7 @@ async fn remove(instance: &Instance) -> Result<()> {
     let devices = kernel.devices().await.map_err(allowed)?;
     let device = devices.iter().find(|device| device.name == instance.name());
     if let Some(device) = device {
-        kernel
-            .delete_device(device.index)
-            .await
-            .with_context(|| format!("device {instance}"))?;
+        kernel.delete_device(device.index).await.with_context(|| format!("device {instance}"))?;
     }
     snat::disable(instance).await?;
     println!(

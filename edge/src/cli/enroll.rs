@@ -1,10 +1,6 @@
 //! `join`, `csr` and `import`: how an edge gets its identity.
 
-use std::{
-    io::Read as _,
-    path::Path,
-    time::Duration,
-};
+use std::{io::Read as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use cframe_pki::{
@@ -43,8 +39,8 @@ pub(super) fn csr(place: &Place) -> Result<()> {
     let key = state::pending_key(&paths.data)?;
     print!("{}", key.csr_pem()?);
     eprintln!(
-        "the key stays in {}; next: cfctl cert enroll --csr FILE, then cframe-edge import DIRECTORY \
-         with what it has written",
+        "the key stays in {}; next: cfctl cert enroll --csr FILE, then cframe-edge import \
+         enrolled.json",
         paths.data.display()
     );
     Ok(())
@@ -57,7 +53,10 @@ pub(super) fn import(
     replace: bool,
 ) -> Result<()> {
     let (instance, paths, file) = place.resolve()?;
-    let enrolled = state::read_answer(answer)?;
+    let enrolled = match answer.to_str() {
+        Some("-") => state::parse_answer(read_stdin()?.as_bytes())?,
+        _ => state::read_answer(answer)?,
+    };
     let key = state::pending_key(&paths.data)?;
     finish(place, &instance, &paths, file, key, &enrolled, listen, replace)
 }
@@ -84,7 +83,7 @@ fn finish(
              with another token, or --instance NAME for a second edge on this host",
             paths.data.display()
         );
-        return Err(Coded::new(Exit::Conflict, text));
+        return Err(Coded::error(Exit::Conflict, text));
     }
     let identity = state::adopt(&paths.data, key, enrolled)?;
     write_config(instance, paths, file, listen)?;

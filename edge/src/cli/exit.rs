@@ -26,7 +26,7 @@ pub(super) struct Coded {
 }
 
 impl Coded {
-    pub(super) fn new(exit: Exit, text: impl Into<String>) -> anyhow::Error {
+    pub(super) fn error(exit: Exit, text: impl Into<String>) -> anyhow::Error {
         Self { exit, text: text.into() }.into()
     }
 }
@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_code_is_found_under_context() {
-        let error = Err::<(), _>(Coded::new(Exit::Conflict, "it runs")).context("down").unwrap_err();
+        let error =
+            Err::<(), _>(Coded::error(Exit::Conflict, "it runs")).context("down").unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Conflict);
         assert_eq!(Exit::of(&anyhow::anyhow!("plain")), Exit::Error);
         let error = anyhow::Error::new(AskError::NotRunning("/run/x".into()));

@@ -29,6 +29,6 @@ pub(super) fn doctor(place: &Place, output: Output) -> Result<()> {
     }
     match verdicts.iter().filter(|verdict| !verdict.ok).count() {
         0 => Ok(()),
-        wrong => Err(Coded::new(Exit::Unhealthy, format!("{wrong} to mend"))),
+        wrong => Err(Coded::error(Exit::Unhealthy, format!("{wrong} to mend"))),
     }
 }

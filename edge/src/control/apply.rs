@@ -1,7 +1,7 @@
 //! Desired state on its way to the core, the kernel and the disk.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -15,7 +15,10 @@ use cframe_protocol::{
 use tracing::{debug, error, info, warn};
 
 use super::Site;
-use crate::host::{driver::MeshChange, routes::Edit};
+use crate::{
+    host::{driver::MeshChange, routes::Edit},
+    state,
+};
 
 /// What a difference comes to.
 #[derive(Debug, Default)]
@@ -45,6 +48,7 @@ impl Site {
     /// Applies a state: first who is trusted, then the core, then the kernel, so that packets for a
     /// new prefix find their link, and nothing is sent to whom we no longer trust.
     pub(super) async fn adopt(&mut self, new: Arc<Desired>) {
+        let first = self.applied().is_none();
         let changes = self.desired.diff(&new);
         let work = self.work(changes);
         self.desired = new;
@@ -54,13 +58,16 @@ impl Site {
         if work.controllers {
             self.apply_controllers().await;
         }
+        if work.trust || work.controllers {
+            self.keep_enrolment();
+        }
         if !work.mesh.is_empty() {
             self.driver.apply(work.mesh).await;
         }
         if let Some(mtu) = work.mtu {
             self.routes.set_device(self.device.index, mtu).await;
         }
-        if !work.routes.is_empty() {
+        if first || !work.routes.is_empty() {
             self.routes.edit(work.routes).await;
         }
         self.resolve_all();
@@ -106,6 +113,23 @@ impl Site {
         }
     }
 
+    /// What a start without a snapshot begins with.
+    fn keep_enrolment(&mut self) {
+        let mut newer = self.enrolment.clone();
+        if !self.desired.trust.roots.is_empty() {
+            newer.trust = self.desired.trust.clone();
+        }
+        if !self.desired.controllers.is_empty() {
+            newer.controllers = self.desired.controllers.iter().cloned().collect();
+        }
+        if newer != self.enrolment {
+            match state::save_enrolment(&self.state.dir, &newer) {
+                Ok(()) => self.enrolment = newer,
+                Err(error) => warn!("trust and controllers were not saved: {error:#}"),
+            }
+        }
+    }
+
     async fn apply_controllers(&mut self) {
         let mut addresses: BTreeSet<Endpoint> = self.config.controllers.iter().cloned().collect();
         addresses.extend(self.desired.controllers.iter().cloned());
@@ -143,11 +167,10 @@ impl Site {
 
     /// Looks up all names of peers again.
     pub(super) fn resolve_all(&mut self) {
-        for state in self.desired.edges.values() {
-            for endpoint in &state.endpoints {
-                self.resolver.look_up(endpoint);
-            }
-        }
+        let endpoints = self.desired.edges.values().flat_map(|state| &state.endpoints);
+        let names: HashSet<&Endpoint> = endpoints.filter(|name| name.ip().is_none()).collect();
+        self.resolver.forget_all_but(&names);
+        names.into_iter().for_each(|name| self.resolver.look_up(name));
     }
 
     /// Looks up a peer's names again, because its link failed.

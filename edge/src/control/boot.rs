@@ -24,12 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Connection, Device, Inputs, Site,
-    apply::congestion,
-    events::LinkLog,
-    renew::Renewal,
-    resolve::Resolver,
-    save::Saver,
+    Connection, Device, Inputs, Site, apply::congestion, events::LinkLog, renew::Renewal,
+    resolve::Resolver, save::Saver,
 };
 use crate::{
     config::{Config, Forwarding},
@@ -70,7 +66,10 @@ pub(super) async fn boot(
     let socket = Socket::bind(listen, config.instance.mark())?;
     let listen = socket.port().unwrap_or(listen);
     let boot = boot_id()?;
-    let mesh = mesh(&config, &state, &identity, &credentials, &trust, settings, boot, &tun)?;
+    let mut mesh = mesh(&config, &state, &identity, &credentials, &trust, settings, boot, &tun)?;
+    if let Some(kept) = &snapshot {
+        introduce(&mut mesh, &name, &kept.desired);
+    }
     let (driver, driver_events) =
         Driver::start(mesh, socket, trust.clone()).context("cannot start the data plane")?;
 
@@ -98,7 +97,7 @@ pub(super) async fn boot(
         resolver: Resolver::default(),
         desired: Arc::default(),
         confirmed: snapshot.as_ref().map(|kept| kept.saved),
-        connection: Connection { controller: None, since: now, error: None },
+        connection: Connection { controller: None, since: now, error: None, warned: None },
         cut: None,
         device: Device { index: Some(index), reopen_at: None },
         remotes: BTreeSet::new(),
@@ -108,6 +107,7 @@ pub(super) async fn boot(
         reported: now,
         config,
         state,
+        enrolment,
         name,
         credentials,
         trust,
@@ -231,6 +231,18 @@ fn mesh(
     Ok(Mesh::new(mesh, Instant::now(), unix)?)
 }
 
+/// Names the peers before the first datagram is read: one that is quicker than us is not a stranger.
+fn introduce(mesh: &mut Mesh, own: &Label, desired: &Desired) {
+    let now = Instant::now();
+    let resolver = Resolver::default();
+    for (net, owner) in &desired.prefixes {
+        mesh.set_prefix(*net, owner);
+    }
+    for (name, state) in desired.edges.iter().filter(|(name, _)| *name != own) {
+        mesh.set_peer(now, name, resolver.addresses(&state.endpoints));
+    }
+}
+
 fn client(
     config: &Config,
     credentials: &LiveCredentials,
@@ -264,8 +276,9 @@ async fn serve_locally(
     tasks: &mut JoinSet<()>,
 ) -> Result<()> {
     let path = &config.paths.socket;
-    let server = Server::bind(path)
-        .with_context(|| format!("cannot listen on {} (a path of at most 107 bytes)", path.display()))?;
+    let server = Server::bind(path).with_context(|| {
+        format!("cannot listen on {} (a path of at most 107 bytes)", path.display())
+    })?;
     let (asks_local, stop) = (asks.clone(), cancel.clone());
     tasks.spawn(async move {
         tokio::select! {

@@ -22,6 +22,9 @@ use crate::host::{
 /// Refused handshakes are logged this often at most: anybody can cause them.
 const REFUSALS: Duration = Duration::from_secs(5);
 
+/// The absence of all controllers is said again after this long.
+const ABSENCE: Duration = Duration::from_secs(300);
+
 /// What was last heard of each link, by peer.
 #[derive(Debug, Default)]
 pub(super) struct LinkLog {
@@ -78,13 +81,17 @@ impl Site {
     pub(super) async fn session_event(&mut self, event: Event) {
         match event {
             Event::Connected { controller } => {
-                info!(%controller, "session with a controller");
-                let (since, error) = (Instant::now(), None);
-                self.connection = Connection { controller: Some(controller), since, error };
+                // One that has cut us off accepts the connection before it refuses the certificate.
+                if self.cut.is_none() {
+                    info!(%controller, "session with a controller");
+                }
+                let controller = Some(controller);
+                let since = Instant::now();
+                self.connection = Connection { controller, since, error: None, warned: None };
                 self.report().await;
             }
             Event::Desired(state) => self.take(state).await,
-            Event::RenewReply(result) => self.renewed(result).await,
+            Event::RenewReply(result) => self.renewed(result),
             Event::RenewNow => self.renew_now().await,
             Event::Goodbye(reason) => self.goodbye(reason).await,
             Event::Disconnected(error) => self.disconnected(&error).await,
@@ -96,7 +103,9 @@ impl Site {
             GoodbyeReason::Revoked => self.cut_off("its certificate was revoked").await,
             GoodbyeReason::Removed => self.cut_off("it was removed from its namespace").await,
             GoodbyeReason::Replaced => {
-                warn!("another process has begun a session with this identity: is its state in use on two hosts?");
+                warn!(
+                    "another process has begun a session with this identity: is its state in use on two hosts?"
+                );
             }
             GoodbyeReason::Shutdown => debug!("the controller stops"),
         }
@@ -113,11 +122,16 @@ impl Site {
         let text = error.to_string();
         let had = self.connection.controller.take().is_some();
         if had {
-            self.confirmed = Some(unix_now());
             self.connection.since = Instant::now();
+        }
+        if self.cut.is_some() {
+            debug!(error = %text, "no session with a controller");
+        } else if had {
+            self.confirmed = Some(unix_now());
             warn!(error = %text, "session lost; forwarding goes on");
-        } else if self.connection.error.as_ref() != Some(&text) {
-            warn!(error = %text, "no session with a controller");
+        } else if self.connection.warned.is_none_or(|at| at.elapsed() > ABSENCE) {
+            self.connection.warned = Some(Instant::now());
+            warn!(error = %text, "no session with a controller; trying on");
         }
         self.connection.error = Some(text);
     }

@@ -57,7 +57,9 @@ impl Site {
                 present: mesh.tun,
             },
             links: self.link_status(&mesh, now),
-            drops: drops.map(|(reason, count)| (reason.to_owned(), count)).collect::<BTreeMap<_, _>>(),
+            drops: drops
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect::<BTreeMap<_, _>>(),
             traffic: Traffic {
                 sent_packets: counters.sent,
                 sent_bytes: counters.sent_bytes,

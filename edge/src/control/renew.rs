@@ -71,7 +71,7 @@ impl Site {
         self.renew_when_due().await;
     }
 
-    pub(super) async fn renewed(&mut self, result: Result<Enrolled, CallError>) {
+    pub(super) fn renewed(&mut self, result: Result<Enrolled, CallError>) {
         let Some(key) = self.renewal.pending.take() else {
             return warn!("a certificate came that was not asked for");
         };
@@ -83,7 +83,8 @@ impl Site {
             Ok(identity) => {
                 info!(serial = %identity.serial, not_after = identity.not_after, "certificate renewed");
                 self.renewal.error = None;
-                self.renewal.at = renew_at(identity.not_before, identity.not_after, self.renewal.seed);
+                self.renewal.at =
+                    renew_at(identity.not_before, identity.not_after, self.renewal.seed);
                 self.driver.credentials_renewed();
             }
             Err(error) => {
@@ -117,7 +118,10 @@ impl Site {
         if left < lifetime / 4 && now >= self.renewal.warned.saturating_add(DAY) {
             self.renewal.warned = now;
             let days = left / DAY;
-            warn!(days, "the certificate expires soon and was not renewed: is a controller reachable?");
+            warn!(
+                days,
+                "the certificate expires soon and was not renewed: is a controller reachable?"
+            );
         }
     }
 }

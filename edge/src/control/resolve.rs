@@ -53,6 +53,12 @@ impl Resolver {
         });
     }
 
+    /// Forgets names that are not in use any more.
+    pub(super) fn forget_all_but(&mut self, names: &HashSet<&Endpoint>) {
+        self.known.retain(|name, _| names.contains(name));
+        self.asked.retain(|name, _| names.contains(name));
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         !self.look_ups.is_empty()
     }
@@ -91,12 +97,14 @@ mod tests {
     #[test]
     fn addresses_need_no_look_up_and_names_wait_for_theirs() {
         let mut resolver = Resolver::default();
-        let endpoints: Vec<Endpoint> = ["203.0.113.7:58423", "gw.example.com:58423", "[2001:db8::7]:1"]
-            .iter()
-            .map(|text| text.parse().unwrap())
-            .collect();
+        let endpoints: Vec<Endpoint> =
+            ["203.0.113.7:58423", "gw.example.com:58423", "[2001:db8::7]:1"]
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect();
         assert_eq!(resolver.addresses(&endpoints).len(), 2);
-        let found = vec!["203.0.113.8:58423".parse().unwrap(), "203.0.113.7:58423".parse().unwrap()];
+        let found =
+            vec!["203.0.113.8:58423".parse().unwrap(), "203.0.113.7:58423".parse().unwrap()];
         resolver.known.insert(endpoints[1].clone(), found);
         let addresses = resolver.addresses(&endpoints);
         assert_eq!(addresses.len(), 3, "no address twice: {addresses:?}");

@@ -60,7 +60,9 @@ async fn write(path: PathBuf, id: SpiffeId, state: Arc<Desired>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             let error = anyhow::Error::new(error);
-            warn!("the state was not saved, and a restart would begin with an older one: {error:#}");
+            warn!(
+                "the state was not saved, and a restart would begin with an older one: {error:#}"
+            );
         }
         Err(error) => warn!(%error, "the state was not saved"),
     }

@@ -105,7 +105,8 @@ pub async fn gather(instance: &Instance, paths: &Paths) -> Facts {
 async fn of_kernel(facts: &mut Facts, kernel: &Kernel, instance: &Instance) {
     let devices = kernel.devices().await.unwrap_or_default();
     facts.strict_filters = strict_filters(&devices, instance);
-    let tun = devices.iter().find(|device| device.name == instance.name()).map(|device| device.index);
+    let tun =
+        devices.iter().find(|device| device.name == instance.name()).map(|device| device.index);
     let Some(status) = &facts.daemon else { return };
     let remotes = status.links.iter().flat_map(|link| {
         let dialled = link.addresses.iter().map(|address| address.ip());

@@ -30,7 +30,9 @@ pub fn verdicts(facts: &Facts) -> Vec<Verdict> {
 
 fn daemon(facts: &Facts) -> Verdict {
     match (&facts.daemon, &facts.daemon_error) {
-        (Some(status), _) => Verdict::good("daemon", format!("{} runs as pid {}", status.id, status.pid)),
+        (Some(status), _) => {
+            Verdict::good("daemon", format!("{} runs as pid {}", status.id, status.pid))
+        }
         (None, error) => Verdict::bad(
             "daemon",
             error.as_deref().unwrap_or("cframe-edge isn't running"),
@@ -52,11 +54,16 @@ fn clock(facts: &Facts) -> Verdict {
     if let Some(saved) = facts.snapshot_saved
         && now + 60 < saved
     {
-        return Verdict::bad("clock", format!("{} s before the last saved state", saved - now), mend);
+        return Verdict::bad(
+            "clock",
+            format!("{} s before the last saved state", saved - now),
+            mend,
+        );
     }
     match facts.synchronised {
-        Some(false) => Verdict::bad("clock", "plausible, but not synchronised", mend),
         Some(true) => Verdict::good("clock", "synchronised"),
+        // Not wrong by itself: in containers and some clouds somebody else keeps the clock.
+        Some(false) => Verdict::good("clock", "plausible; the kernel knows of no synchronisation"),
         None => Verdict::good("clock", "plausible; whether it is synchronised cannot be read here"),
     }
 }
@@ -64,7 +71,11 @@ fn clock(facts: &Facts) -> Verdict {
 fn certificate(facts: &Facts) -> Verdict {
     let Some(certificate) = facts.certificate else {
         let error = facts.certificate_error.as_deref().unwrap_or("none");
-        return Verdict::bad("certificate", error, "join: cfctl token create, then cframe-edge join TOKEN");
+        return Verdict::bad(
+            "certificate",
+            error,
+            "join: cfctl token create, then cframe-edge join TOKEN",
+        );
     };
     let left = cframe_pki::renewal::days_left(certificate.not_after, facts.clock);
     let lifetime = certificate.not_after.saturating_sub(certificate.not_before);
@@ -127,7 +138,8 @@ fn forward_policy(facts: &Facts) -> Verdict {
     match &facts.forward_policy {
         Some(ForwardPolicy::Accept) => Verdict::good("FORWARD policy", "nothing drops by default"),
         Some(ForwardPolicy::Drop(chains)) => {
-            let device = facts.daemon.as_ref().map_or("cframe0", |status| status.device.name.as_str());
+            let device =
+                facts.daemon.as_ref().map_or("cframe0", |status| status.device.name.as_str());
             Verdict::bad(
                 "FORWARD policy",
                 format!("drop in {}", chains.join(", ")),
@@ -177,7 +189,11 @@ fn device(status: &Status) -> Option<Verdict> {
         return Some(Verdict::bad("membership", format!("cut off: {cut}"), mend));
     }
     (!status.device.present).then(|| {
-        Verdict::bad("device", format!("{name} is missing"), "it is made again by itself: see the log")
+        Verdict::bad(
+            "device",
+            format!("{name} is missing"),
+            "it is made again by itself: see the log",
+        )
     })
 }
 
@@ -198,8 +214,11 @@ fn routes(status: &Status) -> Verdict {
 }
 
 fn source(status: &Status) -> Option<Verdict> {
-    let families = [false, true].map(|v6| status.state.own.iter().any(|net| net.contains(':') == v6));
-    let lacks = |v6: bool| families[usize::from(v6)] && !status.routes.sources.iter().any(|ip| ip.is_ipv6() == v6);
+    let families =
+        [false, true].map(|v6| status.state.own.iter().any(|net| net.contains(':') == v6));
+    let lacks = |v6: bool| {
+        families[usize::from(v6)] && !status.routes.sources.iter().any(|ip| ip.is_ipv6() == v6)
+    };
     (lacks(false) || lacks(true)).then(|| {
         Verdict::good(
             "own address",
@@ -234,7 +253,11 @@ fn captured(facts: &Facts) -> Vec<Verdict> {
             Verdict::bad("endpoint", format!("{what}, and its packets enter the tunnel"), mend)
         } else if captured.address.is_ipv4() && strict(&captured.device) {
             let mend = format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2");
-            Verdict::bad("endpoint", format!("{what}, and rp_filter of {device} drops its answers"), mend)
+            Verdict::bad(
+                "endpoint",
+                format!("{what}, and rp_filter of {device} drops its answers"),
+                mend,
+            )
         } else {
             Verdict::good("endpoint", format!("{what}; its packets leave by {device} all the same"))
         }
@@ -245,7 +268,10 @@ fn captured(facts: &Facts) -> Vec<Verdict> {
 fn reachable(status: &Status, link: &LinkStatus) -> Verdict {
     if link.up {
         let rtt = link.rtt_us / 1000;
-        return Verdict::good("link", format!("{}: up, {rtt} ms, {:.1} % loss", link.peer, link.loss * 100.0));
+        return Verdict::good(
+            "link",
+            format!("{}: up, {rtt} ms, {:.1} % loss", link.peer, link.loss * 100.0),
+        );
     }
     let reason = link.reason.as_deref().unwrap_or("no answer");
     let mend = match link.addresses.first() {
@@ -276,7 +302,11 @@ fn mtu(facts: &Facts, status: &Status) -> Vec<Verdict> {
     for (device, mtu) in &facts.device_mtu {
         if *mtu < 1280 {
             let mend = format!("ip link set {device} mtu 1500, or at least 1280");
-            verdicts.push(Verdict::bad("MTU", format!("{device}: {mtu}, less than QUIC needs"), mend));
+            verdicts.push(Verdict::bad(
+                "MTU",
+                format!("{device}: {mtu}, less than QUIC needs"),
+                mend,
+            ));
         } else if *mtu - OVERHEAD < i64::from(status.device.mtu) {
             let found = format!("{device}: {mtu}; packets of {tun} bytes go in fragments");
             verdicts.push(Verdict::good("MTU", found));

@@ -107,9 +107,8 @@ impl Driver {
         let (events, told) = tokio::sync::mpsc::channel(BACKLOG);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let turner = turn::Loop::new(mesh, socket, trust, receiver, Arc::clone(&wake), events);
-        let thread = std::thread::Builder::new()
-            .name("mesh".to_owned())
-            .spawn(move || turner.run())?;
+        let thread =
+            std::thread::Builder::new().name("mesh".to_owned()).spawn(move || turner.run())?;
         Ok((Self { commands, wake, thread: Some(thread) }, told))
     }
 

@@ -1,5 +1,10 @@
 //! The kernel's routes, rules, addresses and devices, over one netlink socket.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of the dozens of attributes in rtnetlink's open enums a few matter here"
+)]
+
 mod message;
 mod watch;
 
@@ -97,11 +102,7 @@ impl Kernel {
             .and_then(|_| socket.get_address(&mut address))
             .map_err(NetlinkError::Open)?;
         let task = tokio::spawn(connection).abort_handle();
-        Ok(Self {
-            handle,
-            port: address.port_number(),
-            task,
-        })
+        Ok(Self { handle, port: address.port_number(), task })
     }
 
     /// The socket's number, which notifications of changes through it carry.
@@ -149,8 +150,10 @@ impl Kernel {
     async fn delete_messages(&self, messages: Vec<RouteMessage>) -> Result<(), NetlinkError> {
         let mut result = Ok(());
         for some in messages.chunks(PIPELINE) {
-            let requests: Vec<_> =
-                some.iter().map(|message| delete_one(self.handle.clone(), message.clone())).collect();
+            let requests: Vec<_> = some
+                .iter()
+                .map(|message| delete_one(self.handle.clone(), message.clone()))
+                .collect();
             result = result.and(all(requests).await);
         }
         result
@@ -164,10 +167,14 @@ impl Kernel {
         let mut found = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
             let mut routes = std::pin::pin!(
-                self.handle.route().get(message::dump(version, table, RouteType::Unspec)).execute()
+                self.handle
+                    .route()
+                    .get(message::dump(version.clone(), table, RouteType::Unspec))
+                    .execute()
             );
             while let Some(message) = next_of_dump(routes.next().await, "reading routes")? {
                 if message::table(&message) == table
+                    && message::is_of(message.header.address_family, &version)
                     && let Some(route) = message::to_route(&message)
                 {
                     found.push(Found { route, message });
@@ -177,11 +184,15 @@ impl Kernel {
         Ok(found)
     }
 
-    /// Subnets that the main table reaches without a gateway, except through `but`.
+    /// Subnets that the main table reaches without a gateway, except through `but`; and whether the
+    /// kernel put them there itself, for an address of the host.
     ///
     /// # Errors
     /// When the dump fails.
-    pub async fn connected(&self, but: Option<u32>) -> Result<BTreeSet<IpNet>, NetlinkError> {
+    pub async fn connected(
+        &self,
+        but: Option<u32>,
+    ) -> Result<BTreeSet<(IpNet, bool)>, NetlinkError> {
         let mut connected = BTreeSet::new();
         let main = u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN);
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -189,7 +200,8 @@ impl Kernel {
                 self.handle.route().get(message::dump(version, main, RouteType::Unicast)).execute()
             );
             while let Some(message) = next_of_dump(routes.next().await, "reading the main table")? {
-                connected.extend(message::connected(&message, but));
+                let own = message::is_kernels(&message);
+                connected.extend(message::connected(&message, but).map(|net| (net, own)));
             }
         }
         Ok(connected)
@@ -228,7 +240,10 @@ impl Kernel {
                 let error = into_error(error, format!("looking up {to}"));
                 match error.errno() {
                     Some(
-                        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::INVAL | Errno::ACCESS
+                        Errno::NETUNREACH
+                        | Errno::HOSTUNREACH
+                        | Errno::INVAL
+                        | Errno::ACCESS
                         | Errno::AGAIN,
                     ) => Ok(None),
                     _ => Err(error),
@@ -331,9 +346,10 @@ impl Kernel {
         version: IpVersion,
     ) -> Result<Vec<RuleMessage>, NetlinkError> {
         let mut rules = Vec::new();
-        let mut dump = std::pin::pin!(self.handle.rule().get(version).execute());
+        let mut dump = std::pin::pin!(self.handle.rule().get(version.clone()).execute());
         while let Some(rule) = next_of_dump(dump.next().await, "reading rules")? {
-            if message::rule_table(&rule) == table {
+            let here = message::is_of(rule.header.family, &version);
+            if here && message::rule_table(&rule) == table {
                 rules.push(rule);
             }
         }
@@ -383,7 +399,11 @@ async fn all<F>(requests: Vec<F>) -> Result<(), NetlinkError>
 where
     F: Future<Output = Result<(), NetlinkError>>,
 {
-    futures_util::future::join_all(requests).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    futures_util::future::join_all(requests)
+        .await
+        .into_iter()
+        .find(Result::is_err)
+        .unwrap_or(Ok(()))
 }
 
 fn refused(
@@ -398,15 +418,14 @@ fn into_error(error: rtnetlink::Error, what: impl Into<String>) -> NetlinkError 
         rtnetlink::Error::NetlinkError(error) => error.to_io(),
         other => std::io::Error::other(other),
     };
-    NetlinkError::Refused {
-        what: what.into(),
-        source,
-    }
+    NetlinkError::Refused { what: what.into(), source }
 }
 
 fn gone_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
-        Err(error) if matches!(error.errno(), Some(Errno::SRCH | Errno::NOENT | Errno::NODEV)) => Ok(()),
+        Err(error) if matches!(error.errno(), Some(Errno::SRCH | Errno::NOENT | Errno::NODEV)) => {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -417,7 +436,12 @@ fn next_of_dump<T>(
     what: &str,
 ) -> Result<Option<T>, NetlinkError> {
     match item.transpose().map_err(|error| into_error(error, what)) {
-        Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP)) => {
+        Err(error)
+            if matches!(
+                error.errno(),
+                Some(Errno::NOENT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP)
+            ) =>
+        {
             Ok(None)
         }
         other => other,

@@ -1,9 +1,9 @@
 //! What our routing table should hold, and the difference to what it does. Pure.
 //!
 //! For each prefix of another site: a route into the TUN, and behind it, of a worse metric, one that
-//! says "unreachable", so that nothing leaves in the clear when the device is gone. For each directly
-//! connected subnet that such a prefix covers: a `throw`, which sends the look-up on to the main
-//! table. What belongs in a place of the table follows from the place alone ([`Intent::at`]), so that
+//! says "unreachable", so that nothing leaves in the clear when the device is gone. Where such a
+//! prefix meets what is directly connected: a `throw`, which sends the look-up on to the main table,
+//! so that the local network is never stolen. What belongs in a place of the table follows from the place alone ([`Intent::at`]), so that
 //! one edit costs one place, and a whole reconcile is the same function over the union of what is
 //! wanted and what is there.
 
@@ -66,8 +66,11 @@ pub struct Route {
 /// What the host's own networks are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Local {
-    /// Subnets that are directly connected, except through the TUN.
+    /// What is reached without a gateway, except through the TUN.
     pub connected: BTreeSet<IpNet>,
+    /// Those of them that are subnets of the host's addresses. A prefix inside one is local; inside
+    /// another kind of route, such as that of another tunnel, the more specific counts as ever.
+    pub subnets: BTreeSet<IpNet>,
     /// The host's addresses, best first.
     pub addresses: Vec<IpAddr>,
 }
@@ -159,8 +162,9 @@ impl Intent {
         let Place { net, metric } = place;
         match *metric {
             metric::THROW => {
-                let throws = self.local.connected.contains(net) && self.covered(net);
-                throws.then_some(Target::Throw)
+                let inside = self.local.connected.contains(net) && covers_any(&self.foreign, net);
+                let around = self.foreign.contains(net) && covers_any(&self.local.subnets, net);
+                (inside || around).then_some(Target::Throw)
             }
             metric::DEVICE if self.foreign.contains(net) && !self.cut => {
                 let source = self.source(net.addr().is_ipv6());
@@ -210,15 +214,10 @@ impl Intent {
         }
     }
 
-    fn covered(&self, net: &IpNet) -> bool {
-        covers_any(&self.foreign, net)
-    }
-
     fn choose_sources(&mut self) {
         for v6 in [false, true] {
-            let ours = |ip: &&IpAddr| {
-                ip.is_ipv6() == v6 && covers_any(&self.own, &IpNet::from(**ip))
-            };
+            let ours =
+                |ip: &&IpAddr| ip.is_ipv6() == v6 && covers_any(&self.own, &IpNet::from(**ip));
             self.source[usize::from(v6)] = self.local.addresses.iter().find(ours).copied();
         }
     }

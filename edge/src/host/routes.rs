@@ -26,8 +26,8 @@ pub struct Routes {
 pub enum HostEvent {
     /// Underlay packets leave from another address than before.
     UnderlayChanged,
-    /// The TUN device is gone.
-    DeviceGone,
+    /// The TUN device of this number is gone.
+    DeviceGone(u32),
 }
 
 /// The kernel's table against the intended one.
@@ -103,7 +103,8 @@ impl Routes {
         Ok((Self { requests }, told))
     }
 
-    /// Makes edits, and returns when the kernel has them. A refusal is logged, retried, and in
+    /// Makes edits, and returns when the kernel has them. The first, which may be empty, is the whole
+    /// state: before it the table is left alone. A refusal is logged, retried, and in
     /// [`Audit::problem`].
     pub async fn edit(&self, edits: Vec<Edit>) {
         self.wait(|done| Request::Edit(edits, done)).await;

@@ -83,7 +83,10 @@ impl Socket {
     /// `WouldBlock` when the socket's buffer is full; others concern only this transmit.
     pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mapped = Transmit {
-            destination: SocketAddr::new(self.map(transmit.destination.ip()), transmit.destination.port()),
+            destination: SocketAddr::new(
+                self.map(transmit.destination.ip()),
+                transmit.destination.port(),
+            ),
             src_ip: transmit.src_ip.map(|ip| self.map(ip)),
             ..transmit.clone()
         };
@@ -107,7 +110,7 @@ impl Socket {
     fn map(&self, ip: IpAddr) -> IpAddr {
         match ip {
             IpAddr::V4(v4) if self.v6 => v4.to_ipv6_mapped().into(),
-            ip => ip,
+            IpAddr::V4(_) | IpAddr::V6(_) => ip,
         }
     }
 }
@@ -139,10 +142,10 @@ fn ipv6_is_off(error: &io::Error) -> bool {
 }
 
 fn in_use(port: u16, source: io::Error) -> SocketError {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => SocketError::InUse(port),
-        _ => SocketError::Failed { port, source },
+    if source.kind() == io::ErrorKind::AddrInUse {
+        return SocketError::InUse(port);
     }
+    SocketError::Failed { port, source }
 }
 
 /// `…FORCE` passes the limits in `net.core`, given `CAP_NET_ADMIN` in the host's user namespace.
@@ -159,7 +162,8 @@ fn size_buffers(raw: &Raw) -> io::Result<()> {
     if receive < RECEIVE_BUFFER || send < SEND_BUFFER {
         warn!(
             receive,
-            send, "small socket buffers: raise net.core.rmem_max and net.core.wmem_max to {RECEIVE_BUFFER}"
+            send,
+            "small socket buffers: raise net.core.rmem_max and net.core.wmem_max to {RECEIVE_BUFFER}"
         );
     }
     Ok(())

@@ -43,7 +43,9 @@ pub enum TunError {
     #[error("the device {0} is in use: another cframe-edge runs as this instance (see --instance)")]
     Busy(String),
     /// No right to make it.
-    #[error("not allowed to make the device {0}: CAP_NET_ADMIN and read-write access to /dev/net/tun are needed")]
+    #[error(
+        "not allowed to make the device {0}: CAP_NET_ADMIN and read-write access to /dev/net/tun are needed"
+    )]
     NotAllowed(String),
     /// Anything else.
     #[error("device {name}: {what}: {source}")]
@@ -86,14 +88,12 @@ impl Tun {
         let index = device.tun_index().map_err(tun("reading its index"))?;
 
         let fd = sys::into_owned(device);
-        rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from).map_err(failed("O_NONBLOCK"))?;
+        rustix::io::ioctl_fionbio(&fd, true)
+            .map_err(io::Error::from)
+            .map_err(failed("O_NONBLOCK"))?;
         sys::set_tun_header_len(&fd, HEADER_LEN as i32).map_err(failed("TUNSETVNETHDRSZ"))?;
         let udp_offload = offload(&fd).map_err(failed("TUNSETOFFLOAD"))?;
-        Ok(Self {
-            fd,
-            index: index.unsigned_abs(),
-            udp_offload,
-        })
+        Ok(Self { fd, index: index.unsigned_abs(), udp_offload })
     }
 
     /// Reads one packet or super-packet with its header; `None` when there is none now.
@@ -126,7 +126,10 @@ impl AsFd for Tun {
 
 /// Whether an error of [`Tun::read`] means that the device was removed from under us.
 pub fn is_gone(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::BADFD | Errno::NODEV | Errno::NXIO | Errno::BADF))
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::BADFD | Errno::NODEV | Errno::NXIO | Errno::BADF)
+    )
 }
 
 /// Asks for every offload that the kernel has; says whether UDP's is among them.
@@ -142,8 +145,5 @@ fn offload(fd: &OwnedFd) -> io::Result<bool> {
 }
 
 fn into_io(error: tun::Error) -> io::Error {
-    match error {
-        tun::Error::Io(error) => error,
-        other => io::Error::other(other),
-    }
+    error.into()
 }

@@ -17,7 +17,13 @@ pub fn render(status: &Status) -> String {
 fn head(out: &mut String, status: &Status) -> std::fmt::Result {
     let Status { state, controller, certificate, device, routes, .. } = status;
     writeln!(out, "edge:         {}", status.id)?;
-    writeln!(out, "instance:     {} (pid {}, up {})", status.instance, status.pid, span(status.uptime_secs))?;
+    writeln!(
+        out,
+        "instance:     {} (pid {}, up {})",
+        status.instance,
+        status.pid,
+        span(status.uptime_secs)
+    )?;
     match (controller.connected, &controller.error) {
         (Some(address), _) => {
             writeln!(out, "controller:   {address} for {}", span(controller.since_secs))?;
@@ -44,7 +50,10 @@ fn head(out: &mut String, status: &Status) -> std::fmt::Result {
 }
 
 fn links(out: &mut String, links: &[LinkStatus]) -> std::fmt::Result {
-    let mut rows = vec![["PEER", "STATE", "REMOTE", "RTT", "MTU", "LOSS", "SINCE", "SENT", "RECEIVED"].map(str::to_owned)];
+    let mut rows = vec![
+        ["PEER", "STATE", "REMOTE", "RTT", "MTU", "LOSS", "SINCE", "SENT", "RECEIVED"]
+            .map(str::to_owned),
+    ];
     rows.extend(links.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: [usize; 9] = std::array::from_fn(width);
@@ -149,17 +158,31 @@ mod tests {
         assert_eq!(lines[2].split_whitespace().count(), 9);
         assert_eq!(lines[0].find("STATE"), lines[1].find("up"));
         assert_eq!(lines[0].find("STATE"), lines[2].find("down"));
-        assert!(lines[1].contains("36.204ms") && lines[1].contains("1.2%") && lines[1].contains("1h2m"));
+        assert!(
+            lines[1].contains("36.204ms") && lines[1].contains("1.2%") && lines[1].contains("1h2m")
+        );
     }
 
     #[test]
     fn json_has_the_names_that_scripts_use() {
         let json = serde_json::to_value(status()).unwrap();
         for pointer in [
-            "/id", "/instance", "/state/version", "/state/age_secs", "/controller/connected",
-            "/certificate/days_left", "/links/0/peer", "/links/0/up", "/links/0/rtt_us",
-            "/links/0/path_mtu", "/links/0/traffic/sent_bytes", "/routes/intended",
-            "/routes/installed", "/drops", "/traffic/received_packets", "/problems",
+            "/id",
+            "/instance",
+            "/state/version",
+            "/state/age_secs",
+            "/controller/connected",
+            "/certificate/days_left",
+            "/links/0/peer",
+            "/links/0/up",
+            "/links/0/rtt_us",
+            "/links/0/path_mtu",
+            "/links/0/traffic/sent_bytes",
+            "/routes/intended",
+            "/routes/installed",
+            "/drops",
+            "/traffic/received_packets",
+            "/problems",
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }

@@ -77,8 +77,11 @@ impl Transcript {
     pub fn run(&self, host: &Host, command: Command, timeout: Duration) -> Result<Output> {
         self.typed(host, &as_typed(&command));
         let output = run(command, timeout).with_context(|| format!("on {}", host.name()))?;
-        for line in output.stdout.lines().chain(output.stderr.lines()) {
-            self.line(&format!("  {line}"));
+        // A program's remarks come before its answer, mostly.
+        for line in output.stderr.lines().chain(output.stdout.lines()) {
+            if !line.trim().is_empty() {
+                self.line(&format!("  {line}"));
+            }
         }
         Ok(output)
     }

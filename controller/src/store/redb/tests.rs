@@ -174,7 +174,7 @@ impl StorageBackend for Quota {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         let end = offset + data.len() as u64;
-        let allocated = self.disk.allocated.fetch_max(0, Ordering::SeqCst);
+        let allocated = self.disk.allocated.load(Ordering::SeqCst);
         if self.disk.full.load(Ordering::SeqCst) && end > allocated {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }

@@ -65,7 +65,7 @@ fn template(version: u8, protocol: u8) -> Vec<u8> {
 
 /// The flow's next packet: id and sequence number go on, `change` is applied to the byte at `at`.
 fn next(headers: &mut [u8], flags: u8, at: u8, change: u8, len: u8) -> Vec<u8> {
-    let ip_len = if headers[0] >> 4 == 4 { 20 } else { 40 };
+    let ip_len = if flags.is_multiple_of(2) { 20 } else { 40 };
     let payload = if flags & 0x10 != 0 { 100 } else { usize::from(len) };
     let lasting = flags & 0x20 != 0;
     let at = usize::from(at) % headers.len();

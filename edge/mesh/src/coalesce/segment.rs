@@ -54,8 +54,7 @@ impl Class {
         };
         let key = packet.flow();
         let ip_len = if packet.is_ipv6() { 40 } else { 20 };
-        let plain =
-            packet.transport_offset() == ip_len && (packet.is_ipv6() || bytes[6] & 0x80 == 0);
+        let plain = packet.transport_offset() == ip_len;
         let Some((transport, len, push)) = headers.filter(|_| plain) else {
             return Self::Flow(key);
         };

@@ -99,7 +99,8 @@ impl Mesh {
         while let Some(index) = self.ready.pop_front() {
             self.fill(now, index);
             let Some(link) = self.links[index].as_mut() else { continue };
-            if let Some(transmit) = link.conn.poll_transmit(now, max_segments, buf) {
+            let segments = max_segments.min(link.segments_that_fit());
+            if let Some(transmit) = link.conn.poll_transmit(now, segments, buf) {
                 self.ready.push_back(index);
                 return Some(transmit);
             }
@@ -118,6 +119,9 @@ impl Mesh {
         let Some(link) = links[index].as_mut() else { return };
         let Some(peer) = link.peer.map(|peer| &mut peers[peer as usize]) else { return };
         if peer.current != Some(index) || peer.queue.is_empty() {
+            return;
+        }
+        if !link.take_room() {
             return;
         }
         let mut expired = 0;
@@ -226,7 +230,7 @@ fn send(
     counters: &mut Counters,
 ) -> Option<Bytes> {
     let len = packet.len();
-    let largest = link.conn.datagrams().max_size().unwrap_or(0);
+    let largest = link.largest_inner;
     if len <= largest {
         match link.conn.datagrams().send(packet, false) {
             Ok(()) => {}

@@ -1,7 +1,7 @@
 //! The life of links: dialled, accepted, judged, replaced, lost.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -23,8 +23,14 @@ use crate::{
     timers::Key,
 };
 
+/// Unfinished handshakes beyond which those from peers' addresses are ignored, too.
+const MAX_UNFINISHED_PEERS: usize = 2048;
+/// A link that lived shorter counts as a failure to make one.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// Answers of the endpoint that wait for the socket.
 const MAX_RESPONSES: usize = 256;
+/// The least that a link must carry in a datagram: what the smallest path allows, or nearly.
+const LEAST_DATAGRAM: usize = 1000;
 /// rustls wants a name to connect to. It is not sent (SNI is off) and not compared: who may answer
 /// is decided by the SPIFFE ID.
 const SERVER_NAME: &str = "edge.invalid";
@@ -82,6 +88,11 @@ impl Mesh {
         } else {
             self.admissions.decide(now, source, validated, self.unfinished)
         };
+        let verdict = match verdict {
+            // Peers are let in where strangers wait.
+            Admission::Ignore if validated && self.is_peers(source) => Admission::Accept,
+            verdict => verdict,
+        };
         match verdict {
             Admission::Accept => self.accept(now, incoming),
             Admission::Retry if incoming.may_retry() => {
@@ -97,6 +108,12 @@ impl Mesh {
                 None
             }
         }
+    }
+
+    /// Whether a peer is, or was last seen, at this address.
+    fn is_peers(&self, source: IpAddr) -> bool {
+        self.unfinished < MAX_UNFINISHED_PEERS
+            && self.peers.iter().any(|peer| peer.member && peer.is_at(source))
     }
 
     fn accept(&mut self, now: Instant, incoming: Incoming) -> Option<usize> {
@@ -121,6 +138,9 @@ impl Mesh {
     pub(super) fn dial(&mut self, now: Instant, index: u32) {
         let peer = &mut self.peers[index as usize];
         peer.armed = None;
+        if self.stopped {
+            return;
+        }
         let link = peer.current.and_then(|at| self.links[at].as_ref());
         let heard = link.map(|link| link.conn.stats().udp_rx.datagrams);
         let address = peer.dial(now, heard, &mut self.rng);
@@ -163,8 +183,7 @@ impl Mesh {
             if link.expires.is_some_and(|at| at <= now) {
                 self.close(now, index, Code::Expired);
             } else if link.limit.is_some_and(|at| at <= now) {
-                let code =
-                    if link.phase == Phase::Retired { Code::Replaced } else { Code::Slow };
+                let code = if link.phase == Phase::Retired { Code::Replaced } else { Code::Slow };
                 self.close(now, index, code);
             }
         }
@@ -210,6 +229,7 @@ impl Mesh {
         // The endpoint gives the handle to the next connection.
         if drained && let Some(mut link) = self.links[index].take() {
             self.timers.arm(Key::Link(index), &mut link.armed, None);
+            self.ready.retain(|&other| other != index);
         }
     }
 
@@ -326,7 +346,8 @@ impl Mesh {
         let we_sort_first = self.name < peer.name;
         let rank = link.rank(we_sort_first);
         let current = peer.current.and_then(|at| self.links[at].as_ref());
-        match current.map(|current| (current.handle.0, current.theirs, current.rank(we_sort_first))) {
+        match current.map(|current| (current.handle.0, current.theirs, current.rank(we_sort_first)))
+        {
             Some((_, Some(theirs), best)) if theirs.boot == hello.boot && best > rank => {
                 self.retire(now, index);
             }
@@ -345,6 +366,9 @@ impl Mesh {
 
     fn promote(&mut self, now: Instant, index: usize, peer_index: u32) {
         let Some(link) = self.links[index].as_mut() else { return };
+        if link.conn.datagrams().max_size().is_none_or(|max| max < LEAST_DATAGRAM) {
+            return self.close(now, index, Code::Protocol);
+        }
         link.phase = Phase::Up;
         link.limit = None;
         link.since = now;
@@ -357,12 +381,18 @@ impl Mesh {
         self.schedule_renewal(now, index, peer_index);
         self.arm_peer(peer_index);
         self.event(event);
+        // Handshakes that were begun in case this one failed would only replace it.
+        self.close_links(now, Code::Replaced, |other| {
+            other.dialed && other.phase == Phase::Handshaking && other.peer == Some(peer_index)
+        });
     }
 
     /// Links end with their certificates. The peer renews its own long before; a link made after
     /// that lives longer.
     fn schedule_renewal(&mut self, now: Instant, index: usize, peer_index: u32) {
-        let Some(expires) = self.links[index].as_ref().and_then(|link| link.expires) else { return };
+        let Some(expires) = self.links[index].as_ref().and_then(|link| link.expires) else {
+            return;
+        };
         let left = expires.saturating_duration_since(now);
         let margin = (left / 10).min(Duration::from_secs(3600));
         let early = margin.mul_f64(self.rng.random_range(1.0..2.0));
@@ -416,8 +446,12 @@ impl Mesh {
         peer.current = None;
         self.counters.drop_many(Reason::NoLink, peer.queue.clear());
         if !self.stopped && peer.member {
-            let jitter = REDIAL_JITTER.mul_f64(self.rng.random());
-            peer.dial_at(now + jitter);
+            if now.saturating_duration_since(link.since) < SHORT_LIFE {
+                peer.dial_after_failure(now);
+            } else {
+                let jitter = REDIAL_JITTER.mul_f64(self.rng.random());
+                peer.dial_at(now + jitter);
+            }
         }
         let event = Event::LinkDown { peer: peer.name.clone(), reason: reason.to_owned() };
         self.arm_peer(peer_index);

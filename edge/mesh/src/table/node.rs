@@ -264,3 +264,36 @@ macro_rules! bits {
 
 bits!(u32);
 bits!(u128);
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        /// So that edits over months cost no memory and no speed.
+        #[test]
+        fn the_shape_depends_on_what_is_there_and_not_on_how_it_came(
+            prefixes in vec((any::<u32>(), 0..=32_u8, 0..20_u32), 0..100),
+            stay in 0..100_usize,
+        ) {
+            let prefixes: Vec<(u32, u8)> = prefixes
+                .iter()
+                .map(|(bits, len, zeros)| ((bits << zeros).truncate(*len), *len))
+                .collect();
+            let (stay, go) = prefixes.split_at(stay.min(prefixes.len()));
+            let (mut edited, mut fresh) = (Node::root(), Node::root());
+            for (bits, len) in &prefixes {
+                edited.insert(*bits, *len, ());
+            }
+            for (bits, len) in go.iter().filter(|prefix| !stay.contains(prefix)) {
+                edited.remove(*bits, *len);
+            }
+            for (bits, len) in stay.iter().rev() {
+                fresh.insert(*bits, *len, ());
+            }
+            prop_assert_eq!(format!("{edited:?}"), format!("{fresh:?}"));
+        }
+    }
+}

@@ -9,9 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use cframe_mesh::{
-    Config, Congestion, EcnCodepoint, EndpointKeys, Event, Mesh, Offload, Received,
-};
+use cframe_mesh::{Config, Congestion, EcnCodepoint, EndpointKeys, Event, Mesh, Offload, Received};
 use cframe_pki::{
     bundle::{DenyList, TrustBundle},
     identity::{Label, PeerIdentity, SpiffeId},
@@ -54,12 +52,20 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     start: Instant,
     pub(crate) nodes: Vec<Node>,
+    /// What edges that are started from now on take the underlay to carry.
+    pub(crate) underlay_mtu: u16,
     /// Largest UDP payload that arrives.
     pub(crate) mtu: usize,
     /// Nothing arrives from or to these.
     pub(crate) dark: HashSet<SocketAddr>,
     /// Every datagram is marked on its way.
     pub(crate) congested: bool,
+    /// What this one sends after its first so many datagrams is held, not lost.
+    pub(crate) hold: Option<(SocketAddr, usize)>,
+    held: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    pub(crate) latency: Duration,
+    /// Bytes of the largest batch that was to leave at once.
+    pub(crate) largest_batch: usize,
     /// Everything that was on the wire.
     pub(crate) captured: Vec<Vec<u8>>,
     wire: BinaryHeap<Reverse<Flight>>,
@@ -81,6 +87,11 @@ impl World {
             mtu: 1472,
             dark: HashSet::new(),
             congested: false,
+            hold: None,
+            held: Vec::new(),
+            latency: LATENCY,
+            largest_batch: 0,
+            underlay_mtu: 1500,
             captured: Vec::new(),
             wire: BinaryHeap::new(),
             seq: 0,
@@ -104,7 +115,11 @@ impl World {
 
     pub(crate) fn add(&mut self, name: &str, namespace: &str, lifetime: Duration) -> usize {
         let index = self.nodes.len();
-        let id = SpiffeId::edge("test".parse().unwrap(), namespace.parse().unwrap(), name.parse().unwrap());
+        let id = SpiffeId::edge(
+            "test".parse().unwrap(),
+            namespace.parse().unwrap(),
+            name.parse().unwrap(),
+        );
         let key = PrivateKey::generate().unwrap();
         let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
         let leaf = self.ca.issue(&csr, &id, lifetime, unix_now()).unwrap();
@@ -125,7 +140,7 @@ impl World {
             id,
             starts: 0,
         };
-        node.start(self.now, self.now - self.start);
+        node.start(self.now, self.now - self.start, self.underlay_mtu);
         self.nodes.push(node);
         index
     }
@@ -153,8 +168,8 @@ impl World {
     }
 
     pub(crate) fn restart(&mut self, index: usize, listening: &[usize]) {
-        let (now, start) = (self.now, self.start);
-        self.nodes[index].start(now, now - start);
+        let (now, start, underlay_mtu) = (self.now, self.start, self.underlay_mtu);
+        self.nodes[index].start(now, now - start, underlay_mtu);
         self.acquaint(index, listening);
     }
 
@@ -166,7 +181,10 @@ impl World {
     }
 
     pub(crate) fn links_up(&self, index: usize) -> usize {
-        self.nodes[index].mesh.as_ref().map_or(0, |mesh| mesh.links().filter(|link| link.up).count())
+        self.nodes[index]
+            .mesh
+            .as_ref()
+            .map_or(0, |mesh| mesh.links().filter(|link| link.up).count())
     }
 
     /// Lets an inner packet of `len` bytes enter at `from`, meant for `to`.
@@ -210,11 +228,21 @@ impl World {
         }
     }
 
+    /// Lets go what was held.
+    pub(crate) fn release(&mut self) {
+        self.hold = None;
+        for (from, to, bytes) in std::mem::take(&mut self.held) {
+            self.seq += 1;
+            let at = self.now + self.latency;
+            self.wire.push(Reverse(Flight { at, seq: self.seq, from, to, ect: false, bytes }));
+        }
+    }
+
     /// A datagram from a stranger.
     pub(crate) fn inject(&mut self, to: usize, from: &str, bytes: Vec<u8>) {
         self.seq += 1;
         self.wire.push(Reverse(Flight {
-            at: self.now + LATENCY,
+            at: self.now + self.latency,
             seq: self.seq,
             from: from.parse().unwrap(),
             to: self.nodes[to].address,
@@ -260,6 +288,7 @@ impl World {
             let from = self.nodes[index].address;
             let Some(mesh) = &mut self.nodes[index].mesh else { continue };
             while let Some(transmit) = mesh.poll_transmit(self.now, 44, &mut buf) {
+                self.largest_batch = self.largest_batch.max(transmit.size);
                 let size = transmit.segment_size.unwrap_or(transmit.size).max(1);
                 for datagram in buf[..transmit.size].chunks(size) {
                     self.captured.push(datagram.to_vec());
@@ -271,9 +300,16 @@ impl World {
                     if lost || gone {
                         continue;
                     }
+                    if let Some((sender, left)) = self.hold.as_mut().filter(|hold| hold.0 == from) {
+                        if *left == 0 {
+                            self.held.push((*sender, transmit.destination, datagram.to_vec()));
+                            continue;
+                        }
+                        *left -= 1;
+                    }
                     self.seq += 1;
                     self.wire.push(Reverse(Flight {
-                        at: self.now + LATENCY,
+                        at: self.now + self.latency,
                         seq: self.seq,
                         from,
                         to: transmit.destination,
@@ -315,7 +351,7 @@ impl Node {
         PeerIdentity::clone(&self.credentials.identity())
     }
 
-    fn start(&mut self, now: Instant, elapsed: Duration) {
+    fn start(&mut self, now: Instant, elapsed: Duration, underlay_mtu: u16) {
         self.starts += 1;
         let policy =
             Policy::Edges { namespace: self.id.role.namespace().unwrap().clone(), not_self: None };
@@ -332,7 +368,7 @@ impl Node {
             client: Arc::new(tls::link_client(&self.credentials, verifier.clone())),
             server: Arc::new(tls::link_server(&self.credentials, verifier)),
             tun_mtu: 1500,
-            underlay_mtu: 1500,
+            underlay_mtu,
             congestion: Congestion::Transparent,
             offload: Offload { udp: false },
             seed: [self.starts; 32],
@@ -378,7 +414,8 @@ pub(crate) fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, len: usize) -
     packet[9] = 253; // RFC 3692: experiments
     packet[12..16].copy_from_slice(&from.octets());
     packet[16..20].copy_from_slice(&to.octets());
-    let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum: u32 =
+        packet[..20].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     packet[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
     packet

@@ -11,7 +11,7 @@ use cframe_mesh::{
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{
-    build::{ACK, CWR, FIN, PSH, SYN, Spec, Transport, any_spec, valid},
+    build::{ACK, CWR, FIN, PSH, SYN, Spec, Transport, any_spec, fold, valid, words},
     split::split_all,
 };
 
@@ -134,12 +134,21 @@ fn damage(mut packet: Vec<u8>, spec: &Spec, step: &Step) -> Vec<u8> {
         // IPv4's reserved bit, TCP's reserved bits.
         Step::ReservedBits if !spec.v6 => {
             packet[6] ^= 0x80;
-            packet[10] = packet[10].wrapping_sub(0x80);
+            raise_sum(&mut packet[10..12], 0x8000);
         }
-        Step::ReservedBits if !spec.is_udp() => packet[start + 12] ^= 1,
+        Step::ReservedBits if !spec.is_udp() => {
+            packet[start + 12] ^= 1;
+            raise_sum(&mut packet[field..field + 2], 0x0100);
+        }
         _ => {}
     }
     packet
+}
+
+/// Mends a checksum after its data grew by `by`.
+fn raise_sum(checksum: &mut [u8], by: u64) {
+    let sum = fold(words(&[!checksum[0], !checksum[1]]) + by) as u16;
+    checksum.copy_from_slice(&(!sum).to_be_bytes());
 }
 
 fn collect(writes: &mut Vec<Vec<u8>>) -> impl FnMut(&[IoSlice<'_>]) {
@@ -345,6 +354,41 @@ fn hosts_that_leave_the_id_at_zero_are_merged_too() {
     assert_eq!(coalesce(&packets, true).len(), 1);
     let may_be_fragmented = Spec { id: 0, dont_fragment: false, ..Spec::udp(vec![3; 500]) }.build();
     assert_eq!(coalesce(&vec![may_be_fragmented; 10], true).len(), 10);
+}
+
+#[test]
+fn ids_either_grow_or_stay() {
+    let packets: Vec<Vec<u8>> =
+        [5, 5, 6, 7, 7].map(|id| Spec { id, ..Spec::udp(vec![3; 500]) }.build()).to_vec();
+    let lens: Vec<usize> =
+        coalesce(&packets, true).iter().map(|write| expand(write).len()).collect();
+    assert_eq!(lens, [2, 2, 1]);
+}
+
+/// A datagram whose checksum comes out as zero, which is sent as all ones.
+fn checksum_of_ones() -> Spec {
+    let mut spec = Spec { id: 0, ..Spec::udp(vec![0; 20]) };
+    let before = spec.build();
+    spec.payload[..2].copy_from_slice(&before[26..28]);
+    assert_eq!(spec.build()[26..28], [0xff, 0xff]);
+    spec
+}
+
+#[test]
+fn a_datagram_without_checksum_does_not_get_one() {
+    // Summed up, none at all is as right as all ones.
+    let mut packet = checksum_of_ones().build();
+    packet[26..28].fill(0);
+    assert_eq!(coalesce(&vec![packet; 3], true).len(), 3);
+}
+
+#[test]
+fn a_checksum_of_zero_is_written_as_ones() {
+    let writes = coalesce(&vec![checksum_of_ones().build(); 3], true);
+    assert_eq!(writes.len(), 1);
+    for packet in expand(&writes[0]) {
+        assert_eq!(packet[26..28], [0xff, 0xff]);
+    }
 }
 
 #[test]

@@ -182,6 +182,20 @@ fn pieces_that_contradict_each_other_take_the_packet_with_them() {
 }
 
 #[test]
+fn a_packets_end_is_said_by_every_piece_that_reaches_it() {
+    for flags in [[0, 1], [1, 0]] {
+        let Fixture { now, mut reassembler, pieces, .. } = fixture();
+        let [first, second] = flags.map(|flags| {
+            let mut piece = pieces[2].to_vec();
+            piece[1] = flags;
+            piece
+        });
+        assert_eq!(reassembler.push(now, &first, false), Ok(None));
+        assert_eq!(reassembler.push(now, &second, false), Err(Rejected::Inconsistent));
+    }
+}
+
+#[test]
 fn what_is_too_large_or_malformed_is_counted() {
     let Fixture { now, mut reassembler, pieces, .. } = fixture();
     let mut far = pieces[0].to_vec();

@@ -128,7 +128,8 @@ fn offloads_that_contradict_the_packet_are_refused() {
         change(&mut header);
         split_all(&header, &packet).unwrap_err()
     };
-    for gso_type in [2, 3, VnetHeader::GSO_TCPV6, VnetHeader::GSO_UDP_L4, 0x7f] {
+    for gso_type in [2, 3, VnetHeader::GSO_TCPV6, VnetHeader::GSO_UDP_L4, 0x7f, VnetHeader::GSO_ECN]
+    {
         assert_eq!(refused(&|header| header.gso_type = gso_type), Malformed::Type(gso_type));
     }
     assert_eq!(refused(&|header| header.gso_size = 0), Malformed::Size);

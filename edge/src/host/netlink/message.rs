@@ -103,10 +103,7 @@ pub(super) fn to_route(message: &RouteMessage) -> Option<Route> {
         (RouteType::Throw, _) => Target::Throw,
         _ => Target::Foreign,
     };
-    Some(Route {
-        place: Place { net, metric },
-        target,
-    })
+    Some(Route { place: Place { net, metric }, target })
 }
 
 pub(super) fn table(message: &RouteMessage) -> u32 {
@@ -152,8 +149,14 @@ pub(super) fn connected(message: &RouteMessage, but: Option<u32>) -> Option<IpNe
     }
     let net = destination(message)?;
     let wide = net.prefix_len() == 0;
-    let link_local = matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
+    let link_local =
+        matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
     (device.is_some() && device != but && !wide && !link_local).then_some(net)
+}
+
+/// Whether the kernel made a route by itself, for an address.
+pub(super) fn is_kernels(message: &RouteMessage) -> bool {
+    message.header.protocol == RouteProtocol::Kernel
 }
 
 pub(super) fn lookup(to: IpAddr, mark: u32) -> RouteMessage {
@@ -239,10 +242,7 @@ pub(super) fn to_address(message: &AddressMessage) -> Option<Address> {
     // On a point-to-point device `Address` is the other end's.
     let ip = local.or(address)?;
     let usable = message.header.scope == AddressScope::Universe && !doubtful && !ip.is_loopback();
-    usable.then_some(Address {
-        device: message.header.index,
-        ip,
-    })
+    usable.then_some(Address { device: message.header.index, ip })
 }
 
 fn destination(message: &RouteMessage) -> Option<IpNet> {
@@ -265,6 +265,11 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(ip) => Some((*ip).into()),
         _ => None,
     }
+}
+
+/// Whether an answer is of the family that was asked for: without IPv6 the kernel answers with all.
+pub(super) fn is_of(found: AddressFamily, version: &IpVersion) -> bool {
+    found == family(*version == IpVersion::V6)
 }
 
 fn family(v6: bool) -> AddressFamily {
@@ -311,7 +316,10 @@ mod tests {
             let route = route(net, 0, Target::Device { index, source: None });
             of_route(&route, u32::from(RouteHeader::RT_TABLE_MAIN)).unwrap()
         };
-        assert_eq!(connected(&direct("10.2.0.0/16", 3), Some(7)), Some("10.2.0.0/16".parse().unwrap()));
+        assert_eq!(
+            connected(&direct("10.2.0.0/16", 3), Some(7)),
+            Some("10.2.0.0/16".parse().unwrap())
+        );
         assert_eq!(connected(&direct("10.2.0.0/16", 7), Some(7)), None, "our TUN");
         assert_eq!(connected(&direct("0.0.0.0/0", 3), Some(7)), None, "a default route over ppp");
         assert_eq!(connected(&direct("fe80::/64", 3), Some(7)), None, "link-local");

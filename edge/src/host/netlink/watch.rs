@@ -115,9 +115,7 @@ fn note(
     let ours = message.header.port_number == own;
     match inner {
         Message::NewLink(link) | Message::DelLink(link) => {
-            let named = |attribute: &LinkAttribute| {
-                matches!(attribute, LinkAttribute::IfName(name) if name == device)
-            };
+            let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == device);
             let is_ours = link.attributes.iter().any(named);
             Some(if is_ours { Note::DEVICE } else { Note::LOCAL })
         }

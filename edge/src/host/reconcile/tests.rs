@@ -44,10 +44,8 @@ fn targets() -> impl Strategy<Value = Target> {
 
 fn routes() -> impl Strategy<Value = Route> {
     let metrics = prop_oneof![Just(50u32), Just(100), Just(4096), Just(1)];
-    (nets(), metrics, targets()).prop_map(|(net, metric, target)| Route {
-        place: Place { net, metric },
-        target,
-    })
+    (nets(), metrics, targets())
+        .prop_map(|(net, metric, target)| Route { place: Place { net, metric }, target })
 }
 
 fn intents() -> impl Strategy<Value = Intent> {
@@ -58,7 +56,12 @@ fn intents() -> impl Strategy<Value = Intent> {
             foreign.into_iter().for_each(|net| intent.add(net, false));
             own.into_iter().for_each(|net| intent.add(net, true));
             let addresses = connected.iter().map(IpNet::addr).collect();
-            intent.set_local(Local { connected: connected.into_iter().collect(), addresses });
+            let subnets = connected.iter().step_by(2).copied().collect();
+            intent.set_local(Local {
+                connected: connected.into_iter().collect(),
+                subnets,
+                addresses,
+            });
             intent.set_device(device);
             intent.set_cut(cut);
             intent
@@ -129,6 +132,7 @@ fn intent(foreign: &[&str], own: &[&str], connected: &[&str], addresses: &[&str]
     own.iter().for_each(|net| intent.add(net.parse().unwrap(), true));
     intent.set_local(Local {
         connected: connected.iter().map(|net| net.parse().unwrap()).collect(),
+        subnets: connected.iter().map(|net| net.parse().unwrap()).collect(),
         addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
     });
     intent
@@ -136,8 +140,8 @@ fn intent(foreign: &[&str], own: &[&str], connected: &[&str], addresses: &[&str]
 
 #[test]
 fn a_connected_subnet_inside_a_foreign_prefix_is_thrown_back() {
-    let intent =
-        intent(&["172.16.0.0/12"], &[], &["172.17.0.0/16", "192.168.0.0/24", "10.0.0.0/8"], &[]);
+    let connected = ["172.17.0.0/16", "192.168.0.0/24", "10.0.0.0/8"];
+    let intent = intent(&["172.16.0.0/12"], &[], &connected, &[]);
     let throws: Vec<String> = intent
         .wanted()
         .iter()
@@ -155,6 +159,17 @@ fn a_foreign_prefix_that_is_a_connected_subnet_loses_to_it() {
 }
 
 #[test]
+fn a_prefix_inside_a_local_subnet_is_local_and_one_inside_another_tunnels_route_is_not() {
+    let mut intent = intent(&["10.1.2.0/24"], &[], &["10.1.0.0/16"], &[]);
+    let throw = Place { net: "10.1.2.0/24".parse().unwrap(), metric: metric::THROW };
+    assert_eq!(intent.at(&throw), Some(Target::Throw));
+    let mut local = intent.local().clone();
+    local.subnets.clear();
+    intent.set_local(local);
+    assert_eq!(intent.at(&throw), None);
+}
+
+#[test]
 fn the_source_is_an_address_inside_our_own_site() {
     let intent = intent(
         &["10.2.0.0/16", "fd00:2::/32"],
@@ -162,7 +177,8 @@ fn the_source_is_an_address_inside_our_own_site() {
         &[],
         &["203.0.113.7", "10.1.0.5", "fd00:9::1"],
     );
-    let device = |net: &str| intent.at(&Place { net: net.parse().unwrap(), metric: metric::DEVICE });
+    let device =
+        |net: &str| intent.at(&Place { net: net.parse().unwrap(), metric: metric::DEVICE });
     let source = Some("10.1.0.5".parse().unwrap());
     assert_eq!(device("10.2.0.0/16"), Some(Target::Device { index: 7, source }));
     assert_eq!(device("fd00:2::/32"), Some(Target::Device { index: 7, source: None }));

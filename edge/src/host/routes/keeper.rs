@@ -55,6 +55,9 @@ pub(super) struct Keeper {
     underlay: BTreeSet<(u32, Option<IpAddr>)>,
     forwarding: bool,
     problem: Option<String>,
+    /// Whether we know what is wanted. Until then the table stays as an earlier process left it:
+    /// emptying it for a moment would let packets out in the clear.
+    armed: bool,
     events: mpsc::Sender<HostEvent>,
 }
 
@@ -78,6 +81,7 @@ impl Keeper {
             underlay: BTreeSet::new(),
             forwarding: setup.forwarding,
             problem: None,
+            armed: false,
             events,
         })
     }
@@ -177,7 +181,10 @@ impl Keeper {
                 Edit::Gone(net) => self.intent.remove(net),
             }
         }
-        if sources != [false, true].map(|v6| self.intent.source(v6)) {
+        if !self.armed {
+            self.armed = true;
+            self.reconcile().await;
+        } else if sources != [false, true].map(|v6| self.intent.source(v6)) {
             debug!(own_before, own = self.intent.own().len(), "another source: all routes change");
             self.reconcile().await;
         } else if let Err(error) = self.apply(&before, self.intent.affected(nets)).await {
@@ -242,8 +249,11 @@ impl Keeper {
                     }
                 }
             }
-            _ if self.device.is_some() => self.tell(HostEvent::DeviceGone),
-            _ => {}
+            _ => {
+                if let Some(index) = self.device {
+                    self.tell(HostEvent::DeviceGone(index));
+                }
+            }
         }
     }
 
@@ -257,6 +267,9 @@ impl Keeper {
     }
 
     async fn pass(&self) -> Result<(), NetlinkError> {
+        if !self.armed {
+            return Ok(());
+        }
         let table = self.instance.table();
         let found = self.kernel.table(table).await?;
         let plan = self.plan(&found);
@@ -284,7 +297,9 @@ impl Keeper {
             .filter(|address| Some(address.device) != self.device)
             .map(|address| address.ip)
             .collect();
-        Ok(self.intent.set_local(Local { connected, addresses }))
+        let subnets = connected.iter().filter(|(_, own)| *own).map(|(net, _)| *net).collect();
+        let connected = connected.into_iter().map(|(net, _)| net).collect();
+        Ok(self.intent.set_local(Local { connected, subnets, addresses }))
     }
 
     async fn check_underlay(&mut self) {

@@ -1,0 +1,55 @@
+//! `admin`: the way back in, on the controller's own host.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use cframe_pki::{CertificateDer, identity::Label, key::PrivateKey, tls::Credentials};
+use clap::Args;
+
+use super::{AdminContext, Contexts, DataDir, Failure, init::default_context};
+use crate::{config::Config, local};
+
+/// Flags of `admin`.
+#[derive(Debug, Args)]
+pub(super) struct AdminFlags {
+    /// The admin's name
+    #[arg(long, value_name = "NAME", env = "CFRAME_NAME", default_value = "admin")]
+    name: Label,
+    /// A new admin that may look and not change; one that is there stays what it is
+    #[arg(long, env = "CFRAME_READ_ONLY")]
+    read_only: bool,
+    /// The file for the context, whose context of this mesh is replaced [default: ~/.config/cframe/config.toml]
+    #[arg(long, value_name = "FILE", env = "CFRAME_ADMIN_CONTEXT")]
+    admin_context: Option<PathBuf>,
+}
+
+pub(super) async fn command(config: &Config, flags: AdminFlags) -> Result<(), Failure> {
+    let AdminFlags { name, read_only, admin_context } = flags;
+    let path = match admin_context {
+        Some(path) => path,
+        None => default_context()?,
+    };
+    let mut contexts = Contexts::load(&path).context("the admin's context")?;
+    let socket = DataDir::new(&config.data_dir).socket();
+    let key = PrivateKey::generate()?;
+    let answer = local::ask_admin(&socket, &name, read_only, &key.csr()?).await;
+    let enrolled = answer.with_context(|| format!("the controller at {}", socket.display()))?;
+    let Some(enrolled) = enrolled else {
+        return Err(Failure::unreachable(anyhow!(
+            "no controller is running on {}; start it first, or name its directory with --data-dir",
+            config.data_dir.display()
+        )));
+    };
+    let chain = enrolled.chain.into_iter().map(CertificateDer::from).collect();
+    let context = AdminContext::new(
+        enrolled.mesh.to_string(),
+        enrolled.controllers.iter().map(ToString::to_string).collect(),
+        &Credentials { chain, key },
+        &enrolled.trust.roots,
+    );
+    contexts.contexts.insert(enrolled.mesh.to_string(), context);
+    contexts.current = Some(enrolled.mesh.to_string());
+    contexts.save(&path).context("the admin's context")?;
+    eprintln!("admin {name} of mesh {}, context in {}", enrolled.mesh, path.display());
+    Ok(())
+}

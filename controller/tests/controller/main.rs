@@ -1,0 +1,12 @@
+//! The controller as its peers meet it: over QUIC on the loopback, with real certificates, in this process
+//! and as the real program.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests may")]
+
+mod admins;
+mod attacks;
+mod enrolment;
+mod program;
+mod revocation;
+mod state;
+mod world;

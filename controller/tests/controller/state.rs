@@ -1,0 +1,241 @@
+use std::time::Instant;
+
+use cframe_protocol::{
+    session::AdminConnection,
+    v1::{Call, EdgeLiveness, ErrorCode, Reply},
+};
+use tokio::task::JoinSet;
+
+use crate::world::{Edge, PATIENCE, Seen, World, edge_add, label, route_add};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_reaches_every_session_as_a_difference() {
+    let world = World::with_edges(&["a", "b", "c"]).await;
+    let mut edges = Vec::new();
+    for name in ["a", "b", "c"] {
+        let identity = world.join("prod", name).await;
+        let mut edge = Edge::connect(identity.client(), None);
+        edge.until(|_| true).await;
+        edges.push(edge);
+    }
+    let mut slowest = std::time::Duration::ZERO;
+    for index in 0..20 {
+        let begun = Instant::now();
+        let route = route_add(&format!("r{index}"), &format!("10.200.{index}.0/24"), "b");
+        let version = world.change(route).await.version;
+        for edge in &mut edges {
+            let state = edge.until(|state| state.version.at_least(&version)).await;
+            let net = format!("10.200.{index}.0/24").parse().unwrap();
+            assert_eq!(state.prefixes[&net].as_str(), "b");
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    eprintln!("slowest of 20 edits, command to all three edges: {slowest:?}");
+    let wait = Call::Wait {
+        namespace: label("prod"),
+        version: edges[0].desired.borrow().as_ref().unwrap().version,
+        timeout_secs: 10,
+    };
+    let replies = world.call(wait).await.unwrap();
+    let Some(Reply::Progress(last)) = replies.last() else { panic!("{replies:?}") };
+    assert_eq!((last.acked, last.total), (3, 3));
+    let Reply::Status(status) = world.reply(Call::Status).await else { panic!("status") };
+    let prod = &status.namespaces[0];
+    assert_eq!((prod.edges, prod.online, prod.in_sync, prod.links_expected), (3, 3, 3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_writers_of_one_prefix_one_wins() {
+    let names: Vec<String> = (0..16).map(|index| format!("e{index}")).collect();
+    let world = World::with_edges(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let admin = std::sync::Arc::new(AdminConnection::connect(&world.admin).await.unwrap());
+    for round in 0..3 {
+        let mut writers = JoinSet::new();
+        for writer in 0..64 {
+            let admin = std::sync::Arc::clone(&admin);
+            // Each overlaps every other: nested prefixes around one address, of 16 edges.
+            let prefix = format!("10.{}.0.0/{}", 128 + round * 16, 12 + writer % 12);
+            let edge = format!("e{}", writer % 16);
+            let call = route_add(&format!("w{round}-{writer}"), &prefix, &edge);
+            writers.spawn(async move {
+                let replies = admin.call(call, false).await.unwrap();
+                replies.collect().await.map(|_| edge)
+            });
+        }
+        let mut winners = std::collections::BTreeSet::new();
+        for result in writers.join_all().await {
+            match result {
+                Ok(edge) => {
+                    winners.insert(edge);
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("overlaps") || text.contains("already there"), "{text}");
+                }
+            }
+        }
+        assert_eq!(winners.len(), 1, "{winners:?}");
+    }
+    no_two_edges_overlap(&world).await;
+}
+
+async fn no_two_edges_overlap(world: &World) {
+    let Reply::Routes(routes) = world.reply(Call::RouteList { namespace: None }).await else {
+        panic!("routes")
+    };
+    for one in &routes {
+        for other in &routes {
+            let share = one.prefix.contains(&other.prefix) || other.prefix.contains(&one.prefix);
+            assert!(!share || one.edge == other.edge, "{one:?} and {other:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_was_away_gets_the_difference_and_one_of_another_epoch_everything() {
+    let world = World::with_edges(&["a", "b"]).await;
+    let identity = world.join("prod", "a").await;
+    let mut edge = Edge::connect(identity.client(), None);
+    let before = edge.until(|_| true).await;
+    drop(edge);
+    let changed = world.change(route_add("r", "10.244.0.0/16", "b")).await;
+    let mut edge = Edge::connect(identity.client(), Some(before.clone()));
+    let after = edge.until(|state| state.version == changed.version).await;
+    assert_eq!(before.diff(&after).len(), 1);
+    drop(edge);
+    let mut older = (*after).clone();
+    older.version.epoch -= 1;
+    older.version.namespace += 100;
+    older.prefixes.clear();
+    let mut edge = Edge::connect(identity.client(), Some(older.into()));
+    assert_eq!(edge.until(|state| state.version == after.version).await, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_is_behind_sends_nothing_older() {
+    let world = World::with_edges(&["a"]).await;
+    let identity = world.join("prod", "a").await;
+    let mut edge = Edge::connect(identity.client(), None);
+    let mut ahead = (*edge.until(|_| true).await).clone();
+    drop(edge);
+    ahead.version.namespace += 1;
+    let mut edge = Edge::connect(identity.client(), Some(ahead.clone().into()));
+    edge.event(|seen| matches!(seen, Seen::Connected)).await;
+    world.change(route_add("one", "10.243.0.0/16", "a")).await;
+    let changed = world.change(route_add("two", "10.244.0.0/16", "a")).await;
+    // Nothing of what it knew better was taken back: the first that it hears is the newer state.
+    let state = edge.until(|_| true).await;
+    assert!(state.version.at_least(&ahead.version), "{}", state.version);
+    edge.until(|state| state.version == changed.version).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_checks_and_changes_nothing() {
+    let world = World::with_edges(&["a"]).await;
+    let dry = |call| cframe_protocol::session::admin_call(&world.admin, call, true, PATIENCE);
+    let replies = dry(edge_add("prod", "b", "10.7.0.0/16")).await.unwrap();
+    assert!(matches!(replies[0], Reply::Changed(_)));
+    let error = crate::world::refused(dry(edge_add("prod", "b", "10.1.7.0/24")).await);
+    assert_eq!(error.code, ErrorCode::Conflict);
+    let show = Call::EdgeShow { namespace: label("prod"), name: label("b") };
+    assert_eq!(world.refusal(show).await.code, ErrorCode::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_of_an_edge_is_one_update() {
+    let world = World::with_edges(&["a", "b"]).await;
+    let identity = world.join("prod", "b").await;
+    let mut edge = Edge::connect(identity.client(), None);
+    edge.until(|_| true).await;
+    let set = Call::EdgeSet {
+        namespace: label("prod"),
+        name: label("a"),
+        cidrs: Some(vec!["10.77.0.0/16".parse().unwrap()]),
+        endpoints: Some(vec!["198.51.100.1:58423".parse().unwrap()]),
+        description: None,
+    };
+    let changed = world.change(set).await;
+    let state = edge.until(|state| state.version == changed.version).await;
+    assert_eq!(state.edges["a"].endpoints[0].as_str(), "198.51.100.1:58423");
+    assert!(state.prefixes.contains_key(&"10.77.0.0/16".parse().unwrap()));
+    assert!(!state.prefixes.contains_key(&"10.1.0.0/16".parse().unwrap()));
+    // A description is nobody's business on the wire.
+    let set = Call::EdgeSet {
+        namespace: label("prod"),
+        name: label("a"),
+        cidrs: None,
+        endpoints: None,
+        description: Some("Hong Kong".to_owned()),
+    };
+    assert_eq!(world.change(set).await.version, changed.version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_worth_a_second_look_is_said() {
+    let world = World::with_edges(&[]).await;
+    let add = |name: &str, cidr: &str, endpoints: &[&str]| Call::EdgeAdd {
+        namespace: label("prod"),
+        name: label(name),
+        cidrs: vec![cidr.parse().unwrap()],
+        endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
+        description: String::new(),
+    };
+    let none = world.change(add("a", "10.1.0.0/16", &["203.0.113.7:58423"])).await.warnings;
+    assert!(none.is_empty(), "{none:?}");
+    let captured = world.change(add("b", "203.0.113.0/24", &[])).await.warnings;
+    assert!(
+        captured.iter().any(|text| text.contains("203.0.113.7:58423 of edge a")),
+        "{captured:?}"
+    );
+    let silent = world.change(add("c", "10.3.0.0/16", &[])).await.warnings;
+    assert!(silent.iter().any(|text| text.contains("neither c nor b")), "{silent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_fails_writes_and_nothing_else() {
+    use std::sync::atomic::Ordering;
+    let world = World::with_edges(&["a"]).await;
+    let identity = world.join("prod", "a").await;
+    let mut before = Edge::connect(identity.client(), None);
+    let state = before.until(|_| true).await;
+    world.full.store(true, Ordering::SeqCst);
+    let error = world.refusal(route_add("r", "10.244.0.0/16", "a")).await;
+    assert_eq!(error.code, ErrorCode::StoreFull, "{error}");
+    let Reply::Status(status) = world.reply(Call::Status).await else { panic!("status") };
+    assert!(status.problems.iter().any(|text| text.contains("full")), "{:?}", status.problems);
+    let mut meanwhile = Edge::connect(identity.client(), None);
+    assert_eq!(meanwhile.until(|_| true).await, state);
+    world.full.store(false, Ordering::SeqCst);
+    let changed = world.change(route_add("r", "10.244.0.0/16", "a")).await;
+    meanwhile.until(|state| state.version == changed.version).await;
+    let Reply::Status(status) = world.reply(Call::Status).await else { panic!("status") };
+    assert!(status.problems.iter().all(|text| !text.contains("full")), "{:?}", status.problems);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liveness_is_that_of_the_session() {
+    let mut world = World::with_edges(&["a", "b"]).await;
+    let identity = world.join("prod", "a").await;
+    assert_eq!(liveness(&world, "b").await, EdgeLiveness::NeverSeen);
+    let mut edge = Edge::connect(identity.client(), None);
+    edge.until(|_| true).await;
+    assert!(matches!(liveness(&world, "a").await, EdgeLiveness::Online { .. }));
+    world.restart().await;
+    edge.event(|seen| matches!(seen, Seen::Goodbye(cframe_protocol::v1::GoodbyeReason::Shutdown)))
+        .await;
+    edge.event(|seen| matches!(seen, Seen::Connected)).await;
+    drop(edge);
+    tokio::time::timeout(PATIENCE, async {
+        while !matches!(liveness(&world, "a").await, EdgeLiveness::Offline { .. }) {}
+    })
+    .await
+    .unwrap();
+}
+
+async fn liveness(world: &World, name: &str) -> EdgeLiveness {
+    let show = Call::EdgeShow { namespace: label("prod"), name: label(name) };
+    match world.reply(show).await {
+        Reply::Edges(rows) => rows[0].state,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,107 @@
+//! Where peers without an endpoint were last seen, on disk: an edge that starts again dials them
+//! there, instead of waiting for their next attempt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use cframe_pki::{files, identity::Label};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tracing::debug;
+
+/// The name in the data directory.
+const FILE: &str = "last-seen.json";
+
+/// Many links that come up together are written once.
+const PAUSE: Duration = Duration::from_millis(250);
+
+type Known = BTreeMap<Label, SocketAddr>;
+
+#[derive(Debug)]
+pub(super) struct LastSeen {
+    known: Known,
+    latest: watch::Sender<Known>,
+}
+
+impl LastSeen {
+    /// What is on disk in this directory; nothing, if that cannot be used.
+    pub(super) fn load(dir: &Path, tasks: &mut JoinSet<()>) -> Self {
+        let path = dir.join(FILE);
+        let known = files::read_public(&path).ok();
+        let known: Known =
+            known.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let (latest, changed) = watch::channel(Known::default());
+        tasks.spawn(write(path, changed));
+        Self { known, latest }
+    }
+
+    /// Where this peer was last seen.
+    pub(super) fn of(&self, peer: &Label) -> Option<SocketAddr> {
+        self.known.get(peer).copied()
+    }
+
+    /// A peer is there now.
+    pub(super) fn note(&mut self, peer: &Label, remote: SocketAddr) {
+        if self.known.insert(peer.clone(), remote) != Some(remote) {
+            self.latest.send_replace(self.known.clone());
+        }
+    }
+
+    /// Forgets all others.
+    pub(super) fn retain(&mut self, peers: &BTreeSet<&Label>) {
+        let before = self.known.len();
+        self.known.retain(|peer, _| peers.contains(peer));
+        if self.known.len() != before {
+            self.latest.send_replace(self.known.clone());
+        }
+    }
+}
+
+/// The latest wins. What fails is of no weight: peers come by themselves, only later.
+async fn write(path: PathBuf, mut changed: watch::Receiver<Known>) {
+    while changed.changed().await.is_ok() {
+        let known = changed.borrow_and_update().clone();
+        let path = path.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let text = serde_json::to_vec(&known).map_err(std::io::Error::other)?;
+            files::write_public(&path, &text).map_err(std::io::Error::other)
+        });
+        if let Ok(Err(error)) = written.await {
+            debug!(%error, "where peers are was not saved");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_noted_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer: Label = "aliyun-sz".parse().unwrap();
+        let remote: SocketAddr = "192.0.2.7:58423".parse().unwrap();
+        let mut tasks = JoinSet::new();
+        let mut seen = LastSeen::load(dir.path(), &mut tasks);
+        assert_eq!(seen.of(&peer), None);
+        seen.note(&peer, remote);
+        drop(seen);
+        while tasks.join_next().await.is_some() {}
+        let mut seen = LastSeen::load(dir.path(), &mut tasks);
+        assert_eq!(seen.of(&peer), Some(remote));
+        seen.retain(&BTreeSet::new());
+        assert_eq!(seen.of(&peer), None);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        let seen = LastSeen::load(dir.path(), &mut JoinSet::new());
+        assert!(seen.known.is_empty());
+    }
+}
