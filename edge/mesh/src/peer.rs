@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) last_remote: Option<SocketAddr>,
     /// The link in use.
     pub(crate) current: Option<usize>,
+    /// The accepted link that last began to wait for the peer's hello.
+    pub(crate) greeting: Option<usize>,
     /// How often it was dialled; part of the hello. A later dial outranks an earlier one.
     pub(crate) epoch: u64,
     pub(crate) queue: Queue,
@@ -68,6 +70,7 @@ impl Peer {
             addresses: Vec::new(),
             last_remote: None,
             current: None,
+            greeting: None,
             epoch: 0,
             queue: Queue::default(),
             next_fragment: 0,

@@ -88,10 +88,11 @@ impl Mesh {
         } else {
             self.admissions.decide(now, source, validated, self.unfinished)
         };
-        let verdict = match verdict {
-            // Peers are let in where strangers wait.
-            Admission::Ignore if validated && self.is_peers(source) => Admission::Accept,
-            verdict => verdict,
+        // Peers are let in where strangers wait.
+        let verdict = if verdict == Admission::Ignore && validated && self.is_peers(source) {
+            Admission::Accept
+        } else {
+            verdict
         };
         match verdict {
             Admission::Accept => self.accept(now, incoming),
@@ -305,10 +306,25 @@ impl Mesh {
             link.epoch = self.peers[peer as usize].epoch;
         }
         let hello = Hello { boot: self.boot, epoch: link.epoch };
+        let accepted = !link.dialed;
         if link.greet(hello).is_err() {
             return self.close(now, index, Code::Protocol);
         }
+        // A peer has one accepted link at a time that waits for its hello.
+        let before =
+            if accepted { self.peers[peer as usize].greeting.replace(index) } else { None };
+        if let Some(before) = before.filter(|&before| before != index && self.greets(before, peer))
+        {
+            self.close(now, before, Code::Replaced);
+        }
         self.greeted(now, index);
+    }
+
+    /// Whether this is an accepted link of `peer` that waits for the peer's hello.
+    fn greets(&self, index: usize, peer: u32) -> bool {
+        self.links[index].as_ref().is_some_and(|link| {
+            link.phase == Phase::Greeting && !link.dialed && link.peer == Some(peer)
+        })
     }
 
     /// When a certificate's last second ends, on the monotonic clock.

@@ -64,6 +64,9 @@ pub(crate) struct World {
     pub(crate) hold: Option<(SocketAddr, usize)>,
     held: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     pub(crate) latency: Duration,
+    /// Of a hundred datagrams, so many are lost.
+    pub(crate) loss: u32,
+    pub(crate) dice: Dice,
     /// Bytes of the largest batch that was to leave at once.
     pub(crate) largest_batch: usize,
     /// Everything that was on the wire.
@@ -72,6 +75,18 @@ pub(crate) struct World {
     seq: u64,
     ca: IssuingCa,
     root: RootCa,
+}
+
+/// Repeatable chance (xorshift64).
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self, sides: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as u32 % sides
+    }
 }
 
 impl World {
@@ -90,6 +105,8 @@ impl World {
             hold: None,
             held: Vec::new(),
             latency: LATENCY,
+            loss: 0,
+            dice: Dice(1),
             largest_batch: 0,
             underlay_mtu: 1500,
             captured: Vec::new(),
@@ -297,7 +314,7 @@ impl World {
                         || self.dark.contains(&transmit.destination);
                     // A socket cannot send from an address that its host has no more.
                     let gone = transmit.src_ip.is_some_and(|ip| ip != from.ip());
-                    if lost || gone {
+                    if lost || gone || self.dice.roll(100) < self.loss {
                         continue;
                     }
                     if let Some((sender, left)) = self.hold.as_mut().filter(|hold| hold.0 == from) {
