@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod data;
+mod handshakes;
 mod links;
 
 /// After a round trip from its move, what a dialler's link hears came over the new path.

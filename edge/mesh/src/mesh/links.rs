@@ -1,178 +1,33 @@
-//! The life of links: dialled, accepted, judged, replaced, lost.
+//! The life of links after their first packet: judged, used, replaced, lost.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use cframe_pki::identity::{PeerIdentity, Role};
 use quinn_proto::{
-    ConnectionError, ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointEvent,
-    Event as QuicEvent, Incoming, StreamEvent, Transmit,
+    ConnectionError, ConnectionHandle, EndpointEvent, Event as QuicEvent, StreamEvent,
 };
 use rand::RngExt;
 
-use super::{Event, Mesh, Received};
+use super::{Event, Mesh};
 use crate::{
-    admission::Admission,
     counters::Reason,
     hello::Hello,
-    link::{Code, LINGER, Link, Phase},
+    link::{Code, LINGER, Phase},
     peer::Renew,
     timers::Key,
 };
 
-/// Unfinished handshakes beyond which those from peers' addresses are ignored, too.
-const MAX_UNFINISHED_PEERS: usize = 2048;
 /// A link that lived shorter counts as a failure to make one.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
-/// Answers of the endpoint that wait for the socket.
-const MAX_RESPONSES: usize = 256;
 /// The least that a link must carry in a datagram: what the smallest path allows, or nearly.
 const LEAST_DATAGRAM: usize = 1000;
-/// rustls wants a name to connect to. It is not sent (SNI is off) and not compared: who may answer
-/// is decided by the SPIFFE ID.
-const SERVER_NAME: &str = "edge.invalid";
 /// A lost peer is dialled again after up to this long, so that two ends don't always collide.
 const REDIAL_JITTER: Duration = Duration::from_millis(40);
 
 impl Mesh {
-    /// One UDP datagram: to the connection it belongs to, whose index is returned, or to nobody.
-    pub(super) fn route_datagram(
-        &mut self,
-        now: Instant,
-        from: &Received,
-        datagram: BytesMut,
-    ) -> Option<usize> {
-        let mut answer = Vec::new();
-        let event = self.endpoint.handle(
-            now,
-            from.remote,
-            from.local_ip,
-            from.ecn,
-            datagram,
-            &mut answer,
-        )?;
-        match event {
-            DatagramEvent::ConnectionEvent(handle, event) => {
-                self.pass(handle, event);
-                Some(handle.0)
-            }
-            DatagramEvent::NewConnection(incoming) => self.admit(now, incoming),
-            DatagramEvent::Response(transmit) => {
-                self.respond(transmit, answer);
-                None
-            }
-        }
-    }
-
-    fn pass(&mut self, handle: ConnectionHandle, event: ConnectionEvent) {
-        if let Some(link) = self.links.get_mut(handle.0).and_then(Option::as_mut) {
-            link.conn.handle_event(event);
-        }
-    }
-
-    fn respond(&mut self, transmit: Transmit, mut bytes: Vec<u8>) {
-        bytes.truncate(transmit.size);
-        if self.responses.len() < MAX_RESPONSES {
-            self.responses.push_back((transmit, bytes));
-        }
-    }
-
-    fn admit(&mut self, now: Instant, incoming: Incoming) -> Option<usize> {
-        let validated = incoming.remote_address_validated();
-        let source = incoming.remote_address().ip();
-        let verdict = if self.stopped {
-            Admission::Ignore
-        } else {
-            self.admissions.decide(now, source, validated, self.unfinished)
-        };
-        // Peers are let in where strangers wait.
-        let verdict = if verdict == Admission::Ignore && validated && self.is_peers(source) {
-            Admission::Accept
-        } else {
-            verdict
-        };
-        match verdict {
-            Admission::Accept => self.accept(now, incoming),
-            Admission::Retry if incoming.may_retry() => {
-                let mut answer = Vec::new();
-                if let Ok(transmit) = self.endpoint.retry(incoming, &mut answer) {
-                    self.respond(transmit, answer);
-                }
-                None
-            }
-            Admission::Retry | Admission::Ignore => {
-                self.counters.drop(Reason::HandshakeRate);
-                self.endpoint.ignore(incoming);
-                None
-            }
-        }
-    }
-
-    /// Whether a peer is, or was last seen, at this address.
-    fn is_peers(&self, source: IpAddr) -> bool {
-        self.unfinished < MAX_UNFINISHED_PEERS
-            && self.peers.iter().any(|peer| peer.member && peer.is_at(source))
-    }
-
-    fn accept(&mut self, now: Instant, incoming: Incoming) -> Option<usize> {
-        let remote = incoming.remote_address();
-        let mut answer = Vec::new();
-        match self.endpoint.accept(incoming, now, &mut answer, None) {
-            Ok((handle, conn)) => {
-                self.unfinished += 1;
-                Some(self.add_link(Link::new(handle, conn, None, 0, now)))
-            }
-            Err(error) => {
-                self.refused(remote, None, format!("this edge: {}", error.cause));
-                if let Some(transmit) = error.response {
-                    self.respond(transmit, answer);
-                }
-                None
-            }
-        }
-    }
-
-    /// Dials the peer if it is time to.
-    pub(super) fn dial(&mut self, now: Instant, index: u32) {
-        let peer = &mut self.peers[index as usize];
-        peer.armed = None;
-        if self.stopped {
-            return;
-        }
-        let link = peer.current.and_then(|at| self.links[at].as_ref());
-        let heard = link.map(|link| link.conn.stats().udp_rx.datagrams);
-        let address = peer.dial(now, heard, &mut self.rng);
-        let (epoch, current) = (peer.epoch, peer.current);
-        let idle = peer.next_dial().is_none();
-        if let (Some(current), true) = (current, idle) {
-            self.schedule_renewal(now, current, index);
-        }
-        self.arm_peer(index);
-        let Some(address) = address else { return };
-        match self.endpoint.connect(now, self.client.clone(), address, SERVER_NAME) {
-            Ok((handle, conn)) => {
-                let at = self.add_link(Link::new(handle, conn, Some(index), epoch, now));
-                self.service(now, at);
-            }
-            Err(error) => {
-                let peer = Some(self.peers[index as usize].name.clone());
-                self.refused(address, peer, format!("this edge cannot dial {address}: {error}"));
-            }
-        }
-    }
-
-    fn add_link(&mut self, link: Link) -> usize {
-        let index = link.handle.0;
-        if self.links.len() <= index {
-            self.links.resize_with(index + 1, || None);
-        }
-        self.links[index] = Some(Box::new(link));
-        index
-    }
-
     /// A link's time has come: quinn-proto's, or the end of a phase.
     pub(super) fn link_timeout(&mut self, now: Instant, index: usize) {
         let Some(link) = self.links[index].as_mut() else { return };
@@ -405,7 +260,7 @@ impl Mesh {
 
     /// Links end with their certificates. The peer renews its own long before; a link made after
     /// that lives longer.
-    fn schedule_renewal(&mut self, now: Instant, index: usize, peer_index: u32) {
+    pub(super) fn schedule_renewal(&mut self, now: Instant, index: usize, peer_index: u32) {
         let Some(expires) = self.links[index].as_ref().and_then(|link| link.expires) else {
             return;
         };
