@@ -43,6 +43,13 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// Whether a peer that closes with this code turns us away, rather than this one connection.
+    pub(crate) fn refuses(code: VarInt) -> bool {
+        [Self::NotAPeer, Self::Removed, Self::Expired, Self::Protocol]
+            .iter()
+            .any(|refusal| VarInt::from_u32(*refusal as u32) == code)
+    }
+
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Shutdown => "the edge stops",

@@ -8,6 +8,7 @@ use std::{
 use cframe_pki::identity::{PeerIdentity, Role};
 use quinn_proto::{
     ConnectionError, ConnectionHandle, EndpointEvent, Event as QuicEvent, StreamEvent,
+    TransportErrorCode,
 };
 use rand::RngExt;
 
@@ -286,7 +287,7 @@ impl Mesh {
         let at = link.deadline();
         self.timers.arm(Key::Link(index), &mut link.armed, at);
         self.mark_ready(index);
-        self.gone(now, index, before, code.reason());
+        self.gone(now, index, before, code.reason(), false);
     }
 
     /// quinn-proto has given a connection up, or the peer closed it.
@@ -300,11 +301,13 @@ impl Mesh {
             let meant = link.peer.map(|peer| self.peers[peer as usize].name.clone());
             self.refused(remote, meant, refusal);
         }
-        self.gone(now, index, before, &describe(reason));
+        // A reset is a restart: the peer is there, and waits to be dialled.
+        let restarted = matches!(reason, ConnectionError::Reset);
+        self.gone(now, index, before, &describe(reason), restarted);
     }
 
     /// What follows when a link is no more.
-    fn gone(&mut self, now: Instant, index: usize, before: Phase, reason: &str) {
+    fn gone(&mut self, now: Instant, index: usize, before: Phase, reason: &str, restarted: bool) {
         let Some(link) = self.links[index].as_ref() else { return };
         if before == Phase::Handshaking && !link.dialed {
             self.unfinished -= 1;
@@ -317,7 +320,7 @@ impl Mesh {
         peer.current = None;
         self.counters.drop_many(Reason::NoLink, peer.queue.clear());
         if !self.stopped && peer.member {
-            if now.saturating_duration_since(link.since) < SHORT_LIFE {
+            if !restarted && now.saturating_duration_since(link.since) < SHORT_LIFE {
                 peer.dial_after_failure(now);
             } else {
                 let jitter = REDIAL_JITTER.mul_f64(self.rng.random());
@@ -352,10 +355,20 @@ impl Mesh {
 fn refusal(reason: &ConnectionError) -> Option<String> {
     match reason {
         ConnectionError::TransportError(error) => Some(format!("this edge: {error}")),
-        ConnectionError::ConnectionClosed(close) => Some(format!("the peer: {close}")),
-        ConnectionError::ApplicationClosed(close) => Some(format!("the peer: {close}")),
+        // Closed in mid-handshake for a reason that only an established connection may carry: the
+        // peer had no more use for it.
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code != TransportErrorCode::APPLICATION_ERROR =>
+        {
+            Some(format!("the peer: {close}"))
+        }
+        ConnectionError::ApplicationClosed(close) if Code::refuses(close.error_code) => {
+            Some(format!("the peer: {close}"))
+        }
         ConnectionError::VersionMismatch => Some("no QUIC version in common".to_owned()),
-        ConnectionError::CidsExhausted
+        ConnectionError::ConnectionClosed(_)
+        | ConnectionError::ApplicationClosed(_)
+        | ConnectionError::CidsExhausted
         | ConnectionError::Reset
         | ConnectionError::TimedOut
         | ConnectionError::LocallyClosed => None,

@@ -80,6 +80,33 @@ fn an_edge_that_was_away_for_a_minute_is_back_within_a_second_of_its_start() {
 }
 
 #[test]
+fn an_edge_that_comes_back_is_not_held_up_by_crossing_dials() {
+    // Whatever the moment in its peer's back-off.
+    for offset in 0..100 {
+        let mut world = World::mesh_of(2, &[0, 1]);
+        world.time_to_traffic(0, 1, SECOND).unwrap();
+        world.kill(1);
+        world.run(15 * SECOND + Duration::from_millis(41 * offset));
+        world.restart(1, &[0, 1]);
+        let took = world.time_to_traffic(0, 1, 5 * SECOND).unwrap();
+        assert!(took <= 10 * LATENCY, "{offset}: {took:?}");
+    }
+}
+
+#[test]
+fn a_short_lived_link_to_a_restarted_edge_is_made_again_at_once() {
+    let mut world = World::mesh_of(2, &[1]);
+    for _ in 0..10 {
+        world.time_to_traffic(0, 1, SECOND).unwrap();
+        world.kill(1);
+        world.run(Duration::from_millis(300));
+        world.restart(1, &[1]);
+        let took = world.time_to_traffic(0, 1, 5 * SECOND).unwrap();
+        assert!(took <= 15 * LATENCY, "{took:?}");
+    }
+}
+
+#[test]
 fn a_moved_edge_has_traffic_within_a_second_as_dialler_and_as_acceptor() {
     for (moved, other) in [(0, 1), (1, 0)] {
         let mut world = World::mesh_of(2, &[1]);
