@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
@@ -30,6 +30,8 @@ pub struct Limits {
     pub burst: u32,
     /// Handshakes per second that one source's budget refills by.
     pub per_second: u32,
+    /// Connections that one source may have at once.
+    pub per_source: u32,
 }
 
 impl Limits {
@@ -40,10 +42,18 @@ impl Limits {
         connections: 16_384,
         burst: 1_024,
         per_second: 256,
+        per_source: 16_384,
     };
-    /// Of the enrolment port, where anybody may knock.
-    pub const ENROLL: Self =
-        Self { validate_from: 16, handshakes: 128, connections: 256, burst: 128, per_second: 16 };
+    /// Of the enrolment port, where anybody may knock: who holds all that one source can get leaves most of
+    /// the port to others.
+    pub const ENROLL: Self = Self {
+        validate_from: 16,
+        handshakes: 128,
+        connections: 1_024,
+        burst: 128,
+        per_second: 16,
+        per_source: 128,
+    };
 }
 
 /// What to do with a connection attempt.
@@ -65,32 +75,34 @@ const SOURCES: usize = 16_384;
 pub struct Admission {
     limits: Limits,
     counts: Arc<Counts>,
-    sources: Mutex<HashMap<IpAddr, Budget>>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     handshakes: AtomicUsize,
     connections: AtomicUsize,
+    sources: Mutex<HashMap<IpAddr, Budget>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Budget {
     left: f64,
     at: Instant,
+    held: u32,
 }
 
 /// A connection's place; of the handshakes too until [`established`](Self::established).
 #[derive(Debug)]
 pub struct Place {
     counts: Arc<Counts>,
+    source: IpAddr,
     shaking: bool,
 }
 
 impl Admission {
     /// With these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, counts: Arc::default(), sources: Mutex::default() }
+        Self { limits, counts: Arc::default() }
     }
 
     /// Decides about an attempt. `validated`: the address has answered a Retry.
@@ -105,12 +117,13 @@ impl Admission {
         if self.counts.connections.load(Ordering::Relaxed) >= self.limits.connections {
             return Verdict::Ignore("full");
         }
-        if !self.spend(source(from), now) {
+        let source = source(from);
+        if !self.spend(source, now) {
             return Verdict::Ignore("rate");
         }
         self.counts.handshakes.fetch_add(1, Ordering::Relaxed);
         self.counts.connections.fetch_add(1, Ordering::Relaxed);
-        Verdict::Accept(Place { counts: Arc::clone(&self.counts), shaking: true })
+        Verdict::Accept(Place { counts: Arc::clone(&self.counts), source, shaking: true })
     }
 
     fn spend(&self, source: IpAddr, now: Instant) -> bool {
@@ -119,19 +132,30 @@ impl Admission {
             let passed = now.saturating_duration_since(budget.at).as_secs_f64();
             (budget.left + passed * rate).min(burst)
         };
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.counts.sources();
         if sources.len() >= SOURCES && !sources.contains_key(&source) {
             // Full budgets need no account.
-            sources.retain(|_, budget| refilled(budget) < burst);
+            sources.retain(|_, budget| budget.held > 0 || refilled(budget) < burst);
             if sources.len() >= SOURCES {
                 return false;
             }
         }
-        let budget = sources.entry(source).or_insert(Budget { left: burst, at: now });
-        let left = refilled(budget);
-        let enough = left >= 1.0;
-        *budget = Budget { left: if enough { left - 1.0 } else { left }, at: now };
+        let fresh = Budget { left: burst, at: now, held: 0 };
+        let budget = sources.entry(source).or_insert(fresh);
+        budget.left = refilled(budget);
+        budget.at = now;
+        let enough = budget.left >= 1.0 && budget.held < self.limits.per_source;
+        if enough {
+            budget.left -= 1.0;
+            budget.held += 1;
+        }
         enough
+    }
+}
+
+impl Counts {
+    fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, Budget>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,6 +172,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.established();
         self.counts.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(budget) = self.counts.sources().get_mut(&self.source) {
+            budget.held = budget.held.saturating_sub(1);
+        }
     }
 }
 
@@ -165,8 +192,14 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { validate_from: 2, handshakes: 4, connections: 6, burst: 3, per_second: 1 };
+    const LIMITS: Limits = Limits {
+        validate_from: 2,
+        handshakes: 4,
+        connections: 6,
+        burst: 3,
+        per_second: 1,
+        per_source: 3,
+    };
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, last], 1000))
@@ -197,6 +230,26 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert!(matches!(admission.judge(address(1), true, later), Verdict::Accept(_)));
         assert!(matches!(admission.judge(address(1), true, later), Verdict::Ignore("rate")));
+    }
+
+    #[test]
+    fn one_source_leaves_connections_to_others() {
+        let admission = Admission::new(LIMITS);
+        let now = Instant::now();
+        let mut places = Vec::new();
+        for second in 0..6 {
+            // It waits for its budget, and keeps what it gets.
+            let later = now + Duration::from_secs(second);
+            if let Verdict::Accept(mut place) = admission.judge(address(1), true, later) {
+                place.established();
+                places.push(place);
+            }
+        }
+        assert_eq!(places.len(), 3);
+        let later = now + Duration::from_secs(10);
+        assert!(matches!(admission.judge(address(2), true, later), Verdict::Accept(_)));
+        places.pop();
+        assert!(matches!(admission.judge(address(1), true, later), Verdict::Accept(_)));
     }
 
     #[test]

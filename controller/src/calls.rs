@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod admin;
+mod audit;
 mod cert;
 mod edge;
 mod namespace;
@@ -56,13 +57,20 @@ pub async fn answer(
 ) {
     let name = request.call.name();
     let dry_run = request.dry_run;
+    let subject = audit::subject(&request.call).filter(|_| !dry_run);
     let result = match authorise(context, caller, &request.call) {
         Ok(()) => dispatch(context, caller, request, &replies).await,
         Err(error) => Err(error),
     };
     context.mesh.metrics.call(name, result.as_ref().err().map(|error| error.code));
     match &result {
-        Ok(_) => tracing::debug!(call = name, admin = %caller.name, dry_run, "answered"),
+        Ok(reply) => match subject {
+            Some(subject) => {
+                let made = audit::made(reply.as_ref());
+                tracing::info!(call = name, admin = %caller.name, %subject, %made, "changed");
+            }
+            None => tracing::debug!(call = name, admin = %caller.name, dry_run, "answered"),
+        },
         Err(error) => {
             tracing::info!(call = name, admin = %caller.name, dry_run, %error, "refused");
         }
@@ -152,8 +160,9 @@ async fn dispatch(
             change(context, &id, dry_run, decide).await?
         }
         Call::CertRevoke { serial, reason } => {
-            let own = caller.peer.serial;
-            let decide = |state: &State| cert::revoke(state, serial, &reason, own, now);
+            let serving = context.credentials.identity().serial;
+            let own = cert::Own { caller: caller.peer.serial, serving };
+            let decide = |state: &State| cert::revoke(state, serial, &reason, &own, now);
             let lane = mesh.read(|state| lane_of(state, serial));
             change(context, &lane, dry_run, decide).await?
         }

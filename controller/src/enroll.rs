@@ -22,7 +22,7 @@ use crate::{
     calls,
     check::{self, conflict},
     draft::Draft,
-    issuing::{Issuer, verify_csr},
+    issuing::{self, Issuer, verify_csr},
     model::State,
     record::{self, Key, TokenKey},
     server::Context,
@@ -55,7 +55,8 @@ async fn converse(context: &Arc<Context>, connection: &Connection) -> anyhow::Re
     context.mesh.metrics.issued("enrollment", result.is_ok());
     match &result {
         Ok(enrolled) => tracing::info!(
-            %address, %token, namespace = %enrolled.namespace, edge = %enrolled.edge, "edge enrolled"
+            %address, %token, namespace = %enrolled.namespace, edge = %enrolled.edge,
+            serial = issuing::serial(&enrolled.chain), "edge enrolled"
         ),
         Err(error) => tracing::warn!(%address, %token, %error, "enrolment refused"),
     }

@@ -167,6 +167,13 @@ pub async fn renew_own(
     Ok(credentials)
 }
 
+/// The serial of a chain's leaf, for the log.
+pub(crate) fn serial(chain: &[Vec<u8>]) -> String {
+    let leaf = chain.first().map(|der| CertificateDer::from(der.as_slice()));
+    let peer = leaf.and_then(|leaf| cframe_pki::verifier::peer_identity(&[leaf]).ok());
+    peer.map(|peer| peer.serial.to_string()).unwrap_or_default()
+}
+
 /// The trust bundle in the form that goes to a new participant.
 pub fn bundle(state: &State) -> TrustBundle {
     state.mesh.record.trust.clone()

@@ -35,6 +35,8 @@ pub mod session;
 pub mod store;
 
 mod http;
+mod reset;
 mod upkeep;
 
+pub use reset::ResetSecret;
 pub use server::{Parts, RunError, run};

@@ -90,6 +90,9 @@ async fn ask(path: &Path, request: &str) -> io::Result<Option<Vec<u8>>> {
     stream.write_all(format!("{request}\n").as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
+    if answer.is_empty() {
+        return Err(io::Error::other("the controller gives no answer; its log says why"));
+    }
     Ok(Some(answer))
 }
 
@@ -140,6 +143,7 @@ async fn admin(context: &Context, wanted: &str) -> anyhow::Result<AdminEnrolled>
     let name: Label = name.parse()?;
     let csr = verify_csr(&STANDARD.decode(csr)?)?;
     let enrolled = calls::local_admin(context, &name, *kind == READ_ONLY, &csr).await?;
-    tracing::info!(admin = %name, "a certificate was made for an admin, by the local socket");
+    let serial = crate::issuing::serial(&enrolled.chain);
+    tracing::info!(admin = %name, serial, "a certificate was made for an admin, by the local socket");
     Ok(enrolled)
 }

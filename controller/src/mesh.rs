@@ -13,7 +13,7 @@ use std::{
 };
 
 use cframe_pki::{
-    identity::Label,
+    identity::{Label, PeerIdentity},
     verifier::{BundleError, Trust},
 };
 use cframe_protocol::v1::{CallError, Changed, ErrorCode, GoodbyeReason, Version};
@@ -105,6 +105,12 @@ impl Mesh {
     /// The time in Unix seconds.
     pub fn now(&self) -> u64 {
         (self.clock)()
+    }
+
+    /// Ends when a peer's certificate does, of which the handshake has just been judged. By the monotonic
+    /// clock, so that one that is set later neither ends nor prolongs a connection.
+    pub fn expiry(&self, peer: &PeerIdentity) -> tokio::time::Sleep {
+        tokio::time::sleep(Duration::from_secs(peer.not_after.saturating_sub(self.now())))
     }
 
     /// The clock.

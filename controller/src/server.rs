@@ -26,7 +26,7 @@ use cframe_protocol::{
     session::{CloseCode, FrameReader, FrameWriter, transport},
     v1::{AdminReply, AdminRequest},
 };
-use quinn::{Connection, Endpoint, EndpointConfig, Incoming, TokioRuntime};
+use quinn::{Connection, Endpoint, Incoming, TokioRuntime};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -42,6 +42,7 @@ use crate::{
     issuing::Issuer,
     local,
     mesh::{Mesh, OpenError},
+    reset::ResetSecret,
     session,
     store::Store,
     upkeep,
@@ -53,6 +54,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long the sessions' goodbyes may take.
 const FAREWELL: Duration = Duration::from_millis(1_200);
+/// How long an admin may leave a piece of an answer untaken.
+const SLOW: Duration = Duration::from_secs(30);
 /// Pieces of an answer that wait for a slow admin.
 const PIECES: usize = 4;
 
@@ -66,6 +69,8 @@ pub struct Parts {
     pub credentials: LiveCredentials,
     /// Where renewed credentials are kept; `None` for nowhere.
     pub credentials_dir: Option<PathBuf>,
+    /// By which former connections are ended after a restart.
+    pub resets: ResetSecret,
     /// The control port.
     pub control: UdpSocket,
     /// The enrolment port.
@@ -124,6 +129,9 @@ pub enum RunError {
         /// Why.
         error: std::io::Error,
     },
+    /// A fault of this program.
+    #[error("following the store ended by a fault of this program (see the log); start again")]
+    Broken,
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
@@ -134,29 +142,32 @@ pub enum RunError {
 /// # Errors
 /// If it cannot begin; once it serves, it serves until it is stopped.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
-    let Parts { store, issuer, credentials, credentials_dir, control, enroll, http, local, clock } =
-        parts;
+    let Parts { store, issuer, credentials, resets, control, enroll, clock, .. } = parts;
     let mesh = Mesh::open(Arc::clone(&store), clock).await?;
     check_identity(&mesh, &credentials)?;
     let enroll_port = socket("enrolment", enroll.local_addr())?.port();
     let context =
         Arc::new(Context { mesh, issuer, credentials, enroll_port, started: Instant::now() });
-    let control = control_endpoint(&context, control)?;
-    let enroll = enroll_endpoint(&context, enroll)?;
+    let control = control_endpoint(&context, &resets, control)?;
+    let enroll = enroll_endpoint(&context, &resets, enroll)?;
     // Sessions first: while they end, the store is still followed and still takes writes.
     let (serving, background) = (stop.child_token(), CancellationToken::new());
     let sessions = TaskTracker::new();
     let services = TaskTracker::new();
-    {
+    let mut follower = {
         let (context, background) = (Arc::clone(&context), background.clone());
-        services.spawn(async move { context.mesh.follow(background).await });
-    }
-    services.spawn(upkeep::renew_own(Arc::clone(&context), credentials_dir, background.clone()));
+        services.spawn(async move { context.mesh.follow(background).await })
+    };
+    services.spawn(upkeep::renew_own(
+        Arc::clone(&context),
+        parts.credentials_dir,
+        background.clone(),
+    ));
     services.spawn(upkeep::sweep(Arc::clone(&context), background.clone()));
-    if let Some(listener) = http {
+    if let Some(listener) = parts.http {
         services.spawn(http::serve(Arc::clone(&context), listener, background.clone()));
     }
-    if let Some(listener) = local {
+    if let Some(listener) = parts.local {
         services.spawn(local::serve(Arc::clone(&context), listener, background.clone()));
     }
     let ports = [
@@ -169,7 +180,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
         sessions.spawn(accept(port, context, endpoint, limits, connections, serving));
     }
     tracing::info!(name = %context.name(), "controller is up");
-    serving.cancelled().await;
+    let broken = tokio::select! {
+        () = serving.cancelled() => false,
+        // It ends before it is told to by a panic alone. Nothing that is written would be seen any more,
+        // and what the panic left behind is not to be served: a new start reads the store anew.
+        _ = &mut follower => true,
+    };
+    serving.cancel();
 
     sessions.close();
     if timeout(FAREWELL, sessions.wait()).await.is_err() {
@@ -186,6 +203,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     let idle = async { tokio::join!(control.wait_idle(), enroll.wait_idle()) };
     let _ = timeout(Duration::from_millis(200), idle).await;
     store.close().await;
+    if broken {
+        return Err(RunError::Broken);
+    }
     tracing::info!("controller has stopped");
     Ok(())
 }
@@ -207,7 +227,11 @@ fn socket<T>(port: &'static str, result: std::io::Result<T>) -> Result<T, RunErr
     result.map_err(|error| RunError::Socket { port, error })
 }
 
-fn control_endpoint(context: &Arc<Context>, udp: UdpSocket) -> Result<Endpoint, RunError> {
+fn control_endpoint(
+    context: &Arc<Context>,
+    resets: &ResetSecret,
+    udp: UdpSocket,
+) -> Result<Endpoint, RunError> {
     let observed = Arc::clone(context);
     let verifier = PeerVerifier::new(context.mesh.trust().clone(), Policy::ControlClients)
         .with_observer(Arc::new(move |refusal, claimed| {
@@ -217,19 +241,24 @@ fn control_endpoint(context: &Arc<Context>, udp: UdpSocket) -> Result<Endpoint, 
         }));
     let tls = tls::control_server(&context.credentials, verifier);
     let config = transport::server_config(Arc::new(tls), transport::control_server())?;
-    endpoint("control", config, Limits::CONTROL, udp)
+    endpoint("control", config, Limits::CONTROL, resets, udp)
 }
 
-fn enroll_endpoint(context: &Context, udp: UdpSocket) -> Result<Endpoint, RunError> {
+fn enroll_endpoint(
+    context: &Context,
+    resets: &ResetSecret,
+    udp: UdpSocket,
+) -> Result<Endpoint, RunError> {
     let tls = tls::enroll_server(&context.credentials, context.issuer.root().clone());
     let config = transport::server_config(Arc::new(tls), transport::enroll_server())?;
-    endpoint("enrolment", config, Limits::ENROLL, udp)
+    endpoint("enrolment", config, Limits::ENROLL, resets, udp)
 }
 
 fn endpoint(
     port: &'static str,
     mut config: quinn::ServerConfig,
     limits: Limits,
+    resets: &ResetSecret,
     udp: UdpSocket,
 ) -> Result<Endpoint, RunError> {
     config
@@ -237,7 +266,7 @@ fn endpoint(
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(4 * 1024 * 1024)
         .retry_token_lifetime(Duration::from_secs(10));
-    let made = Endpoint::new(EndpointConfig::default(), Some(config), udp, Arc::new(TokioRuntime));
+    let made = Endpoint::new(resets.endpoint(port), Some(config), udp, Arc::new(TokioRuntime));
     socket(port, made)
 }
 
@@ -327,13 +356,13 @@ async fn serve(
             Some(peer) if matches!(peer.id.role, Role::Edge { .. }) => {
                 session::serve(context, connection, peer, stop).await;
             }
-            Some(peer) => {
+            Some(peer) if matches!(peer.id.role, Role::Admin { .. }) => {
                 let caller = Caller { name: peer.id.role.name().clone(), peer };
                 admin(context, connection, &caller, stop).await;
                 let code = if stop.is_cancelled() { CloseCode::Shutdown } else { CloseCode::Done };
                 connection.close(code.into(), code.to_string().as_bytes());
             }
-            None => connection.close(CloseCode::Protocol.into(), b"no identity"),
+            Some(_) | None => connection.close(CloseCode::Protocol.into(), b"no client's identity"),
         },
     }
 }
@@ -353,7 +382,18 @@ async fn admin(
     stop: &CancellationToken,
 ) {
     let mut calls = tokio::task::JoinSet::new();
-    while let Some(Ok((send, receive))) = stop.run_until_cancelled(connection.accept_bi()).await {
+    let expiry = context.mesh.expiry(&caller.peer);
+    tokio::pin!(expiry);
+    loop {
+        let (send, receive) = tokio::select! {
+            opened = connection.accept_bi() => match opened {
+                Ok(stream) => stream,
+                Err(_) => break,
+            },
+            () = stop.cancelled() => break,
+            // Its calls have been answered by a valid certificate; the next takes a new connection.
+            () = &mut expiry => break,
+        };
         while calls.try_join_next().is_some() {}
         let (context, caller) = (Arc::clone(context), caller.clone());
         calls.spawn(async move {
@@ -382,9 +422,10 @@ async fn call(
     };
     let (pieces, mut answer) = mpsc::channel(PIECES);
     let answering = calls::answer(context, caller, request, pieces);
-    let writing = async {
+    // It takes the channel along: an answer that nobody takes any more ends with its writer.
+    let writing = async move {
         while let Some(result) = answer.recv().await {
-            writer.send(&AdminReply { result }).await?;
+            timeout(SLOW, writer.send(&AdminReply { result })).await??;
         }
         writer.finish();
         anyhow::Ok(())

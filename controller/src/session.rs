@@ -57,6 +57,8 @@ enum Ended {
     AdminCall,
     #[error("the edge ended the session")]
     Done,
+    #[error("the certificate that it was begun with has expired")]
+    Expired,
 }
 
 /// Serves an edge's connection to its end and closes it.
@@ -71,7 +73,7 @@ pub async fn serve(
     let address = connection.remote_address();
     let end = converse(context, connection, peer, (namespace.clone(), name.clone()), stop).await;
     let code = match &end {
-        Ok(reason) => code_of(*reason),
+        Ok(reason) => CloseCode::from(*reason),
         Err(Ended::Protocol(_) | Ended::AdminCall) => CloseCode::Protocol,
         Err(Ended::Read(ReadError::Length(_) | ReadError::Malformed(_))) => CloseCode::Protocol,
         Err(_) => CloseCode::Done,
@@ -81,15 +83,6 @@ pub async fn serve(
         Err(reason) => tracing::info!(%namespace, edge = %name, %address, %reason, "session ended"),
     }
     connection.close(code.into(), code.to_string().as_bytes());
-}
-
-fn code_of(reason: GoodbyeReason) -> CloseCode {
-    match reason {
-        GoodbyeReason::Shutdown => CloseCode::Shutdown,
-        GoodbyeReason::Revoked => CloseCode::Revoked,
-        GoodbyeReason::Removed => CloseCode::Removed,
-        GoodbyeReason::Replaced => CloseCode::Done,
-    }
 }
 
 async fn converse(
@@ -125,6 +118,7 @@ async fn converse(
     };
     adopt::adopt(&context.mesh, &peer).await;
     let mut ends = entry.0.end.clone();
+    let expiry = context.mesh.expiry(&peer);
     let mut session = Session::new(context, &peer, &key, entry, &feed, reader, writer);
     let order = select! {
         end = session.run() => match end {
@@ -134,6 +128,7 @@ async fn converse(
         },
         reason = ordered(&mut ends) => reason,
         () = stop.cancelled() => GoodbyeReason::Shutdown,
+        () = expiry => return Err(Ended::Expired),
     };
     if session.writing {
         // In the middle of a frame nothing can be said; the close code says it.
@@ -365,7 +360,10 @@ impl<'a> Session<'a> {
         let result = written.await.map(|(_, enrolled)| enrolled);
         mesh.metrics.issued("renewal", result.is_ok());
         match &result {
-            Ok(_) => tracing::info!(%namespace, edge = %name, "certificate renewed"),
+            Ok(enrolled) => {
+                let serial = issuing::serial(&enrolled.chain);
+                tracing::info!(%namespace, edge = %name, serial, "certificate renewed");
+            }
             Err(error) => tracing::warn!(%namespace, edge = %name, %error, "renewal refused"),
         }
         result

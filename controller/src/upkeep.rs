@@ -1,6 +1,10 @@
 //! What a controller does by itself: renewing its own certificate, and clearing away what has expired.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cframe_pki::{
     bundle::DenyEntry,
@@ -19,6 +23,10 @@ const SWEEP: Duration = Duration::from_secs(600);
 const KEEP_EXPIRED: u64 = 30 * 86_400;
 /// How long a denial outlives its certificate, for clocks that are behind.
 const KEEP_DENIED: u64 = 3_600;
+/// How long a clock is watched before it is believed, after a start and after it was set.
+const STEADY: Duration = Duration::from_secs(3_600);
+/// By how many seconds a clock may be corrected and still be the same.
+const SLACK: u64 = 300;
 /// What one sweep clears away at most, so that it is no burden to anybody.
 const AT_ONCE: usize = 100;
 
@@ -29,24 +37,28 @@ pub(crate) async fn renew_own(
     stop: CancellationToken,
 ) {
     let seed: u64 = rand::random();
-    let mut retry = 0;
+    // By the monotonic clock: a failure under a wrong clock must not put it off for years.
+    let mut retry = Instant::now();
     loop {
         let identity = context.credentials.identity();
         let now = context.mesh.now();
         set_gauges(&context, identity.not_after, now);
-        if now >= renew_at(identity.not_before, identity.not_after, seed).max(retry) {
-            retry = match renew(&context, directory.as_ref()).await {
-                Ok(()) => 0,
-                Err(error) => {
-                    tracing::error!(%error, "the controller's certificate was not renewed");
-                    retry_at(now, seed)
-                }
-            };
+        if Instant::now() >= retry
+            && due(identity.not_before, identity.not_after, now, seed)
+            && let Err(error) = renew(&context, directory.as_ref()).await
+        {
+            tracing::error!(%error, "the controller's certificate was not renewed");
+            retry = Instant::now() + Duration::from_secs(retry_at(0, seed));
         }
         if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
             return;
         }
     }
+}
+
+/// Also when it is not valid yet: it was made while the clock was ahead.
+fn due(not_before: u64, not_after: u64, now: u64, seed: u64) -> bool {
+    now < not_before || now >= renew_at(not_before, not_after, seed)
 }
 
 async fn renew(context: &Context, directory: Option<&PathBuf>) -> anyhow::Result<()> {
@@ -70,8 +82,15 @@ fn set_gauges(context: &Context, not_after: u64, now: u64) {
 
 /// Clears away expired tokens, certificates and denials until stopped.
 pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
+    let mut steady = Steady::new(context.mesh.now(), Instant::now());
     loop {
         let now = context.mesh.now();
+        if !steady.holds(now, Instant::now()) {
+            if stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_none() {
+                return;
+            }
+            continue;
+        }
         let swept = context.mesh.write("", |state| Ok((expired(state, now), ()))).await;
         if let Err(error) = &swept {
             tracing::warn!(%error, "what has expired was not cleared away");
@@ -81,6 +100,29 @@ pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
+    }
+}
+
+/// Whether the clock can be believed: it goes with the monotonic one, and has for a while. A clock that is
+/// years ahead for a minute would have every denial cleared away, for good.
+#[derive(Debug)]
+struct Steady {
+    wall: u64,
+    since: Instant,
+}
+
+impl Steady {
+    fn new(wall: u64, since: Instant) -> Self {
+        Self { wall, since }
+    }
+
+    fn holds(&mut self, wall: u64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since);
+        if wall.abs_diff(self.wall.saturating_add(passed.as_secs())) > SLACK {
+            *self = Self::new(wall, now);
+            return false;
+        }
+        passed >= STEADY
     }
 }
 
@@ -108,4 +150,33 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
         draft.concern(state, &denied.record.entry.id.role);
     }
     draft
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+
+    #[test]
+    fn a_clock_is_believed_after_an_hour_without_a_jump() {
+        let begun = Instant::now();
+        let at = |minutes: u64| begun + Duration::from_secs(60 * minutes);
+        let mut steady = Steady::new(1_000_000, begun);
+        assert!(!steady.holds(1_000_000, begun));
+        assert!(!steady.holds(1_000_000 + 59 * 60, at(59)));
+        assert!(steady.holds(1_000_000 + 61 * 60, at(61)));
+        let ahead = 1_000_000 + 10 * 365 * DAY;
+        assert!(!steady.holds(ahead + 70 * 60, at(70)), "it was set");
+        assert!(!steady.holds(1_000_000 + 80 * 60, at(80)), "and set back");
+        assert!(steady.holds(1_000_000 + 141 * 60, at(141)));
+    }
+
+    #[test]
+    fn a_certificate_from_a_clock_that_was_ahead_is_renewed() {
+        let (from, until) = (100 * DAY, 130 * DAY);
+        assert!(due(from, until, 90 * DAY, 1), "not valid yet");
+        assert!(!due(from, until, 101 * DAY, 1));
+        assert!(due(from, until, 120 * DAY, 1));
+    }
 }

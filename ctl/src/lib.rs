@@ -26,9 +26,12 @@ pub mod table;
 pub mod value;
 pub mod view;
 
+mod renewal;
+
 use std::path::PathBuf;
 
 use args::{Cli, ColorChoice, Command, CompletionShell, Globals, MeshCommand};
+use cframe_pki::identity::PeerIdentity;
 use console::{Console, Manner};
 use context::{Context, Contexts};
 use failure::{Exit, Failure};
@@ -75,7 +78,7 @@ async fn with_controller(
     let path = file(globals)?;
     let contexts = Contexts::load(&path)?;
     let (name, context) = contexts.select(globals.context.as_deref())?;
-    warn_of_expiry(console, name, context, now)?;
+    let identity = unexpired(name, context, now)?;
     let mut session = Session {
         console,
         controller: Remote::new(name, context, globals.timeout)?,
@@ -87,34 +90,55 @@ async fn with_controller(
             timeout: globals.timeout,
             now,
         },
-        context: Some((path, name.to_owned())),
+        context: Some((path.clone(), name.to_owned())),
     };
     let outcome = command::run(&mut session, command).await;
+    if outcome.is_ok() && !globals.dry_run && renewal::due(&identity, now) {
+        let Session { console, controller, .. } = &mut session;
+        if let Err(failure) = renewal::renew(controller, &path, name, context).await {
+            warn_of_expiry(console, name, &identity, &failure, now);
+        }
+    }
     session.controller.close().await;
     outcome
 }
 
 /// An expired certificate would only show as a refused handshake.
+fn unexpired(name: &str, context: &Context, now: u64) -> Result<PeerIdentity, Failure> {
+    let identity = context.identity().map_err(|error| error.context(format!("context {name}")))?;
+    if identity.not_after >= now {
+        return Ok(identity);
+    }
+    let expired = Moment(identity.not_after);
+    let message = format!("the certificate of context {name} has expired on {expired}");
+    Err(Failure::new(Exit::NotAllowed, message).hint(remedy(&identity)))
+}
+
+/// Says that a certificate was not renewed, and when that gets urgent, what else there is.
 fn warn_of_expiry(
     console: &mut Console<'_>,
     name: &str,
-    context: &Context,
+    identity: &PeerIdentity,
+    failure: &Failure,
     now: u64,
-) -> Result<(), Failure> {
+) {
     const SOON: u64 = 7 * 86_400;
-    let identity = context.identity().map_err(|error| error.context(format!("context {name}")))?;
-    let remedy =
-        format!("have an admin run `cfctl admin add {} --out FILE`", identity.id.role.name());
-    let expires = Moment(identity.not_after);
-    if expires.0 < now {
-        let message = format!("the certificate of context {name} has expired on {expires}");
-        return Err(Failure::new(Exit::NotAllowed, message).hint(remedy));
+    let left = Moment(identity.not_after).left(now);
+    let mut text = format!(
+        "the certificate of context {name}, good for {left} more, was not renewed: {failure}"
+    );
+    if identity.not_after.saturating_sub(now) < SOON {
+        text = format!("{text}; {}", remedy(identity));
     }
-    if expires.0 - now < SOON {
-        let left = expires.left(now);
-        console.warn(&format!("the certificate of context {name} expires in {left}; {remedy}"));
-    }
-    Ok(())
+    console.warn(&text);
+}
+
+fn remedy(identity: &PeerIdentity) -> String {
+    let admin = identity.id.role.name();
+    format!(
+        "run `cframe-controller admin --name {admin}` on the controller's host, or have another admin run \
+         `cfctl admin del {admin}` and `cfctl admin add {admin} --out FILE`"
+    )
 }
 
 fn file(globals: &Globals) -> Result<PathBuf, Failure> {

@@ -55,10 +55,8 @@ impl Remote {
 
     /// Ends the connection, if there is one.
     pub async fn close(&mut self) {
-        // Long enough for the word to leave this host. Its acknowledgement is worth no waiting.
-        const FAREWELL: Duration = Duration::from_millis(20);
         if let Some(connection) = self.connection.take() {
-            let _ = timeout(FAREWELL, connection.close()).await;
+            connection.close().await;
         }
     }
 
@@ -149,7 +147,7 @@ fn describe(context: &str, failure: CallFailure) -> Failure {
             Some(CloseCode::Revoked | CloseCode::Removed) => {
                 let message = format!("the certificate of context {context} is revoked");
                 Failure::new(Exit::NotAllowed, message)
-                    .hint("have another admin run `cfctl admin add NAME --out FILE`")
+                    .hint("if that was a mistake, have another admin run `cfctl admin add NAME --out FILE`, or run `cframe-controller admin` on the controller's host")
             }
             Some(CloseCode::Busy | CloseCode::Shutdown) => {
                 let message = format!("the controller has hung up: {error}");

@@ -8,14 +8,17 @@ use std::{
     process::{Command, Output, Stdio},
     sync::{Arc, mpsc},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cframe_controller::{
     Parts,
-    cli::{Contexts, DataDir, Initial, initialise},
+    cli::{AdminContext, Contexts, DataDir, Initial, initialise},
 };
-use cframe_pki::{key::PrivateKey, token::JoinToken};
+use cframe_pki::{
+    bundle::TrustBundle, identity::SpiffeId, issue::VerifiedCsr, key::PrivateKey, tls::Credentials,
+    token::JoinToken,
+};
 use cframe_protocol::v1::Enrolled;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -98,13 +101,16 @@ async fn prepare(directory: &Path) -> Parts {
     let data = DataDir::new(directory.join("data"));
     let context = initialise(&data, &initial).await.unwrap();
     let name = "corp.example".to_owned();
-    Contexts { current: Some(name.clone()), contexts: [(name, context)].into() }
-        .save(&directory.join("admin.toml"))
-        .unwrap();
+    let mut contexts = Contexts::default();
+    contexts.put(name.clone(), context.clone());
+    contexts.save(&directory.join("admin.toml")).unwrap();
+    contexts.put(name, aged(&data, &context));
+    contexts.save(&directory.join("aged.toml")).unwrap();
     Parts {
         store: Arc::new(data.open_store().await.unwrap()),
         issuer: data.issuer().unwrap(),
         credentials: data.credentials().unwrap(),
+        resets: data.resets().unwrap(),
         credentials_dir: None,
         control,
         enroll: UdpSocket::bind("127.0.0.1:0").unwrap(),
@@ -112,6 +118,21 @@ async fn prepare(directory: &Path) -> Parts {
         local: None,
         clock: Arc::new(cframe_pki::unix_now),
     }
+}
+
+/// The context with a certificate in the middle of its lifetime: it began an hour ago, as all do.
+fn aged(data: &DataDir, context: &AdminContext) -> AdminContext {
+    let key = PrivateKey::generate().unwrap();
+    let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
+    let id = SpiffeId::admin("corp.example".parse().unwrap(), "root".parse().unwrap());
+    let issuer = data.issuer().unwrap();
+    let (hour, now) = (Duration::from_secs(3_600), cframe_pki::unix_now());
+    let issued = issuer.ca().issue(&csr, &id, hour, now).unwrap();
+    let chain = vec![issued.der, issuer.ca().certificate().clone()];
+    let roots = vec![issuer.root().clone()];
+    let trust = TrustBundle { roots, ..TrustBundle::default() };
+    let controllers = context.controllers.clone();
+    AdminContext::new(context.mesh.clone(), controllers, &Credentials { chain, key }, &trust)
 }
 
 const ADD_HK: &str =
@@ -233,4 +254,44 @@ fn an_admin_who_may_only_look_and_one_who_is_gone_are_not_allowed() {
     assert_eq!(code("namespace del prod"), Some(5));
     mesh.ends(0, "admin del alice");
     assert_eq!(code("namespace list"), Some(5));
+}
+
+#[test]
+fn an_admin_s_certificate_is_renewed_by_its_use() {
+    use std::os::unix::fs::PermissionsExt;
+    let mesh = Mesh::start();
+    let path = mesh.path("aged.toml");
+    let read = || Contexts::load(&path).unwrap().contexts["corp.example"].clone();
+    let run = |line: &str| {
+        let output = mesh.run_as("aged.toml", line);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    run("context set --default-namespace prod");
+    let before = read();
+    run("namespace add prod --dry-run");
+    assert_eq!(read().certificate, before.certificate, "a dry run changes nothing");
+
+    assert_eq!(run("namespace list"), "");
+    let after = read();
+    assert!(after.certificate != before.certificate && after.key != before.key);
+    assert_eq!(after.rest["namespace"].as_str(), Some("prod"));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(run("namespace list"), "");
+    assert_eq!(read().certificate, after.certificate, "once is enough");
+
+    // What stands in the way of a renewal is said, and no more.
+    let restore = || {
+        let mut contexts = Contexts::load(&path).unwrap();
+        contexts.put("corp.example".to_owned(), before.clone());
+        contexts.save(&path).unwrap();
+    };
+    let mut last = String::new();
+    for _ in 0..8 {
+        restore();
+        last = run("namespace list");
+    }
+    assert!(last.starts_with("warning: ") && last.contains("was not renewed"), "{last}");
+    assert!(last.contains("cframe-controller admin --name root"), "{last}");
+    assert_eq!(read().certificate, before.certificate);
 }

@@ -20,6 +20,8 @@ use std::{fmt, time::Duration};
 
 use quinn::{ConnectionError, VarInt};
 
+use crate::v1::GoodbyeReason;
+
 pub use admin::{AdminConnection, CallFailure, Replies, admin_call};
 pub use dial::{Client, Connected, DialError, Unreachable};
 pub use edge::{Command, EdgeSession, SessionError};
@@ -27,7 +29,7 @@ pub use enroll::{EnrollFailure, enroll};
 pub use outbox::Event;
 pub use stream::{FrameReader, FrameWriter, ReadError, WriteError};
 
-/// A side that has sent nothing for this long sends a ping.
+/// A side that has sent nothing for this long sends a ping; an edge does so sooner.
 pub const PING_AFTER: Duration = Duration::from_secs(2);
 /// A peer that has sent no frame for this long is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(6);
@@ -59,6 +61,17 @@ impl CloseCode {
         let all =
             [Self::Done, Self::Protocol, Self::Revoked, Self::Removed, Self::Shutdown, Self::Busy];
         all.into_iter().find(|code| VarInt::from(*code) == close.error_code)
+    }
+}
+
+impl From<GoodbyeReason> for CloseCode {
+    fn from(reason: GoodbyeReason) -> Self {
+        match reason {
+            GoodbyeReason::Shutdown => Self::Shutdown,
+            GoodbyeReason::Revoked => Self::Revoked,
+            GoodbyeReason::Removed => Self::Removed,
+            GoodbyeReason::Replaced => Self::Done,
+        }
     }
 }
 

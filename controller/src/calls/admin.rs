@@ -14,6 +14,9 @@ use crate::{
     record::{self, Key},
 };
 
+/// Unexpired certificates of one admin, so that one that renews in a loop fills no store.
+const MOST: usize = 8;
+
 /// A new admin, or, for the caller's own name, a new certificate.
 pub(super) fn add(
     state: &State,
@@ -33,6 +36,12 @@ pub(super) fn add(
             read_only
         }
         Some(admin) if name == caller => {
+            if state.valid_certs(&id(state, name), now).count() >= MOST {
+                return Err(conflict(format!(
+                    "admin {name} has {MOST} valid certificates; that is enough: `cfctl cert list` shows \
+                     them, `cfctl cert revoke` ends those that nobody needs"
+                )));
+            }
             draft.compare(key, admin.modified);
             admin.record.read_only
         }

@@ -67,11 +67,17 @@ pub(crate) fn enrolled(
     })
 }
 
+/// The certificates of a call's two ends, which it may not revoke.
+pub(super) struct Own {
+    pub(super) caller: Serial,
+    pub(super) serving: Serial,
+}
+
 pub(super) fn revoke(
     state: &State,
     serial: Serial,
     reason: &str,
-    caller: Serial,
+    own: &Own,
     now: u64,
 ) -> Result<Draft, CallError> {
     check::description(reason)?;
@@ -82,7 +88,13 @@ pub(super) fn revoke(
             "certificate {serial} was revoked already, at {at} (Unix seconds)"
         )));
     }
-    if serial == caller {
+    if serial == own.serving {
+        return Err(conflict(
+            "this is the certificate of the controller that you are talking to, and without it no edge would \
+             take anything from it again; ask another controller, or if its keys are stolen, make a new mesh",
+        ));
+    }
+    if serial == own.caller {
         return Err(conflict(
             "this is the certificate that you are calling with; revoke it as another admin",
         ));
@@ -145,6 +157,9 @@ pub(super) fn row(state: &State, serial: Serial, cert: &record::Cert, now: u64) 
     }
 }
 
+/// Revoked CAs at most: with the roots they are one change, which has to fit a frame to every edge.
+const MAX_REVOKED_ISSUERS: usize = 256;
+
 /// Distrusts an issuing CA.
 pub(super) fn revoke_issuer(
     state: &State,
@@ -158,6 +173,12 @@ pub(super) fn revoke_issuer(
     }
     let mut mesh = state.mesh.record.clone();
     let mut draft = Draft::default();
+    let revoked = &mesh.trust.revoked_issuers;
+    if revoked.len() >= MAX_REVOKED_ISSUERS && !revoked.contains(&fingerprint) {
+        return Err(conflict(format!(
+            "{MAX_REVOKED_ISSUERS} issuing CAs are revoked, the most there can be; make a new mesh"
+        )));
+    }
     if mesh.trust.revoked_issuers.insert(fingerprint) {
         draft.bump_mesh(&state.mesh, mesh);
         draft.warnings.push(
@@ -192,7 +213,10 @@ pub(crate) fn renew(
     }
     let id = state.edge_id(namespace, name);
     if state.valid_certs(&id, now).count() >= MOST {
-        return Err(conflict(format!("edge {name} has {MOST} valid certificates; that is enough")));
+        return Err(conflict(format!(
+            "edge {name} has {MOST} valid certificates; that is enough: `cfctl cert list -n {namespace}` \
+             shows them, `cfctl cert revoke` ends those that it does not use"
+        )));
     }
     let mut draft = Draft::within(namespace, space);
     draft.compare(Key::Edge(namespace.clone(), name.clone()), edge.modified);

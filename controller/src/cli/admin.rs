@@ -45,10 +45,9 @@ pub(super) async fn command(config: &Config, flags: AdminFlags) -> Result<(), Fa
         enrolled.mesh.to_string(),
         enrolled.controllers.iter().map(ToString::to_string).collect(),
         &Credentials { chain, key },
-        &enrolled.trust.roots,
+        &enrolled.trust,
     );
-    contexts.contexts.insert(enrolled.mesh.to_string(), context);
-    contexts.current = Some(enrolled.mesh.to_string());
+    contexts.put(enrolled.mesh.to_string(), context);
     contexts.save(&path).context("the admin's context")?;
     eprintln!("admin {name} of mesh {}, context in {}", enrolled.mesh, path.display());
     Ok(())

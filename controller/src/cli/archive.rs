@@ -125,6 +125,7 @@ async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
     store.close().await;
     let epoch = epoch?;
     std::fs::rename(&unfinished, directory.store())?;
+    directory.sync()?;
     Ok(epoch)
 }
 

@@ -9,15 +9,19 @@
 //! certificate = "-----BEGIN CERTIFICATE-----…"   # PEM: the leaf, then its issuing CA
 //! key = "-----BEGIN PRIVATE KEY-----…"           # PEM, PKCS #8
 //! trust = "-----BEGIN CERTIFICATE-----…"         # PEM: the roots
+//! revoked_issuers = ["9f86d081…"]                # issuing CAs that are cut off; may be left out
 //! ```
 //! `current` names the context that `cfctl` uses unless told otherwise. The file is of mode 0600; the three PEM
-//! texts are in it, so that it can be moved as one.
+//! texts are in it, so that it can be moved as one. What `cfctl` keeps in it besides stays as it is.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cframe_pki::{CertificateDer, files, tls::Credentials};
+use cframe_pki::{Fingerprint, bundle::TrustBundle, files, tls::Credentials};
 use serde::{Deserialize, Serialize};
 
 /// The file.
@@ -28,6 +32,9 @@ pub struct Contexts {
     /// By name.
     #[serde(default)]
     pub contexts: BTreeMap<String, AdminContext>,
+    /// What else is in the file.
+    #[serde(flatten)]
+    pub rest: toml::Table,
 }
 
 /// One context: whom to call, as whom, and whom to trust.
@@ -43,6 +50,12 @@ pub struct AdminContext {
     pub key: String,
     /// PEM: the roots.
     pub trust: String,
+    /// Public keys of issuing CAs that must not be in a controller's chain.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub revoked_issuers: BTreeSet<Fingerprint>,
+    /// What else `cfctl` keeps with it.
+    #[serde(flatten)]
+    pub rest: toml::Table,
 }
 
 impl std::fmt::Debug for AdminContext {
@@ -58,19 +71,30 @@ impl AdminContext {
         mesh: String,
         controllers: Vec<String>,
         credentials: &Credentials,
-        roots: &[CertificateDer<'_>],
+        trust: &TrustBundle,
     ) -> Self {
         Self {
             mesh,
             controllers,
             certificate: credentials.chain.iter().map(|der| pem(der)).collect(),
             key: credentials.key.to_pem().to_string(),
-            trust: roots.iter().map(|der| pem(der)).collect(),
+            trust: trust.roots.iter().map(|der| pem(der)).collect(),
+            revoked_issuers: trust.revoked_issuers.clone(),
+            rest: toml::Table::new(),
         }
     }
 }
 
 impl Contexts {
+    /// Puts a context in, in place of one of its name, whose other settings it keeps; it is the current one.
+    pub fn put(&mut self, name: String, mut context: AdminContext) {
+        if let Some(old) = self.contexts.remove(&name) {
+            context.rest = old.rest;
+        }
+        self.contexts.insert(name.clone(), context);
+        self.current = Some(name);
+    }
+
     /// Reads the file; an absent one is empty.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! ca/root.pem  ca/root-key.pem        the root; its key can be taken away after init
 //! ca/issuing.pem  ca/issuing-key.pem  this controller's issuing CA
 //! identity/cert.pem  identity/key.pem this controller's own certificate
+//! reset-key                           the secret of stateless resets, made by the first run
 //! store.redb                          the embedded store
 //! controller.sock                     the local socket, while it runs
 //! ```
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::{
     issuing::Issuer,
     local,
+    reset::{self, ResetSecret},
     store::{ReadError, redb::Redb},
 };
 
@@ -87,6 +89,14 @@ impl DataDir {
         Ok(files::ensure_private_dir(&self.0)?)
     }
 
+    /// Has what was renamed into it survive a loss of power.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(super) fn sync(&self) -> std::io::Result<()> {
+        std::fs::File::open(&self.0)?.sync_all()
+    }
+
     /// Opens the embedded store.
     ///
     /// # Errors
@@ -116,6 +126,15 @@ impl DataDir {
         let credentials =
             Credentials::load(&self.identity()).context("the controller's certificate")?;
         Ok(LiveCredentials::new(credentials)?)
+    }
+
+    /// Reads, or at the first start makes, the secret of stateless resets. It is no part of a backup: another
+    /// host has other connections.
+    ///
+    /// # Errors
+    /// If others may read it, or it cannot be made.
+    pub fn resets(&self) -> Result<ResetSecret> {
+        ResetSecret::load(&self.0.join(reset::FILE))
     }
 
     /// The files that a backup holds, by name.

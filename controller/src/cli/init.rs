@@ -80,8 +80,7 @@ pub(super) async fn command(config: &Config, flags: InitFlags) -> Result<(), Fai
     }
     let initial = Initial { mesh, name, admin, addresses: address };
     let context = initialise(&directory, &initial).await?;
-    contexts.contexts.insert(context_name.clone(), context);
-    contexts.current = Some(context_name);
+    contexts.put(context_name, context);
     contexts.save(&path).context("the admin's context")?;
     report(&directory, &initial, &path);
     Ok(())
@@ -116,14 +115,14 @@ pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminC
     let admin = SpiffeId::admin(initial.mesh.clone(), initial.admin.clone());
     let (admin, admin_record) = leaf(&issuing, admin, now)?;
 
-    let roots = vec![root.certificate().clone()];
+    let trust = TrustBundle { roots: vec![root.certificate().clone()], ..TrustBundle::default() };
     let controllers: Vec<String> = initial.addresses.iter().map(ToString::to_string).collect();
-    let context = AdminContext::new(initial.mesh.to_string(), controllers, &admin, &roots);
+    let context = AdminContext::new(initial.mesh.to_string(), controllers, &admin, &trust);
     let mesh = record::Mesh {
         name: initial.mesh.clone(),
         epoch: now_ms(),
         revision: 1,
-        trust: TrustBundle { roots, ..TrustBundle::default() },
+        trust,
         controllers: initial.addresses.iter().cloned().collect(),
     };
     let first_admin = record::Admin { read_only: false };
@@ -146,6 +145,7 @@ pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminC
         std::fs::rename(&from, &to).with_context(|| format!("cannot make {}", to.display()))?;
     }
     std::fs::remove_dir(building.path()).context("cannot remove the directory .new")?;
+    directory.sync().with_context(|| format!("cannot sync {}", directory.path().display()))?;
     Ok(context)
 }
 

@@ -35,6 +35,7 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
         store: Arc::new(store),
         issuer: directory.issuer()?,
         credentials: directory.credentials()?,
+        resets: directory.resets()?,
         credentials_dir: Some(directory.identity()),
         control: udp(config.control_listen).context("--control-listen")?,
         enroll: udp(config.enroll_listen).context("--enroll-listen")?,

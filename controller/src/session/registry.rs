@@ -58,7 +58,7 @@ pub struct Seen {
     pub address: SocketAddr,
     /// What it has applied.
     pub applied: Option<Version>,
-    /// Its links, as last reported.
+    /// Its links, as last reported; none without a session.
     pub links: Vec<LinkReport>,
 }
 
@@ -207,6 +207,8 @@ impl Drop for Entry<'_> {
         if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
             edge.session = None;
             edge.seen.online = false;
+            // What was true of its links is not known to be so any more.
+            edge.seen.links = Vec::new();
             edge.seen.since = now;
         }
         drop(edges);

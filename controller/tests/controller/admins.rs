@@ -1,10 +1,11 @@
 use cframe_pki::{CertificateDer, key::PrivateKey, tls::Credentials};
 use cframe_protocol::{
-    session::{Client, admin_call},
-    v1::{AdminEnrolled, Call, ErrorCode, Reply},
+    session::{AdminConnection, Client, FrameWriter, admin_call, transport},
+    v1::{AdminEnrolled, AdminRequest, Call, ErrorCode, Reply},
 };
+use tokio::time::timeout;
 
-use crate::world::{PATIENCE, World, client, label, refused};
+use crate::world::{PATIENCE, World, client, label, refused, route_add};
 
 async fn add(world: &World, by: &Client, name: &str, read_only: bool) -> Client {
     let key = PrivateKey::generate().unwrap();
@@ -79,9 +80,48 @@ async fn a_removed_admin_is_one_no_longer() {
 async fn a_connection_that_stands_is_checked_at_every_call() {
     let world = World::start().await;
     let other = add(&world, &world.admin, "other", false).await;
-    let standing = cframe_protocol::session::AdminConnection::connect(&other).await.unwrap();
+    let standing = AdminConnection::connect(&other).await.unwrap();
     let ask = || async { standing.call(Call::Version, false).await.unwrap().collect().await };
     ask().await.unwrap();
     world.change(Call::AdminDel { name: label("other") }).await;
     assert_eq!(refused(ask().await).code, ErrorCode::NotAllowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_renews_by_itself_and_not_without_end() {
+    let world = World::start().await;
+    let renew = || {
+        let csr = PrivateKey::generate().unwrap().csr().unwrap().to_vec();
+        Call::AdminAdd { name: label("root"), csr, read_only: true }
+    };
+    for _ in 1..8 {
+        let Reply::AdminEnrolled(enrolled) = world.reply(renew()).await else { panic!("renewed") };
+        assert!(!enrolled.read_only, "a renewal changes no right");
+    }
+    let error = world.refusal(renew()).await;
+    assert_eq!(error.code, ErrorCode::Conflict);
+    assert!(error.message.contains("cert revoke"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_takes_holds_no_call() {
+    let world = World::with_edges(&["a"]).await;
+    let admin = AdminConnection::connect(&world.admin).await.unwrap();
+    // More pieces than wait for a slow admin.
+    for index in 0..450 {
+        let prefix = format!("10.{}.{}.0/24", 100 + index / 256, index % 256);
+        let add = admin.call(route_add(&format!("r{index}"), &prefix, "a"), false).await.unwrap();
+        add.collect().await.unwrap();
+    }
+    let connection = world.admin.connect().await.unwrap();
+    // More calls than are served at once: each must make room for another.
+    for _ in 0..3 * transport::ADMIN_STREAMS {
+        let opening = connection.connection.open_bi();
+        let (send, mut receive) = timeout(PATIENCE, opening).await.expect("there is room").unwrap();
+        receive.stop(0u32.into()).unwrap();
+        let mut writer = FrameWriter::new(send);
+        let call = Call::RouteList { namespace: None };
+        writer.send(&AdminRequest { call, dry_run: false }).await.unwrap();
+        writer.finish();
+    }
 }

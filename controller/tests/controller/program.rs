@@ -16,7 +16,7 @@ use cframe_protocol::{
 };
 use tempfile::TempDir;
 
-use crate::world::{PATIENCE, admin_of, edge_add, label, route_add, socket};
+use crate::world::{Edge, PATIENCE, Seen, admin_of, edge_add, join, label, route_add, socket};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cframe-controller");
 
@@ -90,7 +90,8 @@ impl Site {
             assert!(read > 0, "it ended: {said}");
         }
         // What it says further on is read, so that it never waits for a reader.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let mut file = std::fs::File::create(self.file("log")).unwrap();
+        std::thread::spawn(move || std::io::copy(&mut log, &mut file));
         Running(child)
     }
 
@@ -302,6 +303,73 @@ async fn content(admin: &Client) -> (Vec<Reply>, u64, usize) {
     (rows, status.epoch, tokens.len())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_an_edge_is_in_sync_within_a_second_of_the_restart() {
+    let site = Site::init();
+    let admin = site.admin();
+    let mut running = site.run();
+    prepare(&admin).await;
+    let token = Call::TokenCreate {
+        namespace: label("prod"),
+        edge: label("a"),
+        ttl_secs: 600,
+        rejoin: false,
+    };
+    let Reply::TokenMade(made) = call(&admin, token).await.remove(0) else { panic!("a token") };
+    let identity = join(&made.token.parse().unwrap()).await.unwrap();
+    let mut edge = Edge::connect(identity.client(), None);
+    edge.until(|_| true).await;
+    // Shorter than the time after which silence is death: only a reset tells the edge.
+    for (round, outage) in [0, 1, 4].into_iter().enumerate() {
+        running.kill();
+        tokio::time::sleep(Duration::from_secs(outage)).await;
+        running = site.run();
+        let begun = Instant::now();
+        edge.event(|seen| matches!(seen, Seen::Connected)).await;
+        let name = format!("r{round}");
+        let prefix: ipnet::IpNet = format!("10.{round}.0.0/16").parse().unwrap();
+        call(&admin, route_add(&name, &prefix.to_string(), "a")).await;
+        edge.until(|state| state.prefixes.contains_key(&prefix)).await;
+        let took = begun.elapsed();
+        eprintln!("{outage} s of outage, in sync {took:?} after the start");
+        assert!(took < Duration::from_secs(1), "{took:?} after {outage} s");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_every_change_and_every_certificate_and_no_secret() {
+    let site = Site::init();
+    let admin = site.admin();
+    let running = site.run();
+    prepare(&admin).await;
+    let token = Call::TokenCreate {
+        namespace: label("prod"),
+        edge: label("a"),
+        ttl_secs: 600,
+        rejoin: false,
+    };
+    let Reply::TokenMade(made) = call(&admin, token).await.remove(0) else { panic!("a token") };
+    let identity = join(&made.token.parse().unwrap()).await.unwrap();
+    let serial = identity.serial();
+    call(&admin, Call::CertRevoke { serial, reason: "lost".to_owned() }).await;
+    let wanted = [
+        "call=\"edge-add\" admin=admin subject=prod/a".to_owned(),
+        format!("subject=prod/a made={}", made.id),
+        format!("serial=\"{serial}\""),
+        format!("call=\"cert-revoke\" admin=admin subject={serial}"),
+    ];
+    let log = || std::fs::read_to_string(site.file("log")).unwrap();
+    let all = async {
+        while !wanted.iter().all(|part| log().contains(part)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, all).await;
+    assert!(found.is_ok(), "{}", log());
+    assert!(!log().contains("cfj1."));
+    drop(running);
+}
+
 #[test]
 fn http_tells_health_readiness_and_figures() {
     let site = Site::init();
@@ -350,6 +418,42 @@ fn errors_are_one_line_with_the_right_exit_code() {
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.starts_with("cframe-controller: ") && text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn init_and_admin_leave_what_else_is_in_the_file_of_contexts() {
+    let site = Site::init();
+    let other = r#"
+current = "other"
+[contexts.other]
+mesh = "other"
+controllers = ["192.0.2.1:58422"]
+namespace = "prod"
+certificate = "c"
+key = "k"
+trust = "t"
+revoked_issuers = ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
+later = 1
+"#;
+    let path = site.file("contexts.toml");
+    let mut text = std::fs::read_to_string(site.context()).unwrap();
+    text = text.replace("[contexts.\"m.test\"]", "[contexts.\"m.test\"]\nnamespace = \"lab\"");
+    text = text.replace("current = \"m.test\"\n", other);
+    cframe_pki::files::write_secret(&path, text.as_bytes()).unwrap();
+    let read = || -> toml::Table { std::fs::read_to_string(&path).unwrap().parse().unwrap() };
+    let before = read();
+    let shown = path.display().to_string();
+    let _running = site.run();
+    let admin = site.command(&["admin", "--admin-context", &shown]);
+    assert!(admin.status.success(), "{}", stderr(&admin));
+    let new = ["init", "--mesh", "new.test", "--address", "192.0.2.2", "--admin-context", &shown];
+    let output = program(&new, &site.file("new"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let after = read();
+    assert_eq!(after["contexts"]["other"], before["contexts"]["other"]);
+    assert_eq!(after["contexts"]["m.test"]["namespace"].as_str(), Some("lab"));
+    assert_ne!(after["contexts"]["m.test"]["key"], before["contexts"]["m.test"]["key"]);
+    assert_eq!(after["current"].as_str(), Some("new.test"));
 }
 
 #[test]

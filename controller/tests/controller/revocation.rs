@@ -1,6 +1,12 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use cframe_protocol::v1::{Call, ErrorCode, GoodbyeReason};
+use cframe_protocol::{
+    session::AdminConnection,
+    v1::{Call, ErrorCode, GoodbyeReason},
+};
 
 use crate::world::{Edge, Seen, World, edge_add, label};
 
@@ -89,6 +95,10 @@ async fn nobody_revokes_what_they_call_with() {
         other => panic!("{other:?}"),
     };
     let own = rows.iter().find(|row| row.id.role.kind() == "admin").unwrap();
+    let controller = rows.iter().find(|row| row.id.role.kind() == "controller").unwrap();
+    let revoke = Call::CertRevoke { serial: controller.serial, reason: String::new() };
+    let error = world.refusal(revoke).await;
+    assert!(error.code == ErrorCode::Conflict && error.message.contains("controller"), "{error}");
     let revoke = Call::CertRevoke { serial: own.serial, reason: String::new() };
     assert_eq!(world.refusal(revoke).await.code, ErrorCode::Conflict);
     let del = Call::AdminDel { name: label("root") };
@@ -104,6 +114,22 @@ async fn a_controller_does_not_revoke_its_own_issuer() {
     let other = cframe_pki::Fingerprint::of_spki(b"another controller's");
     let changed = world.change(Call::IssuerRevoke { fingerprint: other }).await;
     assert_eq!(changed.version.mesh, 2);
+    // So many that they would not fit a frame are not taken.
+    let admin = AdminConnection::connect(&world.admin).await.unwrap();
+    let revoke = async |number: u16| {
+        let fingerprint = cframe_pki::Fingerprint::of_spki(&number.to_be_bytes());
+        let replies = admin.call(Call::IssuerRevoke { fingerprint }, false).await.unwrap();
+        replies.collect().await
+    };
+    for number in 1..256 {
+        revoke(number).await.unwrap();
+    }
+    let error = crate::world::refused(revoke(256).await);
+    assert_eq!(error.code, ErrorCode::Conflict);
+    world.add_namespace("prod").await;
+    world.add_edge("prod", "a", "10.1.0.0/16").await;
+    let mut edge = Edge::connect(world.join("prod", "a").await.client(), None);
+    edge.until(|state| state.trust.revoked_issuers.len() == 256).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,4 +153,29 @@ async fn a_certificate_that_a_restored_store_does_not_know_is_denied_with_its_ed
     world.change(Call::EdgeDel { namespace: label("prod"), name: label("a") }).await;
     let mut other = Edge::connect(b.client(), None);
     other.until(|state| state.denied.iter().any(|denied| denied.serial == a.serial())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_outlives_the_certificate_that_it_was_made_with() {
+    let world = World::with_edges(&["a"]).await;
+    let a = world.join("prod", "a").await;
+    let not_after = a.credentials().identity().unwrap().not_after;
+    // Two seconds before the end. Handshakes go by the real clock, and are let through.
+    let ahead = not_after - cframe_pki::unix_now() - 2;
+    world.ahead.store(ahead, Ordering::SeqCst);
+    let begun = Instant::now();
+    let admin = AdminConnection::connect(&world.admin).await.unwrap();
+    admin.call(Call::Status, false).await.unwrap().collect().await.unwrap();
+    let mut edge = Edge::connect(a.client(), None);
+    edge.until(|_| true).await;
+    edge.event(|seen| matches!(seen, Seen::Ended(_))).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let later = async {
+        while let Ok(replies) = admin.call(Call::Status, false).await {
+            if replies.collect().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(4), later).await.unwrap();
 }

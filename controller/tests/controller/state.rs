@@ -1,8 +1,8 @@
 use std::time::Instant;
 
 use cframe_protocol::{
-    session::AdminConnection,
-    v1::{Call, EdgeLiveness, ErrorCode, Reply},
+    session::{AdminConnection, Command},
+    v1::{Call, EdgeLiveness, EdgeRow, ErrorCode, LinkReport, Reply, Report},
 };
 use tokio::task::JoinSet;
 
@@ -232,10 +232,47 @@ async fn liveness_is_that_of_the_session() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_offline_has_no_links() {
+    let world = World::with_edges(&["a", "b"]).await;
+    let identity = world.join("prod", "a").await;
+    let edge = Edge::connect(identity.client(), None);
+    let link =
+        LinkReport { peer: label("b"), up: true, rtt_us: 900, path_mtu: 1452, since_unix: 1 };
+    let report = Report { links: vec![link], cert_not_after: 9, applied: None };
+    edge.commands.send(Command::Report(report)).await.unwrap();
+    let until = async |links: usize| {
+        let reached = async { while row(&world, "a").await.links.len() != links {} };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap();
+    };
+    until(1).await;
+    let Reply::Status(status) = world.reply(Call::Status).await else { panic!("status") };
+    assert_eq!(status.namespaces[0].links_up, 1);
+    world.change(Call::CertRevoke { serial: identity.serial(), reason: "lost".to_owned() }).await;
+    until(0).await;
+    assert!(matches!(liveness(&world, "a").await, EdgeLiveness::Offline { .. }));
+    let Reply::Status(status) = world.reply(Call::Status).await else { panic!("status") };
+    assert_eq!(status.namespaces[0].links_up, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_cannot_follow_its_store_any_more_ends() {
+    use std::sync::atomic::Ordering;
+    let mut world = World::with_edges(&["a"]).await;
+    world.panics.store(true, Ordering::SeqCst);
+    let _ = world.call(route_add("r", "10.244.0.0/16", "a")).await;
+    let end = world.ended().await;
+    assert!(matches!(end, Err(cframe_controller::RunError::Broken)), "{end:?}");
+}
+
 async fn liveness(world: &World, name: &str) -> EdgeLiveness {
+    row(world, name).await.state
+}
+
+async fn row(world: &World, name: &str) -> EdgeRow {
     let show = Call::EdgeShow { namespace: label("prod"), name: label(name) };
     match world.reply(show).await {
-        Reply::Edges(rows) => rows[0].state,
+        Reply::Edges(mut rows) => rows.remove(0),
         other => panic!("{other:?}"),
     }
 }

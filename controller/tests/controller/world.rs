@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,7 +14,8 @@ use cframe_controller::{
     Parts, RunError,
     cli::{AdminContext, DataDir, Initial, initialise},
     store::{
-        Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch, WatchError, redb::Redb,
+        Batch, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch, WatchError,
+        redb::Redb,
     },
 };
 use cframe_pki::{
@@ -50,6 +51,10 @@ pub(crate) struct World {
     pub(crate) admin: Client,
     /// While this is set, the store's disk is full.
     pub(crate) full: Arc<AtomicBool>,
+    /// While this is set, following the store panics.
+    pub(crate) panics: Arc<AtomicBool>,
+    /// By how many seconds the controller's clock is ahead.
+    pub(crate) ahead: Arc<AtomicU64>,
     running: Option<Running>,
     _directory: TempDir,
 }
@@ -79,6 +84,8 @@ impl World {
             enroll: enroll_at,
             admin,
             full: Arc::default(),
+            panics: Arc::default(),
+            ahead: Arc::default(),
             running: None,
             _directory: directory,
         };
@@ -99,16 +106,22 @@ impl World {
     async fn run(&mut self, control: UdpSocket, enroll: UdpSocket) {
         let stop = CancellationToken::new();
         let inner = self.data.open_store().await.unwrap();
+        let ahead = Arc::clone(&self.ahead);
         let parts = Parts {
-            store: Arc::new(Brittle { inner, full: Arc::clone(&self.full) }),
+            store: Arc::new(Brittle {
+                inner,
+                full: Arc::clone(&self.full),
+                panics: Arc::clone(&self.panics),
+            }),
             issuer: self.data.issuer().unwrap(),
             credentials: self.data.credentials().unwrap(),
+            resets: self.data.resets().unwrap(),
             credentials_dir: Some(self.data.identity()),
             control,
             enroll,
             http: None,
             local: None,
-            clock: Arc::new(cframe_pki::unix_now),
+            clock: Arc::new(move || cframe_pki::unix_now() + ahead.load(Ordering::SeqCst)),
         };
         let task = tokio::spawn(cframe_controller::run(parts, stop.clone()));
         self.running = Some(Running { stop, task });
@@ -118,6 +131,12 @@ impl World {
         let Running { stop, task } = self.running.take().unwrap();
         stop.cancel();
         timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+    }
+
+    /// How the controller ended by itself.
+    pub(crate) async fn ended(&mut self) -> Result<(), RunError> {
+        let Running { task, .. } = self.running.take().unwrap();
+        timeout(PATIENCE, task).await.unwrap().unwrap()
     }
 
     /// Stops, and starts again from the same directory on the same ports.
@@ -185,10 +204,26 @@ impl World {
     }
 }
 
-/// A store whose disk can be full.
+/// A store whose disk can be full, and whose watch can panic.
 struct Brittle {
     inner: Redb,
     full: Arc<AtomicBool>,
+    panics: Arc<AtomicBool>,
+}
+
+struct BrittleWatch {
+    inner: Box<dyn Watch>,
+    panics: Arc<AtomicBool>,
+}
+
+impl Watch for BrittleWatch {
+    fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>> {
+        Box::pin(async {
+            let batch = self.inner.next().await;
+            assert!(!self.panics.load(Ordering::SeqCst), "as the test wants it");
+            batch
+        })
+    }
 }
 
 impl Store for Brittle {
@@ -216,7 +251,10 @@ impl Store for Brittle {
         prefix: &'a str,
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>> {
-        self.inner.watch(prefix, from)
+        Box::pin(async move {
+            let inner = self.inner.watch(prefix, from).await?;
+            Ok(Box::new(BrittleWatch { inner, panics: Arc::clone(&self.panics) }) as Box<dyn Watch>)
+        })
     }
 
     fn close(&self) -> Boxed<'_, ()> {

@@ -134,12 +134,30 @@ impl Client {
 }
 
 impl Connected {
-    /// Closes, and waits at most a second for the peer to have heard of it.
+    /// Closes, and returns when the word of it has left this host. Whether it arrives nobody would learn
+    /// by waiting: a close is not acknowledged (RFC 9000 §10.2), and the peer has its timeouts.
     pub async fn close(self, code: CloseCode) {
-        const PATIENCE: Duration = Duration::from_secs(1);
+        const LOOK: Duration = Duration::from_micros(200);
+        const PATIENCE: Duration = Duration::from_millis(100);
+        if self.connection.close_reason().is_some() {
+            return;
+        }
+        // What is sent from here on is the close.
+        let before = self.connection.stats().udp_tx.datagrams;
         self.connection.close(code.into(), code.to_string().as_bytes());
-        // Beyond that the peer's timeouts do.
-        let _ = timeout(PATIENCE, self.endpoint.wait_idle()).await;
+        let sent = async {
+            tokio::time::sleep(LOOK).await;
+            while self.connection.stats().udp_tx.datagrams == before {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let left = async {
+            tokio::select! {
+                () = sent => {}
+                () = self.endpoint.wait_idle() => {}
+            }
+        };
+        let _ = timeout(PATIENCE, left).await;
     }
 }
 

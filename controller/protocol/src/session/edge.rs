@@ -76,6 +76,20 @@ pub enum SessionError {
     Refused(#[from] Refused),
 }
 
+impl SessionError {
+    /// Whether a session was lost without anybody's wanting it to stay away.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::Silent | Self::Closed(CloseCode::Shutdown) => true,
+            Self::Closed(_)
+            | Self::Unreachable(_)
+            | Self::CertificateRefused(_)
+            | Self::Protocol(_)
+            | Self::Refused(_) => false,
+        }
+    }
+}
+
 impl EdgeSession {
     /// Begins with the state that the edge has, if any, such as the last one kept on disk.
     /// `software` is the edge's version; `boot` is random and new at every start.
@@ -98,7 +112,7 @@ impl EdgeSession {
     }
 
     /// Runs until `shutdown`, or until nobody holds the other ends of the channels. Then it says
-    /// goodbye, which takes a second at most.
+    /// goodbye, which takes a tenth of a second at most.
     ///
     /// A reader of `events` that is slow misses nothing but what a later event replaces.
     pub async fn run(
@@ -122,7 +136,7 @@ impl EdgeSession {
             let Some(error) = end else {
                 return;
             };
-            backoff.lasted(started.elapsed());
+            backoff.lasted(started.elapsed(), error.is_loss());
             self.lost(error);
             let delay = backoff.delay(rand::random());
             if self.away(&mut outside, sleep(delay)).await.is_none() {

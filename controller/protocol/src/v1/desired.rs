@@ -54,7 +54,7 @@ pub struct Desired {
     /// All edges of the namespace, the edge itself among them.
     pub edges: BTreeMap<Label, EdgeState>,
     /// All site prefixes of the namespace with the edge that each is behind, the edge's own among
-    /// them. No two overlap, and host bits are zero.
+    /// them. No two of different edges overlap, and host bits are zero.
     pub prefixes: BTreeMap<IpNet, Label>,
 }
 

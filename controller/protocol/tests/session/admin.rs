@@ -1,6 +1,9 @@
 //! Admin calls.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cframe_protocol::{
     frame::MAX_FRAME,
@@ -36,6 +39,20 @@ async fn a_call_is_answered() {
     let (replies, closed) = tokio::join!(admin_call(&client, call.clone(), true, LIMIT), answering);
     assert_eq!(replies.unwrap(), vec![reply.clone()]);
     assert_eq!(CloseCode::of(&closed), Some(CloseCode::Done));
+}
+
+#[tokio::test]
+async fn a_close_arrives_and_is_not_waited_for() {
+    let (_, server, client) = mesh();
+    let (connected, connection) = tokio::join!(AdminConnection::connect(&client), async {
+        server.connection().await.unwrap()
+    });
+    let begun = Instant::now();
+    connected.unwrap().close().await;
+    let took = begun.elapsed();
+    assert_eq!(CloseCode::of(&soon(connection.closed()).await), Some(CloseCode::Done));
+    // A drained connection takes three times the probe timeout.
+    assert!(took < Duration::from_millis(20), "{took:?}");
 }
 
 #[tokio::test]

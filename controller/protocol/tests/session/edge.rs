@@ -1,6 +1,9 @@
 //! An edge's session with controllers that behave.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    time::Instant,
+};
 
 use cframe_protocol::{
     frame::encode,
@@ -92,6 +95,50 @@ async fn a_controller_that_stops_is_left_for_another_at_once() {
 }
 
 #[tokio::test]
+async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
+    let world = World::new("m");
+    let server = Server::control(world.control_server());
+    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    for (reason, code) in [
+        (GoodbyeReason::Removed, CloseCode::Removed),
+        (GoodbyeReason::Revoked, CloseCode::Revoked),
+        (GoodbyeReason::Replaced, CloseCode::Done),
+    ] {
+        let mut peer = server.edge().await;
+        edge.connected().await;
+        peer.send(&Goodbye { reason }).await;
+        // As a controller does it: the stream ends, and the connection once that has arrived.
+        peer.writer.finish();
+        peer.writer.delivered().await;
+        assert!(matches!(edge.event().await, Event::Goodbye(told) if told == reason));
+        let error = edge.disconnected().await;
+        assert!(matches!(error, SessionError::Closed(found) if found == code), "{error}");
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn an_edge_pings_more_often_than_once_a_second_with_and_without_answers() {
+    let world = World::new("m");
+    let server = Server::control(world.control_server());
+    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let mut peer = server.edge().await;
+    edge.connected().await;
+    let mut pings = Vec::new();
+    for _ in 0..3 {
+        let ping = soon(peer.reader.next()).await.unwrap();
+        assert!(matches!(ping, Some(FromEdge::Ping(_))), "{ping:?}");
+        pings.push(Instant::now());
+        if pings.len() == 1 {
+            peer.send(&Pong { nonce: 1, version: None }).await;
+        }
+    }
+    let between = pings[2] - pings[0];
+    assert!((1.0..2.0).contains(&between.as_secs_f64()), "{between:?}");
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn an_edge_goes_on_from_the_state_on_its_disk() {
     let world = World::new("m");
     let server = Server::control(world.control_server());
@@ -147,8 +194,8 @@ async fn an_idle_edge_pings_and_a_session_of_pongs_lasts() {
     let mut edge = Edge::start(vec![server.address()], world.edge(), None);
     let mut peer = server.edge().await;
     edge.connected().await;
-    // Four pings are eight seconds: more than a silent peer is given.
-    for _ in 0..4 {
+    // Ten pings are seven seconds: more than a silent peer is given.
+    for _ in 0..10 {
         let Some(FromEdge::Ping(Ping { nonce, .. })) = soon(peer.reader.next()).await.unwrap()
         else {
             panic!("no ping");

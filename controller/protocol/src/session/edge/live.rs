@@ -1,5 +1,7 @@
 //! A session that stands.
 
+use std::time::Duration;
+
 use tokio::{
     select,
     time::{Instant, sleep_until, timeout_at},
@@ -8,11 +10,13 @@ use tokio::{
 use super::{Command, EdgeSession, Outside, SessionError, lost_connection, within_limit};
 use crate::{
     frame::{MAX_FRAME, Message},
-    session::{
-        CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, PING_AFTER, WriteError,
-    },
-    v1::{Ack, Ping, Pong, RenewRequest, ToEdge},
+    session::{CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, WriteError},
+    v1::{Ack, Goodbye, GoodbyeReason, Ping, Pong, RenewRequest, ToEdge},
 };
+
+/// An edge pings sooner than a controller would: one that was killed and is back answers the first packet
+/// that it gets with a reset, and the edge is to be in sync again within a second.
+const PING_AFTER: Duration = Duration::from_millis(700);
 
 impl EdgeSession {
     /// Runs a session to its end and closes it. `None` if it ended because everything does.
@@ -55,6 +59,20 @@ impl EdgeSession {
         let live = &mut Live::open(connected, self).await?;
         let controller = connected.connection.remote_address();
         self.outbox.push(Event::Connected { controller });
+        match (self.talk(live, outside).await, live.goodbye) {
+            // What follows a goodbye is how it was carried out: the stream ends before the connection.
+            (Err(SessionError::Protocol(_)), Some(reason)) => {
+                Err(SessionError::Closed(reason.into()))
+            }
+            (end, _) => end,
+        }
+    }
+
+    async fn talk(
+        &mut self,
+        live: &mut Live,
+        outside: &mut Outside<'_>,
+    ) -> Result<(), SessionError> {
         if let Some(report) = self.report.take() {
             live.send(&report).await?;
         }
@@ -93,7 +111,10 @@ impl EdgeSession {
                 self.outbox.push(Event::RenewReply(reply.result));
             }
             ToEdge::RenewNow(_) => self.outbox.push(Event::RenewNow),
-            ToEdge::Goodbye(goodbye) => self.outbox.push(Event::Goodbye(goodbye.reason)),
+            ToEdge::Goodbye(Goodbye { reason }) => {
+                live.goodbye = Some(reason);
+                self.outbox.push(Event::Goodbye(reason));
+            }
         }
         Ok(())
     }
@@ -140,6 +161,8 @@ struct Live {
     sent: Instant,
     pinged: Instant,
     nonce: u64,
+    /// Why the controller is about to close.
+    goodbye: Option<GoodbyeReason>,
 }
 
 impl Live {
@@ -157,6 +180,7 @@ impl Live {
             sent: now,
             pinged: now,
             nonce: 0,
+            goodbye: None,
         };
         live.send(&session.hello()).await?;
         Ok(live)
