@@ -130,11 +130,12 @@ fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// A runtime on this thread. A few threads besides resolve names and write files.
+/// A runtime on this thread. Threads besides resolve names and write files: enough of them that names
+/// whose servers are silent leave some for the rest.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(64)
         .thread_name("blocking")
         .build()?)
 }

@@ -8,7 +8,10 @@
 mod apply;
 mod boot;
 mod events;
+mod last_seen;
 mod look;
+mod refusals;
+mod rejoin;
 mod renew;
 mod resolve;
 mod save;
@@ -21,7 +24,9 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use cframe_pki::{identity::Label, tls::LiveCredentials, verifier::Trust};
+use cframe_pki::{
+    Serial, bundle::DenyList, identity::Label, tls::LiveCredentials, verifier::Trust,
+};
 use cframe_protocol::{
     session::{Client, Command, Event},
     v1::Desired,
@@ -43,9 +48,11 @@ use crate::{
     },
     local::Asked,
     notify::notify,
-    state::{Enrolment, State},
+    state::{Cut, Enrolment, State},
 };
 use events::LinkLog;
+use last_seen::LastSeen;
+use refusals::Refusals;
 use renew::Renewal;
 use resolve::Resolver;
 use save::Saver;
@@ -62,7 +69,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(15);
 const REOPEN: Duration = Duration::from_millis(300);
 
 /// Runs the edge until `shutdown`. `reloads` brings new configurations, of which the log filter,
-/// forwarding and snat count.
+/// forwarding and snat count; at each, credentials that were written meanwhile are taken up too.
 ///
 /// # Errors
 /// When it cannot start, or its data plane fails.
@@ -92,16 +99,22 @@ pub(crate) struct Site {
     driver: Driver,
     routes: Routes,
     resolver: Resolver,
+    refusals: Refusals,
     renewal: Renewal,
     saver: Saver,
+    last_seen: LastSeen,
     links: LinkLog,
     /// What is applied; the empty state before the first.
     desired: Arc<Desired>,
+    /// Denials of earlier epochs of the store: a restored one may have lost some.
+    kept: DenyList,
     /// When a controller last confirmed it, in Unix seconds.
     confirmed: Option<u64>,
     connection: Connection,
     /// Why we are cut off from the mesh.
-    cut: Option<String>,
+    cut: Option<Cut>,
+    /// The certificate of another identity that was found on disk.
+    another_told: Option<Serial>,
     device: Device,
     remotes: BTreeSet<IpAddr>,
     drops_told: BTreeMap<&'static str, u64>,
@@ -113,6 +126,13 @@ pub(crate) struct Site {
     cancel: CancellationToken,
     tasks: JoinSet<()>,
     talk: Option<JoinHandle<()>>,
+}
+
+fn reason(ended: Result<(), tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(()) => "see the log".to_owned(),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Where what happens comes from.
@@ -162,6 +182,10 @@ impl Site {
                     None => bail!("the control session's task has stopped; see the log"),
                 },
                 Some(event) = inputs.host.recv() => self.host_event(event).await,
+                // None of them ends by itself: something that we rely on is missing from now on.
+                Some(ended) = self.tasks.join_next() => {
+                    bail!("a task of the edge has stopped: {}", reason(ended));
+                }
                 Some(asked) = inputs.asked.recv() => self.answer(asked).await,
                 Some(config) = inputs.reloads.recv() => self.reload(config).await,
                 changed = self.resolver.next(), if self.resolver.is_busy() => {
@@ -199,6 +223,7 @@ impl Site {
         self.config.forwarding = config.forwarding;
         self.config.snat = config.snat;
         self.apply_snat().await;
+        self.look_for_credentials().await;
     }
 
     /// Masquerading as configured; what it says is a problem in `status`.

@@ -93,8 +93,7 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Nobody can connect between the two calls in a directory that only we can enter; elsewhere
-        // there is nothing to be learned yet.
+        // Whoever connects between the two calls is turned away when it is accepted.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path: path.to_owned() })
@@ -107,6 +106,7 @@ impl Server {
         while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
             while clients.try_join_next().is_some() {}
             match self.listener.accept().await {
+                Ok((stream, _)) if !may_ask(&stream) => debug!("a stranger at the local socket"),
                 Ok((stream, _)) => {
                     let questions = questions.clone();
                     clients.spawn(async move {
@@ -123,6 +123,12 @@ impl Server {
             }
         }
     }
+}
+
+/// Root and ourselves. The file's mode says so too, but not in the moment before it is set.
+fn may_ask(stream: &UnixStream) -> bool {
+    let ours = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| [0, ours].contains(&peer.uid()))
 }
 
 impl Drop for Server {

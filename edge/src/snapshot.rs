@@ -10,6 +10,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use cframe_pki::{
+    bundle::DenyList,
     files::{self, FileError},
     identity::SpiffeId,
 };
@@ -34,6 +35,9 @@ pub struct Snapshot {
     pub saved: u64,
     /// The state.
     pub desired: Desired,
+    /// Denials that the state may lack: those of earlier epochs of the store.
+    #[serde(default)]
+    pub denied: DenyList,
 }
 
 /// A snapshot that cannot be used.
@@ -131,6 +135,15 @@ mod tests {
     use super::*;
     use cframe_protocol::v1::Version;
 
+    fn denial() -> cframe_pki::bundle::DenyEntry {
+        cframe_pki::bundle::DenyEntry {
+            id: "spiffe://mesh.example/ns/prod/edge/stolen".parse().unwrap(),
+            serial: cframe_pki::Serial::from_bytes([10; 16]),
+            spki: cframe_pki::Fingerprint::from_bytes([7; 32]),
+            expires: 1_800_000_000,
+        }
+    }
+
     fn snapshot() -> Snapshot {
         let mut desired = Desired {
             version: Version { epoch: 1_763_000_000_000, mesh: 4, namespace: 17 },
@@ -147,6 +160,7 @@ mod tests {
             id: "spiffe://mesh.example/ns/prod/edge/idc".parse().unwrap(),
             saved: 1_763_000_100,
             desired,
+            denied: [denial()].into_iter().collect(),
         }
     }
 

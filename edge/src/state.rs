@@ -1,5 +1,7 @@
 //! What an edge keeps in its data directory: identity, what enrolment said, and the endpoint's keys.
 
+mod cut;
+
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -19,6 +21,8 @@ use cframe_pki::{
 use cframe_protocol::v1::{Endpoint, Enrolled, Settings};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+
+pub use cut::Cut;
 
 const ENROLLED: &str = "enrolled.json";
 const KEYS: &str = "endpoint.key";
@@ -133,6 +137,7 @@ pub fn adopt(dir: &Path, key: PrivateKey, enrolled: &Enrolled) -> Result<PeerIde
         },
     )?;
     credentials.save(dir)?;
+    Cut::forget(dir);
     let _ = std::fs::remove_file(dir.join(PENDING_KEY));
     Ok(identity)
 }
@@ -217,7 +222,7 @@ fn split_keys(bytes: &[u8]) -> Option<EndpointKeys> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use cframe_pki::{
@@ -279,6 +284,12 @@ mod tests {
             listen_port: 58423,
             site_prefixes: vec!["10.1.0.0/16".parse().unwrap()],
         }
+    }
+
+    /// Joins as an edge of this name.
+    pub(crate) fn enrolled_for(dir: &Path, name: &str) -> PeerIdentity {
+        let key = PrivateKey::generate().unwrap();
+        adopt(dir, key.clone(), &enrolled(&key, name)).unwrap()
     }
 
     #[test]

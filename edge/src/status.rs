@@ -56,8 +56,11 @@ pub struct StateStatus {
     pub own: Vec<String>,
     /// How many prefixes of others.
     pub foreign: usize,
-    /// Why the edge is cut off from the mesh, if it is.
+    /// Why a controller has cut the edge off from the mesh, if one has.
     pub cut: Option<String>,
+    /// When it said so, in Unix seconds.
+    #[serde(default)]
+    pub cut_at: Option<u64>,
 }
 
 /// The session with a controller.

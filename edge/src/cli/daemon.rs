@@ -2,17 +2,23 @@
 
 use anyhow::{Context as _, Result};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use cframe_protocol::v1::Settings;
+
 use super::{exit::Coded, exit::Exit, log, runtime};
 use crate::{
     config::{Config, Flags, Place},
     control,
-    host::{netlink::Kernel, snat},
+    host::{
+        netlink::Kernel,
+        snat,
+        tun::{Tun, TunError},
+    },
     instance::Instance,
     local::{self, AskError},
 };
@@ -21,16 +27,38 @@ pub(super) fn run(place: &Place, flags: &Flags) -> Result<()> {
     let config = Config::load(place, flags)?;
     let filter = log::start(&config)?;
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (reload, reloads) = mpsc::channel(1);
         let mut signals = tokio::task::JoinSet::new();
+        // Caught from here on: a SIGHUP during the start must not end us.
+        let caught = Caught::new().context("signals cannot be caught")?;
         let watch = Signals { place: place.clone(), flags: flags.clone(), filter, reload };
-        signals.spawn(watch.run(shutdown.clone()));
+        signals.spawn(watch.run(caught, shutdown.clone()));
         let result = control::run(config, shutdown, reloads).await;
         signals.shutdown().await;
         result
-    })
+    });
+    // Without waiting for names that are still being looked up.
+    runtime.shutdown_background();
+    result
+}
+
+/// The signals that mean something to us.
+struct Caught {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Caught {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// Turns signals into what they mean.
@@ -42,32 +70,32 @@ struct Signals {
 }
 
 impl Signals {
-    async fn run(self, shutdown: CancellationToken) {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        let [Ok(mut term), Ok(mut int), Ok(mut hup)] = kinds.map(signal) else {
-            error!("signals cannot be caught");
-            return shutdown.cancel();
-        };
+    async fn run(self, mut caught: Caught, shutdown: CancellationToken) {
+        // The latest waits for an edge that is busy, and holds up no other signal.
+        let mut loaded = None;
         loop {
             tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                _ = hup.recv() => self.reload().await,
+                _ = caught.term.recv() => break,
+                _ = caught.int.recv() => break,
+                _ = caught.hup.recv() => loaded = self.load().or(loaded),
+                permit = self.reload.reserve(), if loaded.is_some() => {
+                    // Without one the edge is stopping.
+                    if let (Ok(permit), Some(config)) = (permit, loaded.take()) {
+                        permit.send(config);
+                    }
+                }
             }
         }
         info!("stopping");
         shutdown.cancel();
     }
 
-    async fn reload(&self) {
+    /// The configuration as it is now, with its log filter in force; none if it is wrong.
+    fn load(&self) -> Option<Config> {
         let loaded = Config::load(&self.place, &self.flags)
             .map_err(anyhow::Error::from)
             .and_then(|config| self.filter.set(&config.log).map(|()| config));
-        match loaded {
-            // The edge takes it, or is stopping.
-            Ok(config) => drop(self.reload.send(config).await),
-            Err(error) => error!("configuration not reloaded: {error:#}"),
-        }
+        loaded.inspect_err(|error| error!("configuration not reloaded: {error:#}")).ok()
     }
 }
 
@@ -89,9 +117,27 @@ pub(super) fn down(place: &Place) -> Result<()> {
     })
 }
 
+/// A process with another data directory doesn't answer at our socket, but holds the device.
+async fn hold(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun>> {
+    let there = kernel.devices().await?.iter().any(|device| device.name == instance.name());
+    if !there {
+        return Ok(None);
+    }
+    match Tun::open(instance.name(), Settings::default().tun_mtu) {
+        Ok(tun) => Ok(Some(tun)),
+        Err(error @ TunError::Busy(_)) => Err(Coded::error(
+            Exit::Conflict,
+            format!("{error}; stop it first, or down would be undone"),
+        )),
+        // Somebody else's, or not for us: what follows says so.
+        Err(_) => Ok(None),
+    }
+}
+
 /// Rules first: then the table is out of the way, and nothing is unreachable for a moment longer.
 async fn remove(instance: &Instance) -> Result<()> {
     let kernel = Kernel::open()?;
+    let _held = hold(&kernel, instance).await?;
     let allowed = |error: crate::host::netlink::NetlinkError| match error.errno() {
         Some(rustix::io::Errno::PERM) => Coded::error(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
         _ => error.into(),

@@ -15,7 +15,9 @@ use super::{exit::Coded, exit::Exit, runtime};
 use crate::{
     config::{File, Place},
     instance::{DEFAULT, Instance, Paths},
-    state,
+    local,
+    state::{self, Cut},
+    status::Status,
 };
 
 /// For all of an enrolment.
@@ -28,10 +30,31 @@ pub(super) fn join(place: &Place, token: &str, listen: Option<u16>, replace: boo
     };
     let (instance, paths, file) = place.resolve()?;
     files::ensure_private_dir(&paths.data)?;
-    let key = PrivateKey::generate()?;
+    if !replace {
+        spare_token(&paths.data)?;
+    }
+    // Kept before the token is spent: a disk that takes nothing shows here.
+    let key = state::pending_key(&paths.data)?;
     let csr = key.csr()?.to_vec();
     let enrolled = runtime()?.block_on(session::enroll(&token, csr, None, LIMIT))?;
     finish(place, &instance, &paths, file, key, &enrolled, listen, replace)
+}
+
+/// A token says for whom it is only when it is spent, so that what can be told before is: a directory
+/// whose identity is in use needs none.
+fn spare_token(data: &Path) -> Result<()> {
+    let Ok((_, identity, _)) = state::load(data) else { return Ok(()) };
+    let days = cframe_pki::renewal::days_left(identity.not_after, cframe_pki::unix_now());
+    if days < 0 || Cut::load(data, identity.serial).is_some() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} has the identity {}, which is good for {days} days: the token was not used; join with \
+         --replace to take its place, or with --instance NAME for a second edge on this host",
+        data.display(),
+        identity.id
+    );
+    Err(Coded::error(Exit::Conflict, text))
 }
 
 pub(super) fn csr(place: &Place) -> Result<()> {
@@ -87,7 +110,7 @@ fn finish(
     }
     let identity = state::adopt(&paths.data, key, enrolled)?;
     write_config(instance, paths, file, listen)?;
-    report(place, paths, &identity);
+    report(place, paths, &identity, runtime()?.block_on(local::status(&paths.socket)).ok());
     Ok(())
 }
 
@@ -111,11 +134,23 @@ fn write_config(
     Ok(files::write_public(&paths.config, toml::to_string(&file)?.as_bytes())?)
 }
 
-fn report(place: &Place, paths: &Paths, identity: &PeerIdentity) {
+fn report(place: &Place, paths: &Paths, identity: &PeerIdentity, running: Option<Status>) {
     let days = cframe_pki::renewal::days_left(identity.not_after, cframe_pki::unix_now());
     println!("joined as {}, certificate for {days} days", identity.id);
     println!("  identity       {}", paths.data.display());
     println!("  configuration  {}", paths.config.display());
+    match running {
+        Some(status) if status.id == identity.id.to_string() => {
+            return println!("next: nothing; pid {} takes it up within seconds", status.pid);
+        }
+        Some(status) => {
+            return println!(
+                "next: restart cframe-edge (pid {}), which is still {}",
+                status.pid, status.id
+            );
+        }
+        None => {}
+    }
     let mut run = "cframe-edge run".to_owned();
     if let Some(dir) = &place.data_dir {
         run.push_str(&format!(" --data-dir {}", dir.display()));
@@ -130,4 +165,26 @@ fn read_stdin() -> Result<String> {
     let mut text = String::new();
     std::io::stdin().take(1 << 16).read_to_string(&mut text).context("standard input")?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::enrolled_for;
+
+    #[test]
+    fn a_token_is_not_spent_where_an_identity_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("edge");
+        spare_token(&data).unwrap();
+        let identity = enrolled_for(&data, "idc");
+        let error = spare_token(&data).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Conflict);
+        let text = error.to_string();
+        assert!(text.contains("/edge/idc") && text.contains("--replace"), "{text}");
+
+        // One that was cut off needs another.
+        Cut::new("its certificate was revoked", identity.serial, true).save(&data);
+        spare_token(&data).unwrap();
+    }
 }

@@ -34,7 +34,9 @@ impl Filter {
 fn parse(filter: &str) -> Result<EnvFilter> {
     let bare = !filter.contains(['=', ',']);
     let whole = match bare && !["debug", "trace"].contains(&filter) {
-        true => format!("{filter},quinn=warn,quinn_proto=warn,rustls=warn,netlink_proto=warn"),
+        true => format!(
+            "{filter},quinn=warn,quinn_proto=warn,quinn_udp=error,rustls=warn,netlink_proto=warn"
+        ),
         false => filter.to_owned(),
     };
     EnvFilter::try_new(&whole)

@@ -7,17 +7,20 @@ use std::{
 };
 
 use cframe_mesh::Congestion;
-use cframe_pki::{bundle::DenyList, unix_now};
+use cframe_pki::{
+    bundle::{DenyList, TrustBundle},
+    unix_now,
+};
 use cframe_protocol::{
     session::Command,
-    v1::{self, Change, Desired, Endpoint},
+    v1::{self, Change, Desired, Endpoint, Version},
 };
 use tracing::{debug, error, info, warn};
 
 use super::Site;
 use crate::{
     host::{driver::MeshChange, routes::Edit},
-    state,
+    state::{self, Cut},
 };
 
 /// What a difference comes to.
@@ -36,12 +39,9 @@ impl Site {
         let version = new.version;
         self.adopt(Arc::clone(&new)).await;
         self.confirmed = Some(unix_now());
-        if self.cut.take().is_some() {
-            info!("back in the mesh");
-            self.rejoin().await;
-        }
+        self.back_in().await;
         self.tell(Command::Ack(version)).await;
-        self.saver.save(new);
+        self.saver.save(new, self.kept.clone());
         debug!(%version, "state applied");
     }
 
@@ -50,7 +50,8 @@ impl Site {
     pub(super) async fn adopt(&mut self, new: Arc<Desired>) {
         let first = self.applied().is_none();
         let changes = self.desired.diff(&new);
-        let work = self.work(changes);
+        let mut work = self.work(changes);
+        work.trust |= keep_denials(&mut self.kept, &self.desired, &new, unix_now());
         self.desired = new;
         if work.trust {
             self.apply_trust();
@@ -87,7 +88,8 @@ impl Site {
                 Change::Controllers(_) => work.controllers = true,
                 Change::Edge { name, .. } | Change::EdgeGone { name } if name == self.name => {}
                 Change::Edge { name, state } => {
-                    let addresses = self.resolver.addresses(&state.endpoints);
+                    let addresses =
+                        self.last_seen.or_endpoints(&self.resolver, &name, &state.endpoints);
                     work.mesh.push(MeshChange::Peer { name, addresses });
                 }
                 Change::EdgeGone { name } => work.mesh.push(MeshChange::PeerGone(name)),
@@ -106,8 +108,13 @@ impl Site {
     }
 
     fn apply_trust(&self) {
-        let denied: DenyList = self.desired.denied.iter().cloned().collect();
-        match self.trust.replace(self.desired.trust.clone(), denied) {
+        self.replace_trust(self.desired.trust.clone());
+    }
+
+    /// Has this bundle count from now on, but for what is denied.
+    pub(super) fn replace_trust(&self, bundle: TrustBundle) {
+        let denied = self.desired.denied.iter().cloned().chain(self.kept.iter());
+        match self.trust.replace(bundle, denied.collect::<DenyList>()) {
             Ok(()) => self.driver.recheck(),
             Err(error) => error!(%error, "the new trust bundle cannot be used; the former stays"),
         }
@@ -141,16 +148,46 @@ impl Site {
 
     /// Out of the mesh: no peers, and every prefix unreachable, so that nothing leaves in the clear.
     pub(super) async fn cut_off(&mut self, reason: &str) {
-        if self.cut.is_some() {
+        if self.is_cut() {
             return;
         }
         error!(%reason, "cut off from the mesh: links are closed, prefixes unreachable; \
-            to come back, join again with a new token and restart");
-        self.cut = Some(reason.to_owned());
+            to come back, join again with a new token");
+        self.note_cut(reason, true);
         let peers = self.desired.edges.keys().filter(|name| **name != self.name);
         let gone = peers.map(|name| MeshChange::PeerGone(name.clone())).collect();
         self.driver.apply(gone).await;
         self.routes.set_cut(true).await;
+    }
+
+    /// Whether links and routes are down because a controller said so.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.as_ref().is_some_and(|cut| cut.in_force)
+    }
+
+    /// A controller doesn't know our certificate any more. Peers don't either, if that is so: nothing
+    /// is taken down for it.
+    pub(super) fn refused(&mut self, reason: &str) {
+        if self.cut.is_none() {
+            error!(%reason, "a controller refuses us; to come back, join again with a new token");
+            self.note_cut(reason, false);
+        }
+    }
+
+    fn note_cut(&mut self, reason: &str, in_force: bool) {
+        let cut = Cut::new(reason, self.credentials.identity().serial, in_force);
+        cut.save(&self.state.dir);
+        self.cut = Some(cut);
+    }
+
+    /// A controller has us in its mesh.
+    pub(super) async fn back_in(&mut self) {
+        let Some(cut) = self.cut.take() else { return };
+        info!("back in the mesh");
+        Cut::forget(&self.state.dir);
+        if cut.in_force {
+            self.rejoin().await;
+        }
     }
 
     async fn rejoin(&mut self) {
@@ -158,7 +195,7 @@ impl Site {
         let back = peers
             .map(|(name, state)| MeshChange::Peer {
                 name: name.clone(),
-                addresses: self.resolver.addresses(&state.endpoints),
+                addresses: self.last_seen.or_endpoints(&self.resolver, name, &state.endpoints),
             })
             .collect();
         self.driver.apply(back).await;
@@ -183,7 +220,7 @@ impl Site {
 
     /// A name has other addresses than before.
     pub(super) async fn readdress(&mut self, endpoint: &Endpoint) {
-        if self.cut.is_some() {
+        if self.is_cut() {
             return;
         }
         let peers = self.desired.edges.iter();
@@ -225,5 +262,53 @@ pub(super) fn congestion(wanted: v1::Congestion) -> Congestion {
     match wanted {
         v1::Congestion::Transparent => Congestion::Transparent,
         v1::Congestion::Bbr => Congestion::Bbr,
+    }
+}
+
+/// At a new epoch of the store, keeps the unexpired denials of the one before; says whether what is
+/// kept has changed.
+fn keep_denials(kept: &mut DenyList, before: &Desired, new: &Desired, now: u64) -> bool {
+    let count = kept.len();
+    if before.version != Version::default() && before.version.epoch != new.version.epoch {
+        kept.extend(before.denied.iter().cloned());
+    }
+    kept.prune(now);
+    kept.len() != count
+}
+
+#[cfg(test)]
+mod tests {
+    use cframe_pki::{Fingerprint, Serial, bundle::DenyEntry};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn state(epoch: u64, denied: &[(u8, u64)]) -> Desired {
+        let entry = |(number, expires): &(u8, u64)| DenyEntry {
+            id: "spiffe://mesh.example/ns/prod/edge/stolen".parse().unwrap(),
+            serial: Serial::from_bytes([*number; 16]),
+            spki: Fingerprint::from_bytes([*number; 32]),
+            expires: *expires,
+        };
+        Desired {
+            version: Version { epoch, mesh: 1, namespace: 1 },
+            denied: denied.iter().map(entry).collect(),
+            ..Desired::default()
+        }
+    }
+
+    #[test]
+    fn denials_that_a_restored_store_has_lost_are_kept_until_they_expire() {
+        let mut kept = DenyList::default();
+        let before = state(1, &[(1, NOW + 86_400), (2, NOW - 86_400)]);
+        assert!(!keep_denials(&mut kept, &before, &state(1, &[]), NOW), "no new epoch");
+        assert!(keep_denials(&mut kept, &before, &state(2, &[]), NOW));
+        assert!(kept.denies_key(Fingerprint::from_bytes([1; 32])));
+        assert!(!kept.denies_key(Fingerprint::from_bytes([2; 32])), "it had expired");
+        assert!(!keep_denials(&mut kept, &state(2, &[]), &state(2, &[]), NOW));
+        assert!(kept.denies_key(Fingerprint::from_bytes([1; 32])), "later states don't lift it");
+        assert!(keep_denials(&mut kept, &state(2, &[]), &state(2, &[]), NOW + 10 * 86_400));
+        assert!(kept.is_empty());
     }
 }

@@ -12,6 +12,7 @@ use cframe_pki::{
     bundle::DenyList,
     identity::{Label, PeerIdentity, Role},
     tls::{self, LiveCredentials},
+    unix_now,
     verifier::{PeerVerifier, Policy, Trust},
 };
 use cframe_protocol::{
@@ -24,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Connection, Device, Inputs, Site, apply::congestion, events::LinkLog, renew::Renewal,
-    resolve::Resolver, save::Saver,
+    Connection, Device, Inputs, Site, apply::congestion, events::LinkLog, last_seen::LastSeen,
+    refusals::Refusals, renew::Renewal, resolve::Resolver, save::Saver,
 };
 use crate::{
     config::{Config, Forwarding},
@@ -38,7 +39,7 @@ use crate::{
     local::Server,
     metrics,
     snapshot::{self, Snapshot},
-    state::{self, Enrolment, State},
+    state::{self, Cut, Enrolment, State},
 };
 
 /// Events and commands that wait between tasks.
@@ -52,7 +53,7 @@ pub(super) async fn boot(
     let state = State::open(&config.paths.data)?;
     let (credentials, identity, enrolment) = state::load(&state.dir)?;
     let credentials = LiveCredentials::new(credentials)?;
-    let (_, name) = namespace_and_name(&identity)?;
+    let (namespace, name) = namespace_and_name(&identity)?;
     let snapshot = load_snapshot(&state, &identity);
     let trust = trust(&identity, &enrolment, snapshot.as_ref())?;
     let settings = snapshot.as_ref().map_or(enrolment.settings, |kept| kept.desired.settings);
@@ -66,15 +67,21 @@ pub(super) async fn boot(
     let socket = Socket::bind(listen, config.instance.mark())?;
     let listen = socket.port().unwrap_or(listen);
     let boot = boot_id()?;
-    let mut mesh = mesh(&config, &state, &identity, &credentials, &trust, settings, boot, &tun)?;
+    let refusals = Refusals::default();
+    let (namespace, not_self) = (namespace, Some(name.clone()));
+    let verifier = PeerVerifier::new(trust.clone(), Policy::Edges { namespace, not_self })
+        .with_observer(refusals.observer());
+    let core = Core { config: &config, state: &state, identity: &identity, settings, boot };
+    let mut mesh = core.build(&credentials, &verifier, &tun)?;
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let last_seen = LastSeen::load(&state.dir, &mut tasks);
     if let Some(kept) = &snapshot {
-        introduce(&mut mesh, &name, &kept.desired);
+        introduce(&mut mesh, &name, &kept.desired, &last_seen);
     }
     let (driver, driver_events) =
         Driver::start(mesh, socket, trust.clone()).context("cannot start the data plane")?;
 
-    let cancel = CancellationToken::new();
-    let mut tasks = JoinSet::new();
     let setup = Setup {
         instance: config.instance.clone(),
         forwarding: config.forwarding == Forwarding::Set,
@@ -83,7 +90,15 @@ pub(super) async fn boot(
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
     routes.set_device(Some(index), settings.tun_mtu).await;
 
-    let client = client(&config, &credentials, &trust, &enrolment, snapshot.as_ref());
+    let verifier = PeerVerifier::new(trust.clone(), Policy::Controller);
+    let client = Client {
+        addresses: addresses(&config, &enrolment, snapshot.as_ref().map(|kept| &kept.desired)),
+        tls: Arc::new(tls::control_client(
+            &credentials,
+            verifier.with_observer(refusals.observer()),
+        )),
+        mark: Some(config.instance.mark()),
+    };
     let (session, commands) = mpsc::channel(BACKLOG);
     let (events, session_events) = mpsc::channel(BACKLOG);
     let (asks, asked) = mpsc::channel(BACKLOG);
@@ -93,12 +108,16 @@ pub(super) async fn boot(
     let saver = Saver::start(state.dir.join(snapshot::FILE), identity.id.clone(), &mut tasks);
     let mut site = Site {
         renewal: Renewal::new(&identity),
+        last_seen,
         links: LinkLog::default(),
         resolver: Resolver::default(),
+        refusals,
+        kept: snapshot.as_ref().map(|kept| kept.denied.clone()).unwrap_or_default(),
         desired: Arc::default(),
         confirmed: snapshot.as_ref().map(|kept| kept.saved),
         connection: Connection { controller: None, since: now, error: None, warned: None },
-        cut: None,
+        cut: remembered_cut(&state, &identity),
+        another_told: None,
         device: Device { index: Some(index), reopen_at: None },
         remotes: BTreeSet::new(),
         drops_told: BTreeMap::new(),
@@ -186,10 +205,11 @@ fn trust(
     snapshot: Option<&Snapshot>,
 ) -> Result<Trust> {
     let mesh = identity.id.mesh.clone();
-    let kept = snapshot.map(|kept| &kept.desired);
-    let denied: DenyList =
-        kept.map(|desired| desired.denied.iter().cloned().collect()).unwrap_or_default();
-    let bundle = kept.map_or(&enrolment.trust, |desired| &desired.trust);
+    let denied = snapshot
+        .into_iter()
+        .flat_map(|kept| kept.desired.denied.iter().cloned().chain(kept.denied.iter()));
+    let denied: DenyList = denied.collect();
+    let bundle = snapshot.map_or(&enrolment.trust, |kept| &kept.desired.trust);
     match Trust::new(mesh.clone(), bundle.clone(), denied.clone()) {
         Ok(trust) => Ok(trust),
         Err(error) => {
@@ -199,67 +219,69 @@ fn trust(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a core is made of, once")]
-fn mesh(
-    config: &Config,
-    state: &State,
-    identity: &PeerIdentity,
-    credentials: &LiveCredentials,
-    trust: &Trust,
+/// A cut that an earlier process was told of. A controller has the last word.
+fn remembered_cut(state: &State, identity: &PeerIdentity) -> Option<Cut> {
+    let cut = Cut::load(&state.dir, identity.serial)?;
+    let ago = unix_now().saturating_sub(cut.at);
+    warn!(reason = %cut.reason, secs_ago = ago, "a controller has cut us off; peers will refuse us; \
+        to come back, join again with a new token");
+    Some(cut)
+}
+
+/// What a core is made of.
+struct Core<'a> {
+    config: &'a Config,
+    state: &'a State,
+    identity: &'a PeerIdentity,
     settings: Settings,
     boot: [u8; 16],
-    tun: &Tun,
-) -> Result<Mesh> {
-    let (namespace, name) = namespace_and_name(identity)?;
-    let policy = Policy::Edges { namespace, not_self: Some(name) };
-    let verifier = || PeerVerifier::new(trust.clone(), policy.clone());
-    let mut seed = [0; 32];
-    state::random(&mut seed)?;
-    let mesh = cframe_mesh::Config {
-        id: identity.id.clone(),
-        boot,
-        keys: state.endpoint_keys()?,
-        client: Arc::new(tls::link_client(credentials, verifier())),
-        server: Arc::new(tls::link_server(credentials, verifier())),
-        tun_mtu: settings.tun_mtu,
-        underlay_mtu: config.underlay_mtu,
-        congestion: congestion(settings.congestion),
-        offload: Offload { udp: tun.udp_offload },
-        seed,
-    };
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Ok(Mesh::new(mesh, Instant::now(), unix)?)
+}
+
+impl Core<'_> {
+    fn build(
+        &self,
+        credentials: &LiveCredentials,
+        verifier: &PeerVerifier,
+        tun: &Tun,
+    ) -> Result<Mesh> {
+        let mut seed = [0; 32];
+        state::random(&mut seed)?;
+        let mesh = cframe_mesh::Config {
+            id: self.identity.id.clone(),
+            boot: self.boot,
+            keys: self.state.endpoint_keys()?,
+            client: Arc::new(tls::link_client(credentials, verifier.clone())),
+            server: Arc::new(tls::link_server(credentials, verifier.clone())),
+            tun_mtu: self.settings.tun_mtu,
+            underlay_mtu: self.config.underlay_mtu,
+            congestion: congestion(self.settings.congestion),
+            offload: Offload { udp: tun.udp_offload },
+            seed,
+        };
+        let unix =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Ok(Mesh::new(mesh, Instant::now(), unix)?)
+    }
 }
 
 /// Names the peers before the first datagram is read: one that is quicker than us is not a stranger.
-fn introduce(mesh: &mut Mesh, own: &Label, desired: &Desired) {
+fn introduce(mesh: &mut Mesh, own: &Label, desired: &Desired, last_seen: &LastSeen) {
     let now = Instant::now();
     let resolver = Resolver::default();
     for (net, owner) in &desired.prefixes {
         mesh.set_prefix(*net, owner);
     }
     for (name, state) in desired.edges.iter().filter(|(name, _)| *name != own) {
-        mesh.set_peer(now, name, resolver.addresses(&state.endpoints));
-    }
-}
-
-fn client(
-    config: &Config,
-    credentials: &LiveCredentials,
-    trust: &Trust,
-    enrolment: &Enrolment,
-    snapshot: Option<&Snapshot>,
-) -> Client {
-    let verifier = PeerVerifier::new(trust.clone(), Policy::Controller);
-    Client {
-        addresses: addresses(config, enrolment, snapshot.map(|kept| &kept.desired)),
-        tls: Arc::new(tls::control_client(credentials, verifier)),
-        mark: Some(config.instance.mark()),
+        mesh.set_peer(now, name, last_seen.or_endpoints(&resolver, name, &state.endpoints));
     }
 }
 
 /// Those of the configuration, and those of the newest state.
-fn addresses(config: &Config, enrolment: &Enrolment, desired: Option<&Desired>) -> Vec<Endpoint> {
+pub(super) fn addresses(
+    config: &Config,
+    enrolment: &Enrolment,
+    desired: Option<&Desired>,
+) -> Vec<Endpoint> {
     let known = desired.map(|desired| &desired.controllers).filter(|known| !known.is_empty());
     let mut addresses: BTreeSet<Endpoint> = config.controllers.iter().cloned().collect();
     match known {

@@ -8,7 +8,7 @@ use std::{
 use cframe_mesh::Event as MeshEvent;
 use cframe_pki::unix_now;
 use cframe_protocol::{
-    session::{CloseCode, Command, Event, SessionError},
+    session::{CloseCode, Command, DEAD_AFTER, Event, SessionError},
     v1::{GoodbyeReason, LinkReport, Report},
 };
 use tracing::{debug, info, warn};
@@ -56,6 +56,7 @@ impl Site {
             DriverEvent::TunGone => return self.lose_device().await,
             DriverEvent::Mesh(MeshEvent::LinkUp { peer, remote }) => {
                 info!(%peer, %remote, "link up");
+                self.last_seen.note(&peer, remote);
                 self.links.down.remove(peer.as_str());
             }
             DriverEvent::Mesh(MeshEvent::LinkDown { peer, reason }) => {
@@ -119,12 +120,17 @@ impl Site {
                 CloseCode::Done | CloseCode::Protocol | CloseCode::Shutdown | CloseCode::Busy => {}
             }
         }
+        if matches!(error, SessionError::CertificateRefused(_)) {
+            self.refused(&error.to_string());
+        }
+        // Somebody may have joined again meanwhile.
+        self.look_for_credentials().await;
         let text = error.to_string();
         let had = self.connection.controller.take().is_some();
         if had {
             self.connection.since = Instant::now();
         }
-        if self.cut.is_some() {
+        if self.is_cut() {
             debug!(error = %text, "no session with a controller");
         } else if had {
             self.confirmed = Some(unix_now());
@@ -138,10 +144,16 @@ impl Site {
 
     pub(super) async fn keep_house(&mut self) {
         self.renew_when_due().await;
+        // A session that stands for longer than silence is borne has heard from its controller.
+        let stands = self.connection.controller.is_some();
+        if self.cut.is_some() && stands && self.connection.since.elapsed() > DEAD_AFTER {
+            self.back_in().await;
+        }
         if let Some(status) = self.driver.status().await {
             let linked: BTreeSet<_> =
                 status.links.iter().filter_map(|link| link.remote).map(|at| at.ip()).collect();
             self.note_remotes(linked).await;
+            self.last_seen.follow(&status.links);
             self.tell_drops(&status);
         }
     }

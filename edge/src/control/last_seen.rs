@@ -2,15 +2,19 @@
 //! there, instead of waiting for their next attempt.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use cframe_mesh::LinkStatus;
 use cframe_pki::{files, identity::Label};
+use cframe_protocol::v1::Endpoint;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tracing::debug;
+
+use super::resolve::Resolver;
 
 /// The name in the data directory.
 const FILE: &str = "last-seen.json";
@@ -38,9 +42,17 @@ impl LastSeen {
         Self { known, latest }
     }
 
-    /// Where this peer was last seen.
-    pub(super) fn of(&self, peer: &Label) -> Option<SocketAddr> {
-        self.known.get(peer).copied()
+    /// Where a peer may be dialled: its endpoints, or where it was last seen if it has none.
+    pub(super) fn or_endpoints(
+        &self,
+        resolver: &Resolver,
+        peer: &Label,
+        endpoints: &[Endpoint],
+    ) -> Vec<SocketAddr> {
+        match endpoints {
+            [] => self.known.get(peer).copied().into_iter().collect(),
+            endpoints => resolver.addresses(endpoints),
+        }
     }
 
     /// A peer is there now.
@@ -50,11 +62,15 @@ impl LastSeen {
         }
     }
 
-    /// Forgets all others.
-    pub(super) fn retain(&mut self, peers: &BTreeSet<&Label>) {
-        let before = self.known.len();
-        self.known.retain(|peer, _| peers.contains(peer));
-        if self.known.len() != before {
+    /// Takes over where links have moved to, and forgets who is no peer any more.
+    pub(super) fn follow(&mut self, links: &[LinkStatus]) {
+        let seen = |link: &LinkStatus| {
+            let remote = link.remote.or_else(|| self.known.get(&link.peer).copied());
+            remote.map(|remote| (link.peer.clone(), remote))
+        };
+        let known: Known = links.iter().filter_map(seen).collect();
+        if known != self.known {
+            self.known = known;
             self.latest.send_replace(self.known.clone());
         }
     }
@@ -87,14 +103,18 @@ mod tests {
         let remote: SocketAddr = "192.0.2.7:58423".parse().unwrap();
         let mut tasks = JoinSet::new();
         let mut seen = LastSeen::load(dir.path(), &mut tasks);
-        assert_eq!(seen.of(&peer), None);
+        let resolver = Resolver::default();
+        assert_eq!(seen.or_endpoints(&resolver, &peer, &[]), []);
         seen.note(&peer, remote);
         drop(seen);
         while tasks.join_next().await.is_some() {}
         let mut seen = LastSeen::load(dir.path(), &mut tasks);
-        assert_eq!(seen.of(&peer), Some(remote));
-        seen.retain(&BTreeSet::new());
-        assert_eq!(seen.of(&peer), None);
+        assert_eq!(seen.or_endpoints(&resolver, &peer, &[]), [remote]);
+        let endpoint = "203.0.113.7:1".parse().unwrap();
+        let dialled = seen.or_endpoints(&resolver, &peer, &[endpoint]);
+        assert_eq!(dialled, ["203.0.113.7:1".parse().unwrap()], "an endpoint counts more");
+        seen.follow(&[]);
+        assert_eq!(seen.or_endpoints(&resolver, &peer, &[]), [], "it is no peer any more");
     }
 
     #[tokio::test]

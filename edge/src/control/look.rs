@@ -59,6 +59,7 @@ impl Site {
             links: self.link_status(&mesh, now),
             drops: drops
                 .map(|(reason, count)| (reason.to_owned(), count))
+                .chain(self.refusals.counts())
                 .collect::<BTreeMap<_, _>>(),
             traffic: Traffic {
                 sent_packets: counters.sent,
@@ -84,7 +85,8 @@ impl Site {
             }),
             foreign: self.desired.prefixes.len() - own.len(),
             own,
-            cut: self.cut.clone(),
+            cut: self.cut.as_ref().map(|cut| cut.reason.clone()),
+            cut_at: self.cut.as_ref().map(|cut| cut.at),
         }
     }
 
@@ -104,7 +106,7 @@ impl Site {
             not_before: identity.not_before,
             not_after: identity.not_after,
             days_left: days_left(identity.not_after, unix_now()),
-            renew_at: self.renewal.at,
+            renew_at: self.renewal.next(unix_now()),
             renewal_error: self.renewal.error.clone(),
         }
     }

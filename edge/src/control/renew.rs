@@ -1,5 +1,7 @@
 //! Renewal of our certificate, with a new key, over the session.
 
+use std::time::{Duration, Instant};
+
 use cframe_pki::{
     identity::PeerIdentity,
     key::PrivateKey,
@@ -20,8 +22,10 @@ const DAY: u64 = 86_400;
 
 #[derive(Debug)]
 pub(super) struct Renewal {
-    /// When to ask, in Unix seconds.
-    pub(super) at: u64,
+    /// From when on to ask, in Unix seconds.
+    at: u64,
+    /// Not before, after an attempt: a clock that was far ahead for a moment delays nothing else.
+    again: Option<Instant>,
     /// Why the last request failed.
     pub(super) error: Option<String>,
     /// The new key, while its certificate is asked for.
@@ -37,11 +41,31 @@ impl Renewal {
         let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         Self {
             at: renew_at(identity.not_before, identity.not_after, seed),
+            again: None,
             error: None,
             pending: None,
             seed,
             warned: 0,
         }
+    }
+
+    /// When to ask, in Unix seconds.
+    pub(super) fn next(&self, clock: u64) -> u64 {
+        let wait = self.again.map_or(Duration::ZERO, |at| at.duration_since(Instant::now()));
+        match wait.as_secs() {
+            0 => self.at,
+            secs => self.at.max(clock.saturating_add(secs)),
+        }
+    }
+
+    fn is_due(&self, clock: u64, now: Instant) -> bool {
+        clock >= self.at && self.again.is_none_or(|at| now >= at) && self.pending.is_none()
+    }
+
+    /// An attempt begins: the next one is for later, should it fail.
+    fn begin(&mut self, clock: u64, now: Instant) {
+        let wait = retry_at(clock, self.seed ^ clock).saturating_sub(clock);
+        self.again = Some(now + Duration::from_secs(wait));
     }
 }
 
@@ -51,10 +75,10 @@ impl Site {
         let now = unix_now();
         self.warn_of_expiry(now);
         let connected = self.connection.controller.is_some();
-        if now < self.renewal.at || !connected || self.renewal.pending.is_some() {
+        if !connected || !self.renewal.is_due(now, Instant::now()) {
             return;
         }
-        self.renewal.at = retry_at(now, self.renewal.seed ^ now);
+        self.renewal.begin(now, Instant::now());
         let request = PrivateKey::generate().and_then(|key| Ok((key.csr()?, key)));
         match request {
             Ok((csr, key)) => {
@@ -67,7 +91,7 @@ impl Site {
 
     /// Somebody wants it renewed now.
     pub(super) async fn renew_now(&mut self) {
-        self.renewal.at = 0;
+        (self.renewal.at, self.renewal.again) = (0, None);
         self.renew_when_due().await;
     }
 
@@ -82,9 +106,7 @@ impl Site {
         match used {
             Ok(identity) => {
                 info!(serial = %identity.serial, not_after = identity.not_after, "certificate renewed");
-                self.renewal.error = None;
-                self.renewal.at =
-                    renew_at(identity.not_before, identity.not_after, self.renewal.seed);
+                self.renewal = Renewal::new(&identity);
                 self.driver.credentials_renewed();
             }
             Err(error) => {
@@ -123,5 +145,36 @@ impl Site {
                 "the certificate expires soon and was not renewed: is a controller reachable?"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cframe_pki::{Fingerprint, Serial};
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_far_ahead_for_a_moment_delays_the_renewal_by_no_more_than_a_retry() {
+        let (start, day) = (1_800_000_000, DAY);
+        let mut renewal = Renewal::new(&PeerIdentity {
+            id: "spiffe://mesh.example/ns/prod/edge/idc".parse().unwrap(),
+            serial: Serial::from_bytes([1; 16]),
+            spki: Fingerprint::from_bytes([2; 32]),
+            issuer: None,
+            not_before: start,
+            not_after: start + 30 * day,
+        });
+        let now = Instant::now();
+        assert!(!renewal.is_due(start + day, now));
+        // Ten years ahead: asked for, and refused.
+        let ahead = start + 3650 * day;
+        assert!(renewal.is_due(ahead, now));
+        renewal.begin(ahead, now);
+        assert!(!renewal.is_due(ahead, now), "not again at once");
+        // Back, and due by the certificate.
+        let later = now + Duration::from_secs(2 * 3600);
+        assert!(!renewal.is_due(start + 2 * day, later));
+        assert!(renewal.is_due(start + 25 * day, later));
     }
 }

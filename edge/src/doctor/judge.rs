@@ -185,7 +185,7 @@ fn controller(status: &Status) -> Verdict {
 fn device(status: &Status) -> Option<Verdict> {
     let name = &status.device.name;
     if let Some(cut) = &status.state.cut {
-        let mend = "make a token with cfctl token create, join again, and restart";
+        let mend = "make a token with cfctl token create, and join again";
         return Some(Verdict::bad("membership", format!("cut off: {cut}"), mend));
     }
     (!status.device.present).then(|| {

@@ -5,10 +5,13 @@
     reason = "of the dozens of attributes in rtnetlink's open enums a few matter here"
 )]
 
+mod batch;
 mod message;
+#[cfg(test)]
+mod tests;
 mod watch;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, fmt::Debug, net::IpAddr};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
@@ -17,25 +20,29 @@ use netlink_packet_route::{
     route::{RouteMessage, RouteType},
     rule::RuleMessage,
 };
-use rtnetlink::{Handle, IpVersion, LinkUnspec, sys::AsyncSocket as _, sys::SocketAddr};
+use rtnetlink::{
+    Handle, IpVersion, LinkUnspec,
+    packet_core::{NetlinkDeserializable, NetlinkSerializable},
+    proto::Connection,
+    sys::{AsyncSocket as _, SocketAddr},
+};
 use rustix::io::Errno;
 use tokio::task::AbortHandle;
 
 use super::reconcile::{Place, Route};
+use batch::{Batches, Kind};
 pub use message::Address;
 pub(crate) use watch::{Note, Notes, watch};
-
-/// How many requests are on their way at a time.
-const PIPELINE: usize = 128;
 
 /// The priority of our policy rules: before the main table's 32766, after the local table's 0 and
 /// what container networks use (Cilium: up to 111, AWS VPC: up to 1536).
 pub const RULE_PRIORITY: u32 = 5842;
 
-/// A netlink socket. Its task ends when this is dropped.
+/// Netlink sockets. Their tasks end when this is dropped.
 #[derive(Debug)]
 pub struct Kernel {
     handle: Handle,
+    batches: Batches,
     port: u32,
     task: AbortHandle,
 }
@@ -47,7 +54,7 @@ pub enum NetlinkError {
     #[error("cannot open a netlink socket")]
     Open(#[source] std::io::Error),
     /// A refusal.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Refused {
         /// What was tried, with its value.
         what: String,
@@ -87,41 +94,38 @@ pub struct Device {
 }
 
 impl Kernel {
-    /// Opens a socket; its task runs on the current tokio runtime.
+    /// Opens the sockets; their tasks run on the current tokio runtime.
     ///
     /// # Errors
-    /// When the socket cannot be opened.
+    /// When a socket cannot be opened.
     pub fn open() -> Result<Self, NetlinkError> {
         let (mut connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Open)?;
-        let mut address = SocketAddr::new(0, 0);
-        let socket = connection.socket_mut().socket_mut();
-        // Bound now and not at the first request, so that notifications of our own changes are known.
-        socket
-            .bind_auto()
-            .and_then(|_| socket.get_address(&mut address))
-            .map_err(NetlinkError::Open)?;
+        let port = bind(&mut connection)?;
         let task = tokio::spawn(connection).abort_handle();
-        Ok(Self { handle, port: address.port_number(), task })
+        Ok(Self { handle, batches: Batches::open()?, port, task })
     }
 
-    /// The socket's number, which notifications of changes through it carry.
-    pub(crate) fn port(&self) -> u32 {
-        self.port
+    /// Whether a socket was lost, so that nothing is answered any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.task.is_finished() || self.batches.is_lost()
     }
 
-    /// Makes routes, each replacing what is in its place. Many go at a time; the first error is
-    /// returned after all have been tried.
+    /// The sockets' numbers, which notifications of changes through them carry.
+    pub(crate) fn ports(&self) -> [u32; 2] {
+        [self.port, self.batches.port]
+    }
+
+    /// Makes routes, each replacing what is in its place. The first error is returned after all have
+    /// been tried.
     ///
     /// # Errors
     /// The first refusal.
     pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
         let mut result = Ok(());
-        for some in routes.chunks(PIPELINE) {
+        for some in routes.chunks(batch::SIZE) {
             let messages = some.iter().filter_map(|route| message::of_route(route, table));
-            let requests: Vec<_> =
-                messages.map(|message| put_one(self.handle.clone(), message)).collect();
-            result = result.and(all(requests).await);
+            result = result.and(self.batches.run(Kind::Put, messages.collect()).await);
         }
         result
     }
@@ -135,8 +139,13 @@ impl Kernel {
         table: u32,
         places: &BTreeSet<Place>,
     ) -> Result<(), NetlinkError> {
-        let messages = places.iter().map(|place| message::of_place(place, table));
-        self.delete_messages(messages.collect()).await
+        let places: Vec<&Place> = places.iter().collect();
+        let mut result = Ok(());
+        for some in places.chunks(batch::SIZE) {
+            let messages = some.iter().map(|place| message::of_place(place, table));
+            result = result.and(self.batches.run(Kind::Delete, messages.collect()).await);
+        }
+        result
     }
 
     /// Deletes routes as they were found.
@@ -144,17 +153,10 @@ impl Kernel {
     /// # Errors
     /// The first refusal.
     pub async fn delete_found(&self, found: &[&Found]) -> Result<(), NetlinkError> {
-        self.delete_messages(found.iter().map(|found| found.message.clone()).collect()).await
-    }
-
-    async fn delete_messages(&self, messages: Vec<RouteMessage>) -> Result<(), NetlinkError> {
         let mut result = Ok(());
-        for some in messages.chunks(PIPELINE) {
-            let requests: Vec<_> = some
-                .iter()
-                .map(|message| delete_one(self.handle.clone(), message.clone()))
-                .collect();
-            result = result.and(all(requests).await);
+        for some in found.chunks(batch::SIZE) {
+            let messages = some.iter().map(|found| found.message.clone());
+            result = result.and(self.batches.run(Kind::Delete, messages.collect()).await);
         }
         result
     }
@@ -238,16 +240,7 @@ impl Kernel {
             None => Ok(None),
             Some(Err(error)) => {
                 let error = into_error(error, format!("looking up {to}"));
-                match error.errno() {
-                    Some(
-                        Errno::NETUNREACH
-                        | Errno::HOSTUNREACH
-                        | Errno::INVAL
-                        | Errno::ACCESS
-                        | Errno::AGAIN,
-                    ) => Ok(None),
-                    _ => Err(error),
-                }
+                if error.errno().is_some_and(means_no_way) { Ok(None) } else { Err(error) }
             }
         }
     }
@@ -316,7 +309,12 @@ impl Kernel {
             }
             if !there {
                 match self.add_rule(wanted).await {
-                    Err(error) if v6 && error.errno() == Some(Errno::AFNOSUPPORT) => {}
+                    Err(error)
+                        if v6
+                            && matches!(
+                                error.errno(),
+                                Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)
+                            ) => {}
                     Err(error) if error.errno() == Some(Errno::EXIST) => {}
                     other => other?,
                 }
@@ -383,27 +381,19 @@ impl NetlinkError {
     }
 }
 
-async fn put_one(handle: Handle, message: RouteMessage) -> Result<(), NetlinkError> {
-    let what = message::describe(&message);
-    refused(handle.route().add(message).replace().execute().await, || what)
-}
-
-async fn delete_one(handle: Handle, message: RouteMessage) -> Result<(), NetlinkError> {
-    let what = message::describe(&message);
-    let result = handle.route().del(message).execute().await;
-    gone_is_fine(refused(result, || format!("deleting {what}")))
-}
-
-/// Awaits all, and returns the first error.
-async fn all<F>(requests: Vec<F>) -> Result<(), NetlinkError>
+/// Binds a socket now and not at its first request, so that notifications of our own changes are
+/// known; returns its number.
+fn bind<T>(connection: &mut Connection<T>) -> Result<u32, NetlinkError>
 where
-    F: Future<Output = Result<(), NetlinkError>>,
+    T: Debug + NetlinkSerializable + NetlinkDeserializable + Unpin,
 {
-    futures_util::future::join_all(requests)
-        .await
-        .into_iter()
-        .find(Result::is_err)
-        .unwrap_or(Ok(()))
+    let mut address = SocketAddr::new(0, 0);
+    let socket = connection.socket_mut().socket_mut();
+    socket
+        .bind_auto()
+        .and_then(|_| socket.get_address(&mut address))
+        .map_err(NetlinkError::Open)?;
+    Ok(address.port_number())
 }
 
 fn refused(
@@ -428,6 +418,21 @@ fn gone_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
         }
         other => other,
     }
+}
+
+/// Whether the answer to a look-up says that packets leave nowhere: by routes, or because the kernel
+/// lacks the family (`ipv6.disable=1`).
+fn means_no_way(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::NETUNREACH
+            | Errno::HOSTUNREACH
+            | Errno::INVAL
+            | Errno::ACCESS
+            | Errno::AGAIN
+            | Errno::OPNOTSUPP
+            | Errno::AFNOSUPPORT
+    )
 }
 
 /// The next item of a dump. A table that doesn't exist, or a family that the kernel lacks, is empty.

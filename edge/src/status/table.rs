@@ -39,7 +39,8 @@ fn head(out: &mut String, status: &Status) -> std::fmt::Result {
         Some(age) => writeln!(out, "state:        {version}, confirmed {} ago", span(age))?,
     }
     if let Some(cut) = &state.cut {
-        writeln!(out, "cut off:      {cut}")?;
+        let ago = status.clock.saturating_sub(state.cut_at.unwrap_or(status.clock));
+        writeln!(out, "cut off:      {cut}, {} ago", span(ago))?;
     }
     let own = if state.own.is_empty() { "none".to_owned() } else { state.own.join(" ") };
     writeln!(out, "own prefixes: {own}")?;

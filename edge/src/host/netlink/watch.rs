@@ -66,14 +66,14 @@ impl Notes {
 
 /// Subscribes, and runs the tasks that read until `tasks` is dropped.
 ///
-/// `own` is the number of the socket whose changes are not told.
+/// `own` are the numbers of the sockets whose changes are not told.
 ///
 /// # Errors
 /// When there is no socket.
 pub(crate) fn watch(
     device: String,
     table: u32,
-    own: u32,
+    own: [u32; 2],
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<Notes>, NetlinkError> {
     let groups = [
@@ -104,7 +104,7 @@ fn note(
     message: &NetlinkMessage<RouteNetlinkMessage>,
     device: &str,
     table: u32,
-    own: u32,
+    own: [u32; 2],
 ) -> Option<Note> {
     use RouteNetlinkMessage as Message;
     let inner = match &message.payload {
@@ -112,7 +112,7 @@ fn note(
         NetlinkPayload::Overrun(_) => return Some(Note::ALL),
         _ => return None,
     };
-    let ours = message.header.port_number == own;
+    let ours = own.contains(&message.header.port_number);
     match inner {
         Message::NewLink(link) | Message::DelLink(link) => {
             let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == device);

@@ -13,7 +13,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Audit, Edit, HostEvent, Request, Setup};
 use crate::{
@@ -70,7 +70,7 @@ impl Keeper {
         let kernel = Kernel::open()?;
         let (name, table) = (setup.instance.name().to_owned(), setup.instance.table());
         // Subscribed before the first look, so that no change falls in between.
-        let notes = watch(name, table, kernel.port(), tasks)?;
+        let notes = watch(name, table, kernel.ports(), tasks)?;
         Ok(Self {
             kernel,
             notes,
@@ -106,6 +106,10 @@ impl Keeper {
                     }
                 }
                 () = sleep_until(next_pass) => self.reconcile().await,
+            }
+            if self.kernel.is_lost() {
+                // Whoever started us sees our end.
+                return error!("the netlink socket was lost");
             }
             next_pass = self.next_pass(next_pass);
         }
@@ -221,7 +225,8 @@ impl Keeper {
     }
 
     async fn look(&mut self, note: Note) {
-        if note.has(Note::DEVICE) {
+        // Also when others change: ours may have another name now.
+        if note.has(Note::DEVICE) || note.has(Note::LOCAL) {
             self.check_device().await;
         }
         if note.has(Note::LOCAL) {
@@ -273,15 +278,17 @@ impl Keeper {
         let table = self.instance.table();
         let found = self.kernel.table(table).await?;
         let plan = self.plan(&found);
-        if plan != Plan::default() {
-            info!(made = plan.missing.len(), removed = plan.stale.len(), "routes reconciled");
-        }
         // Routes before the rules that lead to them, so that nothing goes astray in between.
         let made = self.kernel.put(table, &plan.missing).await;
         let stale: Vec<&Found> = plan.stale.iter().map(|index| &found[*index]).collect();
         let removed = self.kernel.delete_found(&stale).await;
         let rules = self.kernel.ensure_rules(table).await;
-        made.and(removed).and(rules)
+        // A refusal is retried every few seconds, and told once.
+        made.and(removed).and(rules)?;
+        if plan != Plan::default() {
+            info!(made = plan.missing.len(), removed = plan.stale.len(), "routes reconciled");
+        }
+        Ok(())
     }
 
     fn plan(&self, found: &[Found]) -> Plan {
@@ -331,9 +338,10 @@ impl Keeper {
 
     fn forward(&self) {
         if self.forwarding {
-            let mut nets = self.intent.own().iter().chain(self.intent.foreign());
-            let v6 = nets.clone().any(|net| net.addr().is_ipv6());
-            let v4 = nets.any(|net| net.addr().is_ipv4());
+            // In their order IPv4 comes first.
+            let nets = [self.intent.own(), self.intent.foreign()];
+            let v4 = nets.iter().filter_map(|nets| nets.first()).any(|net| net.addr().is_ipv4());
+            let v6 = nets.iter().filter_map(|nets| nets.last()).any(|net| net.addr().is_ipv6());
             sysctl::forward(Forwarding { v4, v6 });
         }
     }
