@@ -11,7 +11,7 @@ use rand::{RngExt, rngs::StdRng};
 use crate::queue::Queue;
 
 /// Between two addresses of one peer, so that a dead one doesn't hold up a good one (RFC 8305 §5).
-const STAGGER: Duration = Duration::from_millis(500);
+const STAGGER: Duration = Duration::from_millis(250);
 /// Back-off after all addresses failed once; doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(600);
 /// A moved dialler's link has this long to be heard over its new path.

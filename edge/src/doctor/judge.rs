@@ -169,17 +169,18 @@ fn firewalld(facts: &Facts) -> Option<Verdict> {
 }
 
 fn controller(status: &Status) -> Verdict {
-    match (&status.controller.connected, &status.controller.error) {
-        (Some(address), _) => Verdict::good("controller", format!("session with {address}")),
-        (None, error) => Verdict::bad(
-            "controller",
-            error.as_deref().unwrap_or("no session yet"),
-            format!(
-                "let UDP to {} through; traffic goes on meanwhile from the state on disk",
-                status.controller.addresses.join(" or ")
-            ),
-        ),
+    if let Some(address) = &status.controller.connected {
+        return Verdict::good("controller", format!("session with {address}"));
     }
+    let found = status.controller.error.as_deref().unwrap_or("no session yet");
+    let addresses = status.controller.addresses.join(" or ");
+    let mend = match &status.state.cut {
+        Some(_) => "the edge is cut off, and comes back with a new certificate".to_owned(),
+        None => format!(
+            "let UDP to {addresses} through; traffic goes on meanwhile from the state on disk"
+        ),
+    };
+    Verdict::bad("controller", found, mend)
 }
 
 fn device(status: &Status) -> Option<Verdict> {
@@ -275,6 +276,11 @@ fn reachable(status: &Status, link: &LinkStatus) -> Verdict {
     }
     let reason = link.reason.as_deref().unwrap_or("no answer");
     let mend = match link.addresses.first() {
+        // What was answered got through; no port is to be opened.
+        _ if reason.contains("certificate") => format!(
+            "cfctl cert list has what is valid; if {} is to come back: cfctl token create, and join",
+            link.peer
+        ),
         Some(address) => format!(
             "let UDP to {address} through on both sides (security groups too), and see {}'s doctor",
             link.peer

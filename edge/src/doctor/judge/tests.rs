@@ -136,6 +136,16 @@ fn a_link_that_is_down_says_which_port_to_open() {
 }
 
 #[test]
+fn a_peer_that_is_refused_for_its_certificate_asks_for_no_open_port() {
+    let wrong = only_wrong(|_, status| {
+        status.links[0].up = false;
+        status.links[0].reason = Some("this edge: invalid peer certificate: Revoked".to_owned());
+    });
+    let mend = wrong.mend.unwrap();
+    assert!(mend.contains("cfctl cert list") && !mend.contains("UDP"), "{mend}");
+}
+
+#[test]
 fn routes_overlaps_and_a_missing_controller_are_told() {
     let wrong = only_wrong(|_, status| {
         status.routes.installed = 3;
