@@ -32,6 +32,9 @@ fn a_killed_edge_carries_traffic_within_a_second_of_its_start() {
 fn an_edge_that_was_away_for_long_carries_traffic_within_a_second_of_its_start() {
     let mut pair = Pair::start("away", shared());
     let pinger = pair.ping(5 * MS);
+    // The acceptor has noted where the dialer is, as one that has run for a moment has.
+    let noted = pair.acceptor.dir().join("last-seen.json");
+    wait_until(PATIENCE, || noted.exists()).unwrap();
     for as_acceptor in [true, false] {
         let (gone, other) = match as_acceptor {
             true => (&mut pair.acceptor, &pair.dialer),
