@@ -241,9 +241,18 @@ impl Mesh {
     /// trust bundle or the deny-list. Handshakes under way begin anew: TLS may have judged their
     /// peer by the former trust already.
     pub fn recheck(&mut self, now: Instant, allowed: &mut dyn FnMut(&PeerIdentity) -> bool) {
-        self.close_links(now, Code::Removed, |link| {
-            link.identity.as_ref().is_none_or(|identity| !allowed(identity))
+        let mut begun = Vec::new();
+        self.close_links(now, Code::Removed, |link| match &link.identity {
+            Some(identity) => !allowed(identity),
+            None => {
+                begun.extend(link.peer);
+                true
+            }
         });
+        for index in begun {
+            self.peers[index as usize].dial_at(now);
+            self.arm_peer(index);
+        }
     }
 
     /// Tells the wall clock, now and then, so that certificates are read by the right date even

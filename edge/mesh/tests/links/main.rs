@@ -334,6 +334,17 @@ fn a_revocation_in_the_middle_of_a_handshake_is_not_too_late() {
 }
 
 #[test]
+fn a_recheck_holds_up_no_handshake_of_somebody_who_is_allowed() {
+    let mut world = World::mesh_of(2, &[1]);
+    world.run(LATENCY * 3 / 2);
+    assert_eq!(world.links_up(0), 0, "the handshake is under way");
+    let now = world.now;
+    world.mesh(0).recheck(now, &mut |_| true);
+    let took = world.until(SECOND, |world| world.links_up(0) == 1).unwrap();
+    assert!(took <= 6 * LATENCY, "{took:?}");
+}
+
+#[test]
 fn an_edge_of_another_namespace_is_refused_by_name() {
     let mut world = World::mesh_of(1, &[0]);
     world.add("b", "dev", Duration::from_secs(3600));
