@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Instant};
 
 use bytes::BytesMut;
+use cframe_pki::tls::SERVER_NAME;
 use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, Incoming, Transmit};
 
 use super::{Mesh, Received};
@@ -12,9 +13,6 @@ use crate::{admission::Admission, counters::Reason, link::Link};
 const MAX_UNFINISHED_PEERS: usize = 2048;
 /// Answers of the endpoint that wait for the socket.
 const MAX_RESPONSES: usize = 256;
-/// rustls wants a name to connect to. It is not sent (SNI is off) and not compared: who may answer
-/// is decided by the SPIFFE ID.
-const SERVER_NAME: &str = "edge.invalid";
 
 impl Mesh {
     /// One UDP datagram: to the connection it belongs to, whose index is returned, or to nobody.
@@ -68,11 +66,9 @@ impl Mesh {
             self.admissions.decide(now, source, validated, self.unfinished)
         };
         // Peers are let in where strangers wait.
-        let verdict = if verdict == Admission::Ignore && validated && self.is_peers(source) {
-            Admission::Accept
-        } else {
-            verdict
-        };
+        let excepted =
+            verdict == Admission::Ignore && validated && !self.stopped && self.is_peers(source);
+        let verdict = if excepted { Admission::Accept } else { verdict };
         match verdict {
             Admission::Accept => self.accept(now, incoming),
             Admission::Retry if incoming.may_retry() => {
