@@ -14,7 +14,7 @@ use cframe_mesh::{
     coalesce::Coalescer,
     fragment::{Reassembler, fragment},
     packet::{Packet, Sum},
-    segment::{VnetHeader, split},
+    segment::{Splitter, VnetHeader},
     table::PrefixTable,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -39,11 +39,12 @@ fn checksums(c: &mut Criterion) {
 
 fn splitting(c: &mut Criterion) {
     let mut group = c.benchmark_group("split");
+    let mut splitter = Splitter::default();
     let super_packet = tcp(1, 0, 65_000);
     let header = VnetHeader { gso_type: VnetHeader::GSO_TCPV4, gso_size: 1348, ..tcp_offload() };
     group.throughput(Throughput::Bytes(super_packet.len() as u64));
     group.bench_function("TCP, 65,000 bytes into 49", |b| {
-        b.iter(|| split_all(&header, black_box(&super_packet)))
+        b.iter(|| split_all(&mut splitter, &header, black_box(&super_packet)))
     });
 
     let datagrams = udp(1, 64 * 64);
@@ -57,22 +58,21 @@ fn splitting(c: &mut Criterion) {
     };
     group.throughput(Throughput::Elements(64));
     group.bench_function("UDP, 64 x 64 bytes", |b| {
-        b.iter(|| split_all(&header, black_box(&datagrams)))
+        b.iter(|| split_all(&mut splitter, &header, black_box(&datagrams)))
     });
 
     let packet = tcp(1, 0, 1348);
     group.throughput(Throughput::Elements(1));
     group.bench_function("one packet, checksum to complete", |b| {
-        b.iter(|| split_all(&tcp_offload(), black_box(&packet)));
+        b.iter(|| split_all(&mut splitter, &tcp_offload(), black_box(&packet)));
     });
     group.finish();
 }
 
-fn split_all(header: &VnetHeader, bytes: &[u8]) -> usize {
+fn split_all(splitter: &mut Splitter, header: &VnetHeader, bytes: &[u8]) -> usize {
     let Ok(packet) = Packet::parse(bytes) else { return 0 };
-    let mut len = 0;
-    let _ = split(header, &packet, 1400, &mut |packet| len += black_box(packet).len());
-    len
+    let packets = splitter.split(header, &packet, 1400);
+    packets.map_or(0, |packets| packets.map(|packet| black_box(packet).len()).sum())
 }
 
 fn coalescing(c: &mut Criterion) {

@@ -1,5 +1,7 @@
 //! What happened to packets, by reason.
 
+use crate::queue::GivenUp;
+
 /// Why a packet went no further.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(usize)]
@@ -17,7 +19,7 @@ pub enum Reason {
     NoLink,
     /// The link's queue was full.
     QueueFull,
-    /// The packet had waited too long in the link's queue.
+    /// The packet had waited too long in the link's queue, or its flow had (RFC 8289).
     QueueOld,
     /// Received from a peer: not a whole IPv4 or IPv6 packet.
     PeerUnparsable,
@@ -92,6 +94,11 @@ impl Counters {
 
     pub(crate) fn drop(&mut self, reason: Reason) {
         self.drop_many(reason, 1);
+    }
+
+    pub(crate) fn give_up(&mut self, lost: GivenUp) {
+        self.drop_many(Reason::QueueFull, lost.full);
+        self.drop_many(Reason::QueueOld, lost.old);
     }
 
     pub(crate) fn drop_many(&mut self, reason: Reason, count: u64) {

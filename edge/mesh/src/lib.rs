@@ -23,6 +23,7 @@ pub mod segment;
 pub mod table;
 
 mod admission;
+mod arena;
 mod config;
 mod congestion;
 mod counters;

@@ -19,7 +19,7 @@ use crate::{
 /// A handshake, hello included, that takes longer is given up.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
 /// The largest inner packet in bytes: the largest MTU a TUN may have.
-const MAX_INNER: usize = 1500;
+pub(crate) const MAX_INNER: usize = 1500;
 /// How long a replaced link is still listened to: what is under way on it arrives.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 

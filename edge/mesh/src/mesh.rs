@@ -19,6 +19,7 @@ use crate::{
     counters::{Counters, Reason},
     link::{Code, Link, Phase, Traffic},
     peer::{Peer, Renew},
+    segment::Splitter,
     table::PrefixTable,
     timers::{Key, Timers},
     verdict::Owner,
@@ -58,6 +59,9 @@ pub struct Mesh {
     admissions: Admissions,
     /// Accepted handshakes that are not finished.
     unfinished: usize,
+    splitter: Splitter,
+    /// Keeps senders from choosing flows that share a queue.
+    flow_seed: u64,
     coalescer: Coalescer,
     events: VecDeque<Event>,
     counters: Counters,
@@ -172,6 +176,8 @@ impl Mesh {
             responses: VecDeque::new(),
             admissions: Admissions::default(),
             unfinished: 0,
+            splitter: Splitter::default(),
+            flow_seed: rng.random(),
             coalescer,
             events: VecDeque::new(),
             counters: Counters::default(),

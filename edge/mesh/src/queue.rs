@@ -1,99 +1,225 @@
-//! Inner packets that wait for a link.
+//! Inner packets that wait for a link: fair among flows, never for long, bounded.
 //!
-//! The TUN gives no back-pressure, so it is always read and what does not leave at once waits
-//! here: bounded in bytes, and dropped by age, because a packet that is later than its flow's
-//! retransmission is only load.
+//! The TUN gives no back-pressure, so it is always read, and what does not leave at once waits here.
+//! The scheme is FQ-CoDel's (RFC 8290): each flow has a queue of its own, they take turns by bytes
+//! (deficit round robin), a flow that has just begun goes first, and a flow whose packets wait too
+//! long loses some, or has them marked if it understands ECN. So a bulk flow fills only its own
+//! queue, and a ping or a DNS query passes it.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    packet::{Ecn, set_ce},
+    segment::Packets,
+};
+use codel::Codel;
+
+mod codel;
 
 /// Bytes that may wait on one link; a few milliseconds at full speed.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Counted with each packet, for what it costs beside its bytes.
+/// Counted with each read of the TUN, for what it costs beside its bytes.
 const OVERHEAD: usize = 128;
-/// The longest wait. It only grows where the host's own interface is the bottleneck.
+/// The longest wait, also of a flow that does not slow down when it is told to: a packet that is
+/// later than its flow's retransmission is only load.
 const MAX_AGE: Duration = Duration::from_millis(60);
+/// Bytes that a flow may send in its turn: small against a batch of 64 KiB, so that flows mix, and
+/// some packets, so that the other end can merge them.
+const QUANTUM: isize = 6000;
+/// Queues; flows whose hashes meet share one.
+const SLOTS: usize = 256;
 
+/// The queue of one link.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    packets: VecDeque<(Instant, Bytes)>,
+    flows: Vec<Flow>,
+    /// Places in `flows` that nobody uses.
+    free: Vec<u16>,
+    /// Flows in their first turn, and the others in the order of their turns.
+    new: VecDeque<u16>,
+    old: VecDeque<u16>,
+    /// Where a hash's flow is in `flows`, plus one. Idle links have none.
+    slots: Option<Box<[u16; SLOTS]>>,
     bytes: usize,
 }
 
+/// Packets that were given up.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GivenUp {
+    /// There was no room.
+    pub(crate) full: u64,
+    /// They had waited too long.
+    pub(crate) old: u64,
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    reads: VecDeque<(Instant, Packets)>,
+    bytes: usize,
+    deficit: isize,
+    slot: usize,
+    codel: Codel,
+}
+
 impl Queue {
-    /// Takes the packet, or says that there is no room.
-    pub(crate) fn push(&mut self, now: Instant, packet: Bytes) -> bool {
-        if self.bytes + packet.len() + OVERHEAD > MAX_BYTES {
-            return false;
+    /// Takes what one read of the TUN gave. `hash` tells its flow. If there is no room, the flow
+    /// that has most waiting loses what has waited longest.
+    pub(crate) fn push(&mut self, now: Instant, hash: u64, packets: Packets, lost: &mut GivenUp) {
+        let index = self.flow(hash);
+        let flow = &mut self.flows[usize::from(index)];
+        lost.old += flow.expire(now, &mut self.bytes);
+        let bytes = packets.bytes() + OVERHEAD;
+        flow.bytes += bytes;
+        flow.reads.push_back((now, packets));
+        self.bytes += bytes;
+        while self.bytes > MAX_BYTES {
+            let Some(fattest) = self.flows.iter_mut().max_by_key(|flow| flow.bytes) else { return };
+            lost.full += fattest.drop_read(&mut self.bytes);
         }
-        self.bytes += packet.len() + OVERHEAD;
-        self.packets.push_back((now, packet));
-        true
     }
 
-    /// Puts back, at the head, what could not be sent after all.
-    pub(crate) fn put_back(&mut self, now: Instant, packet: Bytes) {
-        self.bytes += packet.len() + OVERHEAD;
-        self.packets.push_front((now, packet));
-    }
-
-    /// The oldest packet that is still worth sending. `expired` counts what was given up.
-    pub(crate) fn pop(&mut self, now: Instant, expired: &mut u64) -> Option<(Instant, Bytes)> {
-        while let Some((since, packet)) = self.packets.pop_front() {
-            self.bytes -= packet.len() + OVERHEAD;
-            if now.saturating_duration_since(since) <= MAX_AGE {
-                return Some((since, packet));
+    /// The packet whose turn it is.
+    pub(crate) fn pop(&mut self, now: Instant, lost: &mut GivenUp) -> Option<Bytes> {
+        loop {
+            let is_new = !self.new.is_empty();
+            let list = if is_new { &mut self.new } else { &mut self.old };
+            let index = *list.front()?;
+            let flow = &mut self.flows[usize::from(index)];
+            if flow.deficit <= 0 {
+                flow.deficit += QUANTUM;
+                list.pop_front();
+                self.old.push_back(index);
+                continue;
             }
-            *expired += 1;
+            if let Some(packet) = flow.pop(now, &mut self.bytes, lost) {
+                return Some(packet);
+            }
+            list.pop_front();
+            // One that began and paused is no newcomer the next moment: it waits for its turn.
+            if is_new && !self.old.is_empty() {
+                self.old.push_back(index);
+            } else {
+                self.forget(index);
+            }
         }
-        None
+    }
+
+    /// Gives up what has waited too long; for a link that takes nothing. How many that were.
+    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+        self.flows.iter_mut().map(|flow| flow.expire(now, &mut self.bytes)).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.bytes == 0
     }
 
     /// Empties the queue; the number of packets given up.
     pub(crate) fn clear(&mut self) -> u64 {
-        let count = self.packets.len() as u64;
+        let count = self.flows.iter().flat_map(|flow| &flow.reads);
+        let count = count.map(|(_, packets)| packets.len() as u64).sum();
         *self = Self::default();
         count
     }
+
+    /// The index of a hash's flow, which is in one of the lists.
+    fn flow(&mut self, hash: u64) -> u16 {
+        let slot = hash as usize % SLOTS;
+        let place = &mut self.slots.get_or_insert_with(|| Box::new([0; SLOTS]))[slot];
+        if let Some(index) = place.checked_sub(1) {
+            return index;
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.flows.push(Flow::default());
+            (self.flows.len() - 1) as u16
+        });
+        *place = index + 1;
+        let flow = &mut self.flows[usize::from(index)];
+        flow.slot = slot;
+        flow.deficit = QUANTUM;
+        flow.codel = Codel::default();
+        self.new.push_back(index);
+        index
+    }
+
+    /// Frees the place of a flow that is empty and in no list.
+    fn forget(&mut self, index: u16) {
+        if let Some(slots) = &mut self.slots {
+            slots[self.flows[usize::from(index)].slot] = 0;
+        }
+        self.free.push(index);
+    }
+}
+
+impl Flow {
+    #[inline]
+    fn pop(&mut self, now: Instant, total: &mut usize, lost: &mut GivenUp) -> Option<Bytes> {
+        loop {
+            let (since, packets) = self.reads.front_mut()?;
+            let waited = now.saturating_duration_since(*since);
+            if waited > MAX_AGE {
+                lost.old += self.drop_read(total);
+                continue;
+            }
+            let packet = packets.next();
+            let last = packets.bytes() == 0;
+            let freed = packet.as_ref().map_or(0, Bytes::len) + if last { OVERHEAD } else { 0 };
+            self.bytes -= freed;
+            *total -= freed;
+            if last {
+                self.reads.pop_front();
+            }
+            let Some(packet) = packet else { continue };
+            if !self.codel.gives_up(now, waited, !self.reads.is_empty()) {
+                self.deficit -= packet.len() as isize;
+                return Some(packet);
+            }
+            if let Some(marked) = mark(&packet) {
+                self.deficit -= packet.len() as isize;
+                return Some(marked);
+            }
+            lost.old += 1;
+        }
+    }
+
+    /// Gives up what has waited too long; how many packets that were.
+    #[inline]
+    fn expire(&mut self, now: Instant, total: &mut usize) -> u64 {
+        let mut count = 0;
+        while self
+            .reads
+            .front()
+            .is_some_and(|(since, _)| now.saturating_duration_since(*since) > MAX_AGE)
+        {
+            count += self.drop_read(total);
+        }
+        count
+    }
+
+    /// Gives up what is left of the oldest read.
+    fn drop_read(&mut self, total: &mut usize) -> u64 {
+        let Some((_, packets)) = self.reads.pop_front() else { return 0 };
+        let freed = packets.bytes() + OVERHEAD;
+        self.bytes -= freed;
+        *total -= freed;
+        packets.len() as u64
+    }
+}
+
+/// The packet with the mark of congestion, if its sender understands that.
+#[cold]
+fn mark(packet: &Bytes) -> Option<Bytes> {
+    if Ecn::of(packet) == Ecn::NotEct {
+        return None;
+    }
+    let mut marked = BytesMut::from(&packet[..]);
+    set_ce(&mut marked);
+    Some(marked.freeze())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn order_is_kept_and_age_is_the_limit() {
-        let start = Instant::now();
-        let mut queue = Queue::default();
-        assert!(queue.push(start, Bytes::from_static(b"old")));
-        let later = start + MAX_AGE + Duration::from_millis(1);
-        assert!(queue.push(later, Bytes::from_static(b"one")));
-        assert!(queue.push(later, Bytes::from_static(b"two")));
-        let mut expired = 0;
-        let (since, packet) = queue.pop(later, &mut expired).unwrap();
-        assert_eq!((&packet[..], expired), (&b"one"[..], 1));
-        queue.put_back(since, packet);
-        assert_eq!(&queue.pop(later, &mut expired).unwrap().1[..], b"one");
-        assert_eq!(&queue.pop(later, &mut expired).unwrap().1[..], b"two");
-        assert!(queue.is_empty());
-        assert_eq!(queue.bytes, 0);
-    }
-
-    #[test]
-    fn bytes_are_bounded() {
-        let now = Instant::now();
-        let mut queue = Queue::default();
-        let packet = Bytes::from(vec![0; 64 * 1024]);
-        let taken = (0..200).filter(|_| queue.push(now, packet.clone())).count();
-        assert_eq!(taken, MAX_BYTES / (packet.len() + OVERHEAD));
-        assert_eq!(queue.clear(), taken as u64);
-    }
-}
+mod tests;

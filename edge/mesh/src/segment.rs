@@ -1,12 +1,15 @@
 //! The send side of TUN offloads: super-packets of up to 64 KiB into the packets they stand for.
 //!
 //! The kernel hands over TCP and UDP data that it left unsegmented (`TUNSETOFFLOAD`), after a
-//! [`VnetHeader`] that says how to cut it. [`split`] does what a network card would.
+//! [`VnetHeader`] that says how to cut it. [`Splitter`] does what a network card would.
 
-use bytes::{Bytes, BytesMut};
+use std::{iter::FusedIterator, mem};
+
+use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{
+    arena::Arena,
     clamp::{clamp_mss, is_syn},
     packet::{Fragment, Packet, Sum, TCP, UDP, complete_checksum},
 };
@@ -19,7 +22,7 @@ pub struct VnetHeader {
     pub flags: u8,
     /// `VIRTIO_NET_HDR_GSO_*`.
     pub gso_type: u8,
-    /// Bytes of all headers. The kernel states more when it forwards, so [`split`] doesn't read it.
+    /// Bytes of all headers. The kernel states more when it forwards, so [`Splitter`] doesn't read it.
     pub header_len: u16,
     /// Payload bytes of each segment: the MSS of TCP, the datagram's payload of UDP.
     pub gso_size: u16,
@@ -51,35 +54,75 @@ pub enum Malformed {
     },
 }
 
-/// Hands `out` every complete IP packet that `packet`, read with `header`, stands for, in order,
-/// and returns their number.
-///
-/// A super-packet becomes packets with lengths, IPv4 ids, sequence numbers, flags and checksums of
-/// their own, which share one allocation: it lives as long as the last of them. Segments have the
-/// size that the kernel says, it is the flow's MSS. Any other packet is copied, its checksum completed
-/// if the kernel left that to us, and in a SYN the MSS lowered to what a packet of `max_packet` bytes
-/// has room for.
-///
-/// # Errors
-///
-/// [`Malformed`] when header and packet don't go together.
-#[inline]
-pub fn split(
-    header: &VnetHeader,
-    packet: &Packet<'_>,
-    max_packet: usize,
-    out: &mut impl FnMut(Bytes),
-) -> Result<usize, Malformed> {
-    let Some(segments) = Segments::new(header, packet)? else {
-        out(single(header, packet, max_packet)?);
-        return Ok(1);
-    };
-    let mut rest = segments.write().freeze();
-    for index in 0..segments.count {
-        out(rest.split_to(segments.segment_len(index)));
-    }
-    Ok(segments.count)
+/// Makes of each read of the TUN the packets that it stands for, in memory that is used again.
+#[derive(Debug, Default)]
+pub struct Splitter {
+    arena: Arena,
 }
+
+/// Whole inner packets of one flow, in order; an iterator. They share their memory, which lives as
+/// long as the last of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packets {
+    bytes: Bytes,
+    /// Bytes of each packet; the last may be shorter.
+    stride: usize,
+}
+
+impl Splitter {
+    /// The complete IP packets that `packet`, read with `header`, stands for.
+    ///
+    /// A super-packet becomes packets with lengths, IPv4 ids, sequence numbers, flags and checksums
+    /// of their own. Segments have the size that the kernel says, it is the flow's MSS. Any other
+    /// packet is copied, its checksum completed if the kernel left that to us, and in a SYN the MSS
+    /// lowered to what a packet of `max_packet` bytes has room for.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] when header and packet don't go together.
+    #[inline]
+    pub fn split(
+        &mut self,
+        header: &VnetHeader,
+        packet: &Packet<'_>,
+        max_packet: usize,
+    ) -> Result<Packets, Malformed> {
+        let Some(segments) = Segments::new(header, packet)? else {
+            let bytes = single(header, packet, max_packet, &mut self.arena)?;
+            return Ok(Packets { stride: bytes.len(), bytes });
+        };
+        Ok(Packets { bytes: segments.write(&mut self.arena), stride: segments.segment_len(0) })
+    }
+}
+
+impl Packets {
+    /// Bytes of the packets that are left, together.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Iterator for Packets {
+    type Item = Bytes;
+
+    #[inline]
+    fn next(&mut self) -> Option<Bytes> {
+        if self.bytes.len() > self.stride {
+            return Some(self.bytes.split_to(self.stride));
+        }
+        (!self.bytes.is_empty()).then(|| mem::take(&mut self.bytes))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let count = self.bytes.len().div_ceil(self.stride);
+        (count, Some(count))
+    }
+}
+
+impl ExactSizeIterator for Packets {}
+impl FusedIterator for Packets {}
 
 impl VnetHeader {
     /// Its length in bytes (`TUNSETVNETHDRSZ`'s default).
@@ -130,17 +173,24 @@ impl VnetHeader {
 }
 
 /// A copy of a packet that isn't a super-packet, ready to be sent.
-fn single(header: &VnetHeader, packet: &Packet<'_>, max_packet: usize) -> Result<Bytes, Malformed> {
-    let mut copy = BytesMut::from(packet.bytes());
+fn single(
+    header: &VnetHeader,
+    packet: &Packet<'_>,
+    max_packet: usize,
+    arena: &mut Arena,
+) -> Result<Bytes, Malformed> {
+    let buffer = arena.buffer(packet.bytes().len());
+    buffer.extend_from_slice(packet.bytes());
     if header.flags & VnetHeader::NEEDS_CSUM != 0
-        && !complete_checksum(&mut copy, header.csum_start.into(), header.csum_offset.into())
+        && !complete_checksum(buffer, header.csum_start.into(), header.csum_offset.into())
     {
+        buffer.clear();
         return Err(header.misplaced());
     }
     if is_syn(packet) {
-        clamp_mss(&mut copy, max_packet);
+        clamp_mss(buffer, max_packet);
     }
-    Ok(copy.freeze())
+    Ok(buffer.split().freeze())
 }
 
 /// What the segments of one super-packet have in common.
@@ -217,9 +267,8 @@ impl<'a> Segments<'a> {
     }
 
     /// All segments, one after the other.
-    fn write(&self) -> BytesMut {
-        let mut buffer =
-            BytesMut::with_capacity(self.count * self.headers.len() + self.payload.len());
+    fn write(&self, arena: &mut Arena) -> Bytes {
+        let buffer = arena.buffer(self.count * self.headers.len() + self.payload.len());
         for index in 0..self.count {
             let start = buffer.len();
             let payload = &self.payload[index * self.size..][..self.payload_len(index)];
@@ -230,7 +279,7 @@ impl<'a> Segments<'a> {
             let header_len = self.headers.len() - self.transport;
             self.finish_transport(&mut transport[..header_len], payload, index);
         }
-        buffer
+        buffer.split().freeze()
     }
 
     /// Writes the fields of a TCP or UDP header that are the segment's own.

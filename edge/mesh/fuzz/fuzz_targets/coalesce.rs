@@ -4,11 +4,10 @@
 
 use std::io::IoSlice;
 
-use bytes::Bytes;
 use cframe_mesh::{
     coalesce::Coalescer,
     packet::{Packet, Sum},
-    segment::{VnetHeader, split},
+    segment::{Splitter, VnetHeader},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -131,11 +130,11 @@ fn expand(write: &[u8]) -> Vec<Vec<u8>> {
         return vec![bytes.to_vec()];
     }
     let packet = Packet::parse(bytes).expect("a super-packet is a packet");
-    let mut packets: Vec<Bytes> = Vec::new();
-    split(&header, &packet, usize::MAX, &mut |packet| packets.push(packet))
+    let packets = Splitter::default()
+        .split(&header, &packet, usize::MAX)
         .expect("a super-packet can be segmented");
     assert!(packets.len() > 1);
-    packets.iter().map(|packet| packet.to_vec()).collect()
+    packets.map(|packet| packet.to_vec()).collect()
 }
 
 /// Where packets must not be fragmented, merging may change the id; see RFC 6864 §4.1.

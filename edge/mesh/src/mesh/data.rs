@@ -3,7 +3,7 @@
 use std::{io::IoSlice, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{EcnCodepoint, SendDatagramError, Transmit};
+use quinn_proto::{EcnCodepoint, Transmit};
 
 use super::{Mesh, Received};
 use crate::{
@@ -11,9 +11,10 @@ use crate::{
     coalesce::Coalescer,
     counters::{Counters, Reason},
     fragment::{FRAGMENT, fragment},
-    link::{Link, Phase},
+    link::{Link, MAX_INNER, Phase},
     packet::{EcnVerdict, Packet, apply_ecn},
-    segment::{VnetHeader, split},
+    queue::GivenUp,
+    segment::VnetHeader,
     table::PrefixTable,
     verdict::{self, Owner},
 };
@@ -64,20 +65,18 @@ impl Mesh {
     }
 
     fn enqueue(&mut self, now: Instant, peer: u32, header: &VnetHeader, packet: &Packet<'_>) {
-        let Self { peers, links, counters, tun_mtu, .. } = self;
+        let Self { peers, links, counters, tun_mtu, splitter, flow_seed, .. } = self;
         let peer = &mut peers[peer as usize];
         let Some(link) = peer.current.and_then(|index| links[index].as_mut()) else {
             return counters.drop(Reason::NoLink);
         };
         let largest = link.largest_inner.min(usize::from(*tun_mtu));
-        let mut full = 0;
-        let result = split(header, packet, largest, &mut |packet| {
-            full += u64::from(!peer.queue.push(now, packet));
-        });
-        counters.drop_many(Reason::QueueFull, full);
-        if result.is_err() {
-            counters.drop(Reason::TunUnparsable);
-        }
+        let Ok(packets) = splitter.split(header, packet, largest) else {
+            return counters.drop(Reason::TunUnparsable);
+        };
+        let mut lost = GivenUp::default();
+        peer.queue.push(now, packet.flow().hash64(*flow_seed), packets, &mut lost);
+        counters.give_up(lost);
         let index = link.handle.0;
         self.mark_ready(index);
     }
@@ -121,17 +120,17 @@ impl Mesh {
         if peer.current != Some(index) || peer.queue.is_empty() {
             return;
         }
+        let mut lost = GivenUp::default();
         if !link.take_room() {
-            return;
+            lost.old = peer.queue.expire(now);
+            return counters.give_up(lost);
         }
-        let mut expired = 0;
-        while let Some((since, packet)) = peer.queue.pop(now, &mut expired) {
-            if let Some(unsent) = send(link, &mut peer.next_fragment, packet, counters) {
-                peer.queue.put_back(since, unsent);
-                break;
-            }
+        // Room for the largest packet, in fragments.
+        while link.conn.datagrams().send_buffer_space() >= 2 * MAX_INNER {
+            let Some(packet) = peer.queue.pop(now, &mut lost) else { break };
+            send(link, &mut peer.next_fragment, packet, counters);
         }
-        counters.drop_many(Reason::QueueOld, expired);
+        counters.give_up(lost);
     }
 
     /// Takes the inner packets that the last datagram brought.
@@ -221,39 +220,22 @@ impl Egress<'_> {
     }
 }
 
-/// Hands a packet to quinn-proto, in pieces where the path is too small. It comes back when the
-/// connection takes no more now.
-fn send(
-    link: &mut Link,
-    next_fragment: &mut u32,
-    packet: Bytes,
-    counters: &mut Counters,
-) -> Option<Bytes> {
+/// Hands a packet to quinn-proto, which has room for it, in pieces where the path is too small.
+fn send(link: &mut Link, next_fragment: &mut u32, packet: Bytes, counters: &mut Counters) {
     let len = packet.len();
     let largest = link.largest_inner;
     if len <= largest {
-        match link.conn.datagrams().send(packet, false) {
-            Ok(()) => {}
-            Err(SendDatagramError::Blocked(packet)) => return Some(packet),
-            Err(_) => {
-                counters.drop(Reason::NoLink);
-                return None;
-            }
+        if link.conn.datagrams().send(packet, false).is_err() {
+            return counters.drop(Reason::NoLink);
         }
     } else {
-        // All pieces or none: a part of a packet is only load.
-        if link.conn.datagrams().send_buffer_space() < 2 * len {
-            return Some(packet);
-        }
         let Some(pieces) = fragment(&packet, largest, *next_fragment) else {
-            counters.drop(Reason::Fragment);
-            return None;
+            return counters.drop(Reason::Fragment);
         };
         *next_fragment = next_fragment.wrapping_add(1);
         for piece in pieces {
             if link.conn.datagrams().send(piece, false).is_err() {
-                counters.drop(Reason::Fragment);
-                return None;
+                return counters.drop(Reason::Fragment);
             }
         }
         link.traffic.fragmented += 1;
@@ -263,5 +245,4 @@ fn send(
     link.traffic.sent_bytes += len as u64;
     counters.sent += 1;
     counters.sent_bytes += len as u64;
-    None
 }

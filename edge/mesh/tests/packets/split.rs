@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use cframe_mesh::{
     packet::Packet,
-    segment::{Malformed, VnetHeader, split},
+    segment::{Malformed, Splitter, VnetHeader},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -28,10 +28,10 @@ fn offload(spec: &Spec, gso_size: usize) -> (VnetHeader, Vec<u8>) {
 }
 
 pub(crate) fn split_all(header: &VnetHeader, packet: &[u8]) -> Result<Vec<Bytes>, Malformed> {
-    let mut packets = Vec::new();
-    let count =
-        split(header, &Packet::parse(packet).unwrap(), 1400, &mut |packet| packets.push(packet))?;
-    assert_eq!(count, packets.len());
+    let split = Splitter::default().split(header, &Packet::parse(packet).unwrap(), 1400)?;
+    let (count, bytes) = (split.len(), split.bytes());
+    let packets: Vec<Bytes> = split.collect();
+    assert_eq!((count, bytes), (packets.len(), packets.iter().map(Bytes::len).sum()));
     Ok(packets)
 }
 
@@ -86,8 +86,23 @@ proptest! {
         let (at, len) = if spec.v6 { (4, len - 40) } else { (2, len) };
         bytes[at..at + 2].copy_from_slice(&len.to_be_bytes());
         if let Ok(packet) = Packet::parse(&bytes) {
-            let _ = split(&header, &packet, 1400, &mut |_| ());
+            let _ = Splitter::default().split(&header, &packet, 1400);
         }
+    }
+}
+
+#[test]
+fn a_splitter_that_is_used_again_gives_the_same() {
+    let (header, packet) = offload(&Spec::tcp(vec![1; 60_000]), 1000);
+    let packet = Packet::parse(&packet).unwrap();
+    let mut splitter = Splitter::default();
+    let first: Vec<Bytes> = splitter.split(&header, &packet, 1400).unwrap().collect();
+    let mut misplaced = VnetHeader { gso_type: VnetHeader::GSO_NONE, ..header };
+    misplaced.csum_start = u16::MAX;
+    for _ in 0..200 {
+        splitter.split(&misplaced, &packet, 1400).unwrap_err();
+        let again: Vec<Bytes> = splitter.split(&header, &packet, 1400).unwrap().collect();
+        assert_eq!(first, again);
     }
 }
 

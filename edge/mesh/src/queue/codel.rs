@@ -1,0 +1,115 @@
+//! Controlled delay (RFC 8289), for one flow: which of its packets to give up, so that a queue that
+//! stands does not stay.
+
+use std::time::{Duration, Instant};
+
+/// A wait that is acceptable for good (RFC 8289 §4.3).
+const TARGET: Duration = Duration::from_millis(5);
+/// How long the wait may be above that before a packet is given up: a round trip of most paths
+/// (RFC 8289 §4.2).
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The state of RFC 8289 §5.
+#[derive(Debug, Default)]
+pub(super) struct Codel {
+    /// When the wait will have been too long for an interval.
+    first_above: Option<Instant>,
+    /// When the next packet is given up, while any are.
+    dropping: Option<Instant>,
+    /// Packets given up since that began, and before that the last time.
+    count: u32,
+    last: (u32, Option<Instant>),
+}
+
+impl Codel {
+    /// Whether to give up the packet that comes out of the queue at `now`, after it `waited`.
+    /// `standing`: more than a packet waits behind it.
+    #[inline]
+    pub(super) fn gives_up(&mut self, now: Instant, waited: Duration, standing: bool) -> bool {
+        if waited < TARGET || !standing {
+            self.first_above = None;
+            self.leave();
+            return false;
+        }
+        self.judge(now)
+    }
+
+    #[cold]
+    fn judge(&mut self, now: Instant) -> bool {
+        let first_above = *self.first_above.get_or_insert(now + INTERVAL);
+        match self.dropping {
+            None if now >= first_above => self.enter(now),
+            Some(next) if now >= next => {
+                self.count += 1;
+                self.dropping = Some(next + spacing(self.count));
+            }
+            None | Some(_) => return false,
+        }
+        true
+    }
+
+    /// Begins where it left off, if that was not long ago.
+    fn enter(&mut self, now: Instant) {
+        let (count, next) = self.last;
+        let lately = next.is_some_and(|at| now.saturating_duration_since(at) < 16 * INTERVAL);
+        self.count = if lately { count.max(1) } else { 1 };
+        self.last = (self.count, None);
+        self.dropping = Some(now + spacing(self.count));
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        if let Some(next) = self.dropping.take() {
+            let began = self.last.0;
+            self.last = (self.count.saturating_sub(began), Some(next));
+        }
+    }
+}
+
+/// The control law (RFC 8289 §5.2): ever closer, until the flow slows down.
+fn spacing(count: u32) -> Duration {
+    INTERVAL.div_f64(f64::from(count).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// What is given up of a packet a millisecond, each of which waits as `waited` says.
+    fn run(codel: &mut Codel, start: Instant, ms: u32, waited: impl Fn(u32) -> Duration) -> Vec<u32> {
+        (0..ms).filter(|&at| codel.gives_up(start + at * MS, waited(at), true)).collect()
+    }
+
+    #[test]
+    fn short_waits_and_the_last_packet_are_let_be() {
+        let start = Instant::now();
+        let mut codel = Codel::default();
+        assert!(run(&mut codel, start, 1000, |_| 4 * MS).is_empty());
+        assert!((0..1000).all(|at| !codel.gives_up(start + at * MS, 500 * MS, false)));
+        let saw = |at: u32| if at % 90 == 0 { MS } else { 40 * MS };
+        assert!(run(&mut codel, start, 1000, saw).is_empty(), "bursts shorter than an interval");
+    }
+
+    #[test]
+    fn a_queue_that_stands_loses_packets_ever_faster() {
+        let given_up = run(&mut Codel::default(), Instant::now(), 1000, |_| 20 * MS);
+        assert_eq!(given_up[0], 100);
+        let gaps: Vec<u32> = given_up.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(gaps[0], 100);
+        assert!(gaps.windows(2).all(|pair| pair[1] <= pair[0] + 1), "{gaps:?}");
+        assert!(*gaps.last().unwrap() < 35, "{gaps:?}");
+    }
+
+    #[test]
+    fn after_a_short_pause_it_goes_on_where_it_was() {
+        let start = Instant::now();
+        let mut codel = Codel::default();
+        let first = run(&mut codel, start, 2000, |_| 20 * MS).len();
+        assert!(!codel.gives_up(start + 2000 * MS, MS, true));
+        let again = run(&mut codel, start + 2001 * MS, 600, |_| 20 * MS);
+        let fresh = run(&mut Codel::default(), start, 600, |_| 20 * MS);
+        assert!(again.len() > 2 * fresh.len(), "{} then {again:?}, not {fresh:?}", first);
+    }
+}
