@@ -1,14 +1,18 @@
-//! The system calls that nothing safe covers: the TUN's ioctls and the clock's state.
+//! The system calls that nothing safe covers: the TUN's ioctls, the clock's state, and memory for
+//! recvmmsg(2).
 
 #![expect(
     unsafe_code,
-    reason = "ioctl(2), adjtimex(2) and taking over a descriptor have no safe form"
+    reason = "ioctl(2), adjtimex(2), taking over a descriptor, and receiving into memory without \
+              zeroing it each time have no safe form"
 )]
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
 };
+
+use bytes::BytesMut;
 
 /// `TUNSETOFFLOAD`, linux/if_tun.h: `_IOW('T', 208, unsigned int)`.
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
@@ -45,6 +49,23 @@ pub(crate) fn into_owned(owner: impl IntoRawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(owner.into_raw_fd()) }
 }
 
+/// Gives `buf` the length `len` back, for the next recvmmsg(2), without zeroing what was zeroed when
+/// it was made: if nobody holds a part of it any more. Says whether that was so.
+///
+/// `buf` must be what is left of a `BytesMut::zeroed(len)` that began at the address `origin`, after
+/// any number of `split_to`.
+pub(crate) fn whole_again(buf: &mut BytesMut, origin: usize, len: usize) -> bool {
+    buf.clear();
+    if !buf.try_reclaim(len) || buf.as_ptr().addr() != origin || buf.capacity() < len {
+        return false;
+    }
+    // SAFETY: `buf` has held the allocation that begins at `origin` ever since, so that it is still
+    // the one whose first `len` bytes were all initialised then. Bytes of it were overwritten since,
+    // but never made uninitialised, and there is room for them.
+    unsafe { buf.set_len(len) };
+    true
+}
+
 /// Whether the kernel believes its clock to be synchronised (`STA_UNSYNC` of adjtimex(2)).
 ///
 /// # Errors
@@ -62,5 +83,28 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     match result {
         -1 => Err(io::Error::last_os_error()),
         result => Ok(result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_whole_again_once_its_parts_are_dropped() {
+        let mut buf = BytesMut::zeroed(1000);
+        let origin = buf.as_ptr().addr();
+        for round in 0..10 {
+            let mut first = buf.split_to(300);
+            first.fill(round);
+            let second = buf.split_to(200);
+            assert!(!whole_again(&mut buf, origin, 1000));
+            drop(first);
+            assert!(!whole_again(&mut buf, origin, 1000));
+            drop(second);
+            assert!(whole_again(&mut buf, origin, 1000));
+            assert_eq!((buf.len(), buf.as_ptr().addr(), buf[299]), (1000, origin, round));
+        }
+        assert!(!whole_again(&mut buf, origin + 1, 1000));
     }
 }

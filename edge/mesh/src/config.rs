@@ -120,13 +120,16 @@ pub(crate) fn endpoint(config: &Config) -> Result<EndpointConfig, ConfigError> {
     Ok(endpoint)
 }
 
-pub(crate) fn server(config: &Config) -> Result<ServerConfig, ConfigError> {
+pub(crate) fn server(
+    config: &Config,
+    transparent: &TransparentConfig,
+) -> Result<ServerConfig, ConfigError> {
     let crypto = QuicServerConfig::try_from(config.server.clone())
         .map_err(|_| ConfigError::NoInitialCipherSuite)?;
     let retry = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&config.keys.retry);
     let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(retry));
     server
-        .transport_config(Arc::new(transport(config.underlay_mtu, config.congestion)))
+        .transport_config(Arc::new(transport(config.underlay_mtu, config.congestion, transparent)))
         .max_incoming(256)
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(1024 * 1024);
@@ -134,15 +137,23 @@ pub(crate) fn server(config: &Config) -> Result<ServerConfig, ConfigError> {
     Ok(server)
 }
 
-pub(crate) fn client(config: &Config) -> Result<ClientConfig, ConfigError> {
+pub(crate) fn client(
+    config: &Config,
+    transparent: &TransparentConfig,
+) -> Result<ClientConfig, ConfigError> {
     let crypto = QuicClientConfig::try_from(config.client.clone())
         .map_err(|_| ConfigError::NoInitialCipherSuite)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport(config.underlay_mtu, config.congestion)));
+    let transport = transport(config.underlay_mtu, config.congestion, transparent);
+    client.transport_config(Arc::new(transport));
     Ok(client)
 }
 
-pub(crate) fn transport(underlay_mtu: u16, congestion: Congestion) -> TransportConfig {
+pub(crate) fn transport(
+    underlay_mtu: u16,
+    congestion: Congestion,
+    transparent: &TransparentConfig,
+) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(max_udp_payload(underlay_mtu))
         .interval(Duration::from_secs(30))
@@ -167,7 +178,7 @@ pub(crate) fn transport(underlay_mtu: u16, congestion: Congestion) -> TransportC
         .allow_spin(false);
     match congestion {
         Congestion::Transparent => {
-            transport.congestion_controller_factory(Arc::new(TransparentConfig))
+            transport.congestion_controller_factory(Arc::new(transparent.clone()))
         }
         Congestion::Bbr => {
             transport.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))

@@ -86,6 +86,12 @@ impl Counters {
         NAMES.iter().copied().zip(self.dropped.iter().copied())
     }
 
+    /// Inner packets carried, in both directions.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.sent + self.received
+    }
+
     /// The count of one reason.
     #[must_use]
     pub fn dropped_for(&self, reason: Reason) -> u64 {

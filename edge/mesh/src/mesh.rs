@@ -16,13 +16,14 @@ use crate::{
     admission::Admissions,
     coalesce::Coalescer,
     config::{self, Config, ConfigError, Congestion},
+    congestion::TransparentConfig,
     counters::{Counters, Reason},
     link::{Code, Link, Phase, Traffic},
     peer::{Peer, Renew},
     segment::Splitter,
     table::PrefixTable,
     timers::{Key, Timers},
-    verdict::Owner,
+    verdict::{Owner, Passed},
 };
 
 mod data;
@@ -44,6 +45,8 @@ pub struct Mesh {
     tun_mtu: u16,
     underlay_mtu: u16,
     endpoint: Endpoint,
+    /// What the links' controllers share.
+    transparent: TransparentConfig,
     client: ClientConfig,
     server: quinn_proto::ServerConfig,
     /// By the number of their connection handle.
@@ -51,6 +54,7 @@ pub struct Mesh {
     peers: Vec<Peer>,
     peer_index: HashMap<Label, u32>,
     table: PrefixTable<Owner>,
+    passed: Passed,
     timers: Timers,
     /// Links that may have something to send, each once.
     ready: VecDeque<usize>,
@@ -154,8 +158,9 @@ impl Mesh {
             return Err(ConfigError::NotAnEdge(config.id));
         };
         let endpoint = config::endpoint(&config)?;
-        let server = config::server(&config)?;
-        let client = config::client(&config)?;
+        let transparent = TransparentConfig::default();
+        let server = config::server(&config, &transparent)?;
+        let client = config::client(&config, &transparent)?;
         let mut rng = StdRng::from_seed(config.seed);
         let coalescer = Coalescer::new(rng.random(), config.offload.udp);
         Ok(Self {
@@ -165,12 +170,14 @@ impl Mesh {
             tun_mtu: config.tun_mtu,
             underlay_mtu: config.underlay_mtu,
             endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server.clone())), true, None),
+            transparent,
             client,
             server,
             links: Vec::new(),
             peers: Vec::new(),
             peer_index: HashMap::new(),
             table: PrefixTable::new(),
+            passed: Passed::default(),
             timers: Timers::default(),
             ready: VecDeque::new(),
             responses: VecDeque::new(),
@@ -221,12 +228,14 @@ impl Mesh {
 
     /// Gives the prefix to `owner`, which may be this edge.
     pub fn set_prefix(&mut self, prefix: IpNet, owner: &Label) {
+        self.passed = Passed::default();
         let owner = if *owner == self.name { Owner::Own } else { Owner::Peer(self.peer(owner)) };
         self.table.insert(prefix, owner);
     }
 
     /// Gives the prefix to nobody.
     pub fn remove_prefix(&mut self, prefix: &IpNet) {
+        self.passed = Passed::default();
         self.table.remove(prefix);
     }
 
@@ -237,7 +246,7 @@ impl Mesh {
 
     /// Changes congestion control for links made from now on.
     pub fn set_congestion(&mut self, congestion: Congestion) {
-        let transport = Arc::new(config::transport(self.underlay_mtu, congestion));
+        let transport = Arc::new(config::transport(self.underlay_mtu, congestion, &self.transparent));
         self.client.transport_config(transport.clone());
         self.server.transport_config(transport);
         self.endpoint.set_server_config(Some(Arc::new(self.server.clone())));
@@ -365,6 +374,12 @@ impl Mesh {
                 traffic: link.traffic,
             }
         })
+    }
+
+    /// The shortest smoothed round trip of the links that are up.
+    pub fn shortest_rtt(&self) -> Option<Duration> {
+        let links = self.peers.iter().filter_map(|peer| self.links[peer.current?].as_ref());
+        links.map(|link| link.conn.rtt()).min()
     }
 
     /// The index of a peer, member or not.

@@ -18,9 +18,52 @@ pub(crate) enum Owner {
     Peer(u32),
 }
 
-/// The peer that a packet from the TUN goes to.
-#[inline]
-pub(crate) fn outbound(
+/// The last packet that passed in each direction: most are followed by another of their flow. To be
+/// forgotten with every change of the table.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    out: Option<(IpAddr, IpAddr, u32)>,
+    into: Option<(IpAddr, IpAddr, u32)>,
+}
+
+impl Passed {
+    /// The peer that a packet from the TUN goes to.
+    #[inline]
+    pub(crate) fn outbound(
+        &mut self,
+        table: &PrefixTable<Owner>,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<u32, Reason> {
+        if let Some((from, to, peer)) = self.out
+            && (from, to) == (source, destination)
+        {
+            return Ok(peer);
+        }
+        let peer = outbound(table, source, destination)?;
+        self.out = Some((source, destination, peer));
+        Ok(peer)
+    }
+
+    /// Whether a packet from `peer` may reach the TUN.
+    #[inline]
+    pub(crate) fn inbound(
+        &mut self,
+        table: &PrefixTable<Owner>,
+        peer: u32,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<(), Reason> {
+        let this = Some((source, destination, peer));
+        if self.into != this {
+            inbound(table, peer, source, destination)?;
+            self.into = this;
+        }
+        Ok(())
+    }
+}
+
+fn outbound(
     table: &PrefixTable<Owner>,
     source: IpAddr,
     destination: IpAddr,
@@ -38,9 +81,7 @@ pub(crate) fn outbound(
     }
 }
 
-/// Whether a packet from `peer` may reach the TUN.
-#[inline]
-pub(crate) fn inbound(
+fn inbound(
     table: &PrefixTable<Owner>,
     peer: u32,
     source: IpAddr,

@@ -1,6 +1,7 @@
 //! The data plane's thread: the core, the socket, the TUN and one loop. Nothing else runs on it, and
 //! nothing of its tables is shared.
 
+mod moderator;
 mod receive;
 mod turn;
 

@@ -124,7 +124,7 @@ impl AsFd for Socket {
 }
 
 /// The largest number of buffers that one [`Socket::receive`] fills.
-pub const RECEIVE_BATCH: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
+pub const RECEIVE_BATCH: usize = BATCH_SIZE;
 
 fn open(ip: IpAddr, port: u16) -> io::Result<Raw> {
     let address = SocketAddr::new(ip, port);

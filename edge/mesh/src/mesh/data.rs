@@ -16,7 +16,7 @@ use crate::{
     queue::GivenUp,
     segment::VnetHeader,
     table::PrefixTable,
-    verdict::{self, Owner},
+    verdict::{Owner, Passed},
 };
 
 impl Mesh {
@@ -58,7 +58,7 @@ impl Mesh {
         let Some((header, packet)) = parsed else {
             return self.counters.drop(Reason::TunUnparsable);
         };
-        match verdict::outbound(&self.table, packet.source(), packet.destination()) {
+        match self.passed.outbound(&self.table, packet.source(), packet.destination()) {
             Ok(peer) => self.enqueue(now, peer, &header, &packet),
             Err(reason) => self.counters.drop(reason),
         }
@@ -141,7 +141,7 @@ impl Mesh {
         ce: bool,
         write: &mut impl FnMut(&[IoSlice<'_>]),
     ) {
-        let Self { links, peers, counters, table, coalescer, tun_mtu, .. } = self;
+        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, .. } = self;
         let Some(link) = links[index].as_mut() else { return };
         let Link { conn, phase, peer, reassembler, largest_inner, traffic, .. } = &mut **link;
         let mut datagrams = conn.datagrams();
@@ -153,6 +153,7 @@ impl Mesh {
             };
             let mut egress = Egress {
                 table,
+                passed,
                 coalescer,
                 peer,
                 largest: (*largest_inner).min(usize::from(*tun_mtu)),
@@ -186,6 +187,7 @@ impl Mesh {
 /// The way out of a link for one datagram's packets.
 struct Egress<'a> {
     table: &'a PrefixTable<Owner>,
+    passed: &'a mut Passed,
     coalescer: &'a mut Coalescer,
     peer: u32,
     /// Largest inner packet that the way back carries whole.
@@ -201,7 +203,7 @@ impl Egress<'_> {
         write: &mut impl FnMut(&[IoSlice<'_>]),
     ) -> Result<u64, Reason> {
         let view = Packet::parse(&packet).map_err(|_| Reason::PeerUnparsable)?;
-        verdict::inbound(self.table, self.peer, view.source(), view.destination())?;
+        self.passed.inbound(self.table, self.peer, view.source(), view.destination())?;
         let packet = if ce || is_syn(&view) { self.amend(&packet, ce)? } else { packet };
         let len = packet.len() as u64;
         self.coalescer.push(packet, write);

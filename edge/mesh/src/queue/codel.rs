@@ -88,7 +88,7 @@ mod tests {
         let mut codel = Codel::default();
         assert!(run(&mut codel, start, 1000, |_| 4 * MS).is_empty());
         assert!((0..1000).all(|at| !codel.gives_up(start + at * MS, 500 * MS, false)));
-        let saw = |at: u32| if at % 90 == 0 { MS } else { 40 * MS };
+        let saw = |at: u32| if at.is_multiple_of(90) { MS } else { 40 * MS };
         assert!(run(&mut codel, start, 1000, saw).is_empty(), "bursts shorter than an interval");
     }
 

@@ -5,44 +5,68 @@ use std::{array, io, io::IoSliceMut};
 use bytes::BytesMut;
 use quinn_udp::RecvMeta;
 
-use crate::host::socket::{RECEIVE_BATCH, Socket};
+use crate::{
+    host::socket::{RECEIVE_BATCH, Socket},
+    sys,
+};
 
 /// What one buffer holds: the largest batch that the kernel joins (`UDP_GRO`).
 const SLOT: usize = 64 << 10;
 
-/// Up to this a copy is cheaper than giving the buffer away and zeroing another.
+/// Up to this a copy is cheaper than giving the buffer away.
 const COPY: usize = 4 << 10;
+
+/// Buffers filled by a call when the last one did not fill all: where the kernel joins datagrams,
+/// more of them are only more for it to look at.
+const FEW: usize = 8;
 
 pub(super) struct Receiver {
     slots: [BytesMut; RECEIVE_BATCH],
     meta: [RecvMeta; RECEIVE_BATCH],
+    /// The address at which each slot begins, by which it is known when it is whole again.
+    origins: [usize; RECEIVE_BATCH],
+    /// Slots that a call offers.
+    offered: usize,
+    /// Copies of small datagrams, many to a piece of memory.
+    copies: BytesMut,
 }
 
 impl Receiver {
     pub(super) fn new() -> Self {
+        let slots = array::from_fn(|_| BytesMut::zeroed(SLOT));
         Self {
-            slots: array::from_fn(|_| BytesMut::zeroed(SLOT)),
+            origins: slots.each_ref().map(|slot: &BytesMut| slot.as_ptr().addr()),
+            slots,
             meta: [RecvMeta::default(); RECEIVE_BATCH],
+            offered: FEW,
+            copies: BytesMut::with_capacity(SLOT),
         }
     }
 
     /// Receives once; what came is then taken with [`take`](Self::take).
     pub(super) fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
-        for slot in self.slots.iter_mut().filter(|slot| slot.len() < SLOT) {
-            // Whoever had its front has let go of it by now, so that this takes the same memory back.
-            slot.clear();
-            slot.reserve(SLOT);
-            slot.resize(SLOT, 0);
+        let slots = &mut self.slots[..self.offered];
+        for (slot, origin) in slots.iter_mut().zip(&mut self.origins) {
+            if slot.len() < SLOT && !sys::whole_again(slot, *origin, SLOT) {
+                *slot = BytesMut::zeroed(SLOT);
+                *origin = slot.as_ptr().addr();
+            }
         }
         let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot));
-        socket.receive(&mut bufs, &mut self.meta)
+        let offered = self.offered;
+        let count = socket.receive(&mut bufs[..offered], &mut self.meta)?;
+        self.offered = if count == offered { RECEIVE_BATCH } else { FEW };
+        Ok(count)
     }
 
     pub(super) fn take(&mut self, index: usize) -> (RecvMeta, BytesMut) {
         let (slot, meta) = (&mut self.slots[index], self.meta[index]);
         let len = meta.len.min(slot.len());
         let data = match len <= COPY {
-            true => BytesMut::from(&slot[..len]),
+            true => {
+                self.copies.extend_from_slice(&slot[..len]);
+                self.copies.split()
+            }
             false => slot.split_to(len),
         };
         (meta, data)
