@@ -1,9 +1,9 @@
-//! The system calls that nothing safe covers: the TUN's ioctls, the clock's state, and memory for
-//! recvmmsg(2).
+//! The system calls that nothing safe covers: the TUN's ioctls, the clock's state, a socket's queue,
+//! and memory for recvmmsg(2).
 
 #![expect(
     unsafe_code,
-    reason = "ioctl(2), adjtimex(2), taking over a descriptor, and receiving into memory without \
+    reason = "ioctl(2), getsockopt(2), adjtimex(2), taking over a descriptor, and receiving into memory without \
               zeroing it each time have no safe form"
 )]
 
@@ -64,6 +64,31 @@ pub(crate) fn whole_again(buf: &mut BytesMut, origin: usize, len: usize) -> bool
     // but never made uninitialised, and there is room for them.
     unsafe { buf.set_len(len) };
     true
+}
+
+/// What a socket's receive queue holds in bytes, with the kernel's own overhead, and the datagrams
+/// lost because it was full (`SO_MEMINFO`: `SK_MEMINFO_RMEM_ALLOC` and `SK_MEMINFO_DROPS` of
+/// linux/sock_diag.h).
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 4.12.
+pub(crate) fn receive_queue(socket: impl AsFd) -> io::Result<(usize, u64)> {
+    const RMEM_ALLOC: usize = 0;
+    const DROPS: usize = 8;
+    let mut values = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, those of `values`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    check(result)?;
+    Ok((values[RMEM_ALLOC] as usize, values[DROPS].into()))
 }
 
 /// Whether the kernel believes its clock to be synchronised (`STA_UNSYNC` of adjtimex(2)).

@@ -24,6 +24,7 @@ pub mod table;
 
 mod admission;
 mod arena;
+mod codel;
 mod config;
 mod congestion;
 mod counters;

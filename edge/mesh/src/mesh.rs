@@ -15,6 +15,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use crate::{
     admission::Admissions,
     coalesce::Coalescer,
+    codel::Codel,
     config::{self, Config, ConfigError, Congestion},
     congestion::TransparentConfig,
     counters::{Counters, Reason},
@@ -63,6 +64,9 @@ pub struct Mesh {
     admissions: Admissions,
     /// Accepted handshakes that are not finished.
     unfinished: usize,
+    /// The queue in the host's socket, and whether the next bulk packet is to tell its flow of it.
+    arrivals: Codel,
+    slow_down: bool,
     splitter: Splitter,
     /// Keeps senders from choosing flows that share a queue.
     flow_seed: u64,
@@ -183,6 +187,8 @@ impl Mesh {
             responses: VecDeque::new(),
             admissions: Admissions::default(),
             unfinished: 0,
+            arrivals: Codel::default(),
+            slow_down: false,
             splitter: Splitter::default(),
             flow_seed: rng.random(),
             coalescer,

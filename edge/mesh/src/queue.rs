@@ -14,12 +14,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    codel::{Codel, Law},
     packet::{Ecn, set_ce},
     segment::Packets,
 };
-use codel::Codel;
-
-mod codel;
 
 /// Bytes that may wait on one link; a few milliseconds at full speed.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -28,6 +26,8 @@ const OVERHEAD: usize = 128;
 /// The longest wait, also of a flow that does not slow down when it is told to: a packet that is
 /// later than its flow's retransmission is only load.
 const MAX_AGE: Duration = Duration::from_millis(60);
+/// What each flow is held to: the values of RFC 8290 §5.2.
+const LAW: Law = Law { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
 /// Bytes that a flow may send in its turn: small against a batch of 64 KiB, so that flows mix, and
 /// some packets, so that the other end can merge them.
 const QUANTUM: isize = 6000;
@@ -174,15 +174,19 @@ impl Flow {
                 self.reads.pop_front();
             }
             let Some(packet) = packet else { continue };
-            if !self.codel.gives_up(now, waited, !self.reads.is_empty()) {
-                self.deficit -= packet.len() as isize;
-                return Some(packet);
+            // Nothing stands behind the last one.
+            if self.reads.is_empty() {
+                self.codel.relax();
+            } else if self.codel.gives_up(&LAW, now, waited) {
+                if let Some(marked) = mark(&packet) {
+                    self.deficit -= packet.len() as isize;
+                    return Some(marked);
+                }
+                lost.old += 1;
+                continue;
             }
-            if let Some(marked) = mark(&packet) {
-                self.deficit -= packet.len() as isize;
-                return Some(marked);
-            }
-            lost.old += 1;
+            self.deficit -= packet.len() as isize;
+            return Some(packet);
         }
     }
 

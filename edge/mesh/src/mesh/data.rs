@@ -1,6 +1,9 @@
 //! The path of packets: TUN → verdict → queue → link, and link → verdict → TUN.
 
-use std::{io::IoSlice, time::Instant};
+use std::{
+    io::IoSlice,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -9,6 +12,7 @@ use super::{Mesh, Received};
 use crate::{
     clamp::{clamp_mss, is_syn},
     coalesce::Coalescer,
+    codel::Law,
     counters::{Counters, Reason},
     fragment::{FRAGMENT, fragment},
     link::{Link, MAX_INNER, Phase},
@@ -18,6 +22,13 @@ use crate::{
     table::PrefixTable,
     verdict::{Owner, Passed},
 };
+
+/// What the queue of the host's socket is held to. It is emptied faster than any link is, so that a
+/// short wait is a long queue.
+const ARRIVALS: Law =
+    Law { target: Duration::from_millis(1), interval: Duration::from_millis(50) };
+/// Bytes of a packet that is taken to be a bulk flow's.
+const BULK: usize = 600;
 
 impl Mesh {
     /// Takes UDP datagrams that came together. `write` gets what is to be written to the TUN, one
@@ -49,6 +60,12 @@ impl Mesh {
     /// Writes what is held for merging: once a turn, when no more datagrams wait.
     pub fn flush_tun(&mut self, write: &mut impl FnMut(&[IoSlice<'_>])) {
         self.coalescer.flush(write);
+    }
+
+    /// Tells how long datagrams wait in the host's socket, about, each time that it was read. Where
+    /// that stays long, the host is the bottleneck, and bulk flows are told as by any router.
+    pub fn note_wait(&mut self, now: Instant, wait: Duration) {
+        self.slow_down |= self.arrivals.gives_up(&ARRIVALS, now, wait);
     }
 
     /// Takes what one read of the TUN gave: a [`VnetHeader`], and a packet or super-packet.
@@ -141,7 +158,7 @@ impl Mesh {
         ce: bool,
         write: &mut impl FnMut(&[IoSlice<'_>]),
     ) {
-        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, .. } = self;
+        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, slow_down, .. } = self;
         let Some(link) = links[index].as_mut() else { return };
         let Link { conn, phase, peer, reassembler, largest_inner, traffic, .. } = &mut **link;
         let mut datagrams = conn.datagrams();
@@ -154,6 +171,7 @@ impl Mesh {
             let mut egress = Egress {
                 table,
                 passed,
+                slow_down,
                 coalescer,
                 peer,
                 largest: (*largest_inner).min(usize::from(*tun_mtu)),
@@ -188,6 +206,7 @@ impl Mesh {
 struct Egress<'a> {
     table: &'a PrefixTable<Owner>,
     passed: &'a mut Passed,
+    slow_down: &'a mut bool,
     coalescer: &'a mut Coalescer,
     peer: u32,
     /// Largest inner packet that the way back carries whole.
@@ -204,7 +223,12 @@ impl Egress<'_> {
     ) -> Result<u64, Reason> {
         let view = Packet::parse(&packet).map_err(|_| Reason::PeerUnparsable)?;
         self.passed.inbound(self.table, self.peer, view.source(), view.destination())?;
-        let packet = if ce || is_syn(&view) { self.amend(&packet, ce)? } else { packet };
+        let slow_down = *self.slow_down && packet.len() >= BULK;
+        let packet = if ce || slow_down || is_syn(&view) {
+            self.amend(&packet, ce, slow_down)?
+        } else {
+            packet
+        };
         let len = packet.len() as u64;
         self.coalescer.push(packet, write);
         Ok(len)
@@ -212,10 +236,13 @@ impl Egress<'_> {
 
     /// The rare packet that is changed on its way out.
     #[cold]
-    fn amend(&self, packet: &[u8], ce: bool) -> Result<Bytes, Reason> {
+    fn amend(&mut self, packet: &[u8], ce: bool, slow_down: bool) -> Result<Bytes, Reason> {
         let mut packet = BytesMut::from(packet);
-        if apply_ecn(&mut packet, ce) == EcnVerdict::Drop {
-            return Err(Reason::CongestionNotEct);
+        if slow_down {
+            *self.slow_down = false;
+        }
+        if apply_ecn(&mut packet, ce || slow_down) == EcnVerdict::Drop {
+            return Err(if ce { Reason::CongestionNotEct } else { Reason::HostBusy });
         }
         clamp_mss(&mut packet, self.largest);
         Ok(packet.freeze())

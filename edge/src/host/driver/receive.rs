@@ -16,8 +16,8 @@ const SLOT: usize = 64 << 10;
 /// Up to this a copy is cheaper than giving the buffer away.
 const COPY: usize = 4 << 10;
 
-/// Buffers filled by a call when the last one did not fill all: where the kernel joins datagrams,
-/// more of them are only more for it to look at.
+/// Buffers offered to a call, unless the last one filled them all with datagrams that the kernel did
+/// not join: else more of them are only more for it to look at.
 const FEW: usize = 8;
 
 pub(super) struct Receiver {
@@ -27,6 +27,8 @@ pub(super) struct Receiver {
     origins: [usize; RECEIVE_BATCH],
     /// Slots that a call offers.
     offered: usize,
+    /// Whether the last call filled them all, so that more may wait.
+    pub(super) full: bool,
     /// Copies of small datagrams, many to a piece of memory.
     copies: BytesMut,
 }
@@ -39,6 +41,7 @@ impl Receiver {
             slots,
             meta: [RecvMeta::default(); RECEIVE_BATCH],
             offered: FEW,
+            full: false,
             copies: BytesMut::with_capacity(SLOT),
         }
     }
@@ -55,7 +58,10 @@ impl Receiver {
         let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot));
         let offered = self.offered;
         let count = socket.receive(&mut bufs[..offered], &mut self.meta)?;
-        self.offered = if count == offered { RECEIVE_BATCH } else { FEW };
+        self.full = count == offered;
+        // Joined ones are much work each, and others have to have their turn.
+        let single = self.meta[..count].iter().all(|meta| meta.len <= COPY);
+        self.offered = if self.full && single { RECEIVE_BATCH } else { FEW };
         Ok(count)
     }
 

@@ -25,13 +25,12 @@ use crate::host::{
     tun::{self, Tun},
 };
 
-/// Reads of the TUN in a turn, and their bytes; more wait for the next, so that the socket has its
-/// turn too.
-const TUN_READS: usize = 128;
-const TUN_BYTES: usize = 1 << 20;
+/// Reads of the TUN in a turn: all that is there, as only what was read can be sent in a fair order;
+/// but more wait for the next, so that the socket has its turn too.
+const TUN_READS: usize = 256;
 
-/// Bytes read from the TUN after which they are sent, so that they are still in the processor's cache.
-const BYTES_AT_ONCE: usize = 256 << 10;
+/// Bytes sent in a turn.
+const SEND_BYTES: usize = 512 << 10;
 
 /// Datagrams in a batch: 44 of 1,452 bytes near UDP's 65,507.
 const MAX_SEGMENTS: usize = 44;
@@ -60,6 +59,8 @@ pub struct HostCounters {
     pub udp_send: u64,
     /// Refusals to receive.
     pub udp_receive: u64,
+    /// Lost in the socket: more came than this host could take.
+    pub udp_overflow: u64,
     /// Packets that the kernel did not take from us.
     pub tun_write: u64,
     /// Refusals to read from the TUN.
@@ -78,6 +79,7 @@ impl HostCounters {
             ("udp_no_buffers", self.udp_no_buffers),
             ("udp_send", self.udp_send),
             ("udp_receive", self.udp_receive),
+            ("udp_overflow", self.udp_overflow),
             ("tun_write", self.tun_write),
             ("tun_read", self.tun_read),
             ("tun_gone", self.tun_gone),
@@ -104,6 +106,9 @@ pub(super) struct Loop {
     clock_told: Option<Instant>,
     stop: Option<Instant>,
     moderator: Moderator,
+    /// Whether there was more to send than the last turn did.
+    more: bool,
+    drain: Drain,
 }
 
 /// What there is to do.
@@ -139,6 +144,8 @@ impl Loop {
             clock_told: None,
             stop: None,
             moderator: Moderator::new(Instant::now()),
+            more: false,
+            drain: Drain::default(),
         }
     }
 
@@ -174,18 +181,19 @@ impl Loop {
             self.mesh.handle_timeout(now);
             self.flush_tun();
         }
-        self.transmit(now);
+        self.more = self.transmit(now);
         self.tell_events();
         let Self { moderator, mesh, .. } = self;
         moderator.turned(now, mesh.counters().carried(), || mesh.shortest_rtt());
         match self.stop {
-            Some(deadline) => self.pending.is_none() || now >= deadline,
+            Some(deadline) => (self.pending.is_none() && !self.more) || now >= deadline,
             None => false,
         }
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        if let Some(nap) = self.moderator.nap()
+        if !self.more
+            && let Some(nap) = self.moderator.nap()
             && let Ok(nap) = Timespec::try_from(nap)
         {
             // A signal ends it early, which does no harm.
@@ -203,7 +211,11 @@ impl Loop {
             PollFd::new(&self.wake, PollFlags::IN),
         ];
         let now = Instant::now();
-        let until = self.mesh.poll_timeout().map_or(NAP, |at| at.saturating_duration_since(now));
+        let until = match self.mesh.poll_timeout() {
+            _ if self.more => Duration::ZERO,
+            Some(at) => at.saturating_duration_since(now),
+            None => NAP,
+        };
         let timeout = Timespec::try_from(until.min(NAP)).map_err(io::Error::other)?;
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -265,7 +277,7 @@ impl Loop {
             now,
             links: self.mesh.links().collect(),
             counters: self.mesh.counters().clone(),
-            host: self.counters,
+            host: HostCounters { udp_overflow: self.socket.overflowed(), ..self.counters },
             tun: self.tun.is_some(),
         }
     }
@@ -281,8 +293,10 @@ impl Loop {
             }
         };
         let mut out = Out::new(&self.tun, &mut self.counters);
+        let mut bytes = 0;
         for index in 0..count {
             let (meta, data) = self.receiver.take(index);
+            bytes += data.len();
             let from = Received {
                 remote: meta.addr,
                 local_ip: meta.dst_ip,
@@ -296,6 +310,13 @@ impl Loop {
         if gone {
             self.lose_tun();
         }
+        let wait = if self.receiver.full {
+            self.drain.took(now.elapsed(), bytes);
+            self.drain.wait(self.socket.waiting())
+        } else {
+            Duration::ZERO
+        };
+        self.mesh.note_wait(now, wait);
         written
     }
 
@@ -308,27 +329,16 @@ impl Loop {
     }
 
     fn read_tun(&mut self, now: Instant) {
-        let (mut bytes, mut unsent) = (0, 0);
         for _ in 0..TUN_READS {
             let Some(tun) = &self.tun else { return };
             match tun.read(&mut self.frame) {
-                Ok(Some(len)) => {
-                    self.mesh.handle_tun(now, &self.frame[..len]);
-                    (bytes, unsent) = (bytes + len, unsent + len);
-                }
+                Ok(Some(len)) => self.mesh.handle_tun(now, &self.frame[..len]),
                 Ok(None) => return,
                 Err(error) if tun::is_gone(&error) => return self.lose_tun(),
                 Err(_) => {
                     self.counters.tun_read += 1;
                     return;
                 }
-            }
-            if unsent >= BYTES_AT_ONCE {
-                self.transmit(now);
-                unsent = 0;
-            }
-            if bytes >= TUN_BYTES {
-                return;
             }
         }
     }
@@ -338,21 +348,28 @@ impl Loop {
         self.tell(DriverEvent::TunGone);
     }
 
-    /// Sends until there is nothing more, or no more room.
-    fn transmit(&mut self, now: Instant) {
+    /// Sends until there is nothing more, no more room, or enough for one turn; says whether it was
+    /// the last.
+    fn transmit(&mut self, now: Instant) -> bool {
         if let Some(transmit) = self.pending.take()
             && !self.send(&transmit)
         {
             self.pending = Some(transmit);
-            return;
+            return false;
         }
         let segments = self.socket.max_segments().min(MAX_SEGMENTS);
+        let mut sent = 0;
         while let Some(transmit) = self.mesh.poll_transmit(now, segments, &mut self.batch) {
             if !self.send(&transmit) {
                 self.pending = Some(transmit);
-                return;
+                return false;
+            }
+            sent += transmit.size;
+            if sent >= SEND_BYTES {
+                return true;
             }
         }
+        false
     }
 
     /// Sends what is in `batch`; says whether it is done with, one way or the other.
@@ -399,6 +416,25 @@ impl Loop {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             debug!(?event, "event not told: too many at a time");
         }
+    }
+}
+
+/// How fast the socket is emptied while more waits than a turn takes.
+#[derive(Debug, Default)]
+struct Drain {
+    /// Seconds for a byte.
+    pace: f64,
+}
+
+impl Drain {
+    fn took(&mut self, time: Duration, bytes: usize) {
+        let pace = time.as_secs_f64() / bytes.max(1) as f64;
+        // An eighth of each, so that an interruption does not count for much.
+        self.pace += (pace - self.pace) / if self.pace == 0.0 { 1.0 } else { 8.0 };
+    }
+
+    fn wait(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(self.pace * bytes as f64)
     }
 }
 

@@ -1,47 +1,59 @@
-//! Controlled delay (RFC 8289), for one flow: which of its packets to give up, so that a queue that
-//! stands does not stay.
+//! Controlled delay (RFC 8289): which packets to give up, so that a queue that stands does not stay.
 
 use std::time::{Duration, Instant};
 
-/// A wait that is acceptable for good (RFC 8289 §4.3).
-const TARGET: Duration = Duration::from_millis(5);
-/// How long the wait may be above that before a packet is given up: a round trip of most paths
-/// (RFC 8289 §4.2).
-const INTERVAL: Duration = Duration::from_millis(100);
+/// What a queue is held to.
+#[derive(Debug)]
+pub(crate) struct Law {
+    /// A wait that is acceptable for good (RFC 8289 §4.3).
+    pub(crate) target: Duration,
+    /// How long the wait may be above that before a packet is given up: some round trips
+    /// (RFC 8289 §4.2).
+    pub(crate) interval: Duration,
+}
 
 /// The state of RFC 8289 §5.
 #[derive(Debug, Default)]
-pub(super) struct Codel {
+pub(crate) struct Codel {
     /// When the wait will have been too long for an interval.
     first_above: Option<Instant>,
     /// When the next packet is given up, while any are.
     dropping: Option<Instant>,
-    /// Packets given up since that began, and before that the last time.
+    /// Packets given up since that began, and where it began.
     count: u32,
-    last: (u32, Option<Instant>),
+    began: u32,
+    /// When the next one would have been given up, had it not ended.
+    left: Option<Instant>,
 }
 
 impl Codel {
     /// Whether to give up the packet that comes out of the queue at `now`, after it `waited`.
-    /// `standing`: more than a packet waits behind it.
     #[inline]
-    pub(super) fn gives_up(&mut self, now: Instant, waited: Duration, standing: bool) -> bool {
-        if waited < TARGET || !standing {
-            self.first_above = None;
-            self.leave();
+    pub(crate) fn gives_up(&mut self, law: &Law, now: Instant, waited: Duration) -> bool {
+        if waited < law.target {
+            self.relax();
             return false;
         }
-        self.judge(now)
+        self.judge(law, now)
+    }
+
+    /// The wait is short, or too little is there to wait for.
+    #[inline]
+    pub(crate) fn relax(&mut self) {
+        self.first_above = None;
+        if let Some(next) = self.dropping.take() {
+            self.left = Some(next);
+        }
     }
 
     #[cold]
-    fn judge(&mut self, now: Instant) -> bool {
-        let first_above = *self.first_above.get_or_insert(now + INTERVAL);
+    fn judge(&mut self, law: &Law, now: Instant) -> bool {
+        let first_above = *self.first_above.get_or_insert(now + law.interval);
         match self.dropping {
-            None if now >= first_above => self.enter(now),
+            None if now >= first_above => self.enter(law, now),
             Some(next) if now >= next => {
                 self.count += 1;
-                self.dropping = Some(next + spacing(self.count));
+                self.dropping = Some(next + law.spacing(self.count));
             }
             None | Some(_) => return false,
         }
@@ -49,26 +61,20 @@ impl Codel {
     }
 
     /// Begins where it left off, if that was not long ago.
-    fn enter(&mut self, now: Instant) {
-        let (count, next) = self.last;
-        let lately = next.is_some_and(|at| now.saturating_duration_since(at) < 16 * INTERVAL);
-        self.count = if lately { count.max(1) } else { 1 };
-        self.last = (self.count, None);
-        self.dropping = Some(now + spacing(self.count));
-    }
-
-    #[inline]
-    fn leave(&mut self) {
-        if let Some(next) = self.dropping.take() {
-            let began = self.last.0;
-            self.last = (self.count.saturating_sub(began), Some(next));
-        }
+    fn enter(&mut self, law: &Law, now: Instant) {
+        let lately =
+            self.left.is_some_and(|at| now.saturating_duration_since(at) < 16 * law.interval);
+        self.count = if lately { (self.count - self.began).max(1) } else { 1 };
+        self.began = self.count;
+        self.dropping = Some(now + law.spacing(self.count));
     }
 }
 
-/// The control law (RFC 8289 §5.2): ever closer, until the flow slows down.
-fn spacing(count: u32) -> Duration {
-    INTERVAL.div_f64(f64::from(count).sqrt())
+impl Law {
+    /// The control law (RFC 8289 §5.2): ever closer, until the flow slows down.
+    fn spacing(&self, count: u32) -> Duration {
+        self.interval.div_f64(f64::from(count).sqrt())
+    }
 }
 
 #[cfg(test)]
@@ -76,18 +82,18 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const LAW: Law = Law { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
 
     /// What is given up of a packet a millisecond, each of which waits as `waited` says.
     fn run(codel: &mut Codel, start: Instant, ms: u32, waited: impl Fn(u32) -> Duration) -> Vec<u32> {
-        (0..ms).filter(|&at| codel.gives_up(start + at * MS, waited(at), true)).collect()
+        (0..ms).filter(|&at| codel.gives_up(&LAW, start + at * MS, waited(at))).collect()
     }
 
     #[test]
-    fn short_waits_and_the_last_packet_are_let_be() {
+    fn short_waits_and_short_bursts_are_let_be() {
         let start = Instant::now();
         let mut codel = Codel::default();
         assert!(run(&mut codel, start, 1000, |_| 4 * MS).is_empty());
-        assert!((0..1000).all(|at| !codel.gives_up(start + at * MS, 500 * MS, false)));
         let saw = |at: u32| if at.is_multiple_of(90) { MS } else { 40 * MS };
         assert!(run(&mut codel, start, 1000, saw).is_empty(), "bursts shorter than an interval");
     }
@@ -107,7 +113,7 @@ mod tests {
         let start = Instant::now();
         let mut codel = Codel::default();
         let first = run(&mut codel, start, 2000, |_| 20 * MS).len();
-        assert!(!codel.gives_up(start + 2000 * MS, MS, true));
+        assert!(!codel.gives_up(&LAW, start + 2000 * MS, MS));
         let again = run(&mut codel, start + 2001 * MS, 600, |_| 20 * MS);
         let fresh = run(&mut Codel::default(), start, 600, |_| 20 * MS);
         assert!(again.len() > 2 * fresh.len(), "{} then {again:?}, not {fresh:?}", first);
