@@ -85,7 +85,12 @@ mod tests {
     const LAW: Law = Law { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
 
     /// What is given up of a packet a millisecond, each of which waits as `waited` says.
-    fn run(codel: &mut Codel, start: Instant, ms: u32, waited: impl Fn(u32) -> Duration) -> Vec<u32> {
+    fn run(
+        codel: &mut Codel,
+        start: Instant,
+        ms: u32,
+        waited: impl Fn(u32) -> Duration,
+    ) -> Vec<u32> {
         (0..ms).filter(|&at| codel.gives_up(&LAW, start + at * MS, waited(at))).collect()
     }
 

@@ -252,7 +252,8 @@ impl Mesh {
 
     /// Changes congestion control for links made from now on.
     pub fn set_congestion(&mut self, congestion: Congestion) {
-        let transport = Arc::new(config::transport(self.underlay_mtu, congestion, &self.transparent));
+        let transport =
+            Arc::new(config::transport(self.underlay_mtu, congestion, &self.transparent));
         self.client.transport_config(transport.clone());
         self.server.transport_config(transport);
         self.endpoint.set_server_config(Some(Arc::new(self.server.clone())));

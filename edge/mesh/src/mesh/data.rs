@@ -25,8 +25,7 @@ use crate::{
 
 /// What the queue of the host's socket is held to. It is emptied faster than any link is, so that a
 /// short wait is a long queue.
-const ARRIVALS: Law =
-    Law { target: Duration::from_millis(1), interval: Duration::from_millis(50) };
+const ARRIVALS: Law = Law { target: Duration::from_millis(1), interval: Duration::from_millis(50) };
 /// Bytes of a packet that is taken to be a bulk flow's.
 const BULK: usize = 600;
 
@@ -158,7 +157,8 @@ impl Mesh {
         ce: bool,
         write: &mut impl FnMut(&[IoSlice<'_>]),
     ) {
-        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, slow_down, .. } = self;
+        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, slow_down, .. } =
+            self;
         let Some(link) = links[index].as_mut() else { return };
         let Link { conn, phase, peer, reassembler, largest_inner, traffic, .. } = &mut **link;
         let mut datagrams = conn.datagrams();

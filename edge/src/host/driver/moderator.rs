@@ -209,7 +209,8 @@ mod tests {
         let mut world = World::new();
         world.run(Duration::from_secs(1), open(60 * US));
         assert!(world.naps > 0);
-        world.run(Duration::from_millis(50), |slept| (10 * US, 10 + (slept.as_micros() / 5) as u64));
+        world
+            .run(Duration::from_millis(50), |slept| (10 * US, 10 + (slept.as_micros() / 5) as u64));
         world.run(Duration::from_secs(1), |_| (50 * US, 60));
         assert_eq!(world.naps, 0);
     }

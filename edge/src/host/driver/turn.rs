@@ -25,12 +25,10 @@ use crate::host::{
     tun::{self, Tun},
 };
 
-/// Reads of the TUN in a turn: all that is there, as only what was read can be sent in a fair order;
-/// but more wait for the next, so that the socket has its turn too.
+/// Reads of the TUN in a turn, and their bytes; more wait for the next, so that the socket has its
+/// turn too, and so that what was read is still in the processor's cache when it is sent.
 const TUN_READS: usize = 256;
-
-/// Bytes sent in a turn.
-const SEND_BYTES: usize = 512 << 10;
+const TUN_BYTES: usize = 1 << 20;
 
 /// Datagrams in a batch: 44 of 1,452 bytes near UDP's 65,507.
 const MAX_SEGMENTS: usize = 44;
@@ -106,8 +104,6 @@ pub(super) struct Loop {
     clock_told: Option<Instant>,
     stop: Option<Instant>,
     moderator: Moderator,
-    /// Whether there was more to send than the last turn did.
-    more: bool,
     drain: Drain,
 }
 
@@ -144,7 +140,6 @@ impl Loop {
             clock_told: None,
             stop: None,
             moderator: Moderator::new(Instant::now()),
-            more: false,
             drain: Drain::default(),
         }
     }
@@ -181,19 +176,18 @@ impl Loop {
             self.mesh.handle_timeout(now);
             self.flush_tun();
         }
-        self.more = self.transmit(now);
+        self.transmit(now);
         self.tell_events();
         let Self { moderator, mesh, .. } = self;
         moderator.turned(now, mesh.counters().carried(), || mesh.shortest_rtt());
         match self.stop {
-            Some(deadline) => (self.pending.is_none() && !self.more) || now >= deadline,
+            Some(deadline) => self.pending.is_none() || now >= deadline,
             None => false,
         }
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        if !self.more
-            && let Some(nap) = self.moderator.nap()
+        if let Some(nap) = self.moderator.nap()
             && let Ok(nap) = Timespec::try_from(nap)
         {
             // A signal ends it early, which does no harm.
@@ -211,11 +205,7 @@ impl Loop {
             PollFd::new(&self.wake, PollFlags::IN),
         ];
         let now = Instant::now();
-        let until = match self.mesh.poll_timeout() {
-            _ if self.more => Duration::ZERO,
-            Some(at) => at.saturating_duration_since(now),
-            None => NAP,
-        };
+        let until = self.mesh.poll_timeout().map_or(NAP, |at| at.saturating_duration_since(now));
         let timeout = Timespec::try_from(until.min(NAP)).map_err(io::Error::other)?;
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -329,10 +319,14 @@ impl Loop {
     }
 
     fn read_tun(&mut self, now: Instant) {
+        let mut bytes = 0;
         for _ in 0..TUN_READS {
-            let Some(tun) = &self.tun else { return };
+            let Some(tun) = self.tun.as_ref().filter(|_| bytes < TUN_BYTES) else { return };
             match tun.read(&mut self.frame) {
-                Ok(Some(len)) => self.mesh.handle_tun(now, &self.frame[..len]),
+                Ok(Some(len)) => {
+                    self.mesh.handle_tun(now, &self.frame[..len]);
+                    bytes += len;
+                }
                 Ok(None) => return,
                 Err(error) if tun::is_gone(&error) => return self.lose_tun(),
                 Err(_) => {
@@ -348,28 +342,21 @@ impl Loop {
         self.tell(DriverEvent::TunGone);
     }
 
-    /// Sends until there is nothing more, no more room, or enough for one turn; says whether it was
-    /// the last.
-    fn transmit(&mut self, now: Instant) -> bool {
+    /// Sends until there is nothing more, or no more room.
+    fn transmit(&mut self, now: Instant) {
         if let Some(transmit) = self.pending.take()
             && !self.send(&transmit)
         {
             self.pending = Some(transmit);
-            return false;
+            return;
         }
         let segments = self.socket.max_segments().min(MAX_SEGMENTS);
-        let mut sent = 0;
         while let Some(transmit) = self.mesh.poll_transmit(now, segments, &mut self.batch) {
             if !self.send(&transmit) {
                 self.pending = Some(transmit);
-                return false;
-            }
-            sent += transmit.size;
-            if sent >= SEND_BYTES {
-                return true;
+                return;
             }
         }
-        false
     }
 
     /// Sends what is in `batch`; says whether it is done with, one way or the other.
