@@ -20,8 +20,8 @@ use rustix::io::Errno;
 use super::direction::{Direction, Verdict};
 use super::{WanCounters, WanPath, icmp};
 
-/// Due times are looked at so often. It bounds the wake-ups of a bottleneck, whose packets are due
-/// one by one, and is less than any delay on a WAN is exact to.
+/// How often due times are looked at and, while there is much to do, arrivals. It bounds the wake-ups,
+/// which cost more than packets do, and is less than any delay on a WAN is exact to.
 const TICK: Duration = Duration::from_micros(100);
 
 /// Packets or super-packets that one direction takes before the others have their turn.
@@ -68,15 +68,15 @@ impl Emulator {
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))
             .context("setting the timer slack")?;
         while self.obey() {
-            let mut idle = true;
+            let mut most = 0;
             for lane in &mut self.lanes {
-                idle &= lane.read(&mut self.buffer, self.start)?;
+                most = lane.read(&mut self.buffer, self.start)?.max(most);
             }
             for lane in &mut self.lanes {
                 lane.deliver(self.start.elapsed());
             }
-            if idle {
-                self.wait()?;
+            if most < READS {
+                self.wait(most > 0)?;
             }
         }
         Ok(())
@@ -114,17 +114,21 @@ impl Emulator {
         }
     }
 
-    /// Sleeps until a packet comes, one is due, or a command was given.
-    fn wait(&self) -> Result<()> {
+    /// Sleeps until a packet comes, one is due, or a command was given. After packets `came`, and when
+    /// one is due soon, only until the next tick, whatever comes: it is taken then, with others.
+    fn wait(&self, came: bool) -> Result<()> {
+        let now = self.start.elapsed();
         let next = self.lanes.iter().filter_map(|lane| lane.direction.next_due()).min();
-        let timeout = next.map(|due| timespec(on_tick(due).saturating_sub(self.start.elapsed())));
+        let naps = next.is_some_and(|due| came || due <= now + TICK);
+        let until = if naps { Some(on_tick(now)) } else { next.map(on_tick) };
+        let timeout = until.map(|until| timespec(until.saturating_sub(now)));
+        if naps {
+            return sleep(&mut [], timeout.as_ref());
+        }
         let mut fds: Vec<_> =
             self.lanes.iter().map(|lane| PollFd::new(&lane.tun, PollFlags::IN)).collect();
         fds.push(PollFd::new(&self.wake, PollFlags::IN));
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error).context("waiting for packets"),
-        }
+        sleep(&mut fds, timeout.as_ref())?;
         if fds.last().is_some_and(|wake| !wake.revents().is_empty()) {
             rustix::io::read(&self.wake, &mut [0; 8]).context("reading an eventfd")?;
         }
@@ -133,19 +137,19 @@ impl Emulator {
 }
 
 impl Lane {
-    /// Takes what came; whether that was all.
-    fn read(&mut self, buffer: &mut [u8], start: Instant) -> Result<bool> {
-        for _ in 0..READS {
+    /// Takes what came, but not more than its share; returns how much that was.
+    fn read(&mut self, buffer: &mut [u8], start: Instant) -> Result<usize> {
+        for count in 0..READS {
             match self.tun.read(buffer) {
                 Ok(Some(len)) => self.take(start.elapsed(), &buffer[..len]),
-                Ok(None) => return Ok(true),
+                Ok(None) => return Ok(count),
                 Err(error) if is_gone(&error) => {
                     return Err(error).with_context(|| format!("the device of {}", self.name));
                 }
                 Err(_) => self.direction.counters.failed += 1,
             }
         }
-        Ok(false)
+        Ok(READS)
     }
 
     fn take(&mut self, now: Duration, read: &[u8]) {
@@ -195,6 +199,14 @@ impl Lane {
         }
         coalescer.flush(&mut write);
         direction.counters.failed += failed;
+    }
+}
+
+/// Until one is ready, the time is over, or a signal came.
+fn sleep(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<()> {
+    match poll(fds, timeout) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error).context("waiting for packets"),
     }
 }
 

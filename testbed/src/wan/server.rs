@@ -175,9 +175,12 @@ impl Router {
         let number = self.lanes.len();
         let device = devices::device(links[&from].table, links[&to].table);
         let tun = Tun::open(&device, MTU)?;
-        // A filter of any strictness refuses all that comes from a device without an address.
-        let filter = format!("/proc/sys/net/ipv4/conf/{device}/rp_filter");
-        fs::write(&filter, "0").with_context(|| format!("writing {filter}"))?;
+        // A filter of any strictness refuses all that comes from a device without an address; and
+        // answers about the MTU come from the router's own.
+        for (setting, value) in [("rp_filter", "0"), ("accept_local", "1")] {
+            let path = format!("/proc/sys/net/ipv4/conf/{device}/{setting}");
+            fs::write(&path, value).with_context(|| format!("writing {path}"))?;
+        }
         let [v4, v6] = devices::routes(&device, number);
         ip("-4", &v4)?;
         ip("-6", &v6)?;
