@@ -89,15 +89,17 @@ fn a_seed_loses_the_same_packets_again_and_as_many_as_asked() {
 #[test]
 fn reordered_and_duplicated_packets_arrive_so() {
     let (_lab, three, wan) = two_sites("reorder", None);
-    let path = WanPath { reorder: 20.0, reorder_by: 5 * MS, duplicate: 20.0, ..delayed(MS) };
+    let path = WanPath { reorder: 20.0, reorder_by: 5 * MS, duplicate: 5.0, ..delayed(MS) };
     wan.set_one_way(&path).unwrap();
     let stats = pings(three.aliyun_sz.edge(), addresses(&three)[0], 300);
     let counters = wan.status().unwrap().counters;
     assert!(stats.lost.is_empty(), "{stats}");
-    assert!(counters.duplicated > 0 && counters.reordered > 0, "{counters:?}");
-    assert_eq!(stats.duplicates, counters.duplicated);
+    // The pinger leaves with the last answer; a copy of that may be behind it.
+    assert!(stats.duplicates > 0 && stats.duplicates <= counters.duplicated, "{counters}");
     let late = stats.probes.iter().filter(|probe| probe.rtt.unwrap() >= 6 * MS).count() as u64;
-    assert!(late >= counters.reordered.saturating_sub(counters.duplicated), "{late}: {counters}");
+    // Of a late packet with a copy, the copy is in time.
+    assert!(late > 0 && late + counters.duplicated >= counters.reordered, "{late}: {counters}");
+    assert!(counters.reordered > counters.duplicated, "{counters}");
 }
 
 #[test]

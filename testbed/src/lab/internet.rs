@@ -228,7 +228,8 @@ impl Uplink {
 
     /// Loses that many of a hundred packets at random, in either direction; 0 ends it. While any
     /// link is lossy, all of the lab's uplinks send without segmentation offload, so that packets
-    /// are lost one by one.
+    /// are lost one by one. What the WAN emulator delivers is merged again, and lost so: for a path
+    /// with conditions use [`WanPath::loss`](crate::WanPath::loss).
     pub fn set_loss(&self, percent: f64) -> Result<()> {
         ensure!((0.0..=100.0).contains(&percent), "{percent} is no percentage");
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]

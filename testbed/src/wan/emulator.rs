@@ -222,7 +222,7 @@ fn is_forwarded(packet: &Packet<'_>) -> bool {
 /// The tick that `due` is in the past at.
 fn on_tick(due: Duration) -> Duration {
     let ticks = due.as_nanos().div_ceil(TICK.as_nanos());
-    TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
+    Duration::from_nanos(u64::try_from(ticks * TICK.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn timespec(time: Duration) -> Timespec {
