@@ -42,12 +42,13 @@ mod programs;
 mod sys;
 mod tool;
 mod wait;
+pub mod wan;
 
 pub use capture::Capture;
 pub use host::Host;
 pub use lab::{
     Found, Lab, Nat, PathMtu, PublicHost, PublicHostBuilder, Site, SiteBuilder, ThreeSites, Uplink,
-    clean, down, list,
+    Wan, clean, down, list,
 };
 pub use netns::Netns;
 pub use pcap::{Packet, Pcap};
@@ -55,3 +56,4 @@ pub use ping::{Ping, PingStats, Pinger, Probe};
 pub use process::Process;
 pub use programs::Programs;
 pub use wait::wait_until;
+pub use wan::{WanCounters, WanPath, WanStatus};

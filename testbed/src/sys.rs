@@ -12,14 +12,17 @@ use std::sync::Arc;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Makes `command` start in `netns`, and, if `dies_with_parent`, get SIGKILL when the thread that
-/// started it ends.
+/// Makes `command` start in `netns`, without descriptors that this process was itself given, and, if
+/// `dies_with_parent`, get SIGKILL when the thread that started it ends.
 pub(crate) fn start_in(command: &mut Command, netns: Arc<OwnedFd>, dies_with_parent: bool) {
-    // SAFETY: the closure runs between fork and exec; it makes two system calls on values that
-    // existed before the fork, and neither allocates nor takes a lock.
+    // SAFETY: the closure runs between fork and exec; it makes system calls on values that
+    // existed before the fork, none of which allocates or takes a lock.
     unsafe {
         command.pre_exec(move || {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+            // What outlives us must not hold a caller's lock or pipe. Older kernels lack the call;
+            // then it does.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             if dies_with_parent {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
             }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, demo, down, list, privilege};
+use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, demo, down, list, privilege, wan};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,6 +20,9 @@ enum Command {
     /// Labs by hand
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Delay, loss, a bottleneck and more between two sites of a lab
+    #[command(subcommand)]
+    Wan(wan::cli::Command),
     /// Show a mesh of four sites at work, by the real programs
     Demo {
         /// Leave the lab up afterwards
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<()> {
             show(&list()?);
             Ok(())
         }
+        Command::Wan(command) => wan::cli::run(command),
         Command::Demo { keep } => {
             ensure!(demo::run(keep)?, "not everything was as it should be");
             Ok(())
