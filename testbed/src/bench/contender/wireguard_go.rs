@@ -1,0 +1,133 @@
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+
+use super::{Contender, Ends, MTU, Peer};
+use crate::bench::arena::End;
+use crate::{Process, wait_until};
+
+const PORT: u16 = 51820;
+const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 91, 0, 1), Ipv4Addr::new(10, 91, 0, 2)];
+/// Where it serves its configuration protocol: one directory for all network namespaces.
+const SOCKETS: &str = "/var/run/wireguard";
+
+/// wireguard-go, configured by its own protocol, so that no other program is needed.
+pub(super) struct WireguardGo {
+    program: PathBuf,
+    sides: [Side; 2],
+}
+
+struct Side {
+    end: End,
+    name: &'static str,
+    inner: Ipv4Addr,
+    private: [u8; 32],
+    process: Option<Process>,
+}
+
+impl WireguardGo {
+    pub(super) fn set_up(peer: Peer, ends: Ends) -> Result<Self> {
+        let side =
+            |end, name, inner| Side { end, name, inner, private: rand::random(), process: None };
+        let [left, right] = INNER;
+        let sides = [side(ends.left, "left", left), side(ends.right, "right", right)];
+        Ok(Self { program: peer.program, sides })
+    }
+}
+
+impl Contender for WireguardGo {
+    fn start(&mut self) -> Result<()> {
+        for side in &mut self.sides {
+            let mut command = side.end.host.command(&self.program);
+            command.args(["--foreground", &side.device()]).env("LOG_LEVEL", "error");
+            let log = format!("wireguard-go-{}", side.name);
+            side.process = Some(side.end.host.spawn(&log, command)?);
+        }
+        let [left, right] = &mut self.sides;
+        left.configure(right)?;
+        right.configure(left)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        for side in &mut self.sides {
+            if let Some(mut process) = side.process.take() {
+                process.terminate(Duration::from_secs(5))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> (IpAddr, IpAddr) {
+        (INNER[0].into(), INNER[1].into())
+    }
+
+    fn processes(&self) -> Vec<&Process> {
+        self.sides.iter().filter_map(|side| side.process.as_ref()).collect()
+    }
+}
+
+impl Side {
+    /// Of this process alone, since the sockets are in one place.
+    fn device(&self) -> String {
+        format!("wg{}{}", std::process::id(), &self.name[..1])
+    }
+
+    fn socket(&self) -> PathBuf {
+        PathBuf::from(format!("{SOCKETS}/{}.sock", self.device()))
+    }
+
+    fn configure(&self, peer: &Self) -> Result<()> {
+        let mut stream = None;
+        wait_until(Duration::from_secs(5), || {
+            stream = UnixStream::connect(self.socket()).ok();
+            stream.is_some()
+        })
+        .with_context(|| format!("wireguard-go doesn't serve {}", self.socket().display()))?;
+        let mut stream = stream.context("no connection")?;
+        let settings = format!(
+            "set=1\nprivate_key={}\nlisten_port={PORT}\nreplace_peers=true\npublic_key={}\n\
+             endpoint={}:{PORT}\nallowed_ip={}/32\n\n",
+            hex(&self.private),
+            hex(&peer.public()?),
+            peer.end.public,
+            peer.inner,
+        );
+        stream.write_all(settings.as_bytes()).context("configuring wireguard-go")?;
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).context("reading wireguard-go's answer")?;
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        ensure!(answer.starts_with("errno=0"), "wireguard-go refuses its settings: {answer}");
+        let device = self.device();
+        self.end
+            .host
+            .ip(&format!("addr add {}/24 dev {device}\nlink set {device} mtu {MTU} up", self.inner))
+    }
+
+    fn public(&self) -> Result<Vec<u8>> {
+        let key = PrivateKey::from_private_key(&X25519, &self.private).context("a private key")?;
+        Ok(key.compute_public_key().context("a public key")?.as_ref().to_vec())
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        // Killed, it leaves its socket, which is outside of the lab.
+        drop(self.process.take());
+        drop(std::fs::remove_file(self.socket()));
+        drop(std::fs::remove_dir(SOCKETS));
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
