@@ -7,6 +7,7 @@ mod owner;
 mod rules;
 mod site;
 mod sites;
+mod wan;
 
 use std::fs;
 use std::ops::Deref;
@@ -27,6 +28,9 @@ pub use nat::Nat;
 pub use rules::PathMtu;
 pub use site::{Site, SiteBuilder};
 pub use sites::ThreeSites;
+pub use wan::Wan;
+
+pub(crate) use wan::Standing;
 
 /// A virtual internet. Dropping it removes all of it: namespaces with the links in them, programs,
 /// files. Should the process end in any other way, a guard process does the same, and if that was

@@ -44,12 +44,13 @@ mod signals;
 mod sys;
 mod tool;
 mod wait;
+pub mod wan;
 
 pub use capture::Capture;
 pub use host::Host;
 pub use lab::{
     Found, Lab, Nat, PathMtu, PublicHost, PublicHostBuilder, Site, SiteBuilder, ThreeSites, Uplink,
-    clean, down, list,
+    Wan, clean, down, list,
 };
 pub use netns::Netns;
 pub use pcap::{Packet, Pcap};
@@ -57,3 +58,4 @@ pub use ping::{Ping, PingStats, Pinger, Probe};
 pub use process::Process;
 pub use programs::Programs;
 pub use wait::wait_until;
+pub use wan::{WanCounters, WanPath, WanStatus};

@@ -36,7 +36,8 @@ impl Netns {
             .collect()
     }
 
-    fn open(name: &str, outlives_us: bool) -> Result<Self> {
+    /// A namespace that is there.
+    pub(crate) fn open(name: &str, outlives_us: bool) -> Result<Self> {
         let path = format!("{DIR}/{name}");
         let file = File::open(&path).with_context(|| format!("opening {path}"))?;
         Ok(Self { name: name.into(), fd: Arc::new(file.into()), outlives_us })
@@ -45,6 +46,11 @@ impl Netns {
     /// The name for `ip netns exec NAME …`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether what runs here goes on when this process ends.
+    pub(crate) fn outlives_us(&self) -> bool {
+        self.outlives_us
     }
 
     /// A command that will run in this namespace. Its child is killed when the *thread* that starts

@@ -2,14 +2,19 @@
 //! their way at the moment.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::scenario::Condition;
-use crate::{Host, Lab, PublicHost, Site, Uplink};
+use crate::{Host, Lab, PublicHost, Site, WanPath};
 
 /// The interfaces of the veth pair.
 const DIRECT: &str = "direct";
+
+/// The emulated WAN's bottleneck in bit/s: what the emulator, a tunnel and a flow can do together on two cores, so
+/// that the path is the limit and not the machine.
+const WAN_RATE: u64 = 500_000_000;
 
 /// The two sites and what they need. Every tunnel ends on their edge hosts, and so does every flow: what is behind the
 /// gateways would only add to the noise.
@@ -60,11 +65,26 @@ impl Arena {
                 }
                 self.direct(true)
             }
-            Condition::Narrow | Condition::Wan { .. } => {
-                self.direct(false)?;
-                bail!("no WAN emulation yet")
-            }
+            Condition::Narrow => self.wan(&WanPath {
+                delay: Duration::from_millis(10),
+                rate: Some(200_000_000),
+                queue: Duration::from_millis(50),
+                ..WanPath::default()
+            }),
+            Condition::Wan { rtt_ms, loss_percent } => self.wan(&WanPath {
+                delay: Duration::from_millis(rtt_ms.into()) / 2,
+                loss: loss_percent.into(),
+                rate: Some(WAN_RATE),
+                queue: Duration::from_millis(50),
+                ..WanPath::default()
+            }),
         }
+    }
+
+    /// Leads the way over the router and its emulator.
+    fn wan(&self, path: &WanPath) -> Result<()> {
+        self.direct(false)?;
+        self.left.uplink().wan_to(self.right.uplink()).set(path)
     }
 
     /// Leads the way between the public addresses over the veth pair, or over the router. Tunnels keep their
@@ -79,11 +99,6 @@ impl Arena {
             here.host.ip(&format!("route {verb} {exact}{}/32{way}", there.public))?;
         }
         Ok(())
-    }
-
-    /// The links to the router.
-    pub(super) fn uplinks(&self) -> (&Uplink, &Uplink) {
-        (self.left.uplink(), self.right.uplink())
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn all() -> Vec<Target> {
     let mut all = Vec::from(CLEAN);
     for (title, scenario) in WAN {
         let against = Against::Contender("none");
-        all.push(Target { title, scenario, metric: "mbit", against, bound: Bound::AtLeast(0.97) });
+        all.push(Target { title, scenario, metric: "mbit", against, bound: AtLeast(0.97) });
     }
     all
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use cframe_testbed::bench::{self, aead_loop};
-use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, demo, down, list, privilege};
+use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, demo, down, list, privilege, wan};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,9 @@ enum Command {
     /// Labs by hand
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Delay, loss, a bottleneck and more between two sites of a lab
+    #[command(subcommand)]
+    Wan(wan::cli::Command),
     /// Show a mesh of four sites at work, by the real programs
     Demo {
         /// Leave the lab up afterwards
@@ -73,6 +76,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Lab(command) => lab(command),
+        Command::Wan(command) => {
+            privilege::ensure()?;
+            wan::cli::run(command)
+        }
         Command::Demo { keep } => {
             privilege::ensure()?;
             ensure!(demo::run(keep)?, "not everything was as it should be");

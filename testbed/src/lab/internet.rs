@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::rules::{self, Conditions, PathMtu, Routes, Wire, Wires};
 use crate::host::Addresses;
 use crate::netns::FORWARDING;
-use crate::{Capture, Netns};
+use crate::wan::{self, Link, Links, Request, WanStatus};
+use crate::{Capture, Netns, Process};
 
 /// The router in the middle, and what hangs on it.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ struct State {
     wires: Wires,
     ends: BTreeMap<String, End>,
     routes: Routes,
+    /// What the WAN emulator was told of the links.
+    links: Links,
+    /// The emulator, if it was started from here.
+    wan: Option<Process>,
 }
 
 /// The side of a link that isn't the router's.
@@ -96,6 +101,7 @@ impl Internet {
             state.routes = wanted;
         }
         self.router.nft(&rules::firewall(&state.wires))?;
+        self.write_links(state)?;
         // Loss strikes what crosses the router as one: with offloads that would be a super-packet
         // of 64 KiB.
         let segmented = state.wires.values().any(|wire| wire.conditions.loss_permille > 0);
@@ -104,6 +110,28 @@ impl Internet {
             end.segmented = segmented;
         }
         Ok(())
+    }
+
+    /// Tells the WAN emulator, or one that is started later, of links and their addresses.
+    fn write_links(&self, state: &mut State) -> Result<()> {
+        let links = state.links();
+        if links != state.links {
+            wan::write_links(&self.dir, &links)?;
+            wan::ask(&self.dir, &Request::Refresh)?;
+            state.links = links;
+        }
+        Ok(())
+    }
+
+    /// Asks the WAN emulator, which is started if need be.
+    pub(super) fn wan(&self, request: &Request) -> Result<Vec<WanStatus>> {
+        // Held throughout, so that only one is started.
+        let mut state = self.state();
+        if let Some(answer) = wan::ask(&self.dir, request)? {
+            return Ok(answer);
+        }
+        state.wan = Some(wan::start(&self.dir, &self.router, self.router.outlives_us())?);
+        wan::ask(&self.dir, request)?.context("the WAN emulator ended: see log/wan.log")
     }
 
     /// How many links there are.
@@ -117,6 +145,17 @@ impl Internet {
 }
 
 impl State {
+    fn links(&self) -> Links {
+        let link = |(name, wire): (&String, &Wire)| {
+            let end = self.ends.get(name).expect("a link has two ends");
+            let addresses = end.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let gateways = addresses.iter().map(|net| gateway(*net)).collect();
+            let link = Link { table: wire.table, prefixes: wire.prefixes.clone(), gateways };
+            (name.clone(), link)
+        };
+        self.wires.iter().map(link).collect()
+    }
+
     fn check_free(&self, name: &str, addresses: &[IpNet]) -> Result<()> {
         for (other, wire) in self.wires.iter().filter(|(other, _)| *other != name) {
             for (theirs, ours) in
@@ -137,8 +176,8 @@ impl State {
 /// both directions.
 #[derive(Clone, Debug)]
 pub struct Uplink {
-    name: String,
-    internet: Arc<Internet>,
+    pub(super) name: String,
+    pub(super) internet: Arc<Internet>,
 }
 
 impl Uplink {

@@ -6,6 +6,8 @@ use std::fmt::Write;
 
 use ipnet::IpNet;
 
+use crate::wan::device;
+
 /// The largest packet that gets through, counted as IP does, header included. IPv4 packets that may
 /// be fragmented are, as by any router; the others are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +110,7 @@ pub(super) fn difference(installed: &Routes, wanted: &Routes) -> String {
 pub(super) fn firewall(wires: &Wires) -> String {
     let mut rules = String::new();
     let mut mtus = BTreeSet::new();
-    for (name, Wire { conditions, .. }) in wires {
+    for (name, Wire { conditions, table, .. }) in wires {
         for end in ["iifname", "oifname"] {
             if conditions.cut {
                 line(&mut rules, format_args!("{end} \"{name}\" drop"));
@@ -127,6 +129,11 @@ pub(super) fn firewall(wires: &Wires) -> String {
         for other in &conditions.cut_from {
             line(&mut rules, format_args!("iifname \"{name}\" oifname \"{other}\" drop"));
             line(&mut rules, format_args!("iifname \"{other}\" oifname \"{name}\" drop"));
+            // What the WAN emulator has to do with goes to its device first.
+            if let Some(far) = wires.get(other) {
+                let device = device(*table, far.table);
+                line(&mut rules, format_args!("oifname \"{device}\" drop"));
+            }
         }
         mtus.extend(conditions.path_mtu.filter(|mtu| mtu.silent).map(PathMtu::bytes));
     }
