@@ -99,6 +99,8 @@ pub fn run(options: &Options) -> Result<()> {
 struct Plan {
     scenarios: Vec<Scenario>,
     contenders: Vec<&'static str>,
+    /// Whether somebody asked for just these.
+    named: bool,
     rounds: u32,
     seconds: u32,
 }
@@ -112,16 +114,21 @@ impl Plan {
         let contenders = contenders(&options.contenders, options.limit)?;
         let (rounds, seconds) =
             if options.quick { (1, 1) } else { (options.rounds, options.seconds) };
-        Ok(Self { scenarios, contenders, rounds, seconds })
+        let named = !options.contenders.is_empty();
+        Ok(Self { scenarios, contenders, named, rounds, seconds })
     }
 }
 
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (scenarios, contenders) = (self.scenarios.len(), self.contenders.len());
-        let each: u32 = self.scenarios.iter().map(|scenario| scenario.cost(self.seconds)).sum();
-        let seconds = each * self.rounds * u32::try_from(contenders).unwrap_or(u32::MAX);
-        let (rounds, minutes) = (self.rounds, seconds.div_ceil(60));
+        let rounds = self.rounds;
+        let of = |scenario: &Scenario| {
+            let takes_part = |name: &&&str| scenario.is_for(name, self.named);
+            let count = self.contenders.iter().filter(takes_part).count();
+            u64::from(scenario.cost(self.seconds)) * count as u64
+        };
+        let minutes = (self.scenarios.iter().map(of).sum::<u64>() * u64::from(rounds)).div_ceil(60);
         write!(
             f,
             "{scenarios} scenarios, {contenders} contenders, {rounds} rounds: about {minutes} minutes"

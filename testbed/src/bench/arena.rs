@@ -55,8 +55,9 @@ impl Arena {
         end(&self.right)
     }
 
-    /// Puts something between the gateways, in place of what was there.
-    pub(super) fn set(&self, condition: Condition) -> Result<()> {
+    /// Puts something between the gateways, in place of what was there. Random loss begins anew with `seed`: the same
+    /// packets of two flows are lost, so that their difference is not one of luck.
+    pub(super) fn set(&self, condition: Condition, seed: u32) -> Result<()> {
         match condition {
             Condition::Veth | Condition::NoSegmentation => {
                 let offloads = condition == Condition::Veth;
@@ -73,6 +74,7 @@ impl Arena {
             }),
             Condition::Wan { rtt_ms, loss_percent } => self.wan(&WanPath {
                 delay: Duration::from_millis(rtt_ms.into()) / 2,
+                seed: seed.into(),
                 loss: loss_percent.into(),
                 rate: Some(WAN_RATE),
                 queue: Duration::from_millis(50),

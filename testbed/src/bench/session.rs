@@ -32,7 +32,7 @@ impl Session {
         path: PathBuf,
     ) -> Result<Self> {
         let arena = Arena::build(lab)?;
-        arena.set(Condition::Veth)?;
+        arena.set(Condition::Veth, 1)?;
         let mut tunnels = Tunnels::new();
         for (name, kit) in kits {
             match kit.set_up(lab, &arena) {
@@ -56,7 +56,7 @@ impl Session {
         for scenarios in plan.scenarios.chunk_by(|one, other| one.condition == other.condition) {
             let condition = scenarios[0].condition;
             eprintln!("== {condition}");
-            if let Err(error) = self.arena.set(condition) {
+            if let Err(error) = self.arena.set(condition, 1) {
                 eprintln!("{error:#}");
                 continue;
             }
@@ -77,8 +77,12 @@ impl Session {
                 if tunnel.processes().is_empty() && scenario.workload == Workload::Start {
                     continue;
                 }
+                if !scenario.is_for(name, plan.named) {
+                    continue;
+                }
                 let (arena, tunnel) = (&self.arena, tunnel.as_mut());
-                let measured = measure(arena, tunnel, scenario, plan.seconds);
+                let measured = renew(arena, scenario.condition, round)
+                    .and_then(|()| measure(arena, tunnel, scenario, plan.seconds));
                 report(scenario, round, plan.rounds, name, &measured);
                 if measured.is_err() {
                     restart(arena, name, tunnel);
@@ -105,6 +109,14 @@ impl Session {
                 eprintln!("{name}: {error:#}");
             }
         }
+    }
+}
+
+/// Random loss begins anew in each round, with the same sequence for everybody.
+fn renew(arena: &Arena, condition: Condition, round: u32) -> Result<()> {
+    match condition {
+        Condition::Wan { .. } => arena.set(condition, round),
+        Condition::Veth | Condition::NoSegmentation | Condition::Narrow => Ok(()),
     }
 }
 

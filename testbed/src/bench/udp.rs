@@ -99,7 +99,10 @@ fn search(mut passes: impl FnMut(f64) -> Result<bool>) -> Result<f64> {
 
 fn sink(address: IpAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((address, 0)).context("binding the receiver")?;
-    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).context("enlarging its buffer")?;
+    // Without root it is as large as the system allows.
+    sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, BUFFER))
+        .context("enlarging its buffer")?;
     socket.set_read_timeout(Some(Duration::from_millis(20))).context("setting a time-out")?;
     Ok(socket)
 }
