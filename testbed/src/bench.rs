@@ -25,6 +25,8 @@ mod udp;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -179,13 +181,17 @@ fn measure(plan: Plan, kits: Vec<(&'static str, Kit)>, store: Store, path: PathB
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let mut lab = Lab::new("bench")?;
-        let session = Session::set_up(&mut lab, kits, store, path)?;
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let session = Session::set_up(&mut lab, kits, store, path, interrupted.clone())?;
         let (sender, ended) = oneshot::channel();
         // It blocks; this thread stays free to end it.
         thread::spawn(move || sender.send(session.run(&plan)));
         let outcome = tokio::select! {
             outcome = ended => outcome.context("the benchmark's thread has panicked")?,
-            () = signals.any() => Err(anyhow::anyhow!("interrupted: what was measured is stored")),
+            () = signals.any() => {
+                interrupted.store(true, Ordering::Relaxed);
+                Err(anyhow::anyhow!("interrupted: what was measured is stored"))
+            }
         };
         lab.remove().and(outcome)
     })

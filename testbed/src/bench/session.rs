@@ -1,9 +1,11 @@
 //! A run: conditions, scenarios, rounds, contenders, from the outside in.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::arena::Arena;
 use super::contender::{Contender, Kit, wait_up};
@@ -21,6 +23,8 @@ pub(super) struct Session {
     commit: String,
     /// When it began, in seconds of Unix time.
     number: u64,
+    /// The lab is being removed from under us: what fails now is no result.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -30,6 +34,7 @@ impl Session {
         kits: Vec<(&'static str, Kit)>,
         mut store: Store,
         path: PathBuf,
+        interrupted: Arc<AtomicBool>,
     ) -> Result<Self> {
         let arena = Arena::build(lab)?;
         arena.set(Condition::Veth, 1)?;
@@ -48,7 +53,7 @@ impl Session {
         }
         let number = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
         let commit = machine::commit();
-        Ok(Self { arena, tunnels, store, path, commit, number: number.as_secs() })
+        Ok(Self { arena, tunnels, store, path, commit, number: number.as_secs(), interrupted })
     }
 
     /// Runs the plan. What fails is stored as such; an error means that nothing can be stored.
@@ -83,6 +88,9 @@ impl Session {
                 let (arena, tunnel) = (&self.arena, tunnel.as_mut());
                 let measured = renew(arena, scenario.condition, round)
                     .and_then(|()| measure(arena, tunnel, scenario, plan.seconds));
+                if self.interrupted.load(Ordering::Relaxed) {
+                    bail!("interrupted");
+                }
                 report(scenario, round, plan.rounds, name, &measured);
                 if measured.is_err() {
                     restart(arena, name, tunnel);

@@ -14,8 +14,10 @@ use crate::{Process, wait_until};
 
 const PORT: u16 = 51820;
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 91, 0, 1), Ipv4Addr::new(10, 91, 0, 2)];
-/// Where it serves its configuration protocol: one directory for all network namespaces.
-const SOCKETS: &str = "/var/run/wireguard";
+const DEVICE: &str = "wg0";
+/// It serves its configuration protocol below `/var/run`, one directory for all network namespaces. Its own is one that
+/// ends with it.
+const IN_PLACE_OF_RUN: &str = "mount -t tmpfs tmpfs /var/run && exec \"$0\" \"$@\"";
 
 /// wireguard-go, configured by its own protocol, so that no other program is needed.
 pub(super) struct WireguardGo {
@@ -44,8 +46,9 @@ impl WireguardGo {
 impl Contender for WireguardGo {
     fn start(&mut self) -> Result<()> {
         for side in &mut self.sides {
-            let mut command = side.end.host.command(&self.program);
-            command.args(["--foreground", &side.device()]).env("LOG_LEVEL", "error");
+            let mut command = side.end.host.command("unshare");
+            command.args(["--mount", "sh", "-c", IN_PLACE_OF_RUN]).arg(&self.program);
+            command.args(["--foreground", DEVICE]).env("LOG_LEVEL", "error");
             let log = format!("wireguard-go-{}", side.name);
             side.process = Some(side.end.host.spawn(&log, command)?);
         }
@@ -73,22 +76,19 @@ impl Contender for WireguardGo {
 }
 
 impl Side {
-    /// Of this process alone, since the sockets are in one place.
-    fn device(&self) -> String {
-        format!("wg{}{}", std::process::id(), &self.name[..1])
-    }
-
-    fn socket(&self) -> PathBuf {
-        PathBuf::from(format!("{SOCKETS}/{}.sock", self.device()))
+    fn socket(&self) -> Result<PathBuf> {
+        let process = self.process.as_ref().context("wireguard-go was not started")?;
+        Ok(PathBuf::from(format!("/proc/{}/root/var/run/wireguard/{DEVICE}.sock", process.pid())))
     }
 
     fn configure(&self, peer: &Self) -> Result<()> {
+        let socket = self.socket()?;
         let mut stream = None;
         wait_until(Duration::from_secs(5), || {
-            stream = UnixStream::connect(self.socket()).ok();
+            stream = UnixStream::connect(&socket).ok();
             stream.is_some()
         })
-        .with_context(|| format!("wireguard-go doesn't serve {}", self.socket().display()))?;
+        .with_context(|| format!("wireguard-go doesn't serve {}", socket.display()))?;
         let mut stream = stream.context("no connection")?;
         let settings = format!(
             "set=1\nprivate_key={}\nlisten_port={PORT}\nreplace_peers=true\npublic_key={}\n\
@@ -103,24 +103,14 @@ impl Side {
         let read = stream.read(&mut answer).context("reading wireguard-go's answer")?;
         let answer = String::from_utf8_lossy(&answer[..read]);
         ensure!(answer.starts_with("errno=0"), "wireguard-go refuses its settings: {answer}");
-        let device = self.device();
         self.end
             .host
-            .ip(&format!("addr add {}/24 dev {device}\nlink set {device} mtu {MTU} up", self.inner))
+            .ip(&format!("addr add {}/24 dev {DEVICE}\nlink set {DEVICE} mtu {MTU} up", self.inner))
     }
 
     fn public(&self) -> Result<Vec<u8>> {
         let key = PrivateKey::from_private_key(&X25519, &self.private).context("a private key")?;
         Ok(key.compute_public_key().context("a public key")?.as_ref().to_vec())
-    }
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        // Killed, it leaves its socket, which is outside of the lab.
-        drop(self.process.take());
-        drop(std::fs::remove_file(self.socket()));
-        drop(std::fs::remove_dir(SOCKETS));
     }
 }
 
