@@ -11,9 +11,9 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::signals::Signals;
 use crate::{Lab, down, privilege};
 use stage::Stage;
 use summary::Summary;
@@ -30,7 +30,6 @@ pub fn run(keep: bool) -> Result<bool> {
         .build()
         .context("starting a runtime")?;
     runtime.block_on(async {
-        // Before the lab is made, so that no signal passes it by.
         let mut signals = Signals::listen()?;
         let lab = if keep { Lab::kept("demo")? } else { Lab::new("demo")? };
         let kept = keep.then(|| lab.id());
@@ -63,28 +62,6 @@ async fn perform(mut lab: Lab, keep: bool, signals: &mut Signals) -> Result<bool
         None => lab.remove()?,
     }
     Ok(summary.is_good())
-}
-
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("listening for signals");
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn any(&mut self) {
-        let Self([interrupt, terminate, hangup]) = self;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 /// Set once the lab is being taken from under the story, whose last words are of no interest.

@@ -12,16 +12,31 @@ use crate::{Host, tool};
 #[derive(Clone, Debug)]
 pub struct Iperf {
     seconds: u32,
+    warm_up: u32,
     flows: u32,
-    reverse: bool,
-    udp_mbit: Option<u32>,
+    way: Way,
+    udp: bool,
+    mbit: Option<u32>,
+    mss: Option<u32>,
+    congestion: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
+    Both,
 }
 
 /// What it measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Throughput {
-    /// Payload received, in Mbit/s.
+    /// Payload received, in Mbit/s; with [`Iperf::both_ways`] that of the server.
     pub mbit: f64,
+    /// What the client received at the same time, in Mbit/s; 0 without [`Iperf::both_ways`].
+    pub back_mbit: f64,
+    /// Payload that senders gave to their sockets, in bytes, warm-up included.
+    pub bytes: u64,
     /// TCP segments sent again; 0 with UDP.
     pub retransmits: u64,
     /// UDP packets lost, in percent; 0 with TCP.
@@ -31,12 +46,21 @@ pub struct Throughput {
 impl Iperf {
     /// One TCP flow for so many seconds.
     pub fn tcp(seconds: u32) -> Self {
-        Self { seconds, flows: 1, reverse: false, udp_mbit: None }
+        Self {
+            seconds,
+            warm_up: 0,
+            flows: 1,
+            way: Way::ToServer,
+            udp: false,
+            mbit: None,
+            mss: None,
+            congestion: None,
+        }
     }
 
     /// One UDP flow of so many Mbit/s.
     pub fn udp(seconds: u32, mbit: u32) -> Self {
-        Self { udp_mbit: Some(mbit), ..Self::tcp(seconds) }
+        Self { udp: true, mbit: Some(mbit), ..Self::tcp(seconds) }
     }
 
     /// That many flows at once.
@@ -48,7 +72,37 @@ impl Iperf {
     /// From the server to the client.
     #[must_use]
     pub fn reverse(self) -> Self {
-        Self { reverse: true, ..self }
+        Self { way: Way::ToClient, ..self }
+    }
+
+    /// In both directions at once.
+    #[must_use]
+    pub fn both_ways(self) -> Self {
+        Self { way: Way::Both, ..self }
+    }
+
+    /// So many seconds before the others, which don't count.
+    #[must_use]
+    pub fn warm_up(self, seconds: u32) -> Self {
+        Self { warm_up: seconds, ..self }
+    }
+
+    /// Paces each flow to so many Mbit/s.
+    #[must_use]
+    pub fn pace(self, mbit: u32) -> Self {
+        Self { mbit: Some(mbit), ..self }
+    }
+
+    /// Limits TCP's segments (`TCP_MAXSEG`), options included.
+    #[must_use]
+    pub fn mss(self, bytes: u32) -> Self {
+        Self { mss: Some(bytes), ..self }
+    }
+
+    /// TCP's congestion control, such as `bbr`; the system's default otherwise.
+    #[must_use]
+    pub fn congestion(self, name: &str) -> Self {
+        Self { congestion: Some(name.to_owned()), ..self }
     }
 
     /// Runs a server on `server` and a client on `client`, which connects to the server's address
@@ -68,11 +122,25 @@ impl Iperf {
         arguments.extend(["--connect-timeout".to_owned(), "5000".to_owned()]);
         arguments.extend(["--time".to_owned(), self.seconds.to_string()]);
         arguments.extend(["--parallel".to_owned(), self.flows.to_string()]);
-        if self.reverse {
-            arguments.push("--reverse".to_owned());
+        match self.way {
+            Way::ToServer => {}
+            Way::ToClient => arguments.push("--reverse".to_owned()),
+            Way::Both => arguments.push("--bidir".to_owned()),
         }
-        if let Some(mbit) = self.udp_mbit {
-            arguments.extend(["--udp".to_owned(), "--bitrate".to_owned(), format!("{mbit}M")]);
+        if self.udp {
+            arguments.push("--udp".to_owned());
+        }
+        if self.warm_up > 0 {
+            arguments.extend(["--omit".to_owned(), self.warm_up.to_string()]);
+        }
+        if let Some(mbit) = self.mbit {
+            arguments.extend(["--bitrate".to_owned(), format!("{mbit}M")]);
+        }
+        if let Some(mss) = self.mss {
+            arguments.extend(["--set-mss".to_owned(), mss.to_string()]);
+        }
+        if let Some(name) = &self.congestion {
+            arguments.extend(["--congestion".to_owned(), name.clone()]);
         }
         arguments
     }
@@ -89,7 +157,59 @@ fn parse(report: &str) -> Result<Throughput> {
     let bits = received["bits_per_second"].as_f64().context("no throughput in iperf3's report")?;
     Ok(Throughput {
         mbit: bits / 1e6,
+        back_mbit: end["sum_received_bidir_reverse"]["bits_per_second"].as_f64().unwrap_or(0.0)
+            / 1e6,
+        bytes: bytes(&report),
         retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
         lost_percent: received["lost_percent"].as_f64().unwrap_or(0.0),
     })
+}
+
+/// Its totals leave the warm-up out; its intervals don't.
+fn bytes(report: &Value) -> u64 {
+    let intervals = report["intervals"].as_array().map(Vec::as_slice).unwrap_or_default();
+    intervals
+        .iter()
+        .flat_map(|interval| [&interval["sum"], &interval["sum_bidir_reverse"]])
+        .filter_map(|sum| sum["bytes"].as_u64())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_the_warm_up_and_of_the_way_back_are_counted() {
+        let report = r#"{
+            "intervals": [
+                {"sum": {"bytes": 100, "omitted": true}, "sum_bidir_reverse": {"bytes": 10}},
+                {"sum": {"bytes": 200, "omitted": false}, "sum_bidir_reverse": {"bytes": 20}}
+            ],
+            "end": {
+                "sum_sent": {"retransmits": 7},
+                "sum_received": {"bits_per_second": 3e6},
+                "sum_received_bidir_reverse": {"bits_per_second": 2e6}
+            }
+        }"#;
+        let seen = parse(report).unwrap();
+        assert_eq!((seen.bytes, seen.retransmits), (330, 7));
+        assert_eq!((seen.mbit, seen.back_mbit), (3.0, 2.0));
+    }
+
+    #[test]
+    fn what_iperf3_complains_of_is_the_error() {
+        let error = parse(r#"{"error": "unable to connect"}"#).unwrap_err();
+        assert_eq!(error.to_string(), "iperf3: unable to connect");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_what_iperf3_is_told() {
+        let told = Iperf::tcp(4).warm_up(1).both_ways().pace(180).mss(1360).congestion("bbr");
+        let told = told.arguments(IpAddr::from([10, 0, 0, 1])).join(" ");
+        for part in ["--bidir", "--omit 1", "--bitrate 180M", "--set-mss 1360", "--congestion bbr"]
+        {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
 }

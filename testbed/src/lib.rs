@@ -26,6 +26,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![warn(missing_docs)]
 
+pub mod bench;
 mod capture;
 pub mod demo;
 pub mod deployment;
@@ -39,6 +40,7 @@ mod ping;
 pub mod privilege;
 mod process;
 mod programs;
+mod signals;
 mod sys;
 mod tool;
 mod wait;

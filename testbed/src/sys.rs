@@ -67,3 +67,49 @@ pub(crate) fn packets_dropped(socket: &impl AsRawFd) -> io::Result<u32> {
     };
     if result == 0 { Ok(statistics.tp_drops) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Sends `payload` so many times on a connected socket by as few calls as there can be (`sendmmsg`), each as a packet
+/// of its own, and returns how many the kernel took.
+pub(crate) fn send_copies(
+    socket: &impl AsRawFd,
+    payload: &[u8],
+    count: usize,
+) -> io::Result<usize> {
+    let mut slice =
+        libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    let mut messages: Vec<libc::mmsghdr> = (0..count).map(|_| message(&mut slice)).collect();
+    // SAFETY: the messages and what they point to outlive the call, which only reads the payload.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes up to `N` datagrams off a socket and drops them; waits for the first as long as the socket's time-out says
+/// (`recvmmsg`).
+pub(crate) fn receive_and_forget<const N: usize>(socket: &impl AsRawFd) -> io::Result<usize> {
+    // The same few bytes for each: nobody reads them.
+    let mut scrap = [0_u8; 16];
+    let mut slice = libc::iovec { iov_base: scrap.as_mut_ptr().cast(), iov_len: scrap.len() };
+    let mut messages: [libc::mmsghdr; N] = std::array::from_fn(|_| message(&mut slice));
+    // SAFETY: the messages and what they point to outlive the call; that several of them share one buffer is the
+    // kernel's to write, one after the other.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            N as u32,
+            libc::MSG_WAITFORONE,
+            std::ptr::null_mut(),
+        )
+    };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+fn message(slice: &mut libc::iovec) -> libc::mmsghdr {
+    // SAFETY: mmsghdr is plain data, for which all zeros is a valid value: no address, no control data.
+    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+    message.msg_hdr.msg_iov = slice;
+    message.msg_hdr.msg_iovlen = 1;
+    message
+}

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use cframe_testbed::bench::{self, aead_loop};
 use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, demo, down, list, privilege, wan};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,11 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure other tunnels and ours in turns, and report
+    Bench(bench::Options),
+    /// One end of the loop with the AEAD alone, which `bench --limit` measures
+    #[command(hide = true)]
+    AeadLoop(aead_loop::Options),
     /// Remove what dead owners left behind
     Clean,
 }
@@ -68,24 +74,38 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    privilege::ensure()?;
     match command {
-        Command::Lab(LabCommand::Up { name, hold: true, nat }) => hold(&name, nat),
-        Command::Lab(LabCommand::Up { name, hold: false, nat }) => keep(&name, nat),
-        Command::Lab(LabCommand::Down { id }) => down(&id),
-        Command::Lab(LabCommand::List) => {
-            show(&list()?);
-            Ok(())
+        Command::Lab(command) => lab(command),
+        Command::Wan(command) => {
+            privilege::ensure()?;
+            wan::cli::run(command)
         }
-        Command::Wan(command) => wan::cli::run(command),
         Command::Demo { keep } => {
+            privilege::ensure()?;
             ensure!(demo::run(keep)?, "not everything was as it should be");
             Ok(())
         }
+        // It sees to its privileges itself: before them, peers are fetched.
+        Command::Bench(options) => bench::run(&options),
+        Command::AeadLoop(options) => aead_loop::run(&options),
         Command::Clean => {
+            privilege::ensure()?;
             for id in clean()? {
                 println!("removed {id}");
             }
+            Ok(())
+        }
+    }
+}
+
+fn lab(command: LabCommand) -> Result<()> {
+    privilege::ensure()?;
+    match command {
+        LabCommand::Up { name, hold: true, nat } => hold(&name, nat),
+        LabCommand::Up { name, hold: false, nat } => keep(&name, nat),
+        LabCommand::Down { id } => down(&id),
+        LabCommand::List => {
+            show(&list()?);
             Ok(())
         }
     }

@@ -1,0 +1,238 @@
+//! The least that an encrypted tunnel of this design can do: TUN super-packets split, one AES-128-GCM per packet,
+//! batches over UDP, and all of it back. No handshake, no acknowledgement, no loss detection, no tables: what a real
+//! tunnel is measured against. **Not a tunnel to use**: the key is known and nothing is checked for replay.
+
+use std::io::IoSliceMut;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use bytes::BytesMut;
+use cframe_edge::host::socket::{RECEIVE_BATCH, Socket};
+use cframe_edge::host::tun::Tun;
+use cframe_mesh::coalesce::Coalescer;
+use cframe_mesh::packet::Packet;
+use cframe_mesh::segment::{VnetHeader, split};
+use quinn_udp::{RecvMeta, Transmit};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+/// Where it runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The TUN device to make
+    #[arg(long)]
+    device: String,
+    /// Its MTU
+    #[arg(long)]
+    mtu: u16,
+    /// The UDP port to bind
+    #[arg(long)]
+    port: u16,
+    /// The other end
+    #[arg(long)]
+    peer: SocketAddr,
+    /// 0 at one end, 1 at the other: their nonces differ
+    #[arg(long)]
+    side: u8,
+}
+
+/// Forwards until it is killed.
+///
+/// # Errors
+/// When device or socket can't be made, or fail.
+pub fn run(options: &Options) -> Result<()> {
+    let tun = Tun::open(&options.device, options.mtu)?;
+    let socket = Socket::bind(options.port, 0)?;
+    let key = UnboundKey::new(&AES_128_GCM, &[7; 16]).context("making a key")?;
+    let key = LessSafeKey::new(key);
+    let max = socket.max_segments().min(MAX_SEGMENTS);
+    let mut sender = Sender {
+        batch: Vec::with_capacity(MAX_BATCH),
+        segment: 0,
+        count: 0,
+        max,
+        counter: 0,
+        side: options.side,
+        peer: options.peer,
+    };
+    let mut receiver = Receiver {
+        slots: std::array::from_fn(|_| BytesMut::zeroed(SLOT)),
+        meta: [RecvMeta::default(); RECEIVE_BATCH],
+        coalescer: Coalescer::new(1, tun.udp_offload),
+        side: 1 - options.side.min(1),
+    };
+    let mut frame = vec![0; SLOT + VnetHeader::LEN].into_boxed_slice();
+    println!("ready");
+    loop {
+        wait(&socket, &tun)?;
+        receiver.turn(&socket, &tun, &key);
+        sender.turn(&socket, &tun, &key, &mut frame)?;
+    }
+}
+
+/// What the kernel joins at most.
+const SLOT: usize = 64 << 10;
+const MAX_SEGMENTS: usize = 44;
+/// The payload of the largest UDP packet (65,507 bytes) is the most for one batch.
+const MAX_BATCH: usize = 65_507;
+const TUN_READS: usize = 16;
+const COUNTER: usize = 8;
+const TAG: usize = 16;
+
+fn wait(socket: &Socket, tun: &Tun) -> Result<()> {
+    let mut fds = [
+        PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN),
+    ];
+    match poll(&mut fds, None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error).context("polling"),
+    }
+}
+
+fn nonce(side: u8, counter: [u8; COUNTER]) -> Nonce {
+    let mut nonce = [side; 12];
+    nonce[4..].copy_from_slice(&counter);
+    Nonce::assume_unique_for_key(nonce)
+}
+
+/// Packets of equal size, and a shorter one at most as the last, for one system call.
+struct Sender {
+    batch: Vec<u8>,
+    segment: usize,
+    count: usize,
+    max: usize,
+    counter: u64,
+    side: u8,
+    peer: SocketAddr,
+}
+
+impl Sender {
+    fn turn(
+        &mut self,
+        socket: &Socket,
+        tun: &Tun,
+        key: &LessSafeKey,
+        frame: &mut [u8],
+    ) -> Result<()> {
+        for _ in 0..TUN_READS {
+            let Some(len) = tun.read(frame).context("reading the TUN")? else { break };
+            let Some((header, bytes)) = VnetHeader::parse(&frame[..len]) else { continue };
+            let Ok(packet) = Packet::parse(bytes) else { continue };
+            // What can't be split is dropped.
+            let _ =
+                split(&header, &packet, usize::MAX, &mut |packet| self.push(socket, key, &packet));
+        }
+        self.flush(socket);
+        Ok(())
+    }
+
+    fn push(&mut self, socket: &Socket, key: &LessSafeKey, packet: &[u8]) {
+        let len = COUNTER + packet.len() + TAG;
+        let full = self.count == self.max || self.batch.len() + len > MAX_BATCH;
+        if self.count > 0 && (full || len > self.segment) {
+            self.flush(socket);
+        }
+        if self.count == 0 {
+            self.segment = len;
+        }
+        self.counter += 1;
+        let counter = self.counter.to_be_bytes();
+        self.batch.extend_from_slice(&counter);
+        let start = self.batch.len();
+        self.batch.extend_from_slice(packet);
+        let sealed = key.seal_in_place_separate_tag(
+            nonce(self.side, counter),
+            Aad::empty(),
+            &mut self.batch[start..],
+        );
+        let Ok(tag) = sealed else { return self.batch.truncate(start - COUNTER) };
+        self.batch.extend_from_slice(tag.as_ref());
+        self.count += 1;
+        if len < self.segment {
+            self.flush(socket);
+        }
+    }
+
+    fn flush(&mut self, socket: &Socket) {
+        if self.count == 0 {
+            return;
+        }
+        let transmit = Transmit {
+            destination: self.peer,
+            ecn: None,
+            contents: &self.batch,
+            segment_size: (self.count > 1).then_some(self.segment),
+            src_ip: None,
+        };
+        while let Err(error) = socket.send(&transmit) {
+            if error.kind() != std::io::ErrorKind::WouldBlock {
+                break;
+            }
+            let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
+            let _ = poll(&mut fds, None);
+        }
+        self.batch.clear();
+        self.count = 0;
+    }
+}
+
+struct Receiver {
+    slots: [BytesMut; RECEIVE_BATCH],
+    meta: [RecvMeta; RECEIVE_BATCH],
+    coalescer: Coalescer,
+    side: u8,
+}
+
+impl Receiver {
+    fn turn(&mut self, socket: &Socket, tun: &Tun, key: &LessSafeKey) {
+        let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot));
+        let Ok(count) = socket.receive(&mut bufs, &mut self.meta) else { return };
+        // A packet that the kernel doesn't take is lost, as on any network.
+        let mut write = |slices: &[std::io::IoSlice<'_>]| drop(tun.write(slices));
+        for (slot, meta) in self.slots.iter_mut().zip(&self.meta).take(count) {
+            let mut joined = slot.split_to(meta.len);
+            while !joined.is_empty() {
+                let datagram = joined.split_to(meta.stride.min(joined.len()));
+                if let Some(packet) = open(key, self.side, datagram) {
+                    self.coalescer.push(packet.freeze(), &mut write);
+                }
+            }
+        }
+        self.coalescer.flush(&mut write);
+        for slot in self.slots.iter_mut().filter(|slot| slot.len() < SLOT) {
+            // All of its packets are written, so that this takes the same memory back.
+            slot.clear();
+            slot.reserve(SLOT);
+            slot.resize(SLOT, 0);
+        }
+    }
+}
+
+fn open(key: &LessSafeKey, side: u8, mut datagram: BytesMut) -> Option<BytesMut> {
+    let counter: [u8; COUNTER] = *datagram.first_chunk()?;
+    let mut sealed = datagram.split_off(COUNTER);
+    let length = key.open_in_place(nonce(side, counter), Aad::empty(), &mut sealed).ok()?.len();
+    sealed.truncate(length);
+    Some(sealed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_end_seals_only_the_other_opens() {
+        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[7; 16]).unwrap());
+        let counter = 5_u64.to_be_bytes();
+        let mut packet = b"a packet".to_vec();
+        key.seal_in_place_append_tag(nonce(0, counter), Aad::empty(), &mut packet).unwrap();
+        let datagram = [&counter[..], &packet].concat();
+        let opened = open(&key, 0, BytesMut::from(&datagram[..])).unwrap();
+        assert_eq!(&opened[..], b"a packet");
+        assert_eq!(open(&key, 1, BytesMut::from(&datagram[..])), None);
+        assert_eq!(open(&key, 0, BytesMut::from(&datagram[..7])), None);
+    }
+}

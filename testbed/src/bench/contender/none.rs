@@ -1,0 +1,40 @@
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use super::{Contender, Ends};
+use crate::Process;
+
+/// No tunnel: the public addresses themselves.
+pub(super) struct None {
+    addresses: (IpAddr, IpAddr),
+    mss: Option<u32>,
+}
+
+impl None {
+    pub(super) fn new(ends: &Ends, mss: Option<u32>) -> Self {
+        Self { addresses: (ends.left.ip(), ends.right.ip()), mss }
+    }
+}
+
+impl Contender for None {
+    fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn addresses(&self) -> (IpAddr, IpAddr) {
+        self.addresses
+    }
+
+    fn processes(&self) -> Vec<&Process> {
+        Vec::new()
+    }
+
+    fn mss(&self) -> Option<u32> {
+        self.mss
+    }
+}

@@ -1,0 +1,110 @@
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Contender, Ends, MTU, Peer};
+use crate::Process;
+use crate::bench::arena::End;
+use crate::bench::identity::{Files, Identity};
+
+const PORT: &str = "1194";
+
+/// OpenVPN point to point over UDP with TLS, its data channel in user space.
+pub(super) struct Openvpn {
+    program: PathBuf,
+    sides: [Side; 2],
+    running: Vec<Process>,
+}
+
+struct Side {
+    end: End,
+    files: Files,
+    args: Vec<String>,
+}
+
+impl Openvpn {
+    pub(super) fn set_up(peer: &Peer, dir: &Path, ends: Ends) -> Result<Self> {
+        let (left, right) = (Identity::new("left")?, Identity::new("right")?);
+        let side = |name: &str, identity: &Identity, args: &[&str], end: End| -> Result<Side> {
+            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+            Ok(Side { end, files: identity.write(dir, name)?, args })
+        };
+        let to_right = ends.right.public.to_string();
+        let sides = [
+            side(
+                "left",
+                &left,
+                &[
+                    "--tls-client",
+                    "--remote",
+                    &to_right,
+                    PORT,
+                    "--nobind",
+                    "--ifconfig",
+                    "10.94.0.1",
+                    "10.94.0.2",
+                    "--peer-fingerprint",
+                    &right.fingerprint(),
+                ],
+                ends.left,
+            )?,
+            side(
+                "right",
+                &right,
+                &[
+                    "--tls-server",
+                    "--dh",
+                    "none",
+                    "--lport",
+                    PORT,
+                    "--ifconfig",
+                    "10.94.0.2",
+                    "10.94.0.1",
+                    "--peer-fingerprint",
+                    &left.fingerprint(),
+                ],
+                ends.right,
+            )?,
+        ];
+        Ok(Self { program: peer.program.clone(), sides, running: Vec::new() })
+    }
+}
+
+impl Contender for Openvpn {
+    fn start(&mut self) -> Result<()> {
+        for side in &self.sides {
+            let mut command = side.end.host.command(&self.program);
+            arguments(&mut command, side);
+            let name = format!("openvpn-{}", side.end.host.name());
+            self.running.push(side.end.host.spawn(&name, command)?);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+    }
+
+    fn addresses(&self) -> (IpAddr, IpAddr) {
+        ([10, 94, 0, 1].into(), [10, 94, 0, 2].into())
+    }
+
+    fn processes(&self) -> Vec<&Process> {
+        self.running.iter().collect()
+    }
+}
+
+fn arguments(command: &mut Command, side: &Side) {
+    command
+        .args(["--dev", "tun", "--proto", "udp4", "--disable-dco", "--verb", "2"])
+        .args(["--data-ciphers", "AES-128-GCM", "--tun-mtu", &MTU.to_string()])
+        .args(["--ping", "3", "--connect-retry", "1"])
+        .arg("--cert")
+        .arg(&side.files.certificate)
+        .arg("--key")
+        .arg(&side.files.key)
+        .args(&side.args);
+}

@@ -1,0 +1,123 @@
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+
+use super::{Contender, Ends, MTU, Peer};
+use crate::bench::arena::End;
+use crate::{Process, wait_until};
+
+const PORT: u16 = 51820;
+const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 91, 0, 1), Ipv4Addr::new(10, 91, 0, 2)];
+const DEVICE: &str = "wg0";
+/// It serves its configuration protocol below `/var/run`, one directory for all network namespaces. Its own is one that
+/// ends with it.
+const IN_PLACE_OF_RUN: &str = "mount -t tmpfs tmpfs /var/run && exec \"$0\" \"$@\"";
+
+/// wireguard-go, configured by its own protocol, so that no other program is needed.
+pub(super) struct WireguardGo {
+    program: PathBuf,
+    sides: [Side; 2],
+}
+
+struct Side {
+    end: End,
+    name: &'static str,
+    inner: Ipv4Addr,
+    private: [u8; 32],
+    process: Option<Process>,
+}
+
+impl WireguardGo {
+    pub(super) fn set_up(peer: Peer, ends: Ends) -> Result<Self> {
+        let side =
+            |end, name, inner| Side { end, name, inner, private: rand::random(), process: None };
+        let [left, right] = INNER;
+        let sides = [side(ends.left, "left", left), side(ends.right, "right", right)];
+        Ok(Self { program: peer.program, sides })
+    }
+}
+
+impl Contender for WireguardGo {
+    fn start(&mut self) -> Result<()> {
+        for side in &mut self.sides {
+            let mut command = side.end.host.command("unshare");
+            command.args(["--mount", "sh", "-c", IN_PLACE_OF_RUN]).arg(&self.program);
+            command.args(["--foreground", DEVICE]).env("LOG_LEVEL", "error");
+            let log = format!("wireguard-go-{}", side.name);
+            side.process = Some(side.end.host.spawn(&log, command)?);
+        }
+        let [left, right] = &mut self.sides;
+        left.configure(right)?;
+        right.configure(left)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        for side in &mut self.sides {
+            if let Some(mut process) = side.process.take() {
+                process.terminate(Duration::from_secs(5))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> (IpAddr, IpAddr) {
+        (INNER[0].into(), INNER[1].into())
+    }
+
+    fn processes(&self) -> Vec<&Process> {
+        self.sides.iter().filter_map(|side| side.process.as_ref()).collect()
+    }
+}
+
+impl Side {
+    fn socket(&self) -> Result<PathBuf> {
+        let process = self.process.as_ref().context("wireguard-go was not started")?;
+        Ok(PathBuf::from(format!("/proc/{}/root/var/run/wireguard/{DEVICE}.sock", process.pid())))
+    }
+
+    fn configure(&self, peer: &Self) -> Result<()> {
+        let socket = self.socket()?;
+        let mut stream = None;
+        wait_until(Duration::from_secs(5), || {
+            stream = UnixStream::connect(&socket).ok();
+            stream.is_some()
+        })
+        .with_context(|| format!("wireguard-go doesn't serve {}", socket.display()))?;
+        let mut stream = stream.context("no connection")?;
+        let settings = format!(
+            "set=1\nprivate_key={}\nlisten_port={PORT}\nreplace_peers=true\npublic_key={}\n\
+             endpoint={}:{PORT}\nallowed_ip={}/32\n\n",
+            hex(&self.private),
+            hex(&peer.public()?),
+            peer.end.public,
+            peer.inner,
+        );
+        stream.write_all(settings.as_bytes()).context("configuring wireguard-go")?;
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).context("reading wireguard-go's answer")?;
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        ensure!(answer.starts_with("errno=0"), "wireguard-go refuses its settings: {answer}");
+        self.end
+            .host
+            .ip(&format!("addr add {}/24 dev {DEVICE}\nlink set {DEVICE} mtu {MTU} up", self.inner))
+    }
+
+    fn public(&self) -> Result<Vec<u8>> {
+        let key = PrivateKey::from_private_key(&X25519, &self.private).context("a private key")?;
+        Ok(key.compute_public_key().context("a public key")?.as_ref().to_vec())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
