@@ -13,7 +13,7 @@ use cframe_edge::host::socket::{RECEIVE_BATCH, Socket};
 use cframe_edge::host::tun::Tun;
 use cframe_mesh::coalesce::Coalescer;
 use cframe_mesh::packet::Packet;
-use cframe_mesh::segment::{VnetHeader, split};
+use cframe_mesh::segment::{Splitter, VnetHeader};
 use quinn_udp::{RecvMeta, Transmit};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -49,6 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     let key = LessSafeKey::new(key);
     let max = socket.max_segments().min(MAX_SEGMENTS);
     let mut sender = Sender {
+        splitter: Splitter::default(),
         batch: Vec::with_capacity(MAX_BATCH),
         segment: 0,
         count: 0,
@@ -100,6 +101,7 @@ fn nonce(side: u8, counter: [u8; COUNTER]) -> Nonce {
 
 /// Packets of equal size, and a shorter one at most as the last, for one system call.
 struct Sender {
+    splitter: Splitter,
     batch: Vec<u8>,
     segment: usize,
     count: usize,
@@ -122,8 +124,8 @@ impl Sender {
             let Some((header, bytes)) = VnetHeader::parse(&frame[..len]) else { continue };
             let Ok(packet) = Packet::parse(bytes) else { continue };
             // What can't be split is dropped.
-            let _ =
-                split(&header, &packet, usize::MAX, &mut |packet| self.push(socket, key, &packet));
+            let Ok(packets) = self.splitter.split(&header, &packet, usize::MAX) else { continue };
+            packets.for_each(|packet| self.push(socket, key, &packet));
         }
         self.flush(socket);
         Ok(())

@@ -9,11 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use cframe_edge::host::tun::{Tun, is_gone};
 use cframe_mesh::coalesce::Coalescer;
 use cframe_mesh::packet::Packet;
-use cframe_mesh::segment::{VnetHeader, split};
+use cframe_mesh::segment::{Splitter, VnetHeader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -162,14 +161,15 @@ impl Lane {
             return;
         }
         let mut too_large = None;
-        let whole = usize::MAX;
-        let cut = split(&header, &packet, whole, &mut |segment: Bytes| {
+        // What waits here for long would hold the memory of what came with it.
+        let Ok(segments) = Splitter::default().split(&header, &packet, usize::MAX) else {
+            self.direction.counters.failed += 1;
+            return;
+        };
+        for segment in segments {
             if self.direction.offer(now, segment.clone()) == Verdict::TooLarge {
                 too_large.get_or_insert(segment);
             }
-        });
-        if cut.is_err() {
-            self.direction.counters.failed += 1;
         }
         if let Some(packet) = too_large {
             self.answer(&packet);
