@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use aws_lc_rs::{hkdf, hmac};
 use cframe_pki::identity::SpiffeId;
 use quinn_proto::{
-    ClientConfig, EndpointConfig, HashedConnectionIdGenerator, IdleTimeout, MtuDiscoveryConfig,
-    ServerConfig, TransportConfig, VarInt, congestion,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, HashedConnectionIdGenerator, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt, congestion,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use thiserror::Error;
@@ -25,6 +25,10 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Bytes handed to quinn-proto ahead of sending: one GSO batch, so that what waits, waits in our
 /// queue, where it has an age.
 const SEND_AHEAD: usize = 96 * 1024;
+
+/// Packets that a peer may receive without an acknowledgement at once, and for how long.
+const PACKETS_PER_ACK: u32 = 24;
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Everything the core is told once.
 pub struct Config {
@@ -175,6 +179,7 @@ pub(crate) fn transport(
         .datagram_receive_buffer_size(Some(1024 * 1024))
         .datagram_send_buffer_size(SEND_AHEAD)
         .crypto_buffer_size(32 * 1024)
+        .ack_frequency_config(Some(acknowledgements()))
         .allow_spin(false);
     match congestion {
         Congestion::Transparent => {
@@ -185,6 +190,17 @@ pub(crate) fn transport(
         }
     };
     transport
+}
+
+/// What a link asks of its peer. Nothing is sent again and there is no window, so that
+/// acknowledgements only free memory and show the path's state: one for many packets will do, and
+/// each is a wake-up at the other end.
+fn acknowledgements() -> AckFrequencyConfig {
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements
+        .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK))
+        .max_ack_delay(Some(MAX_ACK_DELAY));
+    acknowledgements
 }
 
 /// UDP payload of the largest underlay packet over IPv4 (20 + 8 bytes of headers); over IPv6
