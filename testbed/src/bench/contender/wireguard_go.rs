@@ -15,9 +15,9 @@ use crate::{Process, wait_until};
 const PORT: u16 = 51820;
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 91, 0, 1), Ipv4Addr::new(10, 91, 0, 2)];
 const DEVICE: &str = "wg0";
-/// It serves its configuration protocol below `/var/run`, one directory for all network namespaces. Its own is one that
-/// ends with it.
-const IN_PLACE_OF_RUN: &str = "mount -t tmpfs tmpfs /var/run && exec \"$0\" \"$@\"";
+/// It serves its configuration protocol below `/var/run`, a link to `/run`, which is one directory for all network
+/// namespaces. Its own is one that ends with it.
+const IN_PLACE_OF_RUN: &str = "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\"";
 
 /// wireguard-go, configured by its own protocol, so that no other program is needed.
 pub(super) struct WireguardGo {
@@ -78,7 +78,7 @@ impl Contender for WireguardGo {
 impl Side {
     fn socket(&self) -> Result<PathBuf> {
         let process = self.process.as_ref().context("wireguard-go was not started")?;
-        Ok(PathBuf::from(format!("/proc/{}/root/var/run/wireguard/{DEVICE}.sock", process.pid())))
+        Ok(PathBuf::from(format!("/proc/{}/root/run/wireguard/{DEVICE}.sock", process.pid())))
     }
 
     fn configure(&self, peer: &Self) -> Result<()> {
