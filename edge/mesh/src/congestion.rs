@@ -17,8 +17,13 @@ const IN_FLIGHT_CAP: u64 = 16 * 1024 * 1024;
 /// Whether a link with this controller may take more inner packets. Controllers with a window of
 /// their own always may.
 pub(crate) fn has_room(controller: &dyn Controller) -> bool {
+    in_flight(controller) < IN_FLIGHT_CAP
+}
+
+/// Bytes in flight of a link with this controller; zero for controllers with a window of their own.
+pub(crate) fn in_flight(controller: &dyn Controller) -> u64 {
     let metrics = controller.metrics();
-    metrics.ssthresh != Some(TRANSPARENT) || metrics.congestion_window < IN_FLIGHT_CAP
+    if metrics.ssthresh == Some(TRANSPARENT) { metrics.congestion_window } else { 0 }
 }
 
 /// In [`ControllerMetrics::ssthresh`]: the "window" beside it is the bytes in flight.

@@ -53,6 +53,11 @@ impl Queue {
         None
     }
 
+    /// Bytes that wait, with what each packet costs beside its own.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
