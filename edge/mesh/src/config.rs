@@ -7,7 +7,10 @@ use cframe_pki::identity::SpiffeId;
 use quinn_proto::{
     AckFrequencyConfig, ClientConfig, EndpointConfig, HashedConnectionIdGenerator, IdleTimeout,
     MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt, congestion,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    crypto::{
+        ClientConfig as ClientCrypto, ServerConfig as ServerCrypto,
+        rustls::{QuicClientConfig, QuicServerConfig},
+    },
 };
 use thiserror::Error;
 
@@ -38,10 +41,8 @@ pub struct Config {
     pub boot: [u8; 16],
     /// Keys that outlive a restart.
     pub keys: EndpointKeys,
-    /// TLS for dialling, from [`cframe_pki::tls`].
-    pub client: Arc<rustls::ClientConfig>,
-    /// TLS for accepting, from [`cframe_pki::tls`].
-    pub server: Arc<rustls::ServerConfig>,
+    /// What proves and protects links: TLS, but in a simulation.
+    pub crypto: Crypto,
     /// The TUN's MTU in bytes, 1280 to 1500.
     pub tun_mtu: u16,
     /// The largest IP packet of the underlay in bytes: the upper bound of path MTU discovery.
@@ -52,6 +53,34 @@ pub struct Config {
     pub offload: Offload,
     /// Seeds the core's randomness (connection ids, jitter).
     pub seed: [u8; 32],
+}
+
+/// The cryptography of links. The core asks the peer's identity of the session, as the certificate
+/// chain that rustls has: a `Vec<CertificateDer<'static>>`.
+#[derive(Clone)]
+pub struct Crypto {
+    /// For dialling.
+    pub client: Arc<dyn ClientCrypto>,
+    /// For accepting.
+    pub server: Arc<dyn ServerCrypto>,
+}
+
+impl Crypto {
+    /// TLS, from [`cframe_pki::tls::link_client`] and [`cframe_pki::tls::link_server`].
+    ///
+    /// # Errors
+    /// When a configuration has no cipher suite for QUIC's Initial packets.
+    pub fn tls(
+        client: rustls::ClientConfig,
+        server: rustls::ServerConfig,
+    ) -> Result<Self, ConfigError> {
+        let client = QuicClientConfig::try_from(client);
+        let server = QuicServerConfig::try_from(server);
+        Ok(Self {
+            client: Arc::new(client.map_err(|_| ConfigError::NoInitialCipherSuite)?),
+            server: Arc::new(server.map_err(|_| ConfigError::NoInitialCipherSuite)?),
+        })
+    }
 }
 
 /// Secrets of the QUIC endpoint. Kept on disk so that the peers of a restarted edge are told by a
@@ -124,33 +153,23 @@ pub(crate) fn endpoint(config: &Config) -> Result<EndpointConfig, ConfigError> {
     Ok(endpoint)
 }
 
-pub(crate) fn server(
-    config: &Config,
-    transparent: &TransparentConfig,
-) -> Result<ServerConfig, ConfigError> {
-    let crypto = QuicServerConfig::try_from(config.server.clone())
-        .map_err(|_| ConfigError::NoInitialCipherSuite)?;
+pub(crate) fn server(config: &Config, transparent: &TransparentConfig) -> ServerConfig {
     let retry = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&config.keys.retry);
-    let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(retry));
+    let mut server = ServerConfig::new(config.crypto.server.clone(), Arc::new(retry));
     server
         .transport_config(Arc::new(transport(config.underlay_mtu, config.congestion, transparent)))
         .max_incoming(256)
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(1024 * 1024);
     server.validation_token.sent(0);
-    Ok(server)
+    server
 }
 
-pub(crate) fn client(
-    config: &Config,
-    transparent: &TransparentConfig,
-) -> Result<ClientConfig, ConfigError> {
-    let crypto = QuicClientConfig::try_from(config.client.clone())
-        .map_err(|_| ConfigError::NoInitialCipherSuite)?;
-    let mut client = ClientConfig::new(Arc::new(crypto));
+pub(crate) fn client(config: &Config, transparent: &TransparentConfig) -> ClientConfig {
+    let mut client = ClientConfig::new(config.crypto.client.clone());
     let transport = transport(config.underlay_mtu, config.congestion, transparent);
     client.transport_config(Arc::new(transport));
-    Ok(client)
+    client
 }
 
 pub(crate) fn transport(

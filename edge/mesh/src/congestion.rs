@@ -32,9 +32,16 @@ pub(crate) fn has_room(controller: &dyn Controller) -> bool {
     controller.metrics().ssthresh != Some(FULL)
 }
 
-/// In [`ControllerMetrics::ssthresh`], the one way that quinn-proto has for a controller to tell
-/// something.
-const FULL: u64 = u64::MAX;
+/// Bytes in flight of a link with this controller; zero for controllers with a window of their own.
+pub(crate) fn in_flight(controller: &dyn Controller) -> u64 {
+    let metrics = controller.metrics();
+    if matches!(metrics.ssthresh, Some(ROOM | FULL)) { metrics.congestion_window } else { 0 }
+}
+
+/// In [`ControllerMetrics::ssthresh`], as quinn-proto has no other way for a controller to tell
+/// something; the "window" beside it is the bytes in flight.
+const ROOM: u64 = u64::MAX;
+const FULL: u64 = u64::MAX - 1;
 
 /// Builds [`Transparent`] controllers, which share the cap on all bytes in flight.
 #[derive(Clone, Debug, Default)]
@@ -118,8 +125,8 @@ impl Controller for Transparent {
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = ControllerMetrics::default();
-        metrics.congestion_window = u64::MAX;
-        metrics.ssthresh = self.is_full().then_some(FULL);
+        metrics.congestion_window = self.in_flight;
+        metrics.ssthresh = Some(if self.is_full() { FULL } else { ROOM });
         metrics
     }
 

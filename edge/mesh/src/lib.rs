@@ -36,8 +36,11 @@ mod queue;
 mod timers;
 mod verdict;
 
-pub use config::{Config, ConfigError, Congestion, EndpointKeys, Offload};
+pub use config::{Config, ConfigError, Congestion, Crypto, EndpointKeys, Offload};
 pub use counters::{Counters, Reason};
 pub use link::Traffic;
-pub use mesh::{Event, LinkStatus, Mesh, Received};
-pub use quinn_proto::{EcnCodepoint, Transmit};
+pub use mesh::{Event, LinkStatus, Load, Mesh, Received};
+pub use quinn_proto::{
+    EcnCodepoint, Transmit,
+    crypto::{ClientConfig as ClientCrypto, ServerConfig as ServerCrypto},
+};

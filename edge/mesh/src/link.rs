@@ -82,6 +82,8 @@ pub(crate) struct Link {
     pub(crate) conn: Connection,
     pub(crate) dialed: bool,
     pub(crate) phase: Phase,
+    /// Whether it counts as an unfinished handshake: accepted, and not finished before it is gone.
+    pub(crate) unfinished: bool,
     /// Known from the start where this edge dialled, else from the certificate.
     pub(crate) peer: Option<u32>,
     pub(crate) identity: Option<PeerIdentity>,
@@ -135,6 +137,7 @@ impl Link {
             handle,
             conn,
             phase: Phase::Handshaking,
+            unfinished: false,
             peer,
             identity: None,
             epoch,

@@ -17,7 +17,7 @@ use crate::{
     coalesce::Coalescer,
     codel::Codel,
     config::{self, Config, ConfigError, Congestion},
-    congestion::TransparentConfig,
+    congestion::{TransparentConfig, in_flight},
     counters::{Counters, Reason},
     link::{Code, Link, Phase, Traffic},
     peer::{Peer, Renew},
@@ -62,7 +62,7 @@ pub struct Mesh {
     /// Answers of the endpoint itself: Retry, stateless reset, refusal.
     responses: VecDeque<(Transmit, Vec<u8>)>,
     admissions: Admissions,
-    /// Accepted handshakes that are not finished.
+    /// Accepted handshakes that are not finished, or failed and are not gone.
     unfinished: usize,
     /// The queue in the host's socket, and whether the next bulk packet is to tell its flow of it.
     arrivals: Codel,
@@ -152,6 +152,23 @@ pub struct LinkStatus {
     pub traffic: Traffic,
 }
 
+/// What a core holds in memory, apart from its tables.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Load {
+    /// Connections in any phase, those that are closed and answer stragglers included.
+    pub links: usize,
+    /// Accepted handshakes that are not finished, or failed and are not gone.
+    pub unfinished: usize,
+    /// Bytes of inner packets that wait in the queue of one link, the fullest.
+    pub queued: usize,
+    /// Bytes in flight on one link, the fullest; zero where congestion control has a window.
+    pub in_flight: u64,
+    /// Events that wait to be polled.
+    pub events: usize,
+    /// Answers of the endpoint that wait to be sent.
+    pub responses: usize,
+}
+
 impl Mesh {
     /// A mesh of nobody yet. `unix` is the wall clock at `now`, since 1970.
     ///
@@ -163,8 +180,8 @@ impl Mesh {
         };
         let endpoint = config::endpoint(&config)?;
         let transparent = TransparentConfig::default();
-        let server = config::server(&config, &transparent)?;
-        let client = config::client(&config, &transparent)?;
+        let server = config::server(&config, &transparent);
+        let client = config::client(&config, &transparent);
         let mut rng = StdRng::from_seed(config.seed);
         let coalescer = Coalescer::new(rng.random(), config.offload.udp);
         Ok(Self {
@@ -357,6 +374,20 @@ impl Mesh {
     /// What happened to packets.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What is held in memory now.
+    pub fn load(&self) -> Load {
+        let links = self.links.iter().flatten();
+        let in_flight = links.clone().map(|link| in_flight(link.conn.congestion_state()));
+        Load {
+            links: links.count(),
+            unfinished: self.unfinished,
+            queued: self.peers.iter().map(|peer| peer.queue.bytes()).max().unwrap_or(0),
+            in_flight: in_flight.max().unwrap_or(0),
+            events: self.events.len(),
+            responses: self.responses.len(),
+        }
     }
 
     /// Every peer's link, up or not, in the order in which the peers became known.

@@ -114,6 +114,11 @@ impl Queue {
         self.flows.iter_mut().map(|flow| flow.expire(now, &mut self.bytes)).sum()
     }
 
+    /// Bytes that wait, with what each packet costs beside its own.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use cframe_mesh::{Mesh, Offload};
+use cframe_mesh::{Crypto, Mesh, Offload};
 use cframe_pki::{
     bundle::DenyList,
     identity::{Label, PeerIdentity, Role},
@@ -250,8 +250,10 @@ impl Core<'_> {
             id: self.identity.id.clone(),
             boot: self.boot,
             keys: self.state.endpoint_keys()?,
-            client: Arc::new(tls::link_client(credentials, verifier.clone())),
-            server: Arc::new(tls::link_server(credentials, verifier.clone())),
+            crypto: Crypto::tls(
+                tls::link_client(credentials, verifier.clone()),
+                tls::link_server(credentials, verifier.clone()),
+            )?,
             tun_mtu: self.settings.tun_mtu,
             underlay_mtu: self.config.underlay_mtu,
             congestion: congestion(self.settings.congestion),

@@ -98,7 +98,9 @@ impl Mesh {
         match self.endpoint.accept(incoming, now, &mut answer, None) {
             Ok((handle, conn)) => {
                 self.unfinished += 1;
-                Some(self.add_link(Link::new(handle, conn, None, 0, now)))
+                let mut link = Link::new(handle, conn, None, 0, now);
+                link.unfinished = true;
+                Some(self.add_link(link))
             }
             Err(error) => {
                 self.refused(remote, None, format!("this edge: {}", error.cause));

@@ -1,6 +1,7 @@
 //! The life of links after their first packet: judged, used, replaced, lost.
 
 use std::{
+    mem,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -86,6 +87,9 @@ impl Mesh {
         // The endpoint gives the handle to the next connection.
         if drained && let Some(mut link) = self.links[index].take() {
             self.timers.arm(Key::Link(index), &mut link.armed, None);
+            // Not before: quinn-proto keeps a connection that its very first packet closes until
+            // the idle timeout, and a stranger may send many such packets.
+            self.unfinished -= usize::from(link.unfinished);
             self.ready.retain(|&other| other != index);
         }
     }
@@ -110,7 +114,7 @@ impl Mesh {
         if link.phase != Phase::Handshaking {
             return;
         }
-        if !link.dialed {
+        if mem::take(&mut link.unfinished) {
             self.unfinished -= 1;
         }
         link.phase = Phase::Greeting;
@@ -282,12 +286,11 @@ impl Mesh {
     /// Closes a link from this side.
     pub(super) fn close(&mut self, now: Instant, index: usize, code: Code) {
         let Some(link) = self.links[index].as_mut() else { return };
-        let before = link.phase;
         link.close(now, code);
         let at = link.deadline();
         self.timers.arm(Key::Link(index), &mut link.armed, at);
         self.mark_ready(index);
-        self.gone(now, index, before, code.reason(), false);
+        self.gone(now, index, code.reason(), false);
     }
 
     /// quinn-proto has given a connection up, or the peer closed it.
@@ -303,15 +306,12 @@ impl Mesh {
         }
         // A reset is a restart: the peer is there, and waits to be dialled.
         let restarted = matches!(reason, ConnectionError::Reset);
-        self.gone(now, index, before, &describe(reason), restarted);
+        self.gone(now, index, &describe(reason), restarted);
     }
 
     /// What follows when a link is no more.
-    fn gone(&mut self, now: Instant, index: usize, before: Phase, reason: &str, restarted: bool) {
+    fn gone(&mut self, now: Instant, index: usize, reason: &str, restarted: bool) {
         let Some(link) = self.links[index].as_ref() else { return };
-        if before == Phase::Handshaking && !link.dialed {
-            self.unfinished -= 1;
-        }
         let Some(peer_index) = link.peer else { return };
         let peer = &mut self.peers[peer_index as usize];
         if peer.current != Some(index) {

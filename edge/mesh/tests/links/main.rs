@@ -8,6 +8,7 @@ use std::time::Duration;
 use cframe_mesh::{Event, Reason};
 use cframe_pki::bundle::{DenyEntry, DenyList};
 
+mod certificates;
 mod world;
 
 use world::{LATENCY, World, addr, ping};
@@ -476,81 +477,6 @@ fn a_handshake_flood_leaves_the_traffic_alone() {
     }
     world.run(SECOND);
     assert_eq!(world.nodes[1].delivered.len(), 200);
-}
-
-/// Whatever happens to three edges, afterwards every pair that can meet has traffic both ways.
-/// `CFRAME_SEED=n cargo test -p cframe-mesh --test links random_lives` runs one life alone.
-#[test]
-fn random_lives_end_in_links_that_work() {
-    let only = std::env::var("CFRAME_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    for seed in only.map_or(0..30, |seed| seed..seed + 1) {
-        let listening = [&[0, 1, 2][..], &[0], &[0, 2]][seed as usize % 3];
-        let mut world = World::mesh_of(3, listening);
-        world.dice = world::Dice((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        world.latency = Duration::from_millis(u64::from(1 + world.dice.roll(150)));
-        for _ in 0..30 {
-            world.loss = [0, 5, 20, 40][world.dice.roll(4) as usize];
-            mishap(&mut world, listening);
-            let pause = world.dice.roll(4_000);
-            world.run(Duration::from_millis(pause.into()));
-            world.captured.clear();
-        }
-        world.loss = 0;
-        world.run(25 * SECOND);
-        for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
-            if listening.contains(&from) || listening.contains(&to) {
-                let took = world.time_to_traffic(from, to, SECOND);
-                assert!(took.is_some(), "CFRAME_SEED={seed}: nothing from {from} to {to}");
-            }
-        }
-    }
-}
-
-/// One thing that happens to an edge.
-fn mishap(world: &mut World, listening: &[usize]) {
-    let edge = world.dice.roll(3) as usize;
-    let other = (edge + 1 + world.dice.roll(2) as usize) % 3;
-    let pause = Duration::from_millis(world.dice.roll(10_000).into());
-    match world.dice.roll(7) {
-        0 => {
-            world.kill(edge);
-            world.run(pause / 3);
-            world.restart(edge, listening);
-        }
-        1 => {
-            let address = world.nodes[edge].address;
-            world.dark.insert(address);
-            world.run(pause);
-            world.dark.clear();
-        }
-        // One with an endpoint would have to be told to the others.
-        2 if !listening.contains(&edge) => {
-            let host = 1 + world.dice.roll(250);
-            world.move_to(edge, &format!("198.51.{edge}.{host}:58423"));
-        }
-        3 => {
-            let now = world.now;
-            world.mesh(edge).credentials_renewed(now);
-        }
-        4 => {
-            let (name, address) = (world.nodes[other].name.clone(), world.nodes[other].address);
-            let now = world.now;
-            world.mesh(edge).remove_peer(now, &name);
-            world.run(pause / 5);
-            let now = world.now;
-            let addresses = if listening.contains(&other) { vec![address] } else { vec![] };
-            world.mesh(edge).set_peer(now, &name, addresses);
-        }
-        5 => {
-            world.mtu = [1472, 1272, 1400][world.dice.roll(3) as usize];
-        }
-        _ => {
-            for _ in 0..50 {
-                let len = 100 + world.dice.roll(1300) as usize;
-                world.send(edge, other, len);
-            }
-        }
-    }
 }
 
 /// Edge `at` learns that the certificate of `whom` is revoked.

@@ -9,16 +9,17 @@ use std::{
 };
 
 use bytes::BytesMut;
-use cframe_mesh::{Config, Congestion, EcnCodepoint, EndpointKeys, Event, Mesh, Offload, Received};
+use cframe_mesh::{
+    Config, Congestion, Crypto, EcnCodepoint, EndpointKeys, Event, Mesh, Offload, Received,
+};
 use cframe_pki::{
-    bundle::{DenyList, TrustBundle},
     identity::{Label, PeerIdentity, SpiffeId},
-    issue::{IssuingCa, RootCa, VerifiedCsr},
-    key::PrivateKey,
-    tls::{self, Credentials, LiveCredentials},
+    tls::{self, LiveCredentials},
     unix_now,
     verifier::{PeerVerifier, Policy, Refusal, Trust},
 };
+
+use crate::certificates::Authority;
 
 pub(crate) const LATENCY: Duration = Duration::from_millis(10);
 
@@ -64,36 +65,17 @@ pub(crate) struct World {
     pub(crate) hold: Option<(SocketAddr, usize)>,
     held: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     pub(crate) latency: Duration,
-    /// Of a hundred datagrams, so many are lost.
-    pub(crate) loss: u32,
-    pub(crate) dice: Dice,
     /// Bytes of the largest batch that was to leave at once.
     pub(crate) largest_batch: usize,
     /// Everything that was on the wire.
     pub(crate) captured: Vec<Vec<u8>>,
     wire: BinaryHeap<Reverse<Flight>>,
     seq: u64,
-    ca: IssuingCa,
-    root: RootCa,
-}
-
-/// Repeatable chance (xorshift64).
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn roll(&mut self, sides: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as u32 % sides
-    }
+    authority: Authority,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        let mesh = "test".parse().unwrap();
-        let root = RootCa::generate(&mesh, unix_now()).unwrap();
-        let ca = root.issuing_ca(unix_now()).unwrap();
         let now = Instant::now();
         Self {
             now,
@@ -105,15 +87,12 @@ impl World {
             hold: None,
             held: Vec::new(),
             latency: LATENCY,
-            loss: 0,
-            dice: Dice(1),
             largest_batch: 0,
             underlay_mtu: 1500,
             captured: Vec::new(),
             wire: BinaryHeap::new(),
             seq: 0,
-            ca,
-            root,
+            authority: Authority::new(),
         }
     }
 
@@ -132,28 +111,16 @@ impl World {
 
     pub(crate) fn add(&mut self, name: &str, namespace: &str, lifetime: Duration) -> usize {
         let index = self.nodes.len();
-        let id = SpiffeId::edge(
-            "test".parse().unwrap(),
-            namespace.parse().unwrap(),
-            name.parse().unwrap(),
-        );
-        let key = PrivateKey::generate().unwrap();
-        let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
-        let leaf = self.ca.issue(&csr, &id, lifetime, unix_now()).unwrap();
-        let chain = vec![leaf.der, self.ca.certificate().clone()];
-        let bundle = TrustBundle {
-            roots: vec![self.root.certificate().clone()],
-            revoked_issuers: Default::default(),
-        };
+        let (id, credentials) = self.authority.issue(namespace, name, lifetime);
         let mut node = Node {
             name: name.parse().unwrap(),
             address: SocketAddr::new(Ipv4Addr::new(203, 0, 113, index as u8 + 1).into(), 58423),
             mesh: None,
-            trust: Trust::new("test".parse().unwrap(), bundle, DenyList::default()).unwrap(),
+            trust: self.authority.trust(),
             delivered: Vec::new(),
             events: Vec::new(),
             refusals: Arc::default(),
-            credentials: LiveCredentials::new(Credentials { chain, key }).unwrap(),
+            credentials: LiveCredentials::new(credentials).unwrap(),
             id,
             starts: 0,
         };
@@ -314,7 +281,7 @@ impl World {
                         || self.dark.contains(&transmit.destination);
                     // A socket cannot send from an address that its host has no more.
                     let gone = transmit.src_ip.is_some_and(|ip| ip != from.ip());
-                    if lost || gone || self.dice.roll(100) < self.loss {
+                    if lost || gone {
                         continue;
                     }
                     if let Some((sender, left)) = self.hold.as_mut().filter(|hold| hold.0 == from) {
@@ -382,8 +349,11 @@ impl Node {
             id: self.id.clone(),
             boot: [self.starts; 16],
             keys: EndpointKeys { reset: [7; 64], connection_id: 42, retry: [9; 32] },
-            client: Arc::new(tls::link_client(&self.credentials, verifier.clone())),
-            server: Arc::new(tls::link_server(&self.credentials, verifier)),
+            crypto: Crypto::tls(
+                tls::link_client(&self.credentials, verifier.clone()),
+                tls::link_server(&self.credentials, verifier),
+            )
+            .unwrap(),
             tun_mtu: 1500,
             underlay_mtu,
             congestion: Congestion::Transparent,

@@ -1,0 +1,218 @@
+//! One edge of the simulation: its core, what it was told, and how it is started.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    certificates::Authority,
+    desired::{Desired, Edges, Item},
+    null_crypto::NullCrypto,
+};
+use cframe_mesh::{Config, Congestion, Crypto, EndpointKeys, Mesh, Offload};
+use cframe_pki::{
+    CertificateDer,
+    bundle::{DenyEntry, DenyList},
+    identity::{Label, PeerIdentity, SpiffeId},
+    tls::{self, LiveCredentials},
+    unix_now,
+    verifier::{PeerVerifier, Policy, Refusal, Trust},
+};
+
+/// What protects the links of a life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Protection {
+    Null,
+    Tls,
+}
+
+/// The identities of all edges that there may be: issued once, for all lives.
+pub(crate) struct Identities {
+    pub(crate) edges: Vec<Identity>,
+    authority: Authority,
+    /// The wall clock at every life's beginning, Unix seconds.
+    epoch: u64,
+}
+
+pub(crate) struct Identity {
+    pub(crate) name: Label,
+    id: SpiffeId,
+    peer: PeerIdentity,
+    chain: Vec<CertificateDer<'static>>,
+    credentials: LiveCredentials,
+}
+
+impl Identities {
+    pub(crate) fn new(count: usize) -> Self {
+        let authority = Authority::new();
+        let edges = (0..count).map(|edge| Identity::new(&authority, edge)).collect();
+        Self { edges, authority, epoch: unix_now() }
+    }
+
+    /// Which edge has this name.
+    pub(crate) fn index(&self, name: &Label) -> usize {
+        self.edges.iter().position(|edge| edge.name == *name).unwrap()
+    }
+
+    fn deny_list(&self, denied: Edges) -> DenyList {
+        denied.iter().map(|edge| DenyEntry::from(&self.edges[edge].peer)).collect()
+    }
+
+    /// As [`PeerVerifier::judge`], for chains that are known to be good: the same decision without
+    /// checking a signature.
+    fn judge(
+        &self,
+        policy: &Policy,
+        trust: &Trust,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), Refusal> {
+        let Some(edge) = self.edges.iter().find(|edge| edge.chain == chain) else {
+            return Err(Refusal::NotTrusted("a chain that nobody has issued".to_owned()));
+        };
+        policy.admit(&edge.peer.id)?;
+        trust.denial(&edge.peer)
+    }
+}
+
+impl Identity {
+    fn new(authority: &Authority, edge: usize) -> Self {
+        let name = format!("edge-{edge:02}");
+        let (id, credentials) = authority.issue("prod", &name, Duration::from_secs(86_400));
+        Self {
+            name: name.parse().unwrap(),
+            id,
+            peer: credentials.identity().unwrap(),
+            chain: credentials.chain.clone(),
+            credentials: LiveCredentials::new(credentials).unwrap(),
+        }
+    }
+}
+
+pub(crate) struct Edge {
+    pub(crate) index: usize,
+    pub(crate) address: SocketAddr,
+    /// Whether others are told where to dial it.
+    pub(crate) listens: bool,
+    pub(crate) mesh: Option<Mesh>,
+    /// What has reached it of the desired state. It outlives a restart.
+    pub(crate) view: Desired,
+    /// When its timer is set to.
+    pub(crate) armed: Option<Duration>,
+    /// By peer: how often the link in use has changed.
+    pub(crate) links: Vec<u32>,
+    trust: Trust,
+    starts: u8,
+}
+
+impl Edge {
+    pub(crate) fn new(identities: &Identities, index: usize, listens: bool) -> Self {
+        Self {
+            index,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            listens,
+            mesh: None,
+            view: Desired::default(),
+            armed: None,
+            links: Vec::new(),
+            trust: identities.authority.trust(),
+            starts: 0,
+        }
+    }
+
+    /// Starts it from what it knows.
+    pub(crate) fn start(
+        &mut self,
+        identities: &Arc<Identities>,
+        protection: Protection,
+        (now, elapsed): (Instant, Duration),
+        seed: u64,
+    ) {
+        self.starts += 1;
+        let own = &identities.edges[self.index];
+        let mut seeds = [self.starts; 32];
+        seeds[..8].copy_from_slice(&seed.to_be_bytes());
+        seeds[8] = self.index as u8;
+        let key = self.index as u8;
+        let config = Config {
+            id: own.id.clone(),
+            boot: [self.starts; 16],
+            keys: EndpointKeys {
+                reset: [key; 64],
+                connection_id: 1000 + u64::from(key),
+                retry: [key; 32],
+            },
+            crypto: self.crypto(identities, protection),
+            tun_mtu: 1500,
+            underlay_mtu: 1500,
+            congestion: Congestion::Transparent,
+            offload: Offload { udp: true },
+            seed: seeds,
+        };
+        let unix = Duration::from_secs(identities.epoch) + elapsed;
+        self.mesh = Some(Mesh::new(config, now, unix).unwrap());
+        // Prefixes and peers, in the order in which an edge learns them from its snapshot.
+        for item in self.view.items(&Desired::default()) {
+            self.tell(identities, now, item);
+        }
+    }
+
+    /// Takes over one thing of the desired state.
+    pub(crate) fn learn(
+        &mut self,
+        identities: &Identities,
+        now: Instant,
+        truth: &Desired,
+        item: Item,
+    ) {
+        self.view.take(truth, item);
+        self.tell(identities, now, item);
+    }
+
+    /// Has the core know what the edge knows.
+    fn tell(&mut self, identities: &Identities, now: Instant, item: Item) {
+        if let Item::Denied(_) = item {
+            let deny = identities.deny_list(self.view.denied);
+            self.trust.replace(self.trust.bundle(), deny).unwrap();
+        }
+        let Some(mesh) = &mut self.mesh else { return };
+        let name = |edge: usize| &identities.edges[edge].name;
+        match item {
+            Item::Peer(peer) => match &self.view.peers[peer] {
+                Some(addresses) => mesh.set_peer(now, name(peer), addresses.clone()),
+                None => mesh.remove_peer(now, name(peer)),
+            },
+            Item::Route(prefix) => match self.view.routes.get(&prefix) {
+                Some(&owner) => mesh.set_prefix(prefix, name(owner)),
+                None => mesh.remove_prefix(&prefix),
+            },
+            Item::Denied(_) => {
+                let trust = &self.trust;
+                mesh.recheck(now, &mut |peer| trust.denial(peer).is_ok());
+            }
+        }
+    }
+
+    fn crypto(&self, identities: &Arc<Identities>, protection: Protection) -> Crypto {
+        let own = &identities.edges[self.index];
+        let namespace = own.id.role.namespace().unwrap().clone();
+        let policy = Policy::Edges { namespace, not_self: Some(own.name.clone()) };
+        match protection {
+            Protection::Tls => {
+                let verifier = PeerVerifier::new(self.trust.clone(), policy);
+                let client = tls::link_client(&own.credentials, verifier.clone());
+                Crypto::tls(client, tls::link_server(&own.credentials, verifier)).unwrap()
+            }
+            Protection::Null => {
+                let trust = self.trust.clone();
+                let known = identities.clone();
+                let null = Arc::new(NullCrypto {
+                    chain: own.chain.clone(),
+                    judge: Box::new(move |chain| known.judge(&policy, &trust, chain)),
+                });
+                Crypto { client: null.clone(), server: null }
+            }
+        }
+    }
+}
