@@ -1,4 +1,4 @@
-//! The system calls that nothing safe covers: the TUN's ioctls, the clock's state, a socket's queue,
+//! The system calls that nothing safe covers: the TUN's ioctls, the clock's state, a socket's losses,
 //! and memory for recvmmsg(2).
 
 #![expect(
@@ -9,6 +9,7 @@
 
 use std::{
     io,
+    ops::Deref,
     os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
 };
 
@@ -49,31 +50,62 @@ pub(crate) fn into_owned(owner: impl IntoRawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(owner.into_raw_fd()) }
 }
 
-/// Gives `buf` the length `len` back, for the next recvmmsg(2), without zeroing what was zeroed when
-/// it was made: if nobody holds a part of it any more. Says whether that was so.
-///
-/// `buf` must be what is left of a `BytesMut::zeroed(len)` that began at the address `origin`, after
-/// any number of `split_to`.
-pub(crate) fn whole_again(buf: &mut BytesMut, origin: usize, len: usize) -> bool {
-    buf.clear();
-    if !buf.try_reclaim(len) || buf.as_ptr().addr() != origin || buf.capacity() < len {
-        return false;
-    }
-    // SAFETY: `buf` has held the allocation that begins at `origin` ever since, so that it is still
-    // the one whose first `len` bytes were all initialised then. Bytes of it were overwritten since,
-    // but never made uninitialised, and there is room for them.
-    unsafe { buf.set_len(len) };
-    true
+/// Memory that recvmmsg(2) writes to, zeroed once, not each time.
+pub(crate) struct ReceiveBuffer {
+    bytes: BytesMut,
+    /// The address of the allocation.
+    origin: usize,
+    len: usize,
 }
 
-/// What a socket's receive queue holds in bytes, with the kernel's own overhead, and the datagrams
-/// lost because it was full (`SO_MEMINFO`: `SK_MEMINFO_RMEM_ALLOC` and `SK_MEMINFO_DROPS` of
-/// linux/sock_diag.h).
+impl ReceiveBuffer {
+    /// `len` zeroed bytes.
+    pub(crate) fn new(len: usize) -> Self {
+        let bytes = BytesMut::zeroed(len);
+        Self { origin: bytes.as_ptr().addr(), bytes, len }
+    }
+
+    /// All of it: the memory it had if nobody holds a part of that any more, else other memory.
+    pub(crate) fn whole(&mut self) -> &mut [u8] {
+        if self.bytes.len() < self.len && !self.reclaim() {
+            *self = Self::new(self.len);
+        }
+        &mut self.bytes
+    }
+
+    /// Takes the first `len` bytes out of it, or all that are left.
+    pub(crate) fn take(&mut self, len: usize) -> BytesMut {
+        self.bytes.split_to(len.min(self.bytes.len()))
+    }
+
+    fn reclaim(&mut self) -> bool {
+        let Self { bytes, origin, len } = self;
+        bytes.clear();
+        if !bytes.try_reclaim(*len) || bytes.as_ptr().addr() != *origin || bytes.capacity() < *len {
+            return false;
+        }
+        // SAFETY: `bytes` has held the allocation that begins at `origin` ever since `new`, so that
+        // its first `len` bytes are those that were all initialised there. Bytes of it were
+        // overwritten since, but never made uninitialised, and there is room for them.
+        unsafe { bytes.set_len(*len) };
+        true
+    }
+}
+
+impl Deref for ReceiveBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The datagrams that a socket lost because its receive queue was full (`SO_MEMINFO`:
+/// `SK_MEMINFO_DROPS` of linux/sock_diag.h).
 ///
 /// # Errors
 /// `ENOPROTOOPT` before Linux 4.12.
-pub(crate) fn receive_queue(socket: impl AsFd) -> io::Result<(usize, u64)> {
-    const RMEM_ALLOC: usize = 0;
+pub(crate) fn receive_overflow(socket: impl AsFd) -> io::Result<u64> {
     const DROPS: usize = 8;
     let mut values = [0_u32; DROPS + 1];
     let mut len = size_of_val(&values) as libc::socklen_t;
@@ -88,7 +120,7 @@ pub(crate) fn receive_queue(socket: impl AsFd) -> io::Result<(usize, u64)> {
         )
     };
     check(result)?;
-    Ok((values[RMEM_ALLOC] as usize, values[DROPS].into()))
+    Ok(values[DROPS].into())
 }
 
 /// Whether the kernel believes its clock to be synchronised (`STA_UNSYNC` of adjtimex(2)).
@@ -116,20 +148,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_whole_again_once_its_parts_are_dropped() {
-        let mut buf = BytesMut::zeroed(1000);
-        let origin = buf.as_ptr().addr();
+    fn a_buffer_uses_its_memory_again_once_its_parts_are_dropped() {
+        let mut buffer = ReceiveBuffer::new(1000);
+        let origin = buffer.whole().as_ptr();
         for round in 0..10 {
-            let mut first = buf.split_to(300);
+            let mut first = buffer.take(300);
             first.fill(round);
-            let second = buf.split_to(200);
-            assert!(!whole_again(&mut buf, origin, 1000));
-            drop(first);
-            assert!(!whole_again(&mut buf, origin, 1000));
-            drop(second);
-            assert!(whole_again(&mut buf, origin, 1000));
-            assert_eq!((buf.len(), buf.as_ptr().addr(), buf[299]), (1000, origin, round));
+            drop((first, buffer.take(200)));
+            assert_eq!((buffer.whole().len(), buffer.as_ptr(), buffer[299]), (1000, origin, round));
         }
-        assert!(!whole_again(&mut buf, origin + 1, 1000));
+    }
+
+    #[test]
+    fn a_buffer_of_which_a_part_is_held_gets_other_memory() {
+        let mut buffer = ReceiveBuffer::new(1000);
+        buffer.whole().fill(7);
+        let held = buffer.take(10);
+        buffer.whole().fill(8);
+        assert_eq!((buffer.len(), &held[..]), (1000, &[7; 10][..]));
+        assert_eq!(buffer.take(5000).len(), 1000);
     }
 }

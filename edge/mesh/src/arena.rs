@@ -15,6 +15,8 @@ const MAX_CHUNKS: usize = 64;
 pub(crate) struct Arena {
     chunks: Vec<BytesMut>,
     current: usize,
+    /// Whether the current one is larger than a chunk.
+    oversized: bool,
 }
 
 impl Arena {
@@ -22,6 +24,11 @@ impl Arena {
     /// [`BytesMut::split`]; the rest of the chunk serves the next call.
     #[inline]
     pub(crate) fn buffer(&mut self, len: usize) -> &mut BytesMut {
+        // One larger than usual was for once.
+        if self.oversized {
+            self.chunks[self.current] = BytesMut::with_capacity(CHUNK);
+        }
+        self.oversized = len > CHUNK;
         let has_room = |chunk: &BytesMut| chunk.is_empty() && chunk.capacity() >= len;
         if !self.chunks.get(self.current).is_some_and(has_room) {
             self.current = self.next_chunk(len);
@@ -89,8 +96,15 @@ mod tests {
         let held: Vec<_> = (0..200).map(|byte| take(&mut arena, byte, CHUNK)).collect();
         assert_eq!(arena.chunks.len(), MAX_CHUNKS);
         assert!(held.iter().zip(0..).all(|(packet, byte): (_, u8)| packet[0] == byte));
-        drop(held);
-        take(&mut arena, 1, 2 * CHUNK);
-        assert_eq!(arena.chunks.len(), MAX_CHUNKS);
+    }
+
+    #[test]
+    fn one_that_is_larger_than_a_chunk_is_not_kept() {
+        let mut arena = Arena::default();
+        for _ in 0..100 {
+            take(&mut arena, 1, 10 * CHUNK);
+            take(&mut arena, 2, 100);
+        }
+        assert!(arena.chunks.iter().all(|chunk| chunk.capacity() <= CHUNK));
     }
 }

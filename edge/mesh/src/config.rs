@@ -18,9 +18,10 @@ use crate::congestion::TransparentConfig;
 
 /// Silence after which a keep-alive is sent. It also keeps NAT mappings, which forget UDP after
 /// 30 s at the earliest (RFC 4787 REQ-5 asks for 2 min, many boxes give 30 s).
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
-/// Silence after which a link is dead: three keep-alives.
-pub(crate) const IDLE: Duration = Duration::from_secs(9);
+const KEEP_ALIVE: Duration = Duration::from_millis(2500);
+/// Silence after which a link is dead. It begins with the first packet that is not answered, at most a
+/// keep-alive after the outage: together less than ten seconds.
+pub(crate) const IDLE: Duration = Duration::from_secs(7);
 /// The smallest UDP payload that every path is taken to carry (RFC 9000 §14).
 pub(crate) const MIN_MTU: u16 = 1200;
 /// Assumed before the first measurement; sets the first handshake retransmission to 3 × this.
@@ -29,6 +30,8 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// queue, where it has an age.
 const SEND_AHEAD: usize = 96 * 1024;
 
+/// The same where a window holds it up: little, as what is there has no fair order any more.
+const SEND_AHEAD_OF_A_WINDOW: usize = 12 * 1024;
 /// Packets that a peer may receive without an acknowledgement at once, and for how long.
 const PACKETS_PER_ACK: u32 = 24;
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
@@ -153,11 +156,11 @@ pub(crate) fn endpoint(config: &Config) -> Result<EndpointConfig, ConfigError> {
     Ok(endpoint)
 }
 
-pub(crate) fn server(config: &Config, transparent: &TransparentConfig) -> ServerConfig {
+pub(crate) fn server(config: &Config) -> ServerConfig {
     let retry = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&config.keys.retry);
     let mut server = ServerConfig::new(config.crypto.server.clone(), Arc::new(retry));
     server
-        .transport_config(Arc::new(transport(config.underlay_mtu, config.congestion, transparent)))
+        .transport_config(Arc::new(transport(config.underlay_mtu, config.congestion)))
         .max_incoming(256)
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(1024 * 1024);
@@ -165,18 +168,14 @@ pub(crate) fn server(config: &Config, transparent: &TransparentConfig) -> Server
     server
 }
 
-pub(crate) fn client(config: &Config, transparent: &TransparentConfig) -> ClientConfig {
+pub(crate) fn client(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new(config.crypto.client.clone());
-    let transport = transport(config.underlay_mtu, config.congestion, transparent);
+    let transport = transport(config.underlay_mtu, config.congestion);
     client.transport_config(Arc::new(transport));
     client
 }
 
-pub(crate) fn transport(
-    underlay_mtu: u16,
-    congestion: Congestion,
-    transparent: &TransparentConfig,
-) -> TransportConfig {
+pub(crate) fn transport(underlay_mtu: u16, congestion: Congestion) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(max_udp_payload(underlay_mtu))
         .interval(Duration::from_secs(30))
@@ -198,15 +197,14 @@ pub(crate) fn transport(
         .datagram_receive_buffer_size(Some(1024 * 1024))
         .datagram_send_buffer_size(SEND_AHEAD)
         .crypto_buffer_size(32 * 1024)
-        .ack_frequency_config(Some(acknowledgements()))
         .allow_spin(false);
     match congestion {
-        Congestion::Transparent => {
-            transport.congestion_controller_factory(Arc::new(transparent.clone()))
-        }
-        Congestion::Bbr => {
-            transport.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))
-        }
+        Congestion::Transparent => transport
+            .congestion_controller_factory(Arc::new(TransparentConfig))
+            .ack_frequency_config(Some(acknowledgements())),
+        Congestion::Bbr => transport
+            .congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))
+            .datagram_send_buffer_size(SEND_AHEAD_OF_A_WINDOW),
     };
     transport
 }

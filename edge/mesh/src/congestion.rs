@@ -4,94 +4,115 @@
 //! controlled end to end (RFC 8085 §3.1.11), and a second loop around the first only halves it on
 //! a lossy path. What remains is memory: quinn-proto remembers every packet in flight, and a path
 //! that swallows everything would fill it. So bytes in flight are counted here, and at a cap no more
-//! inner packets are handed over ([`has_room`]). quinn-proto's own window stays open: a shut one
+//! inner packets are handed over ([`Total::has_room`]). quinn-proto's own window stays open: a shut one
 //! would hold back acknowledgements and probes with the rest.
 
-use std::{
-    any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{any::Any, sync::Arc, time::Instant};
 
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
+use crate::link::Link;
+
 /// Bytes in flight of one link: 1 Gbit/s at 130 ms.
-const IN_FLIGHT_CAP: u64 = 16 * 1024 * 1024;
-/// Packets in flight of one link, each of which quinn-proto remembers in about 150 bytes: small
-/// ones would be many before they are 16 MiB.
-const PACKETS_CAP: u64 = 32 * 1024;
+const LINK_CAP: u64 = 16 * 1024 * 1024;
 /// Bytes in flight of all links together.
 const TOTAL_CAP: u64 = 128 * 1024 * 1024;
+/// What a link may have when all together have too much: others' trouble is not its own.
+const FLOOR: u64 = 1024 * 1024;
+/// What quinn-proto remembers of a packet, at least: small ones count as so many bytes.
+const PACKET: u64 = 512;
+/// Packets that nobody has acknowledged, after which an acknowledgement is asked for. Those that only
+/// acknowledge are never acknowledged themselves (RFC 9000 §13.2.4), and would count for ever.
+const ASK_AFTER: u64 = 1024;
 
-/// Whether a link with this controller may take more inner packets. Controllers with a window of
-/// their own always may.
-pub(crate) fn has_room(controller: &dyn Controller) -> bool {
-    controller.metrics().ssthresh != Some(FULL)
+/// What was sent on a link and not yet acknowledged or given up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct InFlight {
+    pub(crate) bytes: u64,
+    /// By packet numbers, with gaps and packets that need no acknowledgement.
+    pub(crate) packets: u64,
 }
 
-/// Bytes in flight of a link with this controller; zero for controllers with a window of their own.
-pub(crate) fn in_flight(controller: &dyn Controller) -> u64 {
-    let metrics = controller.metrics();
-    if matches!(metrics.ssthresh, Some(ROOM | FULL)) { metrics.congestion_window } else { 0 }
-}
+/// In flight on all links.
+#[derive(Debug, Default)]
+pub(crate) struct Total(u64);
 
-/// In [`ControllerMetrics::ssthresh`], as quinn-proto has no other way for a controller to tell
-/// something; the "window" beside it is the bytes in flight.
-const ROOM: u64 = u64::MAX;
-const FULL: u64 = u64::MAX - 1;
+impl InFlight {
+    /// Of a link with this controller; nothing for controllers with a window of their own.
+    pub(crate) fn of(controller: &dyn Controller) -> Self {
+        let metrics = controller.metrics();
+        match metrics.ssthresh {
+            Some(TRANSPARENT) => {
+                Self { bytes: metrics.congestion_window, packets: metrics.pacing_rate.unwrap_or(0) }
+            }
+            Some(_) | None => Self::default(),
+        }
+    }
 
-/// Builds [`Transparent`] controllers, which share the cap on all bytes in flight.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TransparentConfig {
-    total: Arc<AtomicU64>,
-}
+    /// Whether the peer is to be asked for an acknowledgement.
+    pub(crate) fn wants_answer(&self) -> bool {
+        self.packets >= ASK_AFTER
+    }
 
-impl ControllerFactory for TransparentConfig {
-    fn build(self: Arc<Self>, _now: Instant, _current_mtu: u16) -> Box<dyn Controller> {
-        let total = self.total.clone();
-        Box::new(Transparent { in_flight: 0, last_sent: 0, largest_acked: 0, total })
+    /// What it costs in memory, in terms of large packets.
+    fn weight(&self) -> u64 {
+        self.bytes.max(self.packets * PACKET)
     }
 }
 
-#[derive(Debug)]
+impl Total {
+    /// Counts the link as it is now.
+    pub(crate) fn count(&mut self, link: &mut Link) {
+        let weight = link.in_flight().weight();
+        self.0 = self.0 - link.counted + weight;
+        link.counted = weight;
+    }
+
+    /// Counts it no more.
+    pub(crate) fn forget(&mut self, link: &Link) {
+        self.0 -= link.counted;
+    }
+
+    /// Whether the link, counted just now, may take more inner packets.
+    pub(crate) fn has_room(&self, link: &Link) -> bool {
+        self.admits(link.counted)
+    }
+
+    fn admits(&self, weight: u64) -> bool {
+        weight < LINK_CAP && (weight < FLOOR || self.0 < TOTAL_CAP)
+    }
+}
+
+/// In [`ControllerMetrics::ssthresh`], as quinn-proto has no other way for a controller to tell
+/// something: the "window" beside it is the bytes in flight, the "pacing rate" the packets.
+const TRANSPARENT: u64 = u64::MAX;
+
+/// Builds [`Transparent`] controllers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TransparentConfig;
+
+impl ControllerFactory for TransparentConfig {
+    fn build(self: Arc<Self>, _now: Instant, _current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Transparent::default())
+    }
+}
+
+#[derive(Clone, Debug, Default)]
 struct Transparent {
     /// Our own count; quinn-proto's, which also knows of packets dropped with their keys, corrects
     /// it whenever acknowledgements arrive.
     in_flight: u64,
-    /// Packet numbers.
     last_sent: u64,
-    largest_acked: u64,
-    /// In flight on all links.
-    total: Arc<AtomicU64>,
-}
-
-impl Transparent {
-    fn set_in_flight(&mut self, bytes: u64) {
-        // Wrapping, so that a difference may be negative.
-        self.total.fetch_add(bytes.wrapping_sub(self.in_flight), Ordering::Relaxed);
-        self.in_flight = bytes;
-    }
-
-    fn is_full(&self) -> bool {
-        self.in_flight >= IN_FLIGHT_CAP
-            || self.last_sent.saturating_sub(self.largest_acked) >= PACKETS_CAP
-            || self.total.load(Ordering::Relaxed) >= TOTAL_CAP
-    }
-}
-
-impl Drop for Transparent {
-    fn drop(&mut self) {
-        self.set_in_flight(0);
-    }
+    /// The largest packet number that is acknowledged, or that was sent before this began.
+    done: Option<u64>,
 }
 
 impl Controller for Transparent {
     fn on_sent(&mut self, _now: Instant, bytes: u64, last_packet_number: u64) {
-        self.set_in_flight(self.in_flight + bytes);
+        self.in_flight += bytes;
         self.last_sent = last_packet_number;
+        // A path that the link moved to goes on with the numbers of the one before.
+        self.done.get_or_insert(last_packet_number.saturating_sub(1));
     }
 
     fn on_end_acks(
@@ -101,8 +122,8 @@ impl Controller for Transparent {
         _app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.set_in_flight(in_flight);
-        self.largest_acked = self.largest_acked.max(largest_packet_num_acked.unwrap_or(0));
+        self.in_flight = in_flight;
+        self.done = self.done.max(largest_packet_num_acked);
     }
 
     fn on_congestion_event(
@@ -112,7 +133,7 @@ impl Controller for Transparent {
         _is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        self.set_in_flight(self.in_flight.saturating_sub(lost_bytes));
+        self.in_flight = self.in_flight.saturating_sub(lost_bytes);
     }
 
     fn on_mtu_update(&mut self, _new_mtu: u16) {}
@@ -126,13 +147,13 @@ impl Controller for Transparent {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = ControllerMetrics::default();
         metrics.congestion_window = self.in_flight;
-        metrics.ssthresh = Some(if self.is_full() { FULL } else { ROOM });
+        metrics.pacing_rate = Some(self.last_sent.saturating_sub(self.done.unwrap_or(0)));
+        metrics.ssthresh = Some(TRANSPARENT);
         metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        // A path that is tried beside this one (RFC 9000 §9.4) counts for itself.
-        Box::new(Self { in_flight: 0, total: self.total.clone(), ..*self })
+        Box::new(self.clone())
     }
 
     fn initial_window(&self) -> u64 {
@@ -150,17 +171,19 @@ mod tests {
 
     use super::*;
 
-    const FULL_SIZE: u64 = 1452;
+    fn controller() -> Box<dyn Controller> {
+        Arc::new(TransparentConfig).build(Instant::now(), 1200)
+    }
 
-    fn controller(config: &TransparentConfig) -> Box<dyn Controller> {
-        Arc::new(config.clone()).build(Instant::now(), 1200)
+    fn has_room(controller: &dyn Controller) -> bool {
+        Total::default().admits(InFlight::of(controller).weight())
     }
 
     #[test]
     fn there_is_room_up_to_the_cap_and_again_when_packets_are_acknowledged_or_lost() {
         let now = Instant::now();
-        let mut controller = controller(&TransparentConfig::default());
-        controller.on_sent(now, IN_FLIGHT_CAP - 1, 7);
+        let mut controller = controller();
+        controller.on_sent(now, LINK_CAP - 1, 7);
         assert!(has_room(&*controller));
         controller.on_sent(now, 1, 8);
         assert!(!has_room(&*controller));
@@ -174,40 +197,39 @@ mod tests {
     }
 
     #[test]
-    fn many_small_packets_fill_it_before_their_bytes_do() {
+    fn small_packets_count_for_what_they_cost() {
         let now = Instant::now();
-        let mut controller = controller(&TransparentConfig::default());
-        controller.on_sent(now, 100 * PACKETS_CAP, PACKETS_CAP);
+        let mut controller = controller();
+        controller.on_sent(now, 40, 1);
+        controller.on_sent(now, 40 * 40_000, 40_000);
         assert!(!has_room(&*controller));
-        controller.on_end_acks(now, 100, false, Some(PACKETS_CAP - 1));
+        assert!(InFlight::of(&*controller).wants_answer());
+        controller.on_end_acks(now, 100, false, Some(39_990));
         assert!(has_room(&*controller));
+        assert!(!InFlight::of(&*controller).wants_answer());
     }
 
     #[test]
-    fn all_links_together_have_a_cap_and_a_link_that_ends_gives_its_part_back() {
+    fn a_path_that_a_link_moves_to_begins_empty_whatever_was_sent_before() {
         let now = Instant::now();
-        let config = TransparentConfig::default();
-        let share = IN_FLIGHT_CAP - FULL_SIZE;
-        let mut others: Vec<_> = (0..TOTAL_CAP / share).map(|_| controller(&config)).collect();
-        others.iter_mut().for_each(|other| other.on_sent(now, share, 1));
-        let mut last = controller(&config);
-        let twin = last.clone_box();
-        assert!(has_room(&*last));
-        last.on_sent(now, TOTAL_CAP - config.total.load(Ordering::Relaxed), 1);
-        assert!(!has_room(&*last) && others.iter().all(|other| !has_room(&**other)));
-        drop(twin);
-        assert!(!has_room(&*last), "a copy has nothing in flight");
-        others.pop();
-        assert!(has_room(&*last));
-        drop((others, last));
-        assert_eq!(config.total.load(Ordering::Relaxed), 0);
+        let mut controller = controller();
+        controller.on_sent(now, 1200, 1_000_000);
+        assert_eq!(InFlight::of(&*controller), InFlight { bytes: 1200, packets: 1 });
+    }
+
+    #[test]
+    fn links_that_have_little_go_on_when_all_together_have_too_much() {
+        let full = Total(TOTAL_CAP);
+        assert!(full.admits(FLOOR - 1));
+        assert!(!full.admits(FLOOR));
+        assert!(Total(TOTAL_CAP - 1).admits(FLOOR));
+        assert!(!Total(0).admits(LINK_CAP));
     }
 
     #[test]
     fn a_controller_with_a_window_is_left_to_it() {
-        let now = Instant::now();
-        let mut controller = Arc::new(BbrConfig::default()).build(now, 1200);
-        controller.on_sent(now, 10 * IN_FLIGHT_CAP, 7);
-        assert!(has_room(&*controller));
+        let mut controller = Arc::new(BbrConfig::default()).build(Instant::now(), 1200);
+        controller.on_sent(Instant::now(), 10 * LINK_CAP, 7);
+        assert_eq!(InFlight::of(&*controller), InFlight::default());
     }
 }

@@ -36,9 +36,6 @@ pub enum Reason {
     /// Congestion was marked on the outer packet, and the inner one cannot carry the mark
     /// (RFC 6040 §4.2).
     CongestionNotEct,
-    /// This host could not keep up with what it received, and its socket's queue stood: one packet of
-    /// a bulk flow, so that the flow slows down (RFC 8289).
-    HostBusy,
     /// A fragment that fits no packet, or whose packet was given up.
     Fragment,
     /// A handshake turned away because of its source's rate.
@@ -47,7 +44,7 @@ pub enum Reason {
     HandshakeRefused,
 }
 
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 17] = [
     "tun_unparsable",
     "tun_foreign_source",
     "tun_no_route",
@@ -62,7 +59,6 @@ const NAMES: [&str; 18] = [
     "peer_unknown",
     "peer_unknown_frame",
     "congestion_not_ect",
-    "host_busy",
     "fragment",
     "handshake_rate",
     "handshake_refused",

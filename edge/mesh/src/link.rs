@@ -11,7 +11,7 @@ use quinn_proto::{Connection, ConnectionHandle, Dir, ReadError, StreamId, VarInt
 
 use crate::{
     config::MIN_MTU,
-    congestion::has_room,
+    congestion::InFlight,
     fragment::Reassembler,
     hello::{Hello, Reader},
 };
@@ -101,8 +101,10 @@ pub(crate) struct Link {
     pub(crate) ready: bool,
     /// Largest inner packet that one datagram carries whole.
     pub(crate) largest_inner: usize,
-    /// Whether the last attempt to send found the cap on bytes in flight reached.
-    full: bool,
+    /// Its part of what is in flight on all links, when it was last counted.
+    pub(crate) counted: u64,
+    /// Whether the peer was asked for an acknowledgement.
+    asked: bool,
     pub(crate) reassembler: Reassembler,
     pub(crate) traffic: Traffic,
     incoming: Option<StreamId>,
@@ -148,7 +150,8 @@ impl Link {
             armed: None,
             ready: false,
             largest_inner: 0,
-            full: false,
+            counted: 0,
+            asked: false,
             reassembler: Reassembler::new(MAX_INNER),
             traffic: Traffic::default(),
             incoming: None,
@@ -205,15 +208,19 @@ impl Link {
         (self.epoch.saturating_add(theirs), self.dialed == we_sort_first, dialler)
     }
 
-    /// Whether it takes more inner packets now. Where that changes to no, a ping asks for an
-    /// acknowledgement, by which the count of bytes in flight becomes exact.
-    pub(crate) fn take_room(&mut self) -> bool {
-        let full = !has_room(self.conn.congestion_state());
-        if full && !self.full {
+    /// What it has in flight.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        InFlight::of(self.conn.congestion_state())
+    }
+
+    /// Asks the peer for an acknowledgement if none came for long, by which the count of what is in
+    /// flight becomes exact.
+    pub(crate) fn ask(&mut self) {
+        let wanted = self.in_flight().wants_answer();
+        if wanted && !self.asked {
             self.conn.ping();
         }
-        self.full = full;
-        !full
+        self.asked = wanted;
     }
 
     /// Datagrams of the path's size in one UDP payload for the kernel to cut (`UDP_SEGMENT`).

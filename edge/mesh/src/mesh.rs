@@ -15,9 +15,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use crate::{
     admission::Admissions,
     coalesce::Coalescer,
-    codel::Codel,
     config::{self, Config, ConfigError, Congestion},
-    congestion::{TransparentConfig, in_flight},
+    congestion::Total,
     counters::{Counters, Reason},
     link::{Code, Link, Phase, Traffic},
     peer::{Peer, Renew},
@@ -46,8 +45,6 @@ pub struct Mesh {
     tun_mtu: u16,
     underlay_mtu: u16,
     endpoint: Endpoint,
-    /// What the links' controllers share.
-    transparent: TransparentConfig,
     client: ClientConfig,
     server: quinn_proto::ServerConfig,
     /// By the number of their connection handle.
@@ -64,9 +61,11 @@ pub struct Mesh {
     admissions: Admissions,
     /// Accepted handshakes that are not finished, or failed and are not gone.
     unfinished: usize,
-    /// The queue in the host's socket, and whether the next bulk packet is to tell its flow of it.
-    arrivals: Codel,
-    slow_down: bool,
+    /// Of all links.
+    in_flight: Total,
+    /// Datagrams with a long header that were taken at this instant.
+    greetings: (Instant, u32),
+    answer_next: bool,
     splitter: Splitter,
     /// Keeps senders from choosing flows that share a queue.
     flow_seed: u64,
@@ -179,9 +178,8 @@ impl Mesh {
             return Err(ConfigError::NotAnEdge(config.id));
         };
         let endpoint = config::endpoint(&config)?;
-        let transparent = TransparentConfig::default();
-        let server = config::server(&config, &transparent);
-        let client = config::client(&config, &transparent);
+        let server = config::server(&config);
+        let client = config::client(&config);
         let mut rng = StdRng::from_seed(config.seed);
         let coalescer = Coalescer::new(rng.random(), config.offload.udp);
         Ok(Self {
@@ -191,7 +189,6 @@ impl Mesh {
             tun_mtu: config.tun_mtu,
             underlay_mtu: config.underlay_mtu,
             endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server.clone())), true, None),
-            transparent,
             client,
             server,
             links: Vec::new(),
@@ -204,8 +201,9 @@ impl Mesh {
             responses: VecDeque::new(),
             admissions: Admissions::default(),
             unfinished: 0,
-            arrivals: Codel::default(),
-            slow_down: false,
+            in_flight: Total::default(),
+            greetings: (now, 0),
+            answer_next: false,
             splitter: Splitter::default(),
             flow_seed: rng.random(),
             coalescer,
@@ -269,8 +267,7 @@ impl Mesh {
 
     /// Changes congestion control for links made from now on.
     pub fn set_congestion(&mut self, congestion: Congestion) {
-        let transport =
-            Arc::new(config::transport(self.underlay_mtu, congestion, &self.transparent));
+        let transport = Arc::new(config::transport(self.underlay_mtu, congestion));
         self.client.transport_config(transport.clone());
         self.server.transport_config(transport);
         self.endpoint.set_server_config(Some(Arc::new(self.server.clone())));
@@ -379,7 +376,7 @@ impl Mesh {
     /// What is held in memory now.
     pub fn load(&self) -> Load {
         let links = self.links.iter().flatten();
-        let in_flight = links.clone().map(|link| in_flight(link.conn.congestion_state()));
+        let in_flight = links.clone().map(|link| link.in_flight().bytes);
         Load {
             links: links.count(),
             unfinished: self.unfinished,

@@ -25,12 +25,14 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 const OVERHEAD: usize = 128;
 /// The longest wait, also of a flow that does not slow down when it is told to: a packet that is
 /// later than its flow's retransmission is only load.
-const MAX_AGE: Duration = Duration::from_millis(60);
+const MAX_AGE: Duration = Duration::from_millis(100);
 /// What each flow is held to: the values of RFC 8290 §5.2.
 const LAW: Law = Law { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
 /// Bytes that a flow may send in its turn: small against a batch of 64 KiB, so that flows mix, and
 /// some packets, so that the other end can merge them.
 const QUANTUM: isize = 6000;
+/// Room for reads that a flow's place keeps when the flow is gone.
+const KEPT_READS: usize = 64;
 /// Queues; flows whose hashes meet share one.
 const SLOTS: usize = 256;
 
@@ -97,6 +99,9 @@ impl Queue {
                 continue;
             }
             if let Some(packet) = flow.pop(now, &mut self.bytes, lost) {
+                if self.bytes == 0 {
+                    self.rest();
+                }
                 return Some(packet);
             }
             list.pop_front();
@@ -151,10 +156,21 @@ impl Queue {
         index
     }
 
+    /// Ends the turns of all flows: none has anything.
+    fn rest(&mut self) {
+        while let Some(index) = self.new.pop_front().or_else(|| self.old.pop_front()) {
+            self.forget(index);
+        }
+    }
+
     /// Frees the place of a flow that is empty and in no list.
     fn forget(&mut self, index: u16) {
+        let flow = &mut self.flows[usize::from(index)];
         if let Some(slots) = &mut self.slots {
-            slots[self.flows[usize::from(index)].slot] = 0;
+            slots[flow.slot] = 0;
+        }
+        if flow.reads.capacity() > KEPT_READS {
+            flow.reads = VecDeque::new();
         }
         self.free.push(index);
     }

@@ -81,14 +81,10 @@ impl Socket {
         Ok(count)
     }
 
-    /// Bytes that wait to be received, with the kernel's overhead; zero where it doesn't say.
-    pub fn waiting(&self) -> usize {
-        sys::receive_queue(&self.raw).map_or(0, |(bytes, _)| bytes)
-    }
-
-    /// Datagrams lost because too many waited, since the socket was made.
+    /// Datagrams lost because too many waited, since the socket was made; zero where the kernel doesn't
+    /// say.
     pub fn overflowed(&self) -> u64 {
-        sys::receive_queue(&self.raw).map_or(0, |(_, drops)| drops)
+        sys::receive_overflow(&self.raw).unwrap_or(0)
     }
 
     /// Sends one datagram or a batch of equal ones.

@@ -1,9 +1,6 @@
 //! The path of packets: TUN → verdict → queue → link, and link → verdict → TUN.
 
-use std::{
-    io::IoSlice,
-    time::{Duration, Instant},
-};
+use std::{io::IoSlice, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -12,7 +9,6 @@ use super::{Mesh, Received};
 use crate::{
     clamp::{clamp_mss, is_syn},
     coalesce::Coalescer,
-    codel::Law,
     counters::{Counters, Reason},
     fragment::{FRAGMENT, fragment},
     link::{Link, MAX_INNER, Phase},
@@ -22,12 +18,6 @@ use crate::{
     table::PrefixTable,
     verdict::{Owner, Passed},
 };
-
-/// What the queue of the host's socket is held to. It is emptied faster than any link is, so that a
-/// short wait is a long queue.
-const ARRIVALS: Law = Law { target: Duration::from_millis(1), interval: Duration::from_millis(50) };
-/// Bytes of a packet that is taken to be a bulk flow's.
-const BULK: usize = 600;
 
 impl Mesh {
     /// Takes UDP datagrams that came together. `write` gets what is to be written to the TUN, one
@@ -59,12 +49,6 @@ impl Mesh {
     /// Writes what is held for merging: once a turn, when no more datagrams wait.
     pub fn flush_tun(&mut self, write: &mut impl FnMut(&[IoSlice<'_>])) {
         self.coalescer.flush(write);
-    }
-
-    /// Tells how long datagrams wait in the host's socket, about, each time that it was read. Where
-    /// that stays long, the host is the bottleneck, and bulk flows are told as by any router.
-    pub fn note_wait(&mut self, now: Instant, wait: Duration) {
-        self.slow_down |= self.arrivals.gives_up(&ARRIVALS, now, wait);
     }
 
     /// Takes what one read of the TUN gave: a [`VnetHeader`], and a packet or super-packet.
@@ -107,9 +91,12 @@ impl Mesh {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         buf.clear();
-        if let Some((transmit, bytes)) = self.responses.pop_front() {
-            buf.extend_from_slice(&bytes);
-            return Some(transmit);
+        // Answers to strangers and links take turns: a flood of the ones holds nothing up.
+        self.answer_next = !self.answer_next;
+        if self.answer_next
+            && let Some(answer) = self.answer(buf)
+        {
+            return Some(answer);
         }
         while let Some(index) = self.ready.pop_front() {
             self.fill(now, index);
@@ -125,19 +112,26 @@ impl Mesh {
                 self.mark_ready(index);
             }
         }
-        None
+        self.answer(buf)
+    }
+
+    fn answer(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let (transmit, bytes) = self.responses.pop_front()?;
+        buf.extend_from_slice(&bytes);
+        Some(transmit)
     }
 
     /// Hands the link as much of its queue as leaves at once.
     fn fill(&mut self, now: Instant, index: usize) {
-        let Self { links, peers, counters, .. } = self;
+        let Self { links, peers, counters, in_flight, .. } = self;
         let Some(link) = links[index].as_mut() else { return };
         let Some(peer) = link.peer.map(|peer| &mut peers[peer as usize]) else { return };
         if peer.current != Some(index) || peer.queue.is_empty() {
             return;
         }
         let mut lost = GivenUp::default();
-        if !link.take_room() {
+        in_flight.count(link);
+        if !in_flight.has_room(link) {
             lost.old = peer.queue.expire(now);
             return counters.give_up(lost);
         }
@@ -157,8 +151,7 @@ impl Mesh {
         ce: bool,
         write: &mut impl FnMut(&[IoSlice<'_>]),
     ) {
-        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, slow_down, .. } =
-            self;
+        let Self { links, peers, counters, table, passed, coalescer, tun_mtu, .. } = self;
         let Some(link) = links[index].as_mut() else { return };
         let Link { conn, phase, peer, reassembler, largest_inner, traffic, .. } = &mut **link;
         let mut datagrams = conn.datagrams();
@@ -171,7 +164,6 @@ impl Mesh {
             let mut egress = Egress {
                 table,
                 passed,
-                slow_down,
                 coalescer,
                 peer,
                 largest: (*largest_inner).min(usize::from(*tun_mtu)),
@@ -206,7 +198,6 @@ impl Mesh {
 struct Egress<'a> {
     table: &'a PrefixTable<Owner>,
     passed: &'a mut Passed,
-    slow_down: &'a mut bool,
     coalescer: &'a mut Coalescer,
     peer: u32,
     /// Largest inner packet that the way back carries whole.
@@ -223,12 +214,7 @@ impl Egress<'_> {
     ) -> Result<u64, Reason> {
         let view = Packet::parse(&packet).map_err(|_| Reason::PeerUnparsable)?;
         self.passed.inbound(self.table, self.peer, view.source(), view.destination())?;
-        let slow_down = *self.slow_down && packet.len() >= BULK;
-        let packet = if ce || slow_down || is_syn(&view) {
-            self.amend(&packet, ce, slow_down)?
-        } else {
-            packet
-        };
+        let packet = if ce || is_syn(&view) { self.amend(&packet, ce)? } else { packet };
         let len = packet.len() as u64;
         self.coalescer.push(packet, write);
         Ok(len)
@@ -236,13 +222,10 @@ impl Egress<'_> {
 
     /// The rare packet that is changed on its way out.
     #[cold]
-    fn amend(&mut self, packet: &[u8], ce: bool, slow_down: bool) -> Result<Bytes, Reason> {
+    fn amend(&self, packet: &[u8], ce: bool) -> Result<Bytes, Reason> {
         let mut packet = BytesMut::from(packet);
-        if slow_down {
-            *self.slow_down = false;
-        }
-        if apply_ecn(&mut packet, ce || slow_down) == EcnVerdict::Drop {
-            return Err(if ce { Reason::CongestionNotEct } else { Reason::HostBusy });
+        if apply_ecn(&mut packet, ce) == EcnVerdict::Drop {
+            return Err(Reason::CongestionNotEct);
         }
         clamp_mss(&mut packet, self.largest);
         Ok(packet.freeze())

@@ -11,6 +11,9 @@ use crate::{admission::Admission, counters::Reason, link::Link};
 
 /// Unfinished handshakes beyond which those from peers' addresses are ignored, too.
 const MAX_UNFINISHED_PEERS: usize = 2048;
+/// Datagrams with a long header (RFC 9000 §17.2) that are taken at one instant: in one turn of the
+/// host's loop.
+const MAX_GREETINGS: u32 = 32;
 /// Answers of the endpoint that wait for the socket.
 const MAX_RESPONSES: usize = 256;
 
@@ -22,6 +25,8 @@ impl Mesh {
         from: &Received,
         datagram: BytesMut,
     ) -> Option<usize> {
+        let has_long_header = datagram.first().is_some_and(|first| first & 0x80 != 0);
+        let datagram = if has_long_header { self.greeting(now, &datagram)? } else { datagram };
         let mut answer = Vec::new();
         let event = self.endpoint.handle(
             now,
@@ -42,6 +47,22 @@ impl Mesh {
                 None
             }
         }
+    }
+
+    /// A datagram of a handshake, if this turn has not had enough of them: each may cost as much as a
+    /// hundred packets of data, and anybody can send them. It is a copy, because quinn-proto keeps
+    /// parts of it, and they would keep all that was received with it.
+    fn greeting(&mut self, now: Instant, datagram: &[u8]) -> Option<BytesMut> {
+        let (turn, taken) = &mut self.greetings;
+        if *turn != now {
+            (*turn, *taken) = (now, 0);
+        }
+        *taken += 1;
+        if *taken > MAX_GREETINGS {
+            self.counters.drop(Reason::HandshakeRate);
+            return None;
+        }
+        Some(BytesMut::from(datagram))
     }
 
     pub(super) fn pass(&mut self, handle: ConnectionHandle, event: ConnectionEvent) {

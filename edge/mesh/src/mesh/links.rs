@@ -71,6 +71,8 @@ impl Mesh {
             told = true;
         }
         if let Some(link) = self.links[index].as_mut() {
+            link.ask();
+            self.in_flight.count(link);
             link.largest_inner = link.conn.datagrams().max_size().unwrap_or(0);
             let at = link.deadline();
             self.timers.arm(Key::Link(index), &mut link.armed, at);
@@ -90,6 +92,7 @@ impl Mesh {
             // Not before: quinn-proto keeps a connection that its very first packet closes until
             // the idle timeout, and a stranger may send many such packets.
             self.unfinished -= usize::from(link.unfinished);
+            self.in_flight.forget(&link);
             self.ready.retain(|&other| other != index);
         }
     }

@@ -217,6 +217,25 @@ fn a_path_that_swallows_everything_ends_in_a_bounded_amount_of_memory() {
 }
 
 #[test]
+fn a_flow_in_one_direction_leaves_nothing_in_flight_at_its_receiver() {
+    let mut world = World::mesh_of(2, &[0, 1]);
+    world
+        .until(Duration::from_secs(5), |world| world.links_up(0) + world.links_up(1) == 2)
+        .unwrap();
+    world.run(Duration::from_secs(5));
+    // Each is acknowledged by itself, and acknowledgements are never acknowledged: without asking,
+    // all of them would be in flight.
+    for _ in 0..3000 {
+        world.send(0, 1, 40);
+        world.run(Duration::from_millis(40));
+        assert!(world.mesh(1).load().in_flight < 60_000);
+    }
+    assert!(world.nodes[1].delivered.len() >= 2999);
+    world.run(Duration::from_secs(1));
+    assert!(world.time_to_traffic(1, 0, Duration::from_millis(100)).is_some());
+}
+
+#[test]
 fn a_full_direction_does_not_starve_the_acknowledgements_of_the_other() {
     let delivered = [false, true].map(|both| {
         let mut world = World::mesh_of(2, &[0, 1]);

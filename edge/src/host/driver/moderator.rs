@@ -31,7 +31,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const MAX_FAILURES: u32 = 6;
 /// A trial that held this long was right.
 const PROVEN: Duration = Duration::from_secs(5);
-/// Naps: a part of the shortest round trip, within bounds.
+/// Naps: a part of the shortest round trip, in which so many packets come at most, within bounds.
+const FOUND: f64 = 16.0;
 const PART_OF_RTT: u32 = 32;
 const SHORTEST: Duration = Duration::from_micros(250);
 const LONGEST: Duration = Duration::from_millis(1);
@@ -78,8 +79,7 @@ impl Moderator {
             State::Awake { until } => {
                 let many = wakes / elapsed.as_secs_f64() >= MANY_WAKES && rate >= FEW_PACKETS;
                 if many && each <= LITTLE && now >= until {
-                    let nap = rtt().map_or(SHORTEST, |rtt| rtt / PART_OF_RTT);
-                    State::Napping { since: now, usual: rate, nap: nap.clamp(SHORTEST, LONGEST) }
+                    State::Napping { since: now, usual: rate, nap: nap(rate, rtt()) }
                 } else {
                     self.state
                 }
@@ -122,6 +122,11 @@ impl Moderator {
         }
         State::Napping { since, usual: usual + FOLLOWS * (rate - usual), nap }
     }
+}
+
+fn nap(rate: f64, rtt: Option<Duration>) -> Duration {
+    let nap = rtt.map_or(SHORTEST, |rtt| rtt / PART_OF_RTT);
+    nap.min(Duration::from_secs_f64(FOUND / rate)).clamp(SHORTEST, LONGEST)
 }
 
 #[cfg(test)]
@@ -225,15 +230,22 @@ mod tests {
     }
 
     #[test]
-    fn naps_are_a_part_of_the_round_trip_within_bounds() {
-        for (rtt, expected) in [(None, 250), (Some(1), 250), (Some(16), 500), (Some(200), 1000)] {
+    fn naps_are_a_part_of_the_round_trip_and_fit_the_rate() {
+        for (gap, rtt, expected) in [
+            (60, None, 250),
+            (60, Some(1), 250),
+            (60, Some(16), 500),
+            (100, Some(200), 1000),
+            (30, Some(200), 480),
+        ] {
             let mut moderator = Moderator::new(Instant::now());
             let mut now = moderator.began;
             for turn in 1..=1000 {
-                now += 60 * US;
+                now += gap * US;
                 moderator.turned(now, turn, || rtt.map(Duration::from_millis));
             }
-            assert_eq!(moderator.nap(), Some(expected * US), "{rtt:?}");
+            let nap = moderator.nap().unwrap();
+            assert!(nap.abs_diff(expected * US) < 20 * US, "{nap:?}, not {expected} µs");
         }
     }
 }

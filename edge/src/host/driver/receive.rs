@@ -7,7 +7,7 @@ use quinn_udp::RecvMeta;
 
 use crate::{
     host::socket::{RECEIVE_BATCH, Socket},
-    sys,
+    sys::ReceiveBuffer,
 };
 
 /// What one buffer holds: the largest batch that the kernel joins (`UDP_GRO`).
@@ -21,48 +21,38 @@ const COPY: usize = 4 << 10;
 const FEW: usize = 8;
 
 pub(super) struct Receiver {
-    slots: [BytesMut; RECEIVE_BATCH],
+    slots: [ReceiveBuffer; RECEIVE_BATCH],
     meta: [RecvMeta; RECEIVE_BATCH],
-    /// The address at which each slot begins, by which it is known when it is whole again.
-    origins: [usize; RECEIVE_BATCH],
     /// Slots that a call offers.
     offered: usize,
-    /// Whether the last call filled them all, so that more may wait.
-    pub(super) full: bool,
     /// Copies of small datagrams, many to a piece of memory.
     copies: BytesMut,
 }
 
 impl Receiver {
     pub(super) fn new() -> Self {
-        let slots = array::from_fn(|_| BytesMut::zeroed(SLOT));
         Self {
-            origins: slots.each_ref().map(|slot: &BytesMut| slot.as_ptr().addr()),
-            slots,
+            slots: array::from_fn(|_| ReceiveBuffer::new(SLOT)),
             meta: [RecvMeta::default(); RECEIVE_BATCH],
             offered: FEW,
-            full: false,
             copies: BytesMut::with_capacity(SLOT),
         }
     }
 
     /// Receives once; what came is then taken with [`take`](Self::take).
     pub(super) fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
-        let slots = &mut self.slots[..self.offered];
-        for (slot, origin) in slots.iter_mut().zip(&mut self.origins) {
-            if slot.len() < SLOT && !sys::whole_again(slot, *origin, SLOT) {
-                *slot = BytesMut::zeroed(SLOT);
-                *origin = slot.as_ptr().addr();
-            }
-        }
-        let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot));
-        let offered = self.offered;
+        let offered = std::mem::replace(&mut self.offered, FEW);
+        let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot.whole()));
         let count = socket.receive(&mut bufs[..offered], &mut self.meta)?;
-        self.full = count == offered;
-        // Joined ones are much work each, and others have to have their turn.
-        let single = self.meta[..count].iter().all(|meta| meta.len <= COPY);
-        self.offered = if self.full && single { RECEIVE_BATCH } else { FEW };
+        if count == offered && self.meta[..count].iter().all(|meta| meta.len <= COPY) {
+            self.offered = RECEIVE_BATCH;
+        }
         Ok(count)
+    }
+
+    /// Whether more may wait of which each is little work: the last call found nothing else.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.offered == RECEIVE_BATCH
     }
 
     pub(super) fn take(&mut self, index: usize) -> (RecvMeta, BytesMut) {
@@ -73,7 +63,7 @@ impl Receiver {
                 self.copies.extend_from_slice(&slot[..len]);
                 self.copies.split()
             }
-            false => slot.split_to(len),
+            false => slot.take(len),
         };
         (meta, data)
     }

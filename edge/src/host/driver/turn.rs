@@ -25,6 +25,9 @@ use crate::host::{
     tun::{self, Tun},
 };
 
+/// Calls to receive in a turn; more wait for the next, so that the TUN has its turn too.
+const RECEIVES: usize = 8;
+
 /// Reads of the TUN in a turn, and their bytes; more wait for the next, so that the socket has its
 /// turn too, and so that what was read is still in the processor's cache when it is sent.
 const TUN_READS: usize = 256;
@@ -104,7 +107,6 @@ pub(super) struct Loop {
     clock_told: Option<Instant>,
     stop: Option<Instant>,
     moderator: Moderator,
-    drain: Drain,
 }
 
 /// What there is to do.
@@ -140,7 +142,6 @@ impl Loop {
             clock_told: None,
             stop: None,
             moderator: Moderator::new(Instant::now()),
-            drain: Drain::default(),
         }
     }
 
@@ -168,7 +169,7 @@ impl Loop {
             return true;
         }
         // What is written to the TUN is often answered at once, as data by acknowledgements.
-        let written = ready.socket && self.receive(now);
+        let written = ready.socket && self.receive_all(now);
         if ready.tun || written {
             self.read_tun(now);
         }
@@ -176,7 +177,8 @@ impl Loop {
             self.mesh.handle_timeout(now);
             self.flush_tun();
         }
-        self.transmit(now);
+        // Much may have been done since: round trips are measured from here.
+        self.transmit(Instant::now());
         self.tell_events();
         let Self { moderator, mesh, .. } = self;
         moderator.turned(now, mesh.counters().carried(), || mesh.shortest_rtt());
@@ -272,7 +274,19 @@ impl Loop {
         }
     }
 
-    /// Receives once; says whether anything was written to the TUN.
+    /// Receives, several times if what comes is little work each; says whether anything was written to
+    /// the TUN.
+    fn receive_all(&mut self, now: Instant) -> bool {
+        let mut written = false;
+        for _ in 0..RECEIVES {
+            written |= self.receive(now);
+            if !self.receiver.may_go_on() {
+                break;
+            }
+        }
+        written
+    }
+
     fn receive(&mut self, now: Instant) -> bool {
         let count = match self.receiver.receive(&self.socket) {
             Ok(count) => count,
@@ -283,10 +297,8 @@ impl Loop {
             }
         };
         let mut out = Out::new(&self.tun, &mut self.counters);
-        let mut bytes = 0;
         for index in 0..count {
             let (meta, data) = self.receiver.take(index);
-            bytes += data.len();
             let from = Received {
                 remote: meta.addr,
                 local_ip: meta.dst_ip,
@@ -300,13 +312,6 @@ impl Loop {
         if gone {
             self.lose_tun();
         }
-        let wait = if self.receiver.full {
-            self.drain.took(now.elapsed(), bytes);
-            self.drain.wait(self.socket.waiting())
-        } else {
-            Duration::ZERO
-        };
-        self.mesh.note_wait(now, wait);
         written
     }
 
@@ -403,25 +408,6 @@ impl Loop {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             debug!(?event, "event not told: too many at a time");
         }
-    }
-}
-
-/// How fast the socket is emptied while more waits than a turn takes.
-#[derive(Debug, Default)]
-struct Drain {
-    /// Seconds for a byte.
-    pace: f64,
-}
-
-impl Drain {
-    fn took(&mut self, time: Duration, bytes: usize) {
-        let pace = time.as_secs_f64() / bytes.max(1) as f64;
-        // An eighth of each, so that an interruption does not count for much.
-        self.pace += (pace - self.pace) / if self.pace == 0.0 { 1.0 } else { 8.0 };
-    }
-
-    fn wait(&self, bytes: usize) -> Duration {
-        Duration::from_secs_f64(self.pace * bytes as f64)
     }
 }
 
