@@ -20,6 +20,11 @@ use crate::{
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
 /// The largest inner packet in bytes: the largest MTU a TUN may have.
 pub(crate) const MAX_INNER: usize = 1500;
+/// Inner packets up to this fit every path, whatever surrounds them.
+const SMALL: usize = 1100;
+/// How often a small packet goes by itself among large ones. Four of these and a round trip are what
+/// it takes to notice that a path has shrunk.
+const SMALL_EVERY: Duration = Duration::from_millis(250);
 /// How long a replaced link is still listened to: what is under way on it arrives.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
@@ -105,6 +110,12 @@ pub(crate) struct Link {
     pub(crate) counted: u64,
     /// Whether the peer was asked for an acknowledgement.
     asked: bool,
+    /// What quinn-proto takes ahead of sending when it holds nothing, in bytes.
+    empty: usize,
+    /// Whether a packet was handed over that a path may be too small for, and when the next
+    /// small one is to follow such.
+    large: bool,
+    next_small: Instant,
     pub(crate) reassembler: Reassembler,
     pub(crate) traffic: Traffic,
     incoming: Option<StreamId>,
@@ -129,12 +140,13 @@ pub struct Traffic {
 impl Link {
     pub(crate) fn new(
         handle: ConnectionHandle,
-        conn: Connection,
+        mut conn: Connection,
         peer: Option<u32>,
         epoch: u64,
         now: Instant,
     ) -> Self {
         Self {
+            empty: conn.datagrams().send_buffer_space(),
             dialed: conn.side().is_client(),
             handle,
             conn,
@@ -152,6 +164,8 @@ impl Link {
             largest_inner: 0,
             counted: 0,
             asked: false,
+            large: false,
+            next_small: now,
             reassembler: Reassembler::new(MAX_INNER),
             traffic: Traffic::default(),
             incoming: None,
@@ -221,6 +235,27 @@ impl Link {
             self.conn.ping();
         }
         self.asked = wanted;
+    }
+
+    /// Notes that a packet of `len` bytes was handed over.
+    pub(crate) fn handed_over(&mut self, len: usize) {
+        self.large |= len > SMALL;
+    }
+
+    /// Whether a small packet is to leave by itself now; it is asked for then.
+    ///
+    /// A path that swallows large packets is found out by what is acknowledged after them. Probe
+    /// time-outs would see to that, but every packet puts them off (RFC 9002 §6.2.1): a steady
+    /// stream of large packets alone would go into the black hole for ever.
+    pub(crate) fn small_one_first(&mut self, now: Instant) -> bool {
+        let due = self.large && now >= self.next_small;
+        if !due || self.conn.datagrams().send_buffer_space() < self.empty {
+            return false;
+        }
+        self.large = false;
+        self.next_small = now + SMALL_EVERY;
+        self.conn.ping();
+        true
     }
 
     /// Datagrams of the path's size in one UDP payload for the kernel to cut (`UDP_SEGMENT`).

@@ -135,6 +135,9 @@ impl Mesh {
             lost.old = peer.queue.expire(now);
             return counters.give_up(lost);
         }
+        if link.small_one_first(now) {
+            return;
+        }
         // Room for the largest packet, in fragments.
         while link.conn.datagrams().send_buffer_space() >= 2 * MAX_INNER {
             let Some(packet) = peer.queue.pop(now, &mut lost) else { break };
@@ -237,6 +240,7 @@ fn send(link: &mut Link, next_fragment: &mut u32, packet: Bytes, counters: &mut 
     let len = packet.len();
     let largest = link.largest_inner;
     if len <= largest {
+        link.handed_over(len);
         if link.conn.datagrams().send(packet, false).is_err() {
             return counters.drop(Reason::NoLink);
         }

@@ -197,6 +197,24 @@ fn the_path_mtu_is_discovered_and_its_fall_costs_no_packet_once_noticed() {
 }
 
 #[test]
+fn a_steady_stream_of_large_packets_alone_notices_that_the_path_shrank() {
+    let mut world = World::mesh_of(2, &[0, 1]);
+    world.time_to_traffic(0, 1, SECOND).unwrap();
+    world.run(3 * SECOND);
+    world.mtu = 1272;
+    // No pause is as long as a probe time-out (RFC 9002 §6.2), which every packet puts off.
+    let before = world.nodes[1].delivered.len();
+    let mut sent = 0;
+    while world.nodes[1].delivered.len() == before {
+        assert!(sent < 300, "the black hole was not noticed in 3 s");
+        world.send(0, 1, 1400);
+        world.run(Duration::from_millis(10));
+        sent += 1;
+    }
+    assert_eq!(world.links_up(0), 1);
+}
+
+#[test]
 fn a_path_that_swallows_everything_ends_in_a_bounded_amount_of_memory() {
     let mut world = World::mesh_of(2, &[0, 1]);
     world.time_to_traffic(0, 1, SECOND).unwrap();

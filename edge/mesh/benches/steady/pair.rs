@@ -1,0 +1,162 @@
+//! Two edges with a link, and the loop of a host around each, without system calls.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use cframe_mesh::{Mesh, Received, Transmit};
+
+use crate::{
+    counting::{self, Account},
+    edges::{self, Maker},
+};
+
+/// As the host's loop has it: datagrams of a batch, and the buffers that batches come into.
+const MAX_SEGMENTS: usize = 44;
+const SLOT: usize = 64 << 10;
+const SLOTS: usize = 64;
+/// Up to this, a datagram is copied into memory that many share.
+const COPY: usize = 4 << 10;
+/// Virtual time on the wire, one way.
+const LATENCY: Duration = Duration::from_micros(50);
+
+/// `left` sends to `right`.
+pub(crate) struct Pair {
+    left: Mesh,
+    right: Mesh,
+    pub(crate) now: Instant,
+    to_right: Wire,
+    to_left: Wire,
+}
+
+/// What is on its way to an edge, and its receive buffers.
+struct Wire {
+    buffer: Vec<u8>,
+    flights: Vec<(Transmit, BytesMut)>,
+    slots: Vec<BytesMut>,
+    next: usize,
+    copies: BytesMut,
+}
+
+impl Pair {
+    /// The link up, the path's MTU found.
+    pub(crate) fn linked() -> Self {
+        let now = Instant::now();
+        let maker = Maker::new(now);
+        let [left, right] = [0, 1].map(|index| maker.mesh(index, maker.config(index)));
+        let mut pair = Self { left, right, now, to_right: Wire::new(), to_left: Wire::new() };
+        edges::acquaint(&mut pair.left, now, 1, true);
+        edges::acquaint(&mut pair.right, now, 0, false);
+        let full = |mesh: &Mesh| mesh.links().all(|link| link.up && link.path_mtu > 1440);
+        while !(full(&pair.left) && full(&pair.right)) {
+            assert!(pair.now < now + Duration::from_secs(10), "no link");
+            pair.now += Duration::from_millis(1);
+            pair.turn(&[]);
+        }
+        pair
+    }
+
+    /// Inner packets that came out on the right.
+    pub(crate) fn received(&self) -> u64 {
+        self.right.counters().received
+    }
+
+    /// Hands `reads` to the left edge as one turn of its loop, lets all of it arrive at the right
+    /// one as one turn of that, and the acknowledgements back.
+    pub(crate) fn turn(&mut self, reads: &[&[u8]]) {
+        let Self { left, right, to_left, to_right, .. } = self;
+        counting::on(Account::Left, || send(left, self.now, reads));
+        to_right.carry(left, self.now, Account::Left);
+        self.now += LATENCY;
+        to_right.arrive(right, self.now, edges::address(0), Account::Right);
+        to_left.carry(right, self.now, Account::Right);
+        self.now += LATENCY;
+        to_left.arrive(left, self.now, edges::address(1), Account::Left);
+        for mesh in [left, right] {
+            while mesh.poll_event().is_some() {}
+        }
+    }
+}
+
+impl Wire {
+    fn new() -> Self {
+        Self {
+            buffer: Vec::with_capacity(SLOT),
+            flights: Vec::new(),
+            slots: (0..SLOTS).map(|_| BytesMut::with_capacity(SLOT)).collect(),
+            next: 0,
+            copies: BytesMut::with_capacity(SLOT),
+        }
+    }
+
+    /// Takes what an edge transmits.
+    fn carry(&mut self, mesh: &mut Mesh, now: Instant, account: Account) {
+        while let Some(transmit) = counting::on(account, || transmit(mesh, now, &mut self.buffer)) {
+            let batch = self.received(transmit.size);
+            self.flights.push((transmit, batch));
+        }
+    }
+
+    /// The first `len` bytes of the buffer, as the host's receiver hands them to the core.
+    fn received(&mut self, len: usize) -> BytesMut {
+        let bytes = &self.buffer[..len];
+        if len <= COPY {
+            self.copies.extend_from_slice(bytes);
+            return self.copies.split();
+        }
+        self.next = (self.next + 1) % self.slots.len();
+        let slot = &mut self.slots[self.next];
+        if !slot.try_reclaim(SLOT) {
+            *slot = BytesMut::with_capacity(SLOT);
+        }
+        slot.extend_from_slice(bytes);
+        slot.split()
+    }
+
+    fn arrive(
+        &mut self,
+        mesh: &mut Mesh,
+        now: Instant,
+        remote: std::net::SocketAddr,
+        account: Account,
+    ) {
+        for (transmit, batch) in self.flights.drain(..) {
+            let stride = transmit.segment_size.unwrap_or(batch.len());
+            let from = Received { remote, local_ip: None, ecn: transmit.ecn, stride };
+            counting::on(account, || receive(mesh, now, &from, batch));
+        }
+        counting::on(account, || settle(mesh, now));
+    }
+}
+
+/// What a sender does, and a receiver: never inlined, so that callgrind can tell them apart.
+#[inline(never)]
+fn send(mesh: &mut Mesh, now: Instant, reads: &[&[u8]]) {
+    for read in reads {
+        mesh.handle_tun(now, black_box(read));
+    }
+}
+
+#[inline(never)]
+fn transmit(mesh: &mut Mesh, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+    mesh.poll_transmit(now, MAX_SEGMENTS, buffer)
+}
+
+#[inline(never)]
+fn receive(mesh: &mut Mesh, now: Instant, from: &Received, batch: BytesMut) {
+    mesh.handle_datagrams(now, from, batch, &mut |slices| {
+        black_box(slices);
+    });
+}
+
+#[inline(never)]
+fn settle(mesh: &mut Mesh, now: Instant) {
+    mesh.flush_tun(&mut |slices| {
+        black_box(slices);
+    });
+    if mesh.poll_timeout().is_some_and(|at| at <= now) {
+        mesh.handle_timeout(now);
+    }
+}

@@ -1,0 +1,72 @@
+//! Where allocations come from, by name.
+
+use std::{backtrace::Backtrace, collections::BTreeMap};
+
+use crate::counting::Traced;
+
+/// Whose code may take memory on the packet path, by what its files' paths have in them. `bytes`
+/// takes it for one of the others.
+const OWNERS: [(&str, &str); 5] = [
+    ("/quinn-proto-", "quinn_proto"),
+    ("/rustls-", "rustls"),
+    ("/pki/src/", "cframe_pki"),
+    ("/edge/mesh/src/", "cframe_mesh"),
+    // `cargo bench` runs it in the package's directory.
+    ("./src/", "cframe_mesh"),
+];
+
+/// What one place took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Site {
+    pub(crate) name: String,
+    pub(crate) allocations: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Site {
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.starts_with("cframe_")
+    }
+}
+
+/// The places of all that was traced.
+pub(crate) fn by_site<'a>(traced: impl IntoIterator<Item = &'a Traced>) -> Vec<Site> {
+    let mut sites = BTreeMap::<String, Site>::new();
+    for one in traced {
+        let site = sites.entry(name(&one.from)).or_default();
+        site.allocations += 1;
+        site.bytes += one.bytes as u64;
+    }
+    sites.into_iter().map(|(name, site)| Site { name, ..site }).collect()
+}
+
+/// The innermost function of an owner, with its module's path, and of `bytes` if that is further in.
+/// Line tables have functions' bare names; the files tell whose they are.
+fn name(from: &Backtrace) -> String {
+    let text = from.to_string();
+    let mut function = "";
+    let mut through = "";
+    // "  12: function", and then "      at file:line:column".
+    for line in text.lines().map(str::trim_start) {
+        let Some(file) = line.strip_prefix("at ") else {
+            function = line.split_once(": ").map_or(line, |(_, name)| name);
+            continue;
+        };
+        if file.contains("/bytes-") {
+            through = ", through bytes";
+        }
+        if let Some((_, owner)) = OWNERS.iter().find(|(part, _)| file.contains(part)) {
+            let function = function.split('<').next().unwrap_or(function);
+            return format!("{owner}::{}{function}{through}", module(file));
+        }
+    }
+    "elsewhere".to_owned()
+}
+
+/// `connection::spaces::` for `…/src/connection/spaces.rs:255:27`.
+fn module(file: &str) -> String {
+    let path = file.rsplit_once("/src/").map_or(file, |(_, path)| path);
+    let path = path.split(".rs").next().unwrap_or(path);
+    let parts = path.split('/').filter(|part| !matches!(*part, "mod" | "lib"));
+    parts.map(|part| format!("{part}::")).collect()
+}
