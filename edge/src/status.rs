@@ -127,6 +127,8 @@ pub struct LinkStatus {
     pub path_mtu: u16,
     /// The largest inner packet that goes whole; larger ones go in fragments.
     pub largest_inner: usize,
+    /// How often the path was taken to have become too small for that, and fell to the least.
+    pub black_holes: u64,
     /// The share of outer packets that were lost, 0 to 1.
     pub loss: f64,
     /// Inner packets.

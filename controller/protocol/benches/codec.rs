@@ -22,7 +22,7 @@ criterion_main!(benches);
 fn frames(c: &mut Criterion) {
     both(c, "ping", &Ping { nonce: 7, version: Some(samples::version()) });
     both(c, "one prefix changed", &update(1));
-    both(c, "a snapshot's 1,000 prefixes", &update(1000));
+    both(c, "250 prefixes of a snapshot", &update(250));
     both(c, "a report of 500 links", &report(Report::MAX_LINKS));
 }
 

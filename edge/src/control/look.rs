@@ -130,6 +130,7 @@ impl Site {
                     rtt_us: u64::try_from(link.rtt.as_micros()).unwrap_or(u64::MAX),
                     path_mtu: link.path_mtu,
                     largest_inner: link.largest_inner,
+                    black_holes: link.black_holes,
                     loss: share(link.lost_packets, link.sent_packets),
                     traffic: Traffic {
                         sent_packets: link.traffic.sent,

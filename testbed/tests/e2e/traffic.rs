@@ -170,7 +170,8 @@ pub(crate) fn blast(from: &Host, to: SocketAddr, size: usize, rate: u64) -> Back
             #[expect(clippy::cast_possible_truncation, reason = "minutes of packets")]
             let due = (start.elapsed().as_micros() * u128::from(rate) / 1_000_000) as u64;
             if sent >= due {
-                thread::yield_now();
+                // A processor that spins is one that the tunnel lacks.
+                thread::sleep(Duration::from_micros(100));
             }
             while sent < due {
                 // A device that is full for a moment, or an ICMP error, is no reason to stop.
@@ -180,6 +181,35 @@ pub(crate) fn blast(from: &Host, to: SocketAddr, size: usize, rate: u64) -> Back
             count.store(sent, Ordering::Relaxed);
         }
     })
+}
+
+/// Counts the UDP datagrams that arrive, and drops them.
+pub(crate) fn sink(host: &Host, at: SocketAddr) -> (SocketAddr, Background) {
+    let socket = socket(host, at);
+    let at = socket.local_addr().unwrap();
+    let count = Background::run(move |stop, count| {
+        while !stop.load(Ordering::Relaxed) {
+            if socket.recv_from(&mut []).is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    (at, count)
+}
+
+/// Sends so many UDP datagrams of `size` bytes, at `rate` a second.
+pub(crate) fn volley(from: &Host, to: SocketAddr, size: usize, count: u32, rate: u32) {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = socket(from, (any, 0).into());
+    socket.connect(to).unwrap();
+    let (payload, start) = (vec![0xa5; size], Instant::now());
+    for sent in 0..count {
+        let due = start + Duration::from_secs(1) * sent / rate;
+        while Instant::now() < due {
+            thread::sleep(Duration::from_micros(100));
+        }
+        assert_eq!(socket.send(&payload).unwrap(), size);
+    }
 }
 
 /// An IPv4 or IPv6 packet with UDP in it, to the discard port.

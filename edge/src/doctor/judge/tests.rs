@@ -26,6 +26,7 @@ fn healthy() -> Facts {
             peer: "aws-hk".to_owned(),
             up: true,
             largest_inner: 1400,
+            black_holes: 0,
             addresses: vec!["203.0.113.7:58423".parse().unwrap()],
             ..LinkStatus::default()
         }],
