@@ -33,7 +33,7 @@ const SEND_AHEAD: usize = 96 * 1024;
 /// The same where a window holds it up: little, as what is there has no fair order any more.
 const SEND_AHEAD_OF_A_WINDOW: usize = 12 * 1024;
 /// Packets that a peer may receive without an acknowledgement at once, and for how long.
-const PACKETS_PER_ACK: u32 = 24;
+const PACKETS_PER_ACK: u32 = 10;
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Everything the core is told once.
@@ -160,7 +160,11 @@ pub(crate) fn server(config: &Config) -> ServerConfig {
     let retry = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&config.keys.retry);
     let mut server = ServerConfig::new(config.crypto.server.clone(), Arc::new(retry));
     server
-        .transport_config(Arc::new(transport(config.underlay_mtu, config.congestion)))
+        .transport_config(Arc::new(transport(
+            config.underlay_mtu,
+            config.tun_mtu,
+            config.congestion,
+        )))
         .max_incoming(256)
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(1024 * 1024);
@@ -170,14 +174,18 @@ pub(crate) fn server(config: &Config) -> ServerConfig {
 
 pub(crate) fn client(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new(config.crypto.client.clone());
-    let transport = transport(config.underlay_mtu, config.congestion);
+    let transport = transport(config.underlay_mtu, config.tun_mtu, config.congestion);
     client.transport_config(Arc::new(transport));
     client
 }
 
-pub(crate) fn transport(underlay_mtu: u16, congestion: Congestion) -> TransportConfig {
+pub(crate) fn transport(
+    underlay_mtu: u16,
+    tun_mtu: u16,
+    congestion: Congestion,
+) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(max_udp_payload(underlay_mtu))
+    mtu.upper_bound(max_udp_payload(underlay_mtu).min(needed(tun_mtu)))
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(10));
     let mut transport = TransportConfig::default();
@@ -218,6 +226,15 @@ fn acknowledgements() -> AckFrequencyConfig {
         .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK))
         .max_ack_delay(Some(MAX_ACK_DELAY));
     acknowledgements
+}
+
+/// UDP payload in which a packet of the TUN's MTU fits whole. No more is looked for: quinn-proto takes
+/// losses for a black hole if smaller packets than the largest that ever arrived are all that is
+/// acknowledged after them, so that full packets are to be as large as the path is known to be
+/// ([decision 5](../../../doc/decisions/0005-mtu-and-fragments.md)).
+fn needed(tun_mtu: u16) -> u16 {
+    // Short header, connection id, packet number and tag: 1 + 8 + 4 + 16 bytes. The frame: 9 at most.
+    tun_mtu.saturating_add(29 + 9).max(MIN_MTU)
 }
 
 /// UDP payload of the largest underlay packet over IPv4 (20 + 8 bytes of headers); over IPv6

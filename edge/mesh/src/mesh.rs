@@ -44,6 +44,7 @@ pub struct Mesh {
     boot: [u8; 16],
     tun_mtu: u16,
     underlay_mtu: u16,
+    congestion: Congestion,
     endpoint: Endpoint,
     client: ClientConfig,
     server: quinn_proto::ServerConfig,
@@ -188,6 +189,7 @@ impl Mesh {
             boot: config.boot,
             tun_mtu: config.tun_mtu,
             underlay_mtu: config.underlay_mtu,
+            congestion: config.congestion,
             endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server.clone())), true, None),
             client,
             server,
@@ -261,13 +263,22 @@ impl Mesh {
     }
 
     /// The TUN's MTU changed; `mtu` is in bytes.
+    ///
+    /// Links made from now on look for a path that carries it whole.
     pub fn set_tun_mtu(&mut self, mtu: u16) {
         self.tun_mtu = mtu;
+        self.configure_links();
     }
 
     /// Changes congestion control for links made from now on.
     pub fn set_congestion(&mut self, congestion: Congestion) {
-        let transport = Arc::new(config::transport(self.underlay_mtu, congestion));
+        self.congestion = congestion;
+        self.configure_links();
+    }
+
+    fn configure_links(&mut self) {
+        let transport =
+            Arc::new(config::transport(self.underlay_mtu, self.tun_mtu, self.congestion));
         self.client.transport_config(transport.clone());
         self.server.transport_config(transport);
         self.endpoint.set_server_config(Some(Arc::new(self.server.clone())));

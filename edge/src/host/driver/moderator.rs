@@ -34,6 +34,8 @@ const PROVEN: Duration = Duration::from_secs(5);
 /// Naps: a part of the shortest round trip, in which so many packets come at most, within bounds.
 const FOUND: f64 = 16.0;
 const PART_OF_RTT: u32 = 32;
+/// A path so short would be felt to be longer.
+const NEAR: Duration = Duration::from_millis(2);
 const SHORTEST: Duration = Duration::from_micros(250);
 const LONGEST: Duration = Duration::from_millis(1);
 
@@ -78,10 +80,10 @@ impl Moderator {
         self.state = match self.state {
             State::Awake { until } => {
                 let many = wakes / elapsed.as_secs_f64() >= MANY_WAKES && rate >= FEW_PACKETS;
-                if many && each <= LITTLE && now >= until {
-                    State::Napping { since: now, usual: rate, nap: nap(rate, rtt()) }
-                } else {
-                    self.state
+                let tried = many && each <= LITTLE && now >= until;
+                match tried.then(rtt).flatten().and_then(|rtt| nap(rate, rtt)) {
+                    Some(nap) => State::Napping { since: now, usual: rate, nap },
+                    None => self.state,
                 }
             }
             State::Napping { since, usual, nap } => self.judge(now, since, usual, nap, rate, each),
@@ -124,9 +126,10 @@ impl Moderator {
     }
 }
 
-fn nap(rate: f64, rtt: Option<Duration>) -> Duration {
-    let nap = rtt.map_or(SHORTEST, |rtt| rtt / PART_OF_RTT);
-    nap.min(Duration::from_secs_f64(FOUND / rate)).clamp(SHORTEST, LONGEST)
+/// None where the shortest path would be longer by more than a part that nobody notices.
+fn nap(rate: f64, rtt: Duration) -> Option<Duration> {
+    let nap = (rtt / PART_OF_RTT).min(Duration::from_secs_f64(FOUND / rate));
+    (rtt >= NEAR).then(|| nap.clamp(SHORTEST, LONGEST))
 }
 
 #[cfg(test)]
@@ -232,8 +235,9 @@ mod tests {
     #[test]
     fn naps_are_a_part_of_the_round_trip_and_fit_the_rate() {
         for (gap, rtt, expected) in [
-            (60, None, 250),
-            (60, Some(1), 250),
+            (60, None, 0),
+            (60, Some(1), 0),
+            (60, Some(4), 250),
             (60, Some(16), 500),
             (100, Some(200), 1000),
             (30, Some(200), 480),
@@ -244,7 +248,7 @@ mod tests {
                 now += gap * US;
                 moderator.turned(now, turn, || rtt.map(Duration::from_millis));
             }
-            let nap = moderator.nap().unwrap();
+            let nap = moderator.nap().unwrap_or_default();
             assert!(nap.abs_diff(expected * US) < 20 * US, "{nap:?}, not {expected} µs");
         }
     }
