@@ -12,11 +12,11 @@ use crate::{
     world::Sabotage,
 };
 
-/// Every pair that can meet has traffic again so long after the repair: an idle time-out of 9 s, the
+/// Every pair that can meet has traffic again so long after the repair: an idle time-out of 7 s, the
 /// longest wait between dials of 5 s, and a handshake.
-const REPAIR: Duration = Duration::from_secs(16);
+const REPAIR: Duration = Duration::from_secs(14);
 /// A keep-alive, and an idle time-out after it.
-const SILENCE: Duration = Duration::from_secs(13);
+const SILENCE: Duration = Duration::from_secs(10);
 /// What was begun before the repair is over.
 const REST: Duration = Duration::from_secs(5);
 /// No latency that a seed draws makes a packet take longer.
