@@ -33,7 +33,7 @@ const SEND_AHEAD: usize = 96 * 1024;
 /// The same where a window holds it up: little, as what is there has no fair order any more.
 const SEND_AHEAD_OF_A_WINDOW: usize = 12 * 1024;
 /// Packets that a peer may receive without an acknowledgement at once, and for how long.
-const PACKETS_PER_ACK: u32 = 10;
+const PACKETS_PER_ACK: u32 = 24;
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Everything the core is told once.
@@ -186,6 +186,8 @@ pub(crate) fn transport(
 ) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(max_udp_payload(underlay_mtu).min(needed(tun_mtu)))
+        // To the byte: a few too few would put every full packet in two.
+        .minimum_change(1)
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(10));
     let mut transport = TransportConfig::default();
