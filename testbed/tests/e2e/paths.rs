@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::traffic::{Background, blast, flow, sink, volley};
 use crate::world::{MS, Mesh, PATIENCE, Pair, SECOND, World, alone, figure, ping, shared, within};
 
-/// The largest UDP payload over IPv4 that 1,300 bytes carry, and more than discovery stops short of 1,472 by.
+/// The largest UDP payload over IPv4 that 1,300 bytes carry, and less than what carries the TUN's MTU whole (1,438).
 const SMALL: u64 = 1272;
 const WHOLE: u64 = 1430;
 

@@ -245,8 +245,8 @@ fn a_flow_in_one_direction_leaves_nothing_in_flight_at_its_receiver() {
         .until(Duration::from_secs(5), |world| world.links_up(0) + world.links_up(1) == 2)
         .unwrap();
     world.run(Duration::from_secs(5));
-    // Each is acknowledged by itself. Acknowledgements are acknowledged only in packets that have
-    // room beside data: here, not before the receiver asks.
+    // Each is acknowledged by itself. Acknowledgements get one of their own only beside data, or when
+    // the receiver asks; whichever it is, they must not add up.
     let whole = world.mesh(0).links().next().unwrap().largest_inner;
     for _ in 0..3000 {
         world.send(0, 1, whole);
