@@ -5,16 +5,16 @@ use std::{fmt, sync::Arc, time::Duration};
 use aws_lc_rs::{hkdf, hmac};
 use cframe_pki::identity::SpiffeId;
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, HashedConnectionIdGenerator, IdleTimeout,
-    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt, congestion,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt, congestion,
     crypto::{
         ClientConfig as ClientCrypto, ServerConfig as ServerCrypto,
         rustls::{QuicClientConfig, QuicServerConfig},
     },
 };
+use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 
-use crate::congestion::TransparentConfig;
+use crate::{congestion::TransparentConfig, connection_id::Keyed};
 
 /// Silence after which a keep-alive is sent. It also keeps NAT mappings, which forget UDP after
 /// 30 s at the earliest (RFC 4787 REQ-5 asks for 2 min, many boxes give 30 s).
@@ -145,8 +145,10 @@ pub(crate) fn endpoint(config: &Config) -> Result<EndpointConfig, ConfigError> {
     let reset = hmac::Key::new(hmac::HMAC_SHA256, &config.keys.reset);
     let mut endpoint = EndpointConfig::new(Arc::new(reset));
     let key = config.keys.connection_id;
+    // Another use of the seed than quinn-proto's own.
+    let ids = config.seed.map(|byte| byte ^ 0x5a);
     endpoint
-        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)))
+        .cid_generator(move || Box::new(Keyed::new(key, StdRng::from_seed(ids))))
         // One packet of each of a thousand peers may ask for a reset within moments of a restart.
         .min_reset_interval(Duration::from_micros(100))
         .rng_seed(Some(config.seed));

@@ -27,6 +27,7 @@ mod arena;
 mod codel;
 mod config;
 mod congestion;
+mod connection_id;
 mod counters;
 mod hello;
 mod link;
