@@ -17,7 +17,7 @@ mod serve;
 
 pub use context::{AdminContext, Contexts};
 pub use data_dir::DataDir;
-pub use init::{InitFlags, Initial, initialise, initialise_in};
+pub use init::{InitFlags, Initial, TakenError, initialise, initialise_in};
 pub use opening::open_store;
 
 /// Arguments.

@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_file_names_the_store() {
         let file = File::parse(
-            "data_dir = \"/x\"\n[store]\nkind = \"etcd\"\n[etcd]\nendpoints = [\"https://10.0.0.1:2379\"]\n",
+            "data_dir = \"/x\"\n[store]\nkind = \"etcd\"\n[etcd]\nendpoints = [\"http://10.0.0.1:2379\"]\n",
         )
         .unwrap();
         let config = Config::resolve(&Flags::default(), &RunFlags::default(), file).unwrap();

@@ -19,8 +19,10 @@ use crate::{
 /// The pause before a lost watch is begun again, doubled while the store cannot be read.
 const AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_MOST: Duration = Duration::from_secs(2);
-/// How long the watch may take for what a list has already.
-const SETTLE: Duration = Duration::from_secs(1);
+/// A watch that is silent for this long has told what it knows, most times.
+const SETTLE: Duration = Duration::from_millis(100);
+/// And how long it may take for what a list has already: a watch that is dead ends before.
+const GRACE: Duration = Duration::from_secs(8);
 /// The keys that a log line names.
 const NAMED: usize = 5;
 
@@ -28,24 +30,20 @@ impl Mesh {
     /// Follows the store until cancelled: the one task that changes the state.
     pub async fn follow(&self, stop: CancellationToken) {
         let followed = async {
-            let mut pause = AGAIN;
             loop {
                 let end = self.follow_once().await;
                 tracing::warn!(reason = %end, "the store's watch is begun again");
                 self.set_trouble(Some(end.to_string()));
                 self.metrics.watch_restarted();
+                let mut pause = AGAIN;
                 sleep(pause).await;
-                match self.list_again().await {
-                    Ok(()) => {
-                        pause = AGAIN;
-                        self.set_trouble(None);
-                    }
-                    Err(error) => {
-                        pause = (pause * 2).min(AGAIN_MOST);
-                        tracing::error!(%error, "the store");
-                        self.set_trouble(Some(error.to_string()));
-                    }
+                while let Err(error) = self.list_again().await {
+                    tracing::error!(%error, "the store");
+                    self.set_trouble(Some(error.to_string()));
+                    pause = (pause * 2).min(AGAIN_MOST);
+                    sleep(pause).await;
                 }
+                self.set_trouble(None);
             }
         };
         stop.run_until_cancelled(followed).await;
@@ -75,6 +73,10 @@ impl Mesh {
     fn take(&self, batch: &Batch) -> Result<(), FollowError> {
         let effects = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            // A list was ahead of the watch.
+            if batch.revision <= state.revision {
+                return Ok(());
+            }
             state.apply(batch)?
         };
         self.carry_out(&effects);
@@ -123,28 +125,33 @@ impl Mesh {
         if new.revision < before {
             return self.replace(new);
         }
+        let deadline = Instant::now() + GRACE;
         let mut next = None;
-        while next.is_none() && self.read(|state| state.revision) < new.revision {
+        loop {
             match timeout(SETTLE, watch.next()).await {
                 Ok(batch) => {
                     let batch = batch?;
-                    if batch.revision > new.revision {
-                        next = Some(batch);
-                    } else {
+                    if batch.revision <= new.revision {
                         self.take(&batch)?;
+                        continue;
                     }
+                    next = Some(batch);
                 }
-                // The store's later revisions have nothing below the prefix.
-                Err(_) => break,
+                Err(_) => {}
             }
-        }
-        let different = self.read(|state| state.differences(&new));
-        if !different.is_empty() {
-            self.metrics.different(different.len());
-            let keys: Vec<_> = different.iter().take(NAMED).map(Key::to_string).collect();
-            let (count, keys) = (different.len(), keys.join(", "));
-            tracing::error!(count, %keys, "memory was not as the store; the store's is taken");
-            self.replace(new)?;
+            let different = self.read(|state| state.differences(&new));
+            if different.is_empty() {
+                break;
+            }
+            // The watch has gone on without it, or had longer than a watch that is dead lives.
+            if next.is_some() || Instant::now() >= deadline {
+                self.metrics.different(different.len());
+                let keys: Vec<_> = different.iter().take(NAMED).map(Key::to_string).collect();
+                let (count, keys) = (different.len(), keys.join(", "));
+                tracing::error!(count, %keys, "memory was not as the store; the store's is taken");
+                self.replace(new)?;
+                break;
+            }
         }
         next.map_or(Ok(()), |batch| self.take(&batch))
     }

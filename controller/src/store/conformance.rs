@@ -296,8 +296,10 @@ pub async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
     for part in keys.chunks(at_once) {
         commit(&store, [], part.iter().map(|key| put(key, "first"))).await;
     }
+    let ends = [keys[0].clone(), keys[KEYS - 1].clone()];
+    commit(&store, [], ends.iter().map(|key| put(key, "begun"))).await;
     let writer = tokio::spawn({
-        let (store, ends) = (Arc::clone(&store), [keys[0].clone(), keys[KEYS - 1].clone()]);
+        let store = Arc::clone(&store);
         async move {
             for round in 0..100 {
                 let text = round.to_string();

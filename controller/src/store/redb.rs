@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     thread,
     time::Duration,
 };

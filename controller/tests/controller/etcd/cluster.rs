@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, LazyLock, mpsc},
     thread,
@@ -24,7 +24,7 @@ pub(crate) const PREFIX: &str = "/cframe/v1/";
 /// One, three or more members.
 pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
-    directory: TempDir,
+    _directory: TempDir,
 }
 
 pub(crate) struct Member {
@@ -80,7 +80,7 @@ impl Cluster {
             member.start();
             member
         });
-        Self { members: members.collect(), directory }
+        Self { members: members.collect(), _directory: directory }
     }
 
     /// Until a leader answers.
@@ -133,10 +133,6 @@ impl Cluster {
         let mut client = self.client(0).await;
         let all = etcd_client::DeleteOptions::new().with_prefix();
         client.delete("/cframe", Some(all)).await.unwrap();
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
     }
 
     /// Runs etcdctl, and gives its output.

@@ -153,9 +153,17 @@ async fn every_state_ends_at_the_newest_and_none_goes_back() {
             (added, tried)
         });
     }
+    // Through both.
     let grows = async |controllers: &[Controller; 2]| {
-        let before = controllers[0].edges().len();
-        until(PATIENCE, async || controllers[0].edges().len() > before + 10).await;
+        let count = |writer: &str| {
+            let edges = controllers[0].edges();
+            edges.iter().filter(|name| name.starts_with(writer)).count()
+        };
+        let before = ["e0-", "e1-"].map(count);
+        until(PATIENCE, async || {
+            ["e0-", "e1-"].map(count).iter().zip(before).all(|(now, before)| *now >= before + 5)
+        })
+        .await;
     };
     grows(&controllers).await;
     // The member that one of them watches stands still.
