@@ -128,16 +128,13 @@ impl Mesh {
         let deadline = Instant::now() + GRACE;
         let mut next = None;
         loop {
-            match timeout(SETTLE, watch.next()).await {
-                Ok(batch) => {
-                    let batch = batch?;
-                    if batch.revision <= new.revision {
-                        self.take(&batch)?;
-                        continue;
-                    }
-                    next = Some(batch);
+            if let Ok(batch) = timeout(SETTLE, watch.next()).await {
+                let batch = batch?;
+                if batch.revision <= new.revision {
+                    self.take(&batch)?;
+                    continue;
                 }
-                Err(_) => {}
+                next = Some(batch);
             }
             let different = self.read(|state| state.differences(&new));
             if different.is_empty() {

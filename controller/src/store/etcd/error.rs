@@ -119,13 +119,14 @@ fn by_words(said: &str) -> Option<Fate> {
 fn of_causes(mut cause: Option<&(dyn std::error::Error + 'static)>) -> Fate {
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return match error.kind() {
+            let unmade = matches!(
+                error.kind(),
                 io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                | io::ErrorKind::AddrNotAvailable => Fate::NotDone,
-                _ => Fate::Unknown,
-            };
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+            );
+            return if unmade { Fate::NotDone } else { Fate::Unknown };
         }
         cause = error.source();
     }
