@@ -6,7 +6,7 @@
 //!
 //! **A commit that gets no answer** may have happened. It is repeated only if it compares a key that it
 //! also writes: then at most one of the attempts can take effect. Whether an earlier one did is told by a
-//! key that every commit writes beside its own, [`MARKS`]; see [`commit`].
+//! key that every commit writes beside its own, below [`MARKS`].
 //!
 //! doc/decisions/0012-etcd.md has what is guaranteed and what not.
 

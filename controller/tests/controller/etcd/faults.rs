@@ -204,13 +204,13 @@ async fn a_full_etcd_takes_no_writes_and_says_so() {
     cluster.ready().await;
     let store = cluster.store();
     let large = "x".repeat(100_000);
+    // Its size is known to it a moment later.
     let mut last = Ok(0);
-    for round in 0..50 {
-        last = write(&*store, &round.to_string(), &large).await;
-        if last.is_err() {
-            break;
-        }
-    }
+    until(PATIENCE, async || {
+        last = write(&*store, "large", &large).await;
+        last.is_err()
+    })
+    .await;
     assert!(matches!(last, Err(CommitError::Full(_))), "{last:?}");
     assert!(!store.list(PREFIX).await.unwrap().entries.is_empty(), "reads go on");
 }
