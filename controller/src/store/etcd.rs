@@ -84,10 +84,19 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// A handle. Nothing is connected before the first call.
+    /// A handle, once it is sure that the configuration can be used. Nothing is connected before the first call.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] if an endpoint or a certificate cannot be used.
+    /// [`ReadError::Unavailable`] if an endpoint is no URL, or a certificate or key is none.
+    pub async fn open(config: &Config) -> Result<Self, ReadError> {
+        Members::check(config).await?;
+        Self::new(config)
+    }
+
+    /// The same, of a configuration that is known to be good.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if there is no endpoint.
     pub fn new(config: &Config) -> Result<Self, ReadError> {
         Ok(Self {
             members: Arc::new(Members::new(config)?),
@@ -114,7 +123,7 @@ impl Etcd {
     }
 
     /// Unless the store is closed, also while the call runs.
-    async fn open<T, E>(
+    async fn unless_closed<T, E>(
         &self,
         call: impl Future<Output = Result<T, E>>,
         closed: impl Fn(String) -> E,
@@ -179,12 +188,12 @@ impl Store for Etcd {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
-        Box::pin(self.open(self.list_all(prefix), ReadError::Unavailable))
+        Box::pin(self.unless_closed(self.list_all(prefix), ReadError::Unavailable))
     }
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         let committed = async move { commit::commit(&self.members, &self.marks, &txn).await };
-        Box::pin(self.open(committed, CommitError::Unavailable))
+        Box::pin(self.unless_closed(committed, CommitError::Unavailable))
     }
 
     fn watch<'a>(
@@ -198,7 +207,7 @@ impl Store for Etcd {
             let watch = watch::open(Arc::clone(&self.members), prefix, from, closed).await?;
             Ok(Box::new(watch) as Box<dyn Watch>)
         };
-        Box::pin(self.open(opened, WatchError::Ended))
+        Box::pin(self.unless_closed(opened, WatchError::Ended))
     }
 
     fn advertise(
@@ -214,7 +223,7 @@ impl Store for Etcd {
             self.tasks.spawn(keeper.run(closed));
             Ok(Box::new(held) as Box<dyn Advertisement>)
         };
-        Box::pin(self.open(advertised, CommitError::Unavailable))
+        Box::pin(self.unless_closed(advertised, CommitError::Unavailable))
     }
 
     fn close(&self) -> Boxed<'_, ()> {
