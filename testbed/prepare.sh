@@ -5,6 +5,7 @@ export PATH="$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin"
 # PROGRAM=PACKAGE
 needed=(
     gcc=gcc ip=iproute2 nft=nftables ethtool=ethtool ping=iputils-ping curl=curl iperf3=iperf3
+    protoc=protobuf-compiler
 )
 
 # Installs what is missing.
@@ -14,6 +15,7 @@ prepare() {
         command -v "${pair%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+    [ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
     if [ ${#missing[@]} -gt 0 ]; then
         install_packages "${missing[@]}"
     fi
@@ -35,7 +37,19 @@ install_packages() {
     echo "Installing $*"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    apt-get install -qq --no-install-recommends "$@" >/dev/null
+    # Nothing is started: tests run their own etcd, and the package's service is to stay off.
+    local policy=/usr/sbin/policy-rc.d made='' result=0
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 0755 "$policy"
+        made=1
+    fi
+    apt-get install -qq --no-install-recommends "$@" >/dev/null || result=$?
+    [ -z "$made" ] || rm -f "$policy"
+    if [[ " $* " == *" etcd-server "* ]] && command -v systemctl >/dev/null; then
+        systemctl disable --quiet etcd 2>/dev/null || true
+    fi
+    return "$result"
 }
 
 # One selection for both scripts: another could give dependencies other features, and build them again.

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::{
     model::{LoadError, State},
     record::{self, Key, ROOT, Record},
-    store::{CommitError, Op, ReadError, Store, Txn, View},
+    store::{CommitError, Compare, Op, ReadError, Store, Txn, View},
 };
 
 const FORMAT: u32 = 1;
@@ -82,8 +82,8 @@ pub enum BackupError {
     /// The keys cannot be sealed or opened.
     #[error(transparent)]
     Seal(#[from] seal::SealError),
-    /// The new store is not empty.
-    #[error("the store is not empty; restore into a new data directory")]
+    /// The store has a mesh.
+    #[error("the store has a mesh already; restore into another one")]
     NotEmpty,
 }
 
@@ -176,15 +176,16 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
     }
 }
 
-/// Makes the mesh of a dump in an empty store. `now_ms` is the time in Unix milliseconds. Answers with the
+/// Makes the mesh of a dump in a store that has none. `now_ms` is the time in Unix milliseconds. Answers with the
 /// new epoch.
 ///
+/// A store that takes only so much at once gets it in several transactions, the mesh's own record last: until
+/// then it has no mesh, and the next attempt clears away what one that was cut off left there.
+///
 /// # Errors
-/// If the store is not empty or does not take it, or the dump does not make a mesh.
+/// If the store has a mesh or does not take it, or the dump does not make a mesh, or somebody else restores at
+/// the same time.
 pub async fn restore(store: &dyn Store, dump: &Dump, now_ms: u64) -> Result<u64, BackupError> {
-    if !store.list(ROOT).await?.entries.is_empty() {
-        return Err(BackupError::NotEmpty);
-    }
     let epoch = now_ms.max(dump.header.epoch + 1);
     let mut ops = Vec::with_capacity(dump.entries.len());
     for (key, value) in &dump.entries {
@@ -202,13 +203,59 @@ pub async fn restore(store: &dyn Store, dump: &Dump, now_ms: u64) -> Result<u64,
         ops.push(Op::Put { key: key.clone(), value });
     }
     check(&ops)?;
-    // The mesh's record last, so that a store that took only a part is no store.
-    ops.sort_by_key(|op| op.key() == Key::Mesh.to_string());
-    let most = store.max_ops().min(ops.len().max(1));
-    for part in ops.chunks(most) {
-        store.commit(Txn { compares: Vec::new(), ops: part.to_vec() }).await?;
+    let found = store.list(ROOT).await?.entries;
+    let mesh = Key::Mesh.to_string();
+    if found.iter().any(|entry| entry.key == mesh) {
+        return Err(BackupError::NotEmpty);
     }
+    let mut claim = Claim::take(store, epoch).await?;
+    let leftover = found.into_iter().map(|entry| Op::Delete { key: entry.key });
+    let (last, others): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| op.key() == mesh);
+    let most = store.max_ops().min(AT_ONCE) - 1;
+    for part in leftover.collect::<Vec<_>>().chunks(most).chain(others.chunks(most)) {
+        claim.commit(store, part.to_vec()).await?;
+    }
+    claim.end(store, last, Compare { key: mesh, modified: 0 }).await?;
     Ok(epoch)
+}
+
+/// The most effects of one transaction of a restore.
+const AT_ONCE: usize = 1_000;
+
+/// The key that whoever restores has, and writes again in every transaction: of two at once, the later one goes
+/// on and the other ends.
+struct Claim {
+    value: Vec<u8>,
+    held: Compare,
+}
+
+impl Claim {
+    const KEY: &str = "/cframe/restore";
+
+    async fn take(store: &dyn Store, epoch: u64) -> Result<Self, CommitError> {
+        let value = serde_json::json!({ "epoch": epoch }).to_string().into_bytes();
+        let ops = vec![Op::Put { key: Self::KEY.to_owned(), value: value.clone() }];
+        let modified = store.commit(Txn { compares: Vec::new(), ops }).await?;
+        Ok(Self { value, held: Compare { key: Self::KEY.to_owned(), modified } })
+    }
+
+    async fn commit(&mut self, store: &dyn Store, mut ops: Vec<Op>) -> Result<(), CommitError> {
+        ops.push(Op::Put { key: Self::KEY.to_owned(), value: self.value.clone() });
+        let compares = vec![self.held.clone()];
+        self.held.modified = store.commit(Txn { compares, ops }).await?;
+        Ok(())
+    }
+
+    async fn end(
+        self,
+        store: &dyn Store,
+        mut ops: Vec<Op>,
+        demand: Compare,
+    ) -> Result<(), CommitError> {
+        ops.push(Op::Delete { key: Self::KEY.to_owned() });
+        store.commit(Txn { compares: vec![self.held, demand], ops }).await?;
+        Ok(())
+    }
 }
 
 /// Whether a state could be loaded of these.

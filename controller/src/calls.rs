@@ -27,6 +27,7 @@ mod namespace;
 mod route;
 mod show;
 mod status;
+mod steps;
 mod token;
 
 pub(crate) use cert::{enrolled, renew};
@@ -127,6 +128,10 @@ async fn dispatch(
         }
         Call::NamespaceDel { name, cascade } => {
             let decide = |state: &State| namespace::delete(state, &name, cascade, now);
+            if !dry_run {
+                let step = |state: &State, room| steps::of_namespace(state, &name, room, now);
+                steps::make_room(mesh, name.as_str(), decide, step).await?;
+            }
             change(context, name.as_str(), dry_run, decide).await?
         }
         Call::EdgeAdd { namespace, name, cidrs, endpoints, description } => {
@@ -145,6 +150,10 @@ async fn dispatch(
         }
         Call::EdgeDel { namespace, name } => {
             let decide = |state: &State| edge::delete(state, &namespace, &name, now);
+            if !dry_run {
+                let step = |state: &State, room| steps::of_edge(state, &namespace, &name, room);
+                steps::make_room(mesh, namespace.as_str(), decide, step).await?;
+            }
             change(context, namespace.as_str(), dry_run, decide).await?
         }
         Call::RouteAdd { namespace, name, prefix, edge } => {

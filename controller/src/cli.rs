@@ -12,11 +12,13 @@ mod archive;
 mod context;
 mod data_dir;
 mod init;
+mod opening;
 mod serve;
 
 pub use context::{AdminContext, Contexts};
 pub use data_dir::DataDir;
-pub use init::{InitFlags, Initial, initialise};
+pub use init::{InitFlags, Initial, TakenError, initialise, initialise_in};
+pub use opening::open_store;
 
 /// Arguments.
 #[derive(Debug, Parser)]
@@ -43,7 +45,7 @@ enum Command {
     Admin(admin::AdminFlags),
     /// Write a backup, of a running controller too
     Backup(archive::BackupFlags),
-    /// Make a store of a backup, in a data directory without one
+    /// Make a mesh of a backup, in a store without one
     Restore(archive::RestoreFlags),
     /// Print the version
     Version,
@@ -128,7 +130,7 @@ impl Cli {
         }
         let file = File::load(flags.config.as_deref())?;
         let run = if let Command::Run(run) = &command { run.clone() } else { RunFlags::default() };
-        let config = Config::resolve(&flags, &run, file);
+        let config = Config::resolve(&flags, &run, file)?;
         log(config.log_format, flags.verbose);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {

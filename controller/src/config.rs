@@ -11,6 +11,10 @@ use cframe_protocol::{CONTROL_PORT, ENROLL_PORT};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+mod store;
+
+pub use store::{EtcdFile, Kind, StoreConfig, StoreFile, StoreFlags};
+
 /// Where the file is, unless told otherwise.
 pub const FILE: &str = "/etc/cframe/controller.toml";
 /// Where the data is, unless told otherwise.
@@ -33,6 +37,12 @@ pub struct File {
     pub metrics_listen: Option<Metrics>,
     /// How the log is written.
     pub log_format: Option<LogFormat>,
+    /// Which store.
+    #[serde(default)]
+    pub store: StoreFile,
+    /// Where etcd is.
+    #[serde(default)]
+    pub etcd: EtcdFile,
 }
 
 /// Flags that several commands have.
@@ -41,7 +51,7 @@ pub struct Flags {
     /// Configuration file [default: /etc/cframe/controller.toml, if it is there]
     #[arg(long, value_name = "FILE", env = "CFRAME_CONFIG", global = true)]
     pub config: Option<PathBuf>,
-    /// Keys, certificates and the store [default: /var/lib/cframe/controller]
+    /// Keys, certificates and the embedded store [default: /var/lib/cframe/controller]
     #[arg(long, value_name = "DIR", env = "CFRAME_DATA_DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// How the log is written [default: text]
@@ -50,6 +60,9 @@ pub struct Flags {
     /// More of a log; RUST_LOG decides if it is set
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreFlags,
 }
 
 /// Flags of `run`.
@@ -127,6 +140,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Where the mesh is kept.
+    pub store: StoreConfig,
 }
 
 impl File {
@@ -160,10 +175,14 @@ impl File {
 
 impl Config {
     /// Puts flags (with the environment already in them), file and defaults together.
-    pub fn resolve(flags: &Flags, run: &RunFlags, file: File) -> Self {
+    ///
+    /// # Errors
+    /// If what is said of the store does not fit together.
+    pub fn resolve(flags: &Flags, run: &RunFlags, file: File) -> Result<Self> {
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let metrics = run.metrics_listen.or(file.metrics_listen);
-        Self {
+        let store = StoreConfig::resolve(&flags.store, file.store, file.etcd)?;
+        Ok(Self {
             data_dir: flags
                 .data_dir
                 .clone()
@@ -179,7 +198,8 @@ impl Config {
                 .unwrap_or_else(|| any(ENROLL_PORT)),
             metrics_listen: metrics.map_or(Some(METRICS), |metrics| metrics.0),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
-        }
+            store,
+        })
     }
 }
 
@@ -194,7 +214,7 @@ mod tests {
         )
         .unwrap();
         let run = RunFlags { control_listen: "127.0.0.1:2".parse().ok(), ..RunFlags::default() };
-        let config = Config::resolve(&Flags::default(), &run, file);
+        let config = Config::resolve(&Flags::default(), &run, file).unwrap();
         assert_eq!(config.control_listen.port(), 2);
         assert_eq!(config.data_dir, Path::new("/file"));
         assert_eq!(config.enroll_listen.to_string(), "[::]:58421");
@@ -210,8 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_names_the_store() {
+        let file = File::parse(
+            "data_dir = \"/x\"\n[store]\nkind = \"etcd\"\n[etcd]\nendpoints = [\"http://10.0.0.1:2379\"]\n",
+        )
+        .unwrap();
+        let config = Config::resolve(&Flags::default(), &RunFlags::default(), file).unwrap();
+        assert!(config.store.is_shared());
+        let error = File::parse("[etcd]\nendpoint = \"x\"\n").unwrap_err();
+        assert!(format!("{error:#}").contains("endpoint"), "{error:#}");
+    }
+
+    #[test]
     fn the_metrics_default_is_local() {
-        let config = Config::resolve(&Flags::default(), &RunFlags::default(), File::default());
+        let config =
+            Config::resolve(&Flags::default(), &RunFlags::default(), File::default()).unwrap();
         assert_eq!(config.metrics_listen.unwrap().to_string(), "127.0.0.1:9464");
     }
 }

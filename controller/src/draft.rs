@@ -110,6 +110,11 @@ impl Draft {
         }
     }
 
+    /// How much of a transaction it takes up, of what [`crate::store::Store::max_ops`] allows.
+    pub fn size(&self) -> usize {
+        self.txn.ops.len().max(self.txn.compares.len())
+    }
+
     /// Whether nothing is to happen.
     pub fn is_empty(&self) -> bool {
         self.txn.ops.is_empty()

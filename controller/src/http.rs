@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Context;
@@ -24,6 +24,24 @@ pub(crate) async fn serve(context: Arc<Context>, listener: TcpListener, stop: Ca
     let serving = axum::serve(listener, router).into_future();
     // Whoever scrapes is not waited for.
     if let Some(Err(error)) = stop.run_until_cancelled(serving).await {
+        tracing::error!(%error, "HTTP");
+    }
+}
+
+/// While the store is waited for: alive and not ready.
+pub(crate) async fn serve_waiting(
+    listener: TcpListener,
+    trouble: watch::Receiver<String>,
+    stop: CancellationToken,
+) {
+    let ready = move || async move {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", trouble.borrow().as_str()))
+    };
+    let router =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    // Also of connections that are kept alive: the next answer is the running controller's.
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = serving.await {
         tracing::error!(%error, "HTTP");
     }
 }

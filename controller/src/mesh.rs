@@ -19,7 +19,6 @@ use cframe_pki::{
 use cframe_protocol::v1::{CallError, Changed, ErrorCode, GoodbyeReason, Version};
 use thiserror::Error;
 use tokio::{sync::watch, time::timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     draft::Draft,
@@ -28,8 +27,12 @@ use crate::{
     model::{Effects, LoadError, State},
     record::ROOT,
     session::Registry,
-    store::{CommitError, ReadError, Revision, Store, WatchError},
+    store::{CommitError, ReadError, Revision, Store, View},
 };
+
+mod follow;
+#[cfg(test)]
+mod tests;
 
 /// Writers of one namespace take turns; namespaces share this many turnstiles.
 const LANES: usize = 64;
@@ -37,8 +40,8 @@ const LANES: usize = 64;
 const ATTEMPTS: usize = 16;
 /// How long a write may take to come back by the watch.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The pause before a lost watch is begun again.
-const WATCH_AGAIN: Duration = Duration::from_millis(500);
+/// How often the state in memory is compared with the store.
+const COMPARE: Duration = Duration::from_secs(300);
 
 /// The clock: seconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -55,6 +58,7 @@ pub struct Mesh {
     lanes: Vec<tokio::sync::Mutex<()>>,
     trust: Trust,
     clock: Clock,
+    compare: Duration,
     /// The sessions of edges.
     pub sessions: Registry,
     /// The counters.
@@ -96,10 +100,17 @@ impl Mesh {
             state: RwLock::new(state),
             trust,
             clock,
+            compare: COMPARE,
             store,
             sessions: Registry::default(),
             metrics: Metrics::default(),
         })
+    }
+
+    /// The same, comparing the state in memory with the store at other times than every five minutes.
+    pub fn comparing_every(mut self, period: Duration) -> Self {
+        self.compare = period;
+        self
     }
 
     /// The time in Unix seconds.
@@ -215,18 +226,21 @@ impl Mesh {
     }
 
     async fn commit(&self, txn: crate::store::Txn) -> Result<Revision, CommitError> {
-        if txn.ops.len() > self.store.max_ops() {
-            let (ops, most) = (txn.ops.len(), self.store.max_ops());
-            return Err(CommitError::Full(format!("{ops} changes at once; {most} are possible")));
-        }
         let begun = Instant::now();
         let result = self.store.commit(txn).await;
         self.metrics.commit(begun.elapsed(), &result);
         match &result {
             Ok(_) => self.set_trouble(None),
-            Err(CommitError::Conflict(_)) => {}
+            Err(CommitError::Conflict(_) | CommitError::TooLarge(_)) => {}
             Err(error) => self.set_trouble(Some(error.to_string())),
         }
+        result
+    }
+
+    async fn list(&self) -> Result<View, ReadError> {
+        let begun = Instant::now();
+        let result = self.store.list(ROOT).await;
+        self.metrics.list(begun.elapsed(), &result);
         result
     }
 
@@ -252,61 +266,6 @@ impl Mesh {
 
     fn set_trouble(&self, trouble: Option<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-
-    /// Follows the store until cancelled: the one task that changes the state.
-    pub async fn follow(&self, stop: CancellationToken) {
-        let followed = async {
-            loop {
-                let end = self.follow_once().await;
-                tracing::warn!(reason = %end, "the store's watch is begun again");
-                self.set_trouble(Some(end.to_string()));
-                tokio::time::sleep(WATCH_AGAIN).await;
-                match self.list_again().await {
-                    Ok(()) => self.set_trouble(None),
-                    Err(error) => {
-                        tracing::error!(%error, "the store");
-                        self.set_trouble(Some(error.to_string()));
-                    }
-                }
-            }
-        };
-        stop.run_until_cancelled(followed).await;
-    }
-
-    async fn follow_once(&self) -> FollowError {
-        let from = self.read(|state| state.revision);
-        let mut watch = match self.store.watch(ROOT, from).await {
-            Ok(watch) => watch,
-            Err(error) => return error.into(),
-        };
-        loop {
-            let batch = match watch.next().await {
-                Ok(batch) => batch,
-                Err(error) => return error.into(),
-            };
-            let effects = {
-                let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-                match state.apply(&batch) {
-                    Ok(effects) => effects,
-                    Err(error) => return error.into(),
-                }
-            };
-            self.carry_out(&effects);
-            self.applied.send_replace(batch.revision);
-        }
-    }
-
-    async fn list_again(&self) -> Result<(), OpenError> {
-        let new = State::load(&self.store.list(ROOT).await?)?;
-        let revision = new.revision;
-        let effects = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            state.replace(new)
-        };
-        self.carry_out(&effects);
-        self.applied.send_replace(revision);
-        Ok(())
     }
 
     /// Trust first: nobody who is cut off gets in again while the sessions are closed.
@@ -341,14 +300,6 @@ impl Mesh {
     }
 }
 
-#[derive(Debug, Error)]
-enum FollowError {
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-}
-
 fn version(state: &State, draft: &Draft) -> Version {
     let of_namespace = draft.namespace.as_ref().and_then(|name| state.version(name));
     of_namespace.unwrap_or(Version {
@@ -362,6 +313,7 @@ fn refusal(error: &CommitError) -> CallError {
     let code = match error {
         CommitError::Conflict(_) => ErrorCode::Conflict,
         CommitError::Full(_) => ErrorCode::StoreFull,
+        CommitError::TooLarge(_) => ErrorCode::Invalid,
         CommitError::Corrupt(_) => ErrorCode::Internal,
         CommitError::Unavailable(_) => ErrorCode::Unavailable,
     };

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::store::CommitError;
+use crate::store::{CommitError, ReadError};
 
 /// All metrics of a controller.
 #[derive(Debug)]
@@ -29,6 +29,11 @@ pub struct Metrics {
     behind: Counter,
     commits: Family<Outcome, Counter>,
     commit_seconds: Histogram,
+    lists: Family<Outcome, Counter>,
+    list_seconds: Histogram,
+    watch_restarts: Counter,
+    relists: Family<Reason, Counter>,
+    differences: Counter,
     /// Edges with a session here.
     pub sessions: Gauge,
     /// Edges in the store.
@@ -88,6 +93,11 @@ impl Default for Metrics {
             behind: Counter::default(),
             commits: Family::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            lists: Family::default(),
+            list_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            watch_restarts: Counter::default(),
+            relists: Family::default(),
+            differences: Counter::default(),
             sessions: Gauge::default(),
             edges: Gauge::default(),
             namespaces: Gauge::default(),
@@ -121,6 +131,23 @@ impl Metrics {
         );
         r.register("commits", "Transactions of the store", self.commits.clone());
         r.register("commit_seconds", "Duration of transactions", self.commit_seconds.clone());
+        r.register("lists", "Lists of the store", self.lists.clone());
+        r.register("list_seconds", "Duration of lists", self.list_seconds.clone());
+        r.register(
+            "watch_restarts",
+            "Times that the store's watch ended and was begun again",
+            self.watch_restarts.clone(),
+        );
+        r.register(
+            "relists",
+            "Lists after a watch ended (error) and to compare with memory (timer)",
+            self.relists.clone(),
+        );
+        r.register(
+            "relist_differences",
+            "Records that were not in memory as in the store",
+            self.differences.clone(),
+        );
         r.register("sessions", "Edges with a session here", self.sessions.clone());
         r.register("edges", "Edges in the store", self.edges.clone());
         r.register("namespaces", "Namespaces in the store", self.namespaces.clone());
@@ -178,11 +205,38 @@ impl Metrics {
             Ok(_) => "ok",
             Err(CommitError::Conflict(_)) => "conflict",
             Err(CommitError::Full(_)) => "full",
+            Err(CommitError::TooLarge(_)) => "too_large",
             Err(CommitError::Corrupt(_)) => "corrupt",
             Err(CommitError::Unavailable(_)) => "unavailable",
         };
         self.commits.get_or_create(&Outcome { result }).inc();
         self.commit_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// The store was listed.
+    pub fn list<T>(&self, duration: Duration, result: &Result<T, ReadError>) {
+        let result = match result {
+            Ok(_) => "ok",
+            Err(ReadError::Corrupt(_)) => "corrupt",
+            Err(ReadError::Unavailable(_)) => "unavailable",
+        };
+        self.lists.get_or_create(&Outcome { result }).inc();
+        self.list_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// The store's watch ended and is begun again.
+    pub fn watch_restarted(&self) {
+        self.watch_restarts.inc();
+    }
+
+    /// All of the store was read again: `error`, `timer`.
+    pub fn listed_again(&self, reason: &'static str) {
+        self.relists.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// So many records were not in memory as in the store.
+    pub fn different(&self, records: usize) {
+        self.differences.inc_by(records as u64);
     }
 
     /// Everything as text.

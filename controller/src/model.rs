@@ -16,6 +16,7 @@ use crate::{
     store::{Batch, Revision, View},
 };
 
+mod difference;
 mod log;
 mod namespace;
 mod prefixes;
@@ -148,7 +149,8 @@ impl State {
     /// Takes one revision in. On an error nothing has changed.
     ///
     /// # Errors
-    /// If a part cannot be understood.
+    /// If a part cannot be understood, or the mesh's own record is removed: somebody empties the store, which
+    /// is no reason to take everything from the edges.
     pub fn apply(&mut self, batch: &Batch) -> Result<Effects, LoadError> {
         let mut removed = Vec::new();
         let mut put = Vec::new();
@@ -156,6 +158,7 @@ impl State {
             let key: Key = key.parse()?;
             match value {
                 Some(value) => put.push(Record::decode(key, value)?),
+                None if key == Key::Mesh => return Err(LoadError::NoMesh),
                 None => removed.push(key),
             }
         }
@@ -190,9 +193,12 @@ impl State {
             for edge in old.edges.keys().filter(|edge| !namespace.edges.contains_key(*edge)) {
                 effects.gone_edges.insert((name.clone(), edge.clone()));
             }
-            let before = old.desired(name, &self.mesh.record, &self.denied);
-            namespace.log = std::mem::replace(&mut old.log, Log::new(version));
-            namespace.log.push(version, before.diff(&desired));
+            // At the same version there is nothing to tell that an edge would ask for.
+            if old.log.newest() != version {
+                let before = old.desired(name, &self.mesh.record, &self.denied);
+                namespace.log = std::mem::replace(&mut old.log, Log::new(version));
+                namespace.log.push(version, before.diff(&desired));
+            }
         }
         effects.updated.extend(new.namespaces.keys().cloned());
         *self = new;
@@ -340,7 +346,7 @@ impl State {
 
     fn remove(&mut self, key: &Key, touched: &mut Touched) {
         match key {
-            // Without it there is no mesh. Nothing removes it.
+            // Refused before.
             Key::Mesh => {}
             Key::Namespace(name) => {
                 if let Some(namespace) = self.namespaces.remove(name) {

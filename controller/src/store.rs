@@ -1,6 +1,6 @@
 //! The store behind a trait: keys with JSON values, transactions that compare, watches that resume.
 //!
-//! The shape is etcd's, because that is the back end with the fewest freedoms; the embedded one
+//! The shape is that of [`etcd`], because that is the back end with the fewest freedoms; the embedded one
 //! ([`redb`]) does the same things on one file. The module `conformance` is what both must pass.
 //!
 //! Rules that every back end keeps:
@@ -8,14 +8,16 @@
 //! - [`Store::list`] answers from one revision, however many entries it returns;
 //! - [`Store::commit`] is all or nothing, and durable before it answers;
 //! - a [`Watch`] gives every revision after the one it starts from, in order, each as a whole, or ends
-//!   with [`WatchError::Compacted`], after which the reader lists again and takes the difference.
+//!   with [`WatchError::Compacted`], after which the reader lists again and takes the difference;
+//! - an [`Advertisement`] is gone soon after its holder is, however that ended.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use thiserror::Error;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod etcd;
 pub mod redb;
 
 /// A future that a trait object can return.
@@ -117,6 +119,9 @@ pub enum CommitError {
     /// There is no room. Reading goes on.
     #[error("the store is full: {0}; free some space and try again")]
     Full(String),
+    /// The transaction is larger than the store takes.
+    #[error("the change is too large for the store: {0}")]
+    TooLarge(String),
     /// What is stored is damaged.
     #[error("the store is corrupt: {0}; restore it from a backup (`cframe-controller restore`)")]
     Corrupt(String),
@@ -142,12 +147,25 @@ pub trait Watch: Send {
     fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>>;
 }
 
+/// A key that is in the store while this is held. Dropping it deletes the key, soon afterwards; so does the
+/// death of the process, within the time to live.
+pub trait Advertisement: Send {
+    /// Waits until the store has taken the key away, because it could not be reached for as long as the time
+    /// to live, or was closed. Advertise again then. Cancel-safe.
+    fn lost(&mut self) -> Boxed<'_, ()>;
+}
+
 /// A store. One process may hold several handles to one.
 pub trait Store: Send + Sync + 'static {
     /// What kind of store this is, for `status`: `"embedded"`, `"etcd"`.
     fn kind(&self) -> &'static str;
 
-    /// The most effects that one transaction may have.
+    /// How the store itself fares, for `status`, such as `"2 of 3 members"`; `None` if there is nothing to say.
+    fn health(&self) -> Option<String> {
+        None
+    }
+
+    /// The most effects, and the most comparisons, that one transaction may have.
     fn max_ops(&self) -> usize;
 
     /// Everything whose key starts with `prefix`, as of one revision.
@@ -163,6 +181,16 @@ pub trait Store: Send + Sync + 'static {
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>>;
 
-    /// Finishes what was begun and lets go of the files. Later calls fail as unavailable.
+    /// Sets a key, whatever it was, for as long as the answer is held. `ttl` is whole seconds, at least 2, and how
+    /// long the key may outlive a process that died; a change of etcd's leader begins it anew.
+    fn advertise(
+        &self,
+        key: String,
+        value: Vec<u8>,
+        ttl: Duration,
+    ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>>;
+
+    /// Takes advertisements back, finishes what was begun and lets go of files and connections. Later calls
+    /// fail as unavailable.
     fn close(&self) -> Boxed<'_, ()>;
 }

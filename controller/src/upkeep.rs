@@ -27,8 +27,9 @@ const KEEP_DENIED: u64 = 3_600;
 const STEADY: Duration = Duration::from_secs(3_600);
 /// By how many seconds a clock may be corrected and still be the same.
 const SLACK: u64 = 300;
-/// What one sweep clears away at most, so that it is no burden to anybody.
-const AT_ONCE: usize = 100;
+/// What one sweep clears away at most, so that it is no burden to anybody and one transaction of every store: a
+/// denial takes two of its effects and comparisons.
+const AT_ONCE: usize = 50;
 
 /// Keeps the controller's certificate fresh until stopped.
 pub(crate) async fn renew_own(
@@ -129,8 +130,10 @@ impl Steady {
 /// The decision: what can go.
 pub(crate) fn expired(state: &State, now: u64) -> Draft {
     let mut draft = Draft::default();
+    let mut left = AT_ONCE;
     let tokens = state.tokens.iter().filter(|(_, token)| token.record.expires <= now);
-    for (id, token) in tokens.take(AT_ONCE) {
+    for (id, token) in tokens.take(left) {
+        left -= 1;
         draft.compare(Key::Token(*id), token.modified);
         draft.delete(Key::Token(*id));
     }
@@ -138,13 +141,14 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
         .certs
         .iter()
         .filter(|(_, cert)| cert.record.not_after.saturating_add(KEEP_EXPIRED) <= now);
-    for (serial, cert) in certs.take(AT_ONCE) {
+    for (serial, cert) in certs.take(left) {
+        left -= 1;
         draft.compare(Key::Cert(*serial), cert.modified);
         draft.delete(Key::Cert(*serial));
     }
     let over = |entry: &DenyEntry| entry.expires.saturating_add(KEEP_DENIED) <= now;
     let denied = state.denied.iter().filter(|(_, denied)| over(&denied.record.entry));
-    for (serial, denied) in denied.take(AT_ONCE) {
+    for (serial, denied) in denied.take(left) {
         draft.compare(Key::Denied(*serial), denied.modified);
         draft.delete(Key::Denied(*serial));
         draft.concern(state, &denied.record.entry.id.role);

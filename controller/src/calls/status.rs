@@ -53,10 +53,12 @@ fn controller(context: &Context, state: &State) -> Option<ControllerRow> {
 }
 
 fn mesh_store(context: &Context) -> String {
-    let kind = context.mesh.store().kind();
-    match context.mesh.trouble() {
-        Some(trouble) => format!("{kind}: {trouble}"),
-        None => format!("{kind}: ok"),
+    let store = context.mesh.store();
+    let kind = store.kind();
+    match (context.mesh.trouble(), store.health()) {
+        (Some(trouble), _) => format!("{kind}: {trouble}"),
+        (None, Some(health)) => format!("{kind}: ok ({health})"),
+        (None, None) => format!("{kind}: ok"),
     }
 }
 

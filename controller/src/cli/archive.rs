@@ -10,8 +10,13 @@ use cframe_pki::{files, unix_now};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{DataDir, Failure, init::now_ms};
-use crate::{backup, config::Config, local, store::Store};
+use super::{DataDir, Failure, init::now_ms, open_store, opening};
+use crate::{
+    backup::{self, BackupError},
+    config::{Config, StoreConfig},
+    local,
+    store::{Store, redb::Redb},
+};
 
 /// Flags of `backup`.
 #[derive(Debug, Args)]
@@ -37,10 +42,10 @@ pub(super) struct RestoreFlags {
 
 pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Failure> {
     let directory = DataDir::new(&config.data_dir);
-    if !directory.has_store() {
+    if !config.store.is_shared() && !directory.has_store() {
         return Err(no_mesh(&directory));
     }
-    let mut dump = take_dump(&directory).await?;
+    let mut dump = take_dump(config, &directory).await?;
     match &flags.passphrase_file {
         Some(path) => {
             let passphrase = passphrase(path)?;
@@ -65,21 +70,21 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
 }
 
 /// From the controller that runs on the directory, or from its store if none does.
-async fn take_dump(directory: &DataDir) -> Result<Vec<u8>> {
+async fn take_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
     let socket = directory.socket();
     let answer = local::ask_backup(&socket).await;
     if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
         return Ok(dump);
     }
-    let store = directory.open_store().await?;
-    let dump = backup::dump(&store, unix_now()).await;
+    let store = open_store(config).await?;
+    let dump = backup::dump(&*store, unix_now()).await;
     store.close().await;
     Ok(dump?)
 }
 
 pub(super) async fn restore(config: &Config, flags: RestoreFlags) -> Result<(), Failure> {
     let directory = DataDir::new(&config.data_dir);
-    if directory.has_store() {
+    if directory.has_store() && !config.store.is_shared() {
         return Err(Failure::conflict(anyhow!(
             "{} has a mesh already; restore into another directory with --data-dir",
             directory.path().display()
@@ -101,7 +106,10 @@ pub(super) async fn restore(config: &Config, flags: RestoreFlags) -> Result<(), 
             dump.header.mesh
         )));
     }
-    let epoch = make_store(&directory, &dump).await?;
+    let epoch = match &config.store {
+        StoreConfig::Embedded => make_store(&directory, &dump).await?,
+        StoreConfig::Etcd(_) => fill_store(config, &dump).await?,
+    };
     let age = unix_now().saturating_sub(dump.header.made) / 60;
     eprintln!(
         "mesh {} is restored, epoch {epoch}; the backup is {age} minutes old",
@@ -119,14 +127,25 @@ async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    let store =
-        tokio::task::spawn_blocking(move || crate::store::redb::Redb::open(&path)).await??;
+    let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await??;
     let epoch = backup::restore(&store, dump, now_ms()).await;
     store.close().await;
     let epoch = epoch?;
     std::fs::rename(&unfinished, directory.store())?;
     directory.sync()?;
     Ok(epoch)
+}
+
+/// A shared store is filled where it is: it has no mesh until all is there.
+async fn fill_store(config: &Config, dump: &backup::Dump) -> Result<u64, Failure> {
+    let store = open_store(config).await?;
+    let epoch = backup::restore(&*store, dump, now_ms()).await;
+    store.close().await;
+    epoch.map_err(|error| {
+        let taken = matches!(error, BackupError::NotEmpty);
+        let error = anyhow::Error::from(error).context(opening::place(config));
+        if taken { Failure::conflict(error) } else { Failure::from(error) }
+    })
 }
 
 fn put_keys(

@@ -7,6 +7,7 @@
 //! reset-key                           the secret of stateless resets, made by the first run
 //! store.redb                          the embedded store
 //! controller.sock                     the local socket, while it runs
+//! init-unfinished                     while the CAs are here and a shared store does not have the mesh yet
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -74,6 +75,16 @@ impl DataDir {
     /// Whether there is a mesh in it.
     pub fn has_store(&self) -> bool {
         self.store().exists()
+    }
+
+    /// There while `init` has put the keys here and not yet, or not known to have, the mesh into a shared store.
+    pub(super) fn unfinished(&self) -> PathBuf {
+        self.0.join("init-unfinished")
+    }
+
+    /// Whether an `init` was cut off.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished().exists()
     }
 
     /// Whether there are CAs in it.

@@ -1,13 +1,14 @@
 //! `init`: a new mesh.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cframe_pki::{
     bundle::TrustBundle,
+    files,
     identity::{Label, MeshName, SpiffeId},
     issue::{IssuingCa, LEAF_LIFETIME, RootCa, VerifiedCsr},
     key::PrivateKey,
@@ -17,11 +18,11 @@ use cframe_pki::{
 use cframe_protocol::{CONTROL_PORT, v1::Endpoint};
 use clap::Args;
 
-use super::{AdminContext, Contexts, DataDir, Failure};
+use super::{AdminContext, Contexts, DataDir, Failure, open_store, opening};
 use crate::{
-    config::Config,
-    record::{self, Key},
-    store::{Op, Store, Txn, redb::Redb},
+    config::{Config, StoreConfig},
+    record::{self, Key, ROOT},
+    store::{CommitError, Compare, Op, Store, Txn, redb::Redb},
 };
 
 /// Flags of `init`.
@@ -72,17 +73,28 @@ pub(super) async fn command(config: &Config, flags: InitFlags) -> Result<(), Fai
         )));
     }
     let directory = DataDir::new(&config.data_dir);
-    if directory.has_store() || directory.has_keys() {
+    if directory.has_store() || directory.has_keys() && !directory.is_unfinished() {
         return Err(Failure::conflict(anyhow!(
             "{} has a mesh already; give another directory with --data-dir",
             directory.path().display()
         )));
     }
     let initial = Initial { mesh, name, admin, addresses: address };
-    let context = initialise(&directory, &initial).await?;
+    let context = match &config.store {
+        StoreConfig::Embedded => initialise(&directory, &initial).await?,
+        StoreConfig::Etcd(_) => {
+            let store = open_store(config).await?;
+            let context = initialise_in(&directory, &initial, &*store).await;
+            store.close().await;
+            context.map_err(|error| match error.downcast_ref::<TakenError>() {
+                Some(_) => Failure::conflict(error.context(opening::place(config))),
+                None => Failure::from(error.context(opening::place(config))),
+            })?
+        }
+    };
     contexts.put(context_name, context);
     contexts.save(&path).context("the admin's context")?;
-    report(&directory, &initial, &path);
+    report(config, &initial, &path);
     Ok(())
 }
 
@@ -93,60 +105,155 @@ pub(super) async fn command(config: &Config, flags: InitFlags) -> Result<(), Fai
 /// If there is something already, or a file cannot be written. What was begun is in a directory `.new`, and
 /// is cleared away by the next attempt.
 pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminContext> {
-    directory.ensure()?;
-    let building = DataDir::new(directory.path().join(".new"));
-    match std::fs::remove_dir_all(building.path()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error)
-                .with_context(|| format!("cannot clear {}", building.path().display()));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    building.ensure()?;
-    let now = unix_now();
-    let root = RootCa::generate(&initial.mesh, now)?;
-    let issuing = root.issuing_ca(now)?;
-    root.save(&building.ca())?;
-    issuing.save(&building.ca())?;
-
-    let controller = SpiffeId::controller(initial.mesh.clone(), initial.name.clone());
-    let (own, own_record) = leaf(&issuing, controller, now)?;
-    own.save(&building.identity())?;
-    let admin = SpiffeId::admin(initial.mesh.clone(), initial.admin.clone());
-    let (admin, admin_record) = leaf(&issuing, admin, now)?;
-
-    let trust = TrustBundle { roots: vec![root.certificate().clone()], ..TrustBundle::default() };
-    let controllers: Vec<String> = initial.addresses.iter().map(ToString::to_string).collect();
-    let context = AdminContext::new(initial.mesh.to_string(), controllers, &admin, &trust);
-    let mesh = record::Mesh {
-        name: initial.mesh.clone(),
-        epoch: now_ms(),
-        revision: 1,
-        trust,
-        controllers: initial.addresses.iter().cloned().collect(),
-    };
-    let first_admin = record::Admin { read_only: false };
-    let ops = vec![
-        put(&Key::Mesh, &mesh),
-        put(&Key::Admin(initial.admin.clone()), &first_admin),
-        own_record,
-        admin_record,
-    ];
-    let path = building.store();
+    let building = Building::new(directory, initial)?;
+    let path = building.place.store();
     let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await??;
-    store.commit(Txn { compares: Vec::new(), ops }).await?;
+    store.commit(Txn { compares: Vec::new(), ops: building.ops.clone() }).await?;
     store.close().await;
     // The store last: with it there is a mesh.
-    for (from, to) in [
-        (building.ca(), directory.ca()),
-        (building.identity(), directory.identity()),
-        (building.store(), directory.store()),
-    ] {
-        std::fs::rename(&from, &to).with_context(|| format!("cannot make {}", to.display()))?;
+    building.settle(directory, true)?;
+    Ok(building.context)
+}
+
+/// The same with the mesh in a store that is shared. The keys go to their places first, beside a file
+/// `init-unfinished`, and the mesh into the store in one transaction that demands that there is none.
+///
+/// # Errors
+/// [`TakenError`] if the store has something; else as [`initialise`]. After any error the next attempt clears
+/// away what this one left, unless its mesh is in the store after all, and says so.
+pub async fn initialise_in(
+    directory: &DataDir,
+    initial: &Initial,
+    store: &dyn Store,
+) -> Result<AdminContext> {
+    let found = store.list(ROOT).await?;
+    let has_mesh = found.entries.iter().any(|entry| entry.key == Key::Mesh.to_string());
+    if directory.is_unfinished() {
+        if has_mesh && is_ours(directory, &found)? {
+            std::fs::remove_file(directory.unfinished())?;
+            bail!(
+                "an earlier init that was cut off did make the mesh; start it, and make an admin's context with \
+                 `cframe-controller admin`"
+            );
+        }
+        for leftover in [directory.ca(), directory.identity()] {
+            clear(&leftover)?;
+        }
     }
-    std::fs::remove_dir(building.path()).context("cannot remove the directory .new")?;
+    match found.entries.first() {
+        Some(_) if has_mesh => return Err(TakenError::Mesh.into()),
+        Some(entry) => return Err(TakenError::Part(entry.key.clone()).into()),
+        None => {}
+    }
+    let building = Building::new(directory, initial)?;
+    files::write_public(&directory.unfinished(), b"")?;
+    building.settle(directory, false)?;
+    let compares = vec![Compare { key: Key::Mesh.to_string(), modified: 0 }];
+    match store.commit(Txn { compares, ops: building.ops.clone() }).await {
+        Ok(_) => {}
+        Err(CommitError::Conflict(_)) => return Err(TakenError::Mesh.into()),
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context("the mesh is not made; run init again"));
+        }
+    }
+    std::fs::remove_file(directory.unfinished())?;
     directory.sync().with_context(|| format!("cannot sync {}", directory.path().display()))?;
-    Ok(context)
+    Ok(building.context)
+}
+
+/// The store has something already.
+#[derive(Debug, thiserror::Error)]
+pub enum TakenError {
+    /// A mesh.
+    #[error(
+        "there is a mesh already; a controller joins it by `init --join`, another mesh needs another etcd"
+    )]
+    Mesh,
+    /// What no mesh belongs to: a restore was cut off.
+    #[error(
+        "there is {0} and no mesh, as of a restore that was cut off; run `restore` again, or delete it"
+    )]
+    Part(String),
+}
+
+/// Whether the mesh in the store is that of the keys in the directory.
+fn is_ours(directory: &DataDir, found: &crate::store::View) -> Result<bool> {
+    if !directory.has_keys() {
+        return Ok(false);
+    }
+    let own = Key::Cert(directory.credentials()?.identity().serial).to_string();
+    Ok(found.entries.iter().any(|entry| entry.key == own))
+}
+
+fn clear(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot clear {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A mesh that is made, in a directory `.new` beside its place.
+struct Building {
+    place: DataDir,
+    /// What goes into the store.
+    ops: Vec<Op>,
+    context: AdminContext,
+}
+
+impl Building {
+    fn new(directory: &DataDir, initial: &Initial) -> Result<Self> {
+        directory.ensure()?;
+        let place = DataDir::new(directory.path().join(".new"));
+        clear(place.path())?;
+        place.ensure()?;
+        let now = unix_now();
+        let root = RootCa::generate(&initial.mesh, now)?;
+        let issuing = root.issuing_ca(now)?;
+        root.save(&place.ca())?;
+        issuing.save(&place.ca())?;
+
+        let controller = SpiffeId::controller(initial.mesh.clone(), initial.name.clone());
+        let (own, own_record) = leaf(&issuing, controller, now)?;
+        own.save(&place.identity())?;
+        let admin = SpiffeId::admin(initial.mesh.clone(), initial.admin.clone());
+        let (admin, admin_record) = leaf(&issuing, admin, now)?;
+
+        let roots = vec![root.certificate().clone()];
+        let trust = TrustBundle { roots, ..TrustBundle::default() };
+        let controllers: Vec<String> = initial.addresses.iter().map(ToString::to_string).collect();
+        let context = AdminContext::new(initial.mesh.to_string(), controllers, &admin, &trust);
+        let mesh = record::Mesh {
+            name: initial.mesh.clone(),
+            epoch: now_ms(),
+            revision: 1,
+            trust,
+            controllers: initial.addresses.iter().cloned().collect(),
+        };
+        let first_admin = record::Admin { read_only: false };
+        let ops = vec![
+            put(&Key::Mesh, &mesh),
+            put(&Key::Admin(initial.admin.clone()), &first_admin),
+            own_record,
+            admin_record,
+        ];
+        Ok(Self { place, ops, context })
+    }
+
+    /// Puts everything into its place, the store last.
+    fn settle(&self, directory: &DataDir, with_store: bool) -> Result<()> {
+        let mut moves =
+            vec![(self.place.ca(), directory.ca()), (self.place.identity(), directory.identity())];
+        if with_store {
+            moves.push((self.place.store(), directory.store()));
+        }
+        for (from, to) in moves {
+            std::fs::rename(&from, &to).with_context(|| format!("cannot make {}", to.display()))?;
+        }
+        std::fs::remove_dir(self.place.path()).context("cannot remove the directory .new")?;
+        directory.sync().with_context(|| format!("cannot sync {}", directory.path().display()))
+    }
 }
 
 fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
@@ -169,10 +276,11 @@ fn put<T: serde::Serialize>(key: &Key, record: &T) -> Op {
     Op::Put { key: key.to_string(), value: record::encode(record) }
 }
 
-fn report(directory: &DataDir, initial: &Initial, context: &std::path::Path) {
+fn report(config: &Config, initial: &Initial, context: &Path) {
     let Initial { mesh, name, admin, addresses } = initial;
+    let directory = DataDir::new(&config.data_dir);
     let shown = directory.path().display();
-    eprintln!("mesh {mesh} is made in {shown}");
+    eprintln!("mesh {mesh} is made in {}", opening::place(config));
     eprintln!("  root CA      {}", directory.ca().join(RootCa::CERTIFICATE_FILE).display());
     eprintln!(
         "  its key      {} (take it offline: it is needed to add a controller or rotate a CA)",
@@ -181,7 +289,8 @@ fn report(directory: &DataDir, initial: &Initial, context: &std::path::Path) {
     let places: Vec<&str> = addresses.iter().map(Endpoint::as_str).collect();
     eprintln!("  controller   {name} at {}", places.join(", "));
     eprintln!("  admin        {admin}, context in {}", context.display());
-    eprintln!("next: cframe-controller run --data-dir {shown}");
+    let store = if config.store.is_shared() { ", with the same store" } else { "" };
+    eprintln!("next: cframe-controller run --data-dir {shown}{store}");
 }
 
 pub(super) fn default_context() -> Result<PathBuf> {

@@ -13,15 +13,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DataDir, Failure};
-use crate::{config::Config, local, server::Parts};
+use super::{DataDir, Failure, open_store, opening};
+use crate::{
+    config::{Config, StoreConfig},
+    local,
+    server::Parts,
+};
 
 /// What a burst of handshakes may take up in the kernel, if that allows it.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     let directory = DataDir::new(&config.data_dir);
-    if !directory.has_store() {
+    let there = match config.store {
+        StoreConfig::Embedded => directory.has_store(),
+        StoreConfig::Etcd(_) => directory.has_keys() && !directory.is_unfinished(),
+    };
+    if !there {
         return Err(Failure::not_found(anyhow!(
             "there is no mesh in {}; make one with `cframe-controller init`, or name its directory with \
              --data-dir",
@@ -30,16 +38,20 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     }
     directory.ensure()?;
     let stop = stop_on_signals()?;
-    let store = directory.open_store().await?;
+    let store = open_store(config).await?;
+    let http = http(config)?;
+    if config.store.is_shared() && !opening::wait(&*store, http.as_ref(), &stop).await? {
+        return Ok(());
+    }
     let parts = Parts {
-        store: Arc::new(store),
+        store,
         issuer: directory.issuer()?,
         credentials: directory.credentials()?,
         resets: directory.resets()?,
         credentials_dir: Some(directory.identity()),
         control: udp(config.control_listen).context("--control-listen")?,
         enroll: udp(config.enroll_listen).context("--enroll-listen")?,
-        http: http(config).await?,
+        http: http.map(TcpListener::from_std).transpose()?,
         local: Some(local::bind(&directory.socket()).context("the local socket")?),
         clock: Arc::new(cframe_pki::unix_now),
     };
@@ -66,12 +78,13 @@ fn stop_on_signals() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-async fn http(config: &Config) -> Result<Option<TcpListener>> {
+fn http(config: &Config) -> Result<Option<std::net::TcpListener>> {
     let Some(address) = config.metrics_listen else { return Ok(None) };
-    let listener = TcpListener::bind(address).await;
-    Ok(Some(listener.with_context(|| {
+    let listener = std::net::TcpListener::bind(address).with_context(|| {
         format!("--metrics-listen: cannot listen on {address}; give another address, or off")
-    })?))
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
 }
 
 fn udp(address: SocketAddr) -> Result<UdpSocket> {

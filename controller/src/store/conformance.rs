@@ -1,7 +1,8 @@
 //! What every back end of [`Store`] must do, as functions to call from its tests.
 //!
 //! Each takes a store that is empty under [`PREFIX`] and panics, with the reason, at the first thing
-//! that is not as the trait says. [`all`] runs the whole suite on fresh stores.
+//! that is not as the trait says. [`all`] runs the whole suite on fresh stores, [`shared`] what two handles
+//! to one store must keep between them.
 
 #![expect(clippy::missing_panics_doc, reason = "a conformance check is an assertion")]
 
@@ -9,13 +10,16 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{CommitError, Compare, Op, Revision, Store, Txn, WatchError};
+use super::{Advertisement, CommitError, Compare, Op, Revision, Store, Txn, WatchError};
 
 /// Everything that the suite writes is below this.
 pub const PREFIX: &str = "/cframe/v1/";
 
 /// Nothing here takes longer on a healthy store.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of what is advertised: the least that every store can.
+const TTL: Duration = Duration::from_secs(2);
 
 /// The whole suite. `fresh` makes an empty store for each part.
 pub async fn all<F, Fut>(mut fresh: F)
@@ -36,7 +40,28 @@ where
     a_watch_sees_only_its_prefix(fresh().await).await;
     a_list_and_the_watch_after_it_leave_no_gap(fresh().await).await;
     a_large_value_and_many_effects_pass(fresh().await).await;
+    a_large_list_is_of_one_revision(fresh().await).await;
+    what_is_advertised_is_there_while_it_is_held(fresh().await).await;
+    advertising_anew_leaves_the_newer(fresh().await).await;
+    closing_takes_back_what_is_advertised(fresh().await).await;
     a_closed_store_says_so(fresh().await).await;
+}
+
+/// What several controllers need of one store. `fresh` makes two handles to an empty one; a store of one
+/// process gives the same twice.
+pub async fn shared<F, Fut>(mut fresh: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = (Arc<dyn Store>, Arc<dyn Store>)>,
+{
+    let (one, other) = fresh().await;
+    a_write_through_one_is_seen_through_the_other(one, other).await;
+    let (one, other) = fresh().await;
+    of_overlapping_writers_through_two_one_wins(one, other).await;
+    let (one, other) = fresh().await;
+    counters_through_two_lose_no_increment(one, other).await;
+    let (one, other) = fresh().await;
+    what_one_advertises_the_other_sees(one, other).await;
 }
 
 /// Puts come back byte for byte, ordered by key.
@@ -260,6 +285,176 @@ pub async fn a_closed_store_says_so(store: Arc<dyn Store>) {
     assert!(store.list(PREFIX).await.is_err());
     let end = timeout(PATIENCE, watch.next()).await.expect("in time");
     assert!(matches!(end, Err(WatchError::Ended(_))));
+}
+
+/// However many requests it takes, and whatever is written meanwhile: what one transaction wrote is the same
+/// everywhere.
+pub async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
+    const KEYS: usize = 1_300;
+    let at_once = store.max_ops().min(100);
+    let keys: Vec<String> = (0..KEYS).map(|index| format!("many/{index:05}")).collect();
+    for part in keys.chunks(at_once) {
+        commit(&store, [], part.iter().map(|key| put(key, "first"))).await;
+    }
+    let ends = [keys[0].clone(), keys[KEYS - 1].clone()];
+    commit(&store, [], ends.iter().map(|key| put(key, "begun"))).await;
+    let writer = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            for round in 0..100 {
+                let text = round.to_string();
+                commit(&store, [], ends.iter().map(|key| put(key, &text))).await;
+            }
+        }
+    });
+    let mut last = 0;
+    while !writer.is_finished() {
+        let view = store.list(&format!("{PREFIX}many/")).await.expect("a list");
+        assert_eq!(view.entries.len(), KEYS);
+        assert!(view.entries.is_sorted_by(|one, other| one.key < other.key));
+        let ends = [&view.entries[0], &view.entries[KEYS - 1]];
+        assert_eq!(ends[0].value, ends[1].value, "a list of two revisions");
+        assert_eq!(ends[0].modified, ends[1].modified);
+        assert!(view.revision >= last && view.revision >= ends[0].modified);
+        last = view.revision;
+    }
+    writer.await.expect("the writer");
+}
+
+/// In lists and watches like any other key; gone when nobody holds it.
+pub async fn what_is_advertised_is_there_while_it_is_held(store: Arc<dyn Store>) {
+    let from = commit(&store, [], [put("edges/prod/a", "1")]).await;
+    let mut watch = store.watch(&format!("{PREFIX}alive/"), from).await.expect("a watch");
+    let mut held = advertise(&store, "alive/one").await;
+    assert_eq!(contents(&store, "alive/").await, [("alive/one", "here")].map(owned).into());
+    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), Some(b"here".to_vec()))]);
+    // It outlives its time to live as long as it is held.
+    let longer = timeout(TTL + TTL / 2, async { (held.lost().await, watch.next().await) }).await;
+    assert!(longer.is_err(), "it was lost, or changed");
+    assert_eq!(contents(&store, "alive/").await.len(), 1);
+    drop(held);
+    let batch = timeout(TTL / 2, watch.next()).await.expect("at once").expect("a batch");
+    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), None)]);
+    assert!(contents(&store, "alive/").await.is_empty());
+}
+
+/// The older holder's end does not take the newer one's key.
+pub async fn advertising_anew_leaves_the_newer(store: Arc<dyn Store>) {
+    let older = advertise(&store, "alive/one").await;
+    let newer = advertise(&store, "alive/one").await;
+    let other = advertise(&store, "alive/other").await;
+    let from = store.list(PREFIX).await.expect("a list").revision;
+    let mut watch = store.watch(PREFIX, from).await.expect("a watch");
+    drop(older);
+    drop(other);
+    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+    assert_eq!(batch.changes, [(format!("{PREFIX}alive/other"), None)]);
+    assert_eq!(contents(&store, "alive/").await, [("alive/one", "here")].map(owned).into());
+    drop(newer);
+}
+
+/// The holder is told.
+pub async fn closing_takes_back_what_is_advertised(store: Arc<dyn Store>) {
+    let mut held = advertise(&store, "alive/one").await;
+    store.close().await;
+    timeout(PATIENCE, held.lost()).await.expect("in time");
+}
+
+/// By its watch and by a list after the write's answer, in both directions.
+pub async fn a_write_through_one_is_seen_through_the_other(
+    one: Arc<dyn Store>,
+    other: Arc<dyn Store>,
+) {
+    let from = one.list(PREFIX).await.expect("a list").revision;
+    let mut watches = [
+        one.watch(PREFIX, from).await.expect("a watch"),
+        other.watch(PREFIX, from).await.expect("a watch"),
+    ];
+    for round in 0..10 {
+        let (writer, reader) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
+        let text = round.to_string();
+        let revision = commit(writer, [], [put("a", &text)]).await;
+        let view = reader.list(PREFIX).await.expect("a list");
+        assert!(view.revision >= revision, "a list from before an acknowledged write");
+        assert_eq!(contents(reader, "").await["a"], text);
+        for watch in &mut watches {
+            let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+            assert_eq!(batch.revision, revision);
+        }
+    }
+}
+
+/// Sixty-four writers of prefixes that overlap, half through each handle: as edges of a namespace do, each
+/// compares the namespace's record and writes it.
+pub async fn of_overlapping_writers_through_two_one_wins(
+    one: Arc<dyn Store>,
+    other: Arc<dyn Store>,
+) {
+    for round in 0..4 {
+        let space = format!("namespaces/{round}");
+        let made = commit(&one, [], [put(&space, "0")]).await;
+        let mut writers = JoinSet::new();
+        for writer in 0..64 {
+            let store = Arc::clone(if writer % 2 == 0 { &one } else { &other });
+            let space = space.clone();
+            writers.spawn(async move {
+                let edge = format!("edges/{round}/{writer}");
+                let ops = vec![put(&space, "1"), put(&edge, "10.0.0.0/8")];
+                let compares = vec![compare(&space, made), compare(&edge, 0)];
+                store.commit(Txn { compares, ops }).await
+            });
+        }
+        let (mut wins, mut conflicts) = (0, 0);
+        for outcome in writers.join_all().await {
+            match outcome {
+                Ok(_) => wins += 1,
+                Err(CommitError::Conflict(key)) => {
+                    assert_eq!(key, format!("{PREFIX}{space}"));
+                    conflicts += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!((wins, conflicts), (1, 63));
+        for store in [&one, &other] {
+            assert_eq!(contents(store, &format!("edges/{round}/")).await.len(), 1);
+        }
+    }
+}
+
+/// As [`counters_lose_no_increment`], by both handles.
+pub async fn counters_through_two_lose_no_increment(one: Arc<dyn Store>, other: Arc<dyn Store>) {
+    const EACH: usize = 20;
+    let mut writers = JoinSet::new();
+    for store in [&one, &other, &one, &other] {
+        let store = Arc::clone(store);
+        writers.spawn(async move {
+            for _ in 0..EACH {
+                while !increment(&store).await {}
+            }
+        });
+    }
+    timeout(PATIENCE, writers.join_all()).await.expect("the writers end");
+    let expected = (4 * EACH).to_string();
+    assert_eq!(contents(&other, "").await, [("counter", expected.as_str())].map(owned).into());
+}
+
+/// Both that it is there and that it is gone.
+pub async fn what_one_advertises_the_other_sees(one: Arc<dyn Store>, other: Arc<dyn Store>) {
+    let from = other.list(PREFIX).await.expect("a list").revision;
+    let mut watch = other.watch(PREFIX, from).await.expect("a watch");
+    let held = advertise(&one, "alive/one").await;
+    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), Some(b"here".to_vec()))]);
+    drop(held);
+    let batch = timeout(TTL / 2, watch.next()).await.expect("at once").expect("a batch");
+    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), None)]);
+}
+
+async fn advertise(store: &Arc<dyn Store>, key: &str) -> Box<dyn Advertisement> {
+    let advertised = store.advertise(format!("{PREFIX}{key}"), b"here".to_vec(), TTL);
+    timeout(PATIENCE, advertised).await.expect("in time").expect("an advertisement")
 }
 
 async fn commit(

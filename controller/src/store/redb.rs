@@ -8,7 +8,14 @@
 //! missing entry. After an I/O error (a full disk) redb refuses everything until it is opened again; the
 //! thread does that before the next transaction, so that writes come back by themselves once there is room.
 
-use std::{io, path::Path, sync::Arc, thread};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
@@ -17,18 +24,23 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Boxed, CommitError, Entry, Op, ReadError, Revision, Store, Txn, View, Watch, WatchError,
+    Advertisement, Batch, Boxed, CommitError, Entry, Op, ReadError, Revision, Store, Txn, View,
+    Watch, WatchError,
 };
 
+mod held;
 mod history;
 #[cfg(test)]
 mod tests;
 
+use held::{Dropped, Held};
 use history::{History, LogWatch};
 
 /// key → revision of the last write (8 bytes, big-endian), then the value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The keys that are advertised: those that a process left behind are deleted by the next one.
+const HELD: TableDefinition<'_, &str, ()> = TableDefinition::new("held");
 const REVISION: &str = "revision";
 const FORMAT: &str = "format";
 /// The layout above. A file of a later one is refused.
@@ -49,6 +61,7 @@ type Opener = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
 pub struct Redb {
     jobs: mpsc::Sender<Job>,
     history: Arc<History>,
+    dropped: Dropped,
 }
 
 impl Redb {
@@ -67,20 +80,25 @@ impl Redb {
 
     fn start(shown: &str, mut opener: Opener) -> Result<Self, ReadError> {
         let database = open_database(shown, &mut opener)?;
-        let revision = prepare(&database).map_err(|failure| failure.into_read(shown))?;
+        let revision = prepare(&database)
+            .and_then(|revision| clear_held(&database, revision))
+            .map_err(|failure| failure.into_read(shown))?;
         let history = Arc::new(History::new(revision));
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let dropped = Dropped::default();
         let worker = Worker {
             shown: shown.to_owned(),
             opener,
             database: Some(database),
             history: Arc::clone(&history),
+            held: BTreeMap::new(),
+            dropped: Arc::clone(&dropped),
         };
         thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || worker.run(queue))
             .map_err(|error| ReadError::Unavailable(format!("no thread for {shown}: {error}")))?;
-        Ok(Self { jobs, history })
+        Ok(Self { jobs, history, dropped })
     }
 }
 
@@ -105,9 +123,33 @@ impl Store for Redb {
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let job = Job::Commit { txn, reply };
+            let job = Job::Commit(Pending { txn, held: false, reply });
             self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
             answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?
+        })
+    }
+
+    /// There is no other process that could outlive this one, so the time to live does not matter.
+    fn advertise(
+        &self,
+        key: String,
+        value: Vec<u8>,
+        _ttl: Duration,
+    ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let ops = vec![Op::Put { key: key.clone(), value }];
+            let txn = Txn { compares: Vec::new(), ops };
+            let job = Job::Commit(Pending { txn, held: true, reply });
+            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
+            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))??;
+            let held = Held::new(
+                key,
+                Arc::clone(&self.dropped),
+                self.jobs.downgrade(),
+                self.history.subscribe(),
+            );
+            Ok(Box::new(held) as Box<dyn Advertisement>)
         })
     }
 
@@ -134,9 +176,16 @@ impl Store for Redb {
 const CLOSED: &str = "the embedded store is closed";
 
 enum Job {
-    List { prefix: String, reply: oneshot::Sender<Result<View, ReadError>> },
-    Commit { txn: Txn, reply: oneshot::Sender<Result<Revision, CommitError>> },
-    Close { reply: oneshot::Sender<()> },
+    List {
+        prefix: String,
+        reply: oneshot::Sender<Result<View, ReadError>>,
+    },
+    Commit(Pending),
+    /// Something was [`Dropped`].
+    Drop,
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The thread. It ends on [`Job::Close`], or when the last handle is gone.
@@ -146,10 +195,15 @@ struct Worker {
     /// None after an I/O error, until it is opened again.
     database: Option<Database>,
     history: Arc<History>,
+    /// The keys that are advertised, and how many times.
+    held: BTreeMap<String, usize>,
+    dropped: Dropped,
 }
 
 struct Pending {
     txn: Txn,
+    /// Whether what it puts is advertised.
+    held: bool,
     reply: oneshot::Sender<Result<Revision, CommitError>>,
 }
 
@@ -162,26 +216,63 @@ impl Worker {
                     // A caller that has gone needs no answer, here and below.
                     let _ = reply.send(self.list(&prefix));
                 }
-                Job::Commit { txn, reply } => {
-                    let mut group = vec![Pending { txn, reply }];
+                Job::Commit(pending) => {
+                    let mut group = vec![pending];
                     while group.len() < GROUP && next.is_none() {
                         match queue.try_recv() {
-                            Ok(Job::Commit { txn, reply }) => group.push(Pending { txn, reply }),
+                            Ok(Job::Commit(pending)) => group.push(pending),
                             Ok(other) => next = Some(other),
                             Err(_) => break,
                         }
                     }
                     self.commit(group);
                 }
+                Job::Drop => {}
                 Job::Close { reply } => {
+                    self.withdraw_all();
                     drop(self.database.take());
                     self.history.end();
                     let _ = reply.send(());
                     return;
                 }
             }
+            // After every job: the word of it may have found no room in the queue.
+            self.withdraw();
         }
+        self.withdraw_all();
         self.history.end();
+    }
+
+    /// Deletes what is held no more.
+    fn withdraw(&mut self) {
+        let dropped =
+            std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut ops = Vec::new();
+        for key in dropped {
+            let Some(times) = self.held.get_mut(&key) else { continue };
+            *times -= 1;
+            if *times == 0 {
+                self.held.remove(&key);
+                ops.push(Op::Delete { key });
+            }
+        }
+        if !ops.is_empty() {
+            let (reply, _) = oneshot::channel();
+            self.commit(vec![Pending {
+                txn: Txn { compares: Vec::new(), ops },
+                held: false,
+                reply,
+            }]);
+        }
+    }
+
+    fn withdraw_all(&mut self) {
+        let held = std::mem::take(&mut self.held).into_keys();
+        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        *dropped = held.collect();
+        self.held = dropped.iter().map(|key| (key.clone(), 1)).collect();
+        drop(dropped);
+        self.withdraw();
     }
 
     fn database(&mut self) -> Result<&Database, Failure> {
@@ -217,6 +308,11 @@ impl Worker {
                 let mut answers = Vec::new();
                 for (pending, outcome) in group.into_iter().zip(outcomes) {
                     if let Ok(revision) = outcome {
+                        if pending.held {
+                            for op in &pending.txn.ops {
+                                *self.held.entry(op.key().to_owned()).or_default() += 1;
+                            }
+                        }
                         batches
                             .push(Arc::new(Batch { revision, changes: changes(pending.txn.ops) }));
                     }
@@ -289,6 +385,29 @@ fn prepare(database: &Database) -> Result<Revision, Failure> {
     Ok(revision)
 }
 
+/// Deletes what a process that died had advertised; answers with the revision.
+fn clear_held(database: &Database, revision: Revision) -> Result<Revision, Failure> {
+    let write = database.begin_write().map_err(Failure::of)?;
+    let mut keys = Vec::new();
+    {
+        let mut held = write.open_table(HELD).map_err(Failure::of)?;
+        for found in held.iter().map_err(Failure::from)? {
+            keys.push(found.map_err(Failure::from)?.0.value().to_owned());
+        }
+        let mut table = write.open_table(ENTRIES).map_err(Failure::of)?;
+        for key in &keys {
+            table.remove(key.as_str()).map_err(Failure::from)?;
+            held.remove(key.as_str()).map_err(Failure::from)?;
+        }
+        if !keys.is_empty() {
+            let mut meta = write.open_table(META).map_err(Failure::of)?;
+            meta.insert(REVISION, revision + 1).map_err(Failure::from)?;
+        }
+    }
+    write.commit().map_err(Failure::of)?;
+    Ok(if keys.is_empty() { revision } else { revision + 1 })
+}
+
 fn list(database: &Database, prefix: &str) -> Result<View, Failure> {
     let read = database.begin_read().map_err(Failure::of)?;
     let meta = read.open_table(META).map_err(Failure::of)?;
@@ -319,7 +438,8 @@ fn commit(
     let mut outcomes = Vec::with_capacity(group.len());
     {
         let mut table = write.open_table(ENTRIES).map_err(Failure::of)?;
-        for Pending { txn, .. } in group {
+        let mut held = write.open_table(HELD).map_err(Failure::of)?;
+        for Pending { txn, held: is_held, .. } in group {
             if let Some(key) = first_conflict(&table, txn)? {
                 outcomes.push(Err(CommitError::Conflict(key)));
                 continue;
@@ -331,9 +451,13 @@ fn commit(
                         let mut stored = revision.to_be_bytes().to_vec();
                         stored.extend_from_slice(value);
                         table.insert(key.as_str(), stored.as_slice()).map_err(Failure::from)?;
+                        if *is_held {
+                            held.insert(key.as_str(), ()).map_err(Failure::from)?;
+                        }
                     }
                     Op::Delete { key } => {
                         table.remove(key.as_str()).map_err(Failure::from)?;
+                        held.remove(key.as_str()).map_err(Failure::from)?;
                     }
                 }
             }

@@ -6,6 +6,7 @@
 mod admins;
 mod attacks;
 mod enrolment;
+mod etcd;
 mod program;
 mod revocation;
 mod state;

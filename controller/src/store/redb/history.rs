@@ -21,9 +21,9 @@ pub(super) struct History {
 }
 
 #[derive(Clone, Copy)]
-struct Newest {
+pub(super) struct Newest {
     revision: Revision,
-    open: bool,
+    pub(super) open: bool,
 }
 
 impl History {
@@ -34,6 +34,10 @@ impl History {
 
     pub(super) fn revision(&self) -> Revision {
         self.newest.borrow().revision
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Newest> {
+        self.newest.subscribe()
     }
 
     pub(super) fn extend(&self, batches: Vec<Arc<Batch>>) {

@@ -21,6 +21,42 @@ async fn the_embedded_store_conforms() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_handles_to_an_embedded_store_conform() {
+    let directory = TempDir::new().unwrap();
+    let mut count = 0;
+    conformance::shared(|| {
+        count += 1;
+        let path = directory.path().join(format!("{count}.redb"));
+        async move {
+            let store = Redb::open(&path).unwrap();
+            (Arc::new(store.clone()) as Arc<dyn Store>, Arc::new(store) as Arc<dyn Store>)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_dead_process_advertised_is_gone_after_opening_again() {
+    let directory = TempDir::new().unwrap();
+    let (path, copy) = (directory.path().join("store.redb"), directory.path().join("copy.redb"));
+    let store = Redb::open(&path).unwrap();
+    store.commit(put("a", "1")).await.unwrap();
+    let ttl = Duration::from_secs(5);
+    let _held = store.advertise("alive/one".to_owned(), b"x".to_vec(), ttl).await.unwrap();
+    let before = store.list("").await.unwrap();
+    assert_eq!(before.entries.len(), 2);
+    // As a kill leaves it.
+    std::fs::copy(&path, &copy).unwrap();
+
+    let store = Redb::open(&copy).unwrap();
+    let view = store.list("").await.unwrap();
+    assert_eq!(view.entries.len(), 1);
+    assert!(view.revision > before.revision, "it is a change like any other");
+    store.close().await;
+    assert_eq!(Redb::open(&copy).unwrap().list("").await.unwrap().revision, view.revision);
+}
+
 #[tokio::test]
 async fn what_was_written_is_there_after_opening_again() {
     let directory = TempDir::new().unwrap();

@@ -1,0 +1,172 @@
+//! Following the store: its watch, a list after a watch has ended, and a comparison from time to time.
+//!
+//! What was applied is never taken back: a list of an earlier revision is refused, unless its mesh has a later
+//! epoch, as that of a restore has.
+
+use std::{sync::PoisonError, time::Duration};
+
+use thiserror::Error;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Mesh;
+use crate::{
+    model::{LoadError, State},
+    record::{Key, ROOT},
+    store::{Batch, ReadError, Revision, Watch, WatchError},
+};
+
+/// The pause before a lost watch is begun again, doubled while the store cannot be read.
+const AGAIN: Duration = Duration::from_millis(250);
+const AGAIN_MOST: Duration = Duration::from_secs(2);
+/// A watch that is silent for this long has told what it knows, most times.
+const SETTLE: Duration = Duration::from_millis(100);
+/// And how long it may take for what a list has already: a watch that is dead ends before.
+const GRACE: Duration = Duration::from_secs(8);
+/// The keys that a log line names.
+const NAMED: usize = 5;
+
+impl Mesh {
+    /// Follows the store until cancelled: the one task that changes the state.
+    pub async fn follow(&self, stop: CancellationToken) {
+        let followed = async {
+            loop {
+                let end = self.follow_once().await;
+                tracing::warn!(reason = %end, "the store's watch is begun again");
+                self.set_trouble(Some(end.to_string()));
+                self.metrics.watch_restarted();
+                let mut pause = AGAIN;
+                sleep(pause).await;
+                while let Err(error) = self.list_again().await {
+                    tracing::error!(%error, "the store");
+                    self.set_trouble(Some(error.to_string()));
+                    pause = (pause * 2).min(AGAIN_MOST);
+                    sleep(pause).await;
+                }
+                self.set_trouble(None);
+            }
+        };
+        stop.run_until_cancelled(followed).await;
+    }
+
+    async fn follow_once(&self) -> FollowError {
+        let from = self.read(|state| state.revision);
+        let mut watch = match self.store.watch(ROOT, from).await {
+            Ok(watch) => watch,
+            Err(error) => return error.into(),
+        };
+        let mut compare = Instant::now() + self.compare;
+        loop {
+            let step = tokio::select! {
+                batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| self.take(&batch)),
+                () = sleep_until(compare) => {
+                    compare = Instant::now() + self.compare;
+                    self.compare(&mut *watch).await
+                }
+            };
+            if let Err(error) = step {
+                return error;
+            }
+        }
+    }
+
+    fn take(&self, batch: &Batch) -> Result<(), FollowError> {
+        let effects = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            // A list was ahead of the watch.
+            if batch.revision <= state.revision {
+                return Ok(());
+            }
+            state.apply(batch)?
+        };
+        self.carry_out(&effects);
+        self.applied.send_replace(batch.revision);
+        Ok(())
+    }
+
+    /// After revisions were, or may have been, missed.
+    async fn list_again(&self) -> Result<(), FollowError> {
+        let new = self.load().await?;
+        self.metrics.listed_again("error");
+        self.replace(new)
+    }
+
+    async fn load(&self) -> Result<State, FollowError> {
+        let view = self.list().await?;
+        // Of a large mesh it takes a while.
+        let loaded = tokio::task::spawn_blocking(move || State::load(&view)).await;
+        let loaded = loaded.map_err(|error| FollowError::Broken(error.to_string()))?;
+        Ok(loaded?)
+    }
+
+    fn replace(&self, new: State) -> Result<(), FollowError> {
+        let revision = new.revision;
+        let effects = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let later = new.mesh.record.epoch > state.mesh.record.epoch;
+            if new.mesh.record.epoch < state.mesh.record.epoch
+                || !later && revision < state.revision
+            {
+                return Err(FollowError::Back { applied: state.revision, listed: revision });
+            }
+            state.replace(new)
+        };
+        self.carry_out(&effects);
+        self.applied.send_replace(revision);
+        Ok(())
+    }
+
+    /// Looks whether memory is as the store, at the revision of a list. It always is, unless this program or
+    /// the store has a fault; then the store is right.
+    async fn compare(&self, watch: &mut dyn Watch) -> Result<(), FollowError> {
+        let before = self.read(|state| state.revision);
+        let new = self.load().await?;
+        self.metrics.listed_again("timer");
+        if new.revision < before {
+            return self.replace(new);
+        }
+        let deadline = Instant::now() + GRACE;
+        let mut next = None;
+        loop {
+            if let Ok(batch) = timeout(SETTLE, watch.next()).await {
+                let batch = batch?;
+                if batch.revision <= new.revision {
+                    self.take(&batch)?;
+                    continue;
+                }
+                next = Some(batch);
+            }
+            let different = self.read(|state| state.differences(&new));
+            if different.is_empty() {
+                break;
+            }
+            // The watch has gone on without it, or had longer than a watch that is dead lives.
+            if next.is_some() || Instant::now() >= deadline {
+                self.metrics.different(different.len());
+                let keys: Vec<_> = different.iter().take(NAMED).map(Key::to_string).collect();
+                let (count, keys) = (different.len(), keys.join(", "));
+                tracing::error!(count, %keys, "memory was not as the store; the store's is taken");
+                self.replace(new)?;
+                break;
+            }
+        }
+        next.map_or(Ok(()), |batch| self.take(&batch))
+    }
+}
+
+#[derive(Debug, Error)]
+enum FollowError {
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "the store is at revision {listed}, and {applied} was seen: it has lost writes, or was restored by \
+         other means than `cframe-controller restore`; nothing is taken from it"
+    )]
+    Back { applied: Revision, listed: Revision },
+    #[error("a fault of this program: {0}")]
+    Broken(String),
+}

@@ -1,0 +1,52 @@
+//! Where two states are not the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Namespace, State};
+use crate::record::Key;
+
+impl State {
+    /// The keys that are not in both as the same record of the same revision. Of a state that is not older than
+    /// `other`, none: what `other` lacks was written since.
+    pub fn differences(&self, other: &Self) -> Vec<Key> {
+        if self.revision > other.revision {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        // All fields by name, so that none that is added is forgotten. Indexes follow from the rest.
+        let Self { revision: _, mesh, namespaces, tokens, certs, certs_of: _, denied, admins } =
+            self;
+        if *mesh != other.mesh {
+            found.push(Key::Mesh);
+        }
+        maps(tokens, &other.tokens, |id| Key::Token(*id), &mut found);
+        maps(certs, &other.certs, |serial| Key::Cert(*serial), &mut found);
+        maps(denied, &other.denied, |serial| Key::Denied(*serial), &mut found);
+        maps(admins, &other.admins, |name| Key::Admin(name.clone()), &mut found);
+        let names: BTreeSet<_> = namespaces.keys().chain(other.namespaces.keys()).collect();
+        for name in names {
+            let (one, other) = (namespaces.get(name), other.namespaces.get(name));
+            let record = |space: &Namespace| (space.record.clone(), space.modified);
+            if one.map(record) != other.map(record) {
+                found.push(Key::Namespace(name.clone()));
+            }
+            let (Some(one), Some(other)) = (one, other) else { continue };
+            let key = |edge: &_| Key::Edge(name.clone(), Clone::clone(edge));
+            maps(&one.edges, &other.edges, key, &mut found);
+            let key = |route: &_| Key::Route(name.clone(), Clone::clone(route));
+            maps(&one.routes, &other.routes, key, &mut found);
+        }
+        found
+    }
+}
+
+fn maps<K: Ord, T: PartialEq>(
+    one: &BTreeMap<K, T>,
+    other: &BTreeMap<K, T>,
+    key: impl Fn(&K) -> Key,
+    found: &mut Vec<Key>,
+) {
+    let changed = one.iter().filter(|(name, record)| other.get(name) != Some(record));
+    found.extend(changed.map(|(name, _)| key(name)));
+    found.extend(other.keys().filter(|name| !one.contains_key(name)).map(key));
+}

@@ -1,0 +1,261 @@
+//! Members of etcd on the loopback, each a process that ends with the test.
+
+use std::{
+    io,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Arc, LazyLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use cframe_controller::store::{
+    CommitError, Compare, Op, Revision, Store, Txn,
+    etcd::{Config, Etcd},
+};
+use etcd_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PREFIX: &str = "/cframe/v1/";
+
+/// One, three or more members.
+pub(crate) struct Cluster {
+    pub(crate) members: Vec<Member>,
+    _directory: TempDir,
+}
+
+pub(crate) struct Member {
+    pub(crate) endpoint: String,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+/// How a cluster differs from the usual.
+#[derive(Default)]
+pub(crate) struct Setup {
+    /// More arguments of every member; `{host}` is its address.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) tls: bool,
+}
+
+impl Cluster {
+    pub(crate) async fn start(size: usize) -> Self {
+        let cluster = Self::with(size, network(), &Setup::default());
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Members at `NETWORK.1`, `NETWORK.2`, …, which are not waited for.
+    pub(crate) fn with(size: usize, network: String, setup: &Setup) -> Self {
+        let directory = tempfile::Builder::new().prefix("cf.etcd.").tempdir().unwrap();
+        let scheme = if setup.tls { "https" } else { "http" };
+        let host = |index: usize| format!("{network}.{}", index + 1);
+        let peers: Vec<String> =
+            (0..size).map(|index| format!("m{index}=http://{}:2380", host(index))).collect();
+        let members = (0..size).map(|index| {
+            let endpoint = format!("{scheme}://{}:2379", host(index));
+            let peer = format!("http://{}:2380", host(index));
+            let data = directory.path().join(format!("m{index}"));
+            let mut arguments: Vec<String> = [
+                ("--name", format!("m{index}")),
+                ("--data-dir", data.display().to_string()),
+                ("--listen-client-urls", endpoint.clone()),
+                ("--advertise-client-urls", endpoint.clone()),
+                ("--listen-peer-urls", peer.clone()),
+                ("--initial-advertise-peer-urls", peer),
+                ("--initial-cluster", peers.join(",")),
+                ("--initial-cluster-token", network.clone()),
+            ]
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect();
+            arguments
+                .extend(setup.arguments.iter().map(|given| given.replace("{host}", &host(index))));
+            let log = directory.path().join(format!("m{index}.log"));
+            let mut member = Member { endpoint, arguments, log, child: None };
+            member.start();
+            member
+        });
+        Self { members: members.collect(), _directory: directory }
+    }
+
+    /// Until a leader answers.
+    pub(crate) async fn ready(&self) {
+        let waited = timeout(PATIENCE, async {
+            while self.leader().await.is_none() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "etcd does not come up: {}", self.members[0].log());
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.endpoint.clone()).collect()
+    }
+
+    /// A handle that uses the members in this order.
+    pub(crate) fn store_of(&self, order: &[usize]) -> Arc<Etcd> {
+        let endpoints = order.iter().map(|index| self.members[*index].endpoint.clone()).collect();
+        Arc::new(Etcd::new(&Config { endpoints, ..Config::default() }).unwrap())
+    }
+
+    pub(crate) fn store(&self) -> Arc<Etcd> {
+        let all: Vec<usize> = (0..self.members.len()).collect();
+        self.store_of(&all)
+    }
+
+    /// A client of the tests' own.
+    pub(crate) async fn client(&self, member: usize) -> Client {
+        Client::connect([&self.members[member].endpoint], None).await.unwrap()
+    }
+
+    /// Which member leads, if one that answers does.
+    pub(crate) async fn leader(&self) -> Option<usize> {
+        for index in 0..self.members.len() {
+            let asked = async {
+                let client = Client::connect([&self.members[index].endpoint], None).await?;
+                client.maintenance_client().status().await
+            };
+            let Ok(Ok(status)) = timeout(Duration::from_millis(500), asked).await else { continue };
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Everything goes, as of a new etcd.
+    pub(crate) async fn clear(&self) {
+        let mut client = self.client(0).await;
+        let all = etcd_client::DeleteOptions::new().with_prefix();
+        client.delete("/cframe", Some(all)).await.unwrap();
+    }
+
+    /// Runs etcdctl, and gives its output.
+    pub(crate) fn etcdctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints().join(",")]);
+        let output =
+            command.args(arguments).output().unwrap_or_else(|error| missing("etcdctl", &error));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Member {
+    pub(crate) fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        // The kernel ends it if this process is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "etcd"]).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(spawn(command));
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// It stands still, and its connections stay.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        if log.contains("failed to execute") {
+            panic!(
+                "etcd cannot be started; as root, apt-get install etcd-server etcd-client: {log}"
+            );
+        }
+        log.lines().rev().take(10).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A part of the loopback network that nothing else of this machine uses.
+pub(crate) fn network() -> String {
+    let random = tempfile_seed();
+    format!("127.{}.{}", 64 + random[0] % 128, random[1])
+}
+
+/// Two bytes from the system.
+fn tempfile_seed() -> [u8; 2] {
+    let mut bytes = [0; 2];
+    let mut source = std::fs::File::open("/dev/urandom").unwrap();
+    io::Read::read_exact(&mut source, &mut bytes).unwrap();
+    bytes
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The kernel takes the end of the thread that started a child for its parent's, so one that stays does.
+static SPAWNER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
+    let (jobs, queue) = mpsc::channel::<Job>();
+    thread::spawn(move || queue.into_iter().for_each(|job| job()));
+    jobs
+});
+
+pub(crate) fn spawn(mut command: Command) -> Child {
+    let (answer, answered) = mpsc::channel();
+    let job = move || answer.send(command.spawn()).unwrap();
+    SPAWNER.send(Box::new(job)).unwrap();
+    answered.recv().unwrap().unwrap_or_else(|error| missing("setpriv", &error))
+}
+
+fn missing(program: &str, error: &io::Error) -> ! {
+    panic!(
+        "{program} cannot be started ({error}); as root, apt-get install etcd-server etcd-client util-linux"
+    )
+}
+
+pub(crate) fn key(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+pub(crate) fn put(name: &str, value: &str) -> Op {
+    Op::Put { key: key(name), value: value.as_bytes().to_vec() }
+}
+
+/// A transaction that compares what it writes, as all of the controller's do.
+pub(crate) fn fenced(name: &str, value: &str, modified: Revision) -> Txn {
+    let compares = vec![Compare { key: key(name), modified }];
+    Txn { compares, ops: vec![put(name, value)] }
+}
+
+pub(crate) async fn write(
+    store: &dyn Store,
+    name: &str,
+    value: &str,
+) -> Result<Revision, CommitError> {
+    store.commit(Txn { compares: Vec::new(), ops: vec![put(name, value)] }).await
+}
+
+/// Waits for what becomes true.
+pub(crate) async fn until(limit: Duration, mut what: impl AsyncFnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !what().await {
+        assert!(begun.elapsed() < limit, "not within {limit:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+    begun.elapsed()
+}
