@@ -91,7 +91,7 @@ pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
             }
             continue;
         }
-        let swept = context.mesh.write("", |state| Ok((expired(state, now), ()))).await;
+        let swept = context.mesh.write_unrecorded("", |state| Ok((expired(state, now), ()))).await;
         if let Err(error) = &swept {
             tracing::warn!(%error, "what has expired was not cleared away");
         }
@@ -106,17 +106,17 @@ pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
 /// Whether the clock can be believed: it goes with the monotonic one, and has for a while. A clock that is
 /// years ahead for a minute would have every denial cleared away, for good.
 #[derive(Debug)]
-struct Steady {
+pub(crate) struct Steady {
     wall: u64,
     since: Instant,
 }
 
 impl Steady {
-    fn new(wall: u64, since: Instant) -> Self {
+    pub(crate) fn new(wall: u64, since: Instant) -> Self {
         Self { wall, since }
     }
 
-    fn holds(&mut self, wall: u64, now: Instant) -> bool {
+    pub(crate) fn holds(&mut self, wall: u64, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.since);
         if wall.abs_diff(self.wall.saturating_add(passed.as_secs())) > SLACK {
             *self = Self::new(wall, now);

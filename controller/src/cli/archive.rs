@@ -6,12 +6,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use cframe_pki::{files, unix_now};
+use cframe_pki::{files, identity::Label, unix_now};
 use clap::Args;
 use zeroize::Zeroizing;
 
 use super::{DataDir, Failure, init::now_ms};
-use crate::{backup, config::Config, local, store::Store};
+use crate::{
+    audit::{Act, Journal, Who},
+    backup,
+    config::Config,
+    local,
+    store::{Op, Store, Txn},
+};
 
 /// Flags of `backup`.
 #[derive(Debug, Args)]
@@ -71,8 +77,15 @@ async fn take_dump(directory: &DataDir) -> Result<Vec<u8>> {
     if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
         return Ok(dump);
     }
+    let controller = directory.controller()?;
     let store = directory.open_store().await?;
     let dump = backup::dump(&store, unix_now()).await;
+    if dump.is_ok() {
+        let ops = vec![record(&controller, "backup", String::new())];
+        if let Err(error) = store.commit(Txn { compares: Vec::new(), ops }).await {
+            tracing::warn!(%error, "the audit log has no record of this backup");
+        }
+    }
     store.close().await;
     Ok(dump?)
 }
@@ -121,12 +134,22 @@ async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
     }
     let store =
         tokio::task::spawn_blocking(move || crate::store::redb::Redb::open(&path)).await??;
-    let epoch = backup::restore(&store, dump, now_ms()).await;
+    let subject = format!("backup of {} (Unix seconds)", dump.header.made);
+    let record = record(&directory.controller()?, "restore", subject);
+    let epoch = backup::restore(&store, dump, now_ms(), record).await;
     store.close().await;
     let epoch = epoch?;
     std::fs::rename(&unfinished, directory.store())?;
     directory.sync()?;
     Ok(epoch)
+}
+
+/// What the audit log has of a command on this host that no controller serves.
+fn record(controller: &Label, call: &'static str, subject: String) -> Op {
+    let uid = rustix::process::getuid().as_raw();
+    let mut act = Act::new(Who::Local(uid), call);
+    act.subject = subject;
+    Journal::new(controller.clone()).write_now(&act)
 }
 
 fn put_keys(

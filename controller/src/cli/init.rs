@@ -19,6 +19,7 @@ use clap::Args;
 
 use super::{AdminContext, Contexts, DataDir, Failure};
 use crate::{
+    audit::{Act, Journal, Who},
     config::Config,
     record::{self, Key},
     store::{Op, Store, Txn, redb::Redb},
@@ -131,6 +132,7 @@ pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminC
         put(&Key::Admin(initial.admin.clone()), &first_admin),
         own_record,
         admin_record,
+        made(initial),
     ];
     let path = building.store();
     let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await??;
@@ -163,6 +165,14 @@ fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
     let op = put(&Key::Cert(issued.serial), &record);
     let chain = vec![issued.der, ca.certificate().clone()];
     Ok((Credentials { chain, key }, op))
+}
+
+/// What the audit log begins with.
+fn made(initial: &Initial) -> Op {
+    let uid = rustix::process::getuid().as_raw();
+    let mut act = Act::new(Who::Local(uid), "init");
+    act.subject = initial.mesh.to_string();
+    Journal::new(initial.name.clone()).write_now(&act)
 }
 
 fn put<T: serde::Serialize>(key: &Key, record: &T) -> Op {
