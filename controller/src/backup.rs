@@ -7,18 +7,27 @@
 //! A restore makes a new store: a later epoch, so that edges take its state although its revisions are
 //! older; no join tokens, for those of the dump may have been used since. What was denied stays denied.
 //! What was denied after the dump was made is not in it: revoke it again.
+//!
+//! The audit log is part of a dump, up to its newest [`RECORDS`], and a restore adds its own record.
 
 use cframe_pki::{Fingerprint, seal};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    audit,
     model::{LoadError, State},
     record::{self, Key, ROOT, Record},
-    store::{CommitError, Compare, Op, ReadError, Store, Txn, View},
+    store::{CommitError, Compare, Entry, Op, Page, ReadError, Revision, Store, Txn, View},
 };
 
-const FORMAT: u32 = 1;
+/// 2 has the audit log; 1 has none, and is read too.
+const FORMAT: u32 = 2;
+
+/// Records of the audit log in a dump at most.
+pub const RECORDS: usize = 10_000;
+/// Of these, read at once.
+const PAGE: usize = 500;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,13 +112,32 @@ pub async fn dump(store: &dyn Store, now: u64) -> Result<Vec<u8>, BackupError> {
     };
     let mut out = Vec::new();
     line(&mut out, &Line::Header(header));
-    for entry in &view.entries {
+    let records = records(store, view.revision).await?;
+    let entries = || view.entries.iter().chain(&records);
+    for entry in entries() {
         let value = serde_json::from_slice(&entry.value)
             .map_err(|error| BackupError::Value(entry.key.clone(), error))?;
         line(&mut out, &Line::Entry { key: entry.key.clone(), value });
     }
-    end(&mut out, view.entries.len());
+    end(&mut out, entries().count());
     Ok(out)
+}
+
+/// The newest records of the audit log as of a revision, the oldest first.
+async fn records(store: &dyn Store, revision: Revision) -> Result<Vec<Entry>, ReadError> {
+    let mut records: Vec<Entry> = Vec::new();
+    let mut end = audit::END.to_owned();
+    while records.len() < RECORDS {
+        let start = audit::ROOT.to_owned();
+        let page = Page { start, end, limit: PAGE, from_end: true, values: true };
+        let entries = store.page(&page).await?.entries;
+        let Some(oldest) = entries.last().map(|entry| entry.key.clone()) else { break };
+        records.extend(entries.into_iter().filter(|entry| entry.modified <= revision));
+        end = oldest;
+    }
+    records.truncate(RECORDS);
+    records.reverse();
+    Ok(records)
 }
 
 /// Adds files, sealed with a passphrase, to a dump.
@@ -176,8 +204,8 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
     }
 }
 
-/// Makes the mesh of a dump in a store that has none. `now_ms` is the time in Unix milliseconds. Answers with the
-/// new epoch.
+/// Makes the mesh of a dump in a store that has none. `now_ms` is the time in Unix milliseconds, `record` what the
+/// audit log has of it. Answers with the new epoch.
 ///
 /// A store that takes only so much at once gets it in several transactions, the mesh's own record last: until
 /// then it has no mesh, and the next attempt clears away what one that was cut off left there.
@@ -185,10 +213,20 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
 /// # Errors
 /// If the store has a mesh or does not take it, or the dump does not make a mesh, or somebody else restores at
 /// the same time.
-pub async fn restore(store: &dyn Store, dump: &Dump, now_ms: u64) -> Result<u64, BackupError> {
+pub async fn restore(
+    store: &dyn Store,
+    dump: &Dump,
+    now_ms: u64,
+    record: Op,
+) -> Result<u64, BackupError> {
     let epoch = now_ms.max(dump.header.epoch + 1);
     let mut ops = Vec::with_capacity(dump.entries.len());
+    let mut records = vec![record];
     for (key, value) in &dump.entries {
+        if key.starts_with(audit::ROOT) {
+            records.push(Op::Put { key: key.clone(), value: value.clone() });
+            continue;
+        }
         let parsed: Key = key.parse().map_err(LoadError::from)?;
         let value = match Record::decode(parsed, value).map_err(LoadError::from)? {
             Record::Token(..) => continue,
@@ -203,6 +241,7 @@ pub async fn restore(store: &dyn Store, dump: &Dump, now_ms: u64) -> Result<u64,
         ops.push(Op::Put { key: key.clone(), value });
     }
     check(&ops)?;
+    ops.append(&mut records);
     let found = store.list(ROOT).await?.entries;
     let mesh = Key::Mesh.to_string();
     if found.iter().any(|entry| entry.key == mesh) {
@@ -262,7 +301,7 @@ impl Claim {
 fn check(ops: &[Op]) -> Result<(), LoadError> {
     let entries = ops.iter().filter_map(|op| match op {
         Op::Put { key, value } => {
-            Some(crate::store::Entry { key: key.clone(), value: value.clone(), modified: 1 })
+            Some(Entry { key: key.clone(), value: value.clone(), modified: 1 })
         }
         Op::Delete { .. } => None,
     });

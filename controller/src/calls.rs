@@ -1,18 +1,19 @@
 //! Admin calls. Deciding is pure and in the modules below; here is who may, what is carried out, and the
 //! answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use cframe_pki::{identity::Label, verifier::PeerIdentity};
 use cframe_protocol::v1::{
-    AdminRequest, Call, CallError, Changed, ErrorCode, Progress, Reply, Version,
+    AdminRequest, AuditQuery, Call, CallError, Changed, ErrorCode, Progress, Reply, Version,
 };
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    audit::{self, Act},
     backup, check,
     draft::Draft,
-    issuing::verify_csr,
+    issuing::{self, verify_csr},
     model::State,
     roles::{Holder, permit},
     server::Context,
@@ -20,7 +21,6 @@ use crate::{
 };
 
 mod admin;
-mod audit;
 mod cert;
 mod edge;
 mod namespace;
@@ -47,6 +47,8 @@ pub struct Caller {
     pub name: Label,
     /// By which certificate.
     pub peer: PeerIdentity,
+    /// From where.
+    pub address: SocketAddr,
 }
 
 /// Answers one call in pieces, of which an error is the last. The answer's reader may be slow or gone.
@@ -58,20 +60,19 @@ pub async fn answer(
 ) {
     let name = request.call.name();
     let dry_run = request.dry_run;
-    let subject = audit::subject(&request.call).filter(|_| !dry_run);
+    let act = Act::call(&caller.peer, caller.address, &request.call, dry_run);
     let result = match authorise(context, caller, &request.call) {
-        Ok(()) => dispatch(context, caller, request, &replies).await,
+        Ok(()) => dispatch(context, &act, caller, request, &replies).await,
         Err(error) => Err(error),
     };
+    context.mesh.settle(&act, result.as_ref().err());
     context.mesh.metrics.call(name, result.as_ref().err().map(|error| error.code));
     match &result {
-        Ok(reply) => match subject {
-            Some(subject) => {
-                let made = audit::made(reply.as_ref());
-                tracing::info!(call = name, admin = %caller.name, %subject, %made, "changed");
-            }
-            None => tracing::debug!(call = name, admin = %caller.name, dry_run, "answered"),
-        },
+        Ok(reply) if !dry_run && !act.looks() => {
+            let (subject, made) = (&act.subject, made(reply.as_ref()));
+            tracing::info!(call = name, admin = %caller.name, %subject, %made, "changed");
+        }
+        Ok(_) => tracing::debug!(call = name, admin = %caller.name, dry_run, "answered"),
         Err(error) => {
             tracing::info!(call = name, admin = %caller.name, dry_run, %error, "refused");
         }
@@ -84,6 +85,16 @@ pub async fn answer(
         if replies.send(piece).await.is_err() {
             return;
         }
+    }
+}
+
+/// The serial of the certificate, or the id of the token, that was made.
+fn made(reply: Option<&Reply>) -> String {
+    match reply {
+        Some(Reply::Enrolled(enrolled)) => issuing::serial(&enrolled.chain),
+        Some(Reply::AdminEnrolled(enrolled)) => issuing::serial(&enrolled.chain),
+        Some(Reply::TokenMade(made)) => made.id.clone(),
+        _ => String::new(),
     }
 }
 
@@ -106,6 +117,7 @@ fn refused(message: String) -> CallError {
 /// Carries out a call. `None` if the answer has been given by the way.
 async fn dispatch(
     context: &Arc<Context>,
+    act: &Act,
     caller: &Caller,
     AdminRequest { call, dry_run }: AdminRequest,
     replies: &mpsc::Sender<Result<Reply, CallError>>,
@@ -120,24 +132,24 @@ async fn dispatch(
         Call::Status => Reply::Status(status::status(context, now)),
         Call::NamespaceAdd { name, settings, description } => {
             let decide = |state: &State| namespace::add(state, &name, settings, &description);
-            change(context, name.as_str(), dry_run, decide).await?
+            change(context, act, name.as_str(), dry_run, decide).await?
         }
         Call::NamespaceSet { name, tun_mtu, congestion } => {
             let decide = |state: &State| namespace::set(state, &name, tun_mtu, congestion);
-            change(context, name.as_str(), dry_run, decide).await?
+            change(context, act, name.as_str(), dry_run, decide).await?
         }
         Call::NamespaceDel { name, cascade } => {
             let decide = |state: &State| namespace::delete(state, &name, cascade, now);
             if !dry_run {
                 let step = |state: &State, room| steps::of_namespace(state, &name, room, now);
-                steps::make_room(mesh, name.as_str(), decide, step).await?;
+                steps::make_room(mesh, act, name.as_str(), decide, step).await?;
             }
-            change(context, name.as_str(), dry_run, decide).await?
+            change(context, act, name.as_str(), dry_run, decide).await?
         }
         Call::EdgeAdd { namespace, name, cidrs, endpoints, description } => {
             let record = crate::record::Edge { description, cidrs, endpoints };
             let decide = |state: &State| edge::add(state, &namespace, &name, record.clone());
-            change(context, namespace.as_str(), dry_run, decide).await?
+            change(context, act, namespace.as_str(), dry_run, decide).await?
         }
         Call::EdgeSet { namespace, name, cidrs, endpoints, description } => {
             let wanted = edge::Change {
@@ -146,56 +158,56 @@ async fn dispatch(
                 description: description.as_deref(),
             };
             let decide = |state: &State| edge::set(state, &namespace, &name, &wanted);
-            change(context, namespace.as_str(), dry_run, decide).await?
+            change(context, act, namespace.as_str(), dry_run, decide).await?
         }
         Call::EdgeDel { namespace, name } => {
             let decide = |state: &State| edge::delete(state, &namespace, &name, now);
             if !dry_run {
                 let step = |state: &State, room| steps::of_edge(state, &namespace, &name, room);
-                steps::make_room(mesh, namespace.as_str(), decide, step).await?;
+                steps::make_room(mesh, act, namespace.as_str(), decide, step).await?;
             }
-            change(context, namespace.as_str(), dry_run, decide).await?
+            change(context, act, namespace.as_str(), dry_run, decide).await?
         }
         Call::RouteAdd { namespace, name, prefix, edge } => {
             let decide = |state: &State| route::add(state, &namespace, &name, prefix, &edge);
-            change(context, namespace.as_str(), dry_run, decide).await?
+            change(context, act, namespace.as_str(), dry_run, decide).await?
         }
         Call::RouteDel { namespace, name } => {
             let decide = |state: &State| route::delete(state, &namespace, &name);
-            change(context, namespace.as_str(), dry_run, decide).await?
+            change(context, act, namespace.as_str(), dry_run, decide).await?
         }
         Call::TokenRevoke { id } => {
             let decide = |state: &State| token::revoke(state, &id);
-            change(context, &id, dry_run, decide).await?
+            change(context, act, &id, dry_run, decide).await?
         }
         Call::CertRevoke { serial, reason } => {
             let serving = context.credentials.identity().serial;
             let own = cert::Own { caller: caller.peer.serial, serving };
             let decide = |state: &State| cert::revoke(state, serial, &reason, &own, now);
             let lane = mesh.read(|state| lane_of(state, serial));
-            change(context, &lane, dry_run, decide).await?
+            change(context, act, &lane, dry_run, decide).await?
         }
         Call::AdminDel { name } => {
             let decide = |state: &State| admin::delete(state, &name, &caller.name, now);
-            change(context, name.as_str(), dry_run, decide).await?
+            change(context, act, name.as_str(), dry_run, decide).await?
         }
         Call::IssuerRevoke { fingerprint } => {
             let own = context.issuer.ca().spki_sha256();
             let decide = |state: &State| cert::revoke_issuer(state, fingerprint, own);
-            change(context, "", dry_run, decide).await?
+            change(context, act, "", dry_run, decide).await?
         }
         Call::TokenCreate { namespace, edge, ttl_secs, rejoin } => {
             let by = &caller.name;
             let wanted = token::Wanted { namespace: &namespace, edge: &edge, ttl_secs, rejoin, by };
             let fresh = token::Fresh::generate(context.issuer.pin(), context.enroll_port)?;
             let decide = |state: &State| token::create(state, &wanted, &fresh, now);
-            make(context, namespace.as_str(), dry_run, decide, Reply::TokenMade).await?
+            make(context, act, namespace.as_str(), dry_run, decide, Reply::TokenMade).await?
         }
         Call::CertEnroll { namespace, edge, csr } => {
             let csr = verify_csr(&csr)?;
             let issuer = &context.issuer;
             let decide = |state: &State| cert::enroll(state, issuer, &namespace, &edge, &csr, now);
-            make(context, namespace.as_str(), dry_run, decide, Reply::Enrolled).await?
+            make(context, act, namespace.as_str(), dry_run, decide, Reply::Enrolled).await?
         }
         Call::AdminAdd { name, csr, read_only } => {
             let csr = verify_csr(&csr)?;
@@ -203,12 +215,17 @@ async fn dispatch(
             let decide = |state: &State| {
                 admin::add(state, issuer, &name, read_only, &csr, &caller.name, now)
             };
-            make(context, name.as_str(), dry_run, decide, Reply::AdminEnrolled).await?
+            make(context, act, name.as_str(), dry_run, decide, Reply::AdminEnrolled).await?
         }
         Call::CertRenew { namespace, edge } => renew_now(context, &namespace, &edge, dry_run)?,
         Call::Wait { namespace, version, timeout_secs } => {
             let limit = Duration::from_secs(timeout_secs.into()).min(MAX_WAIT);
             wait(context, &namespace, version, limit, replies).await?;
+            return Ok(None);
+        }
+        Call::Audit(query) => {
+            let allowed = || authorise(context, caller, &Call::Audit(AuditQuery::default()));
+            audit::query::answer(mesh, &query, allowed, replies, &context.stop).await?;
             return Ok(None);
         }
         Call::Backup => {
@@ -239,7 +256,7 @@ async fn dispatch(
         }
         Call::CertShow { serial } => mesh.read(|state| show::cert(state, serial, now))?,
         Call::AdminList => mesh.read(|state| show::admins(state, now)),
-        Call::TrustShow => Reply::Trust(mesh.read(crate::issuing::bundle)),
+        Call::TrustShow => Reply::Trust(mesh.read(issuing::bundle)),
     };
     Ok(Some(reply))
 }
@@ -251,41 +268,44 @@ async fn dispatch(
 /// If the store does not take it.
 pub(crate) async fn local_admin(
     context: &Context,
+    act: &Act,
     name: &Label,
     read_only: bool,
     csr: &cframe_pki::issue::VerifiedCsr,
 ) -> Result<cframe_protocol::v1::AdminEnrolled, CallError> {
     let (mesh, issuer) = (&context.mesh, &context.issuer);
     let decide = |state: &State| admin::add(state, issuer, name, read_only, csr, name, mesh.now());
-    mesh.write(name.as_str(), decide).await.map(|(_, enrolled)| enrolled)
+    mesh.write(name.as_str(), act, decide).await.map(|(_, enrolled)| enrolled)
 }
 
 /// A write that answers with its version.
 async fn change(
     context: &Context,
+    act: &Act,
     lane: &str,
     dry_run: bool,
     decide: impl Fn(&State) -> Result<Draft, CallError>,
 ) -> Result<Reply, CallError> {
     let decide = |state: &State| Ok((decide(state)?, ()));
     if dry_run {
-        return context.mesh.rehearse(decide).map(Reply::Changed);
+        return context.mesh.rehearse(act, decide).map(Reply::Changed);
     }
-    context.mesh.write(lane, decide).await.map(|(changed, ())| Reply::Changed(changed))
+    context.mesh.write(lane, act, decide).await.map(|(changed, ())| Reply::Changed(changed))
 }
 
 /// A write that answers with what it made.
 async fn make<T>(
     context: &Context,
+    act: &Act,
     lane: &str,
     dry_run: bool,
     decide: impl Fn(&State) -> Result<(Draft, T), CallError>,
     reply: impl Fn(T) -> Reply,
 ) -> Result<Reply, CallError> {
     if dry_run {
-        return context.mesh.rehearse(decide).map(Reply::Changed);
+        return context.mesh.rehearse(act, decide).map(Reply::Changed);
     }
-    context.mesh.write(lane, decide).await.map(|(_, made)| reply(made))
+    context.mesh.write(lane, act, decide).await.map(|(_, made)| reply(made))
 }
 
 /// Writers about one namespace's certificates take turns with those of the namespace.

@@ -3,13 +3,17 @@
 use std::{
     io,
     net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use cframe_protocol::{CONTROL_PORT, ENROLL_PORT};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+
+use crate::audit::Keep;
 
 mod store;
 
@@ -43,6 +47,10 @@ pub struct File {
     /// Where etcd is.
     #[serde(default)]
     pub etcd: EtcdFile,
+    /// How many records of the audit log are kept.
+    pub audit_records: Option<AuditRecords>,
+    /// For how many days.
+    pub audit_days: Option<NonZeroU32>,
 }
 
 /// Flags that several commands have.
@@ -87,6 +95,12 @@ pub struct RunFlags {
     /// Where /metrics, /healthz and /readyz are, or "off" [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDRESS", env = "CFRAME_METRICS_LISTEN")]
     pub metrics_listen: Option<Metrics>,
+    /// How many records of the audit log are kept, the newest [default: 10000]
+    #[arg(long, value_name = "NUMBER", env = "CFRAME_AUDIT_RECORDS")]
+    pub audit_records: Option<AuditRecords>,
+    /// For how many days a record of the audit log is kept [default: 365]
+    #[arg(long, value_name = "DAYS", env = "CFRAME_AUDIT_DAYS")]
+    pub audit_days: Option<NonZeroU32>,
 }
 
 /// How the log is written.
@@ -98,6 +112,30 @@ pub enum LogFormat {
     Text,
     /// One object per line.
     Json,
+}
+
+/// A number of records of the audit log: at least [`Keep::FEWEST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "usize")]
+pub struct AuditRecords(usize);
+
+impl TryFrom<usize> for AuditRecords {
+    type Error = String;
+
+    fn try_from(records: usize) -> Result<Self, String> {
+        if records < Keep::FEWEST {
+            return Err(format!("{records} records are too few: give {} or more", Keep::FEWEST));
+        }
+        Ok(Self(records))
+    }
+}
+
+impl std::str::FromStr for AuditRecords {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<usize>().map_err(|_| format!("{text:?} is not a number"))?.try_into()
+    }
 }
 
 /// An address for HTTP, or none.
@@ -142,6 +180,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where the mesh is kept.
     pub store: StoreConfig,
+    /// The bounds of the audit log.
+    pub audit: Keep,
 }
 
 impl File {
@@ -182,6 +222,12 @@ impl Config {
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let metrics = run.metrics_listen.or(file.metrics_listen);
         let store = StoreConfig::resolve(&flags.store, file.store, file.etcd)?;
+        let usual = Keep::default();
+        let records = run.audit_records.or(file.audit_records);
+        let days = run
+            .audit_days
+            .or(file.audit_days)
+            .map(|days| Duration::from_secs(86_400 * u64::from(days.get())));
         Ok(Self {
             data_dir: flags
                 .data_dir
@@ -199,6 +245,10 @@ impl Config {
             metrics_listen: metrics.map_or(Some(METRICS), |metrics| metrics.0),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             store,
+            audit: Keep {
+                records: records.map_or(usual.records, |records| records.0),
+                age: days.unwrap_or(usual.age),
+            },
         })
     }
 }
@@ -219,6 +269,20 @@ mod tests {
         assert_eq!(config.data_dir, Path::new("/file"));
         assert_eq!(config.enroll_listen.to_string(), "[::]:58421");
         assert_eq!(config.metrics_listen, None);
+    }
+
+    #[test]
+    fn the_audit_log_is_bounded_by_flags_and_file() {
+        let keep = |file: &str, run: &RunFlags| {
+            let file = File::parse(file).unwrap();
+            Config::resolve(&Flags::default(), run, file).unwrap().audit
+        };
+        assert_eq!(keep("", &RunFlags::default()), Keep::default());
+        let run = RunFlags { audit_days: NonZeroU32::new(7), ..RunFlags::default() };
+        let kept = keep("audit_records = 500\naudit_days = 30\n", &run);
+        assert_eq!(kept, Keep { records: 500, age: Duration::from_secs(7 * 86_400) });
+        let error = format!("{:#}", File::parse("audit_records = 7\n").unwrap_err());
+        assert!(error.contains("7 records are too few: give 100 or more"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! of joins with one token, one has a certificate. A re-join denies, in the same transaction, whatever
 //! unexpired certificates the edge had: its old key may be lost or in other hands.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use cframe_pki::{
     Fingerprint,
@@ -19,6 +19,7 @@ use quinn::Connection;
 use tokio::time::timeout;
 
 use crate::{
+    audit::{Act, Who},
     calls,
     check::{self, conflict},
     draft::Draft,
@@ -51,7 +52,9 @@ async fn converse(context: &Arc<Context>, connection: &Connection) -> anyhow::Re
     let Some(request) = reader.next::<EnrollRequest>().await? else { return Ok(()) };
     let token = TokenKey(request.token_id);
     let address = connection.remote_address();
-    let result = enroll(context, request).await;
+    let act = act(context, token, address);
+    let result = enroll(context, &act, request).await;
+    context.mesh.settle(&act, result.as_ref().err());
     context.mesh.metrics.issued("enrollment", result.is_ok());
     match &result {
         Ok(enrolled) => tracing::info!(
@@ -67,7 +70,27 @@ async fn converse(context: &Arc<Context>, connection: &Connection) -> anyhow::Re
     Ok(())
 }
 
-async fn enroll(context: &Context, request: EnrollRequest) -> Result<Enrolled, CallError> {
+/// The token says which edge it is for, whether or not its secret comes with it.
+fn act(context: &Context, token: TokenKey, from: SocketAddr) -> Act {
+    let mut act = Act::new(Who::Token(token), "join");
+    act.from = Some(from);
+    let edge = context.mesh.read(|state| {
+        state
+            .tokens
+            .get(&token)
+            .map(|token| (token.record.namespace.clone(), token.record.edge.clone()))
+    });
+    match edge {
+        Some((namespace, edge)) => act.about(&namespace, &edge),
+        None => act,
+    }
+}
+
+async fn enroll(
+    context: &Context,
+    act: &Act,
+    request: EnrollRequest,
+) -> Result<Enrolled, CallError> {
     let EnrollRequest { token_id, secret, csr } = request;
     let secret: [u8; 16] = secret.as_slice().try_into().map_err(|_| unknown())?;
     let (key, secret) = (TokenKey(token_id), TokenSecret::from_bytes(secret));
@@ -78,7 +101,7 @@ async fn enroll(context: &Context, request: EnrollRequest) -> Result<Enrolled, C
     })?;
     let csr = verify_csr(&csr)?;
     let decide = |state: &State| join(state, &context.issuer, key, &secret, &csr, mesh.now());
-    mesh.write(&lane, decide).await.map(|(_, enrolled)| enrolled)
+    mesh.write(&lane, act, decide).await.map(|(_, enrolled)| enrolled)
 }
 
 /// The decision.

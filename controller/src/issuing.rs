@@ -12,6 +12,7 @@ use cframe_protocol::v1::{CallError, ErrorCode};
 use thiserror::Error;
 
 use crate::{
+    audit::{Act, Who},
     check::invalid,
     draft::Draft,
     mesh::Mesh,
@@ -154,14 +155,18 @@ pub async fn renew_own(
     let key = PrivateKey::generate()?;
     let csr = verify_csr(&key.csr()?)?;
     let id = live.identity().id.clone();
-    let (_, issued) = mesh
-        .write(id.role.name().as_str(), |state| {
-            let mut draft = Draft::default();
-            let issued = issuer.issue(state, &csr, &id, mesh.now())?;
-            issued.record(&mut draft);
-            Ok((draft, issued))
-        })
-        .await?;
+    let mut act = Act::new(Who::holder(&id.role), "renewal");
+    act.serial = Some(live.identity().serial);
+    act.subject = act.who.to_string();
+    let written = mesh.write(id.role.name().as_str(), &act, |state| {
+        let mut draft = Draft::default();
+        let issued = issuer.issue(state, &csr, &id, mesh.now())?;
+        issued.record(&mut draft);
+        Ok((draft, issued))
+    });
+    let written = written.await;
+    mesh.settle(&act, written.as_ref().err());
+    let (_, issued) = written?;
     let credentials = Credentials { chain: issuer.chain(&issued.certificate), key };
     live.replace(credentials.clone())?;
     Ok(credentials)

@@ -5,6 +5,7 @@
 //! - [`record`], [`model`]: what is stored, and the same in memory with its indexes.
 //! - [`check`], [`draft`], [`calls`]: what a write is checked for, and the decision as a transaction. Pure.
 //! - [`mesh`]: the one way to write, and what follows from a change.
+//! - [`audit`]: who did what.
 //! - [`feed`], [`session`]: the difference to the newest state, encoded once and sent to each edge when it is ready.
 //! - [`enroll`], [`issuing`], [`roles`], [`admission`]: who gets in, as what, and how often.
 //! - [`server`]: all of it behind [`run`], with its I/O as arguments.
@@ -15,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
 pub mod admission;
+pub mod audit;
 pub mod backup;
 pub mod calls;
 pub mod check;

@@ -19,7 +19,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{backup, calls, issuing::verify_csr, server::Context};
+use crate::{
+    audit::{Act, Who},
+    backup, calls,
+    issuing::verify_csr,
+    server::Context,
+};
 
 /// The socket's name in the data directory.
 pub const FILE: &str = "controller.sock";
@@ -118,14 +123,17 @@ pub(crate) async fn serve(context: Arc<Context>, listener: UnixListener, stop: C
 }
 
 async fn answer(context: &Context, stream: UnixStream) -> anyhow::Result<()> {
+    let uid = stream.peer_cred()?.uid();
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     BufReader::new(reader.take(LONGEST)).read_line(&mut line).await?;
     let line = line.trim_end();
     let answer = if line == BACKUP {
-        backup::dump(&**context.mesh.store(), context.mesh.now()).await?
+        let dump = backup::dump(&**context.mesh.store(), context.mesh.now()).await?;
+        context.mesh.settle(&Act::new(Who::Local(uid), "backup"), None);
+        dump
     } else if let Some(wanted) = line.strip_prefix(ADMIN) {
-        let result = admin(context, wanted).await.map_err(|error| format!("{error:#}"));
+        let result = admin(context, uid, wanted).await.map_err(|error| format!("{error:#}"));
         serde_json::to_vec(&result)?
     } else {
         anyhow::bail!("the request {:?} is not known", line.chars().take(40).collect::<String>());
@@ -135,14 +143,18 @@ async fn answer(context: &Context, stream: UnixStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn admin(context: &Context, wanted: &str) -> anyhow::Result<AdminEnrolled> {
+async fn admin(context: &Context, uid: u32, wanted: &str) -> anyhow::Result<AdminEnrolled> {
     let parts: Vec<&str> = wanted.split(' ').collect();
     let [name, kind @ (READ_ONLY | FULL), csr] = parts.as_slice() else {
         anyhow::bail!("expected NAME {READ_ONLY}|{FULL} CSR");
     };
     let name: Label = name.parse()?;
     let csr = verify_csr(&STANDARD.decode(csr)?)?;
-    let enrolled = calls::local_admin(context, &name, *kind == READ_ONLY, &csr).await?;
+    let mut act = Act::new(Who::Local(uid), "admin-add");
+    act.subject = name.to_string();
+    let result = calls::local_admin(context, &act, &name, *kind == READ_ONLY, &csr).await;
+    context.mesh.settle(&act, result.as_ref().err());
+    let enrolled = result?;
     let serial = crate::issuing::serial(&enrolled.chain);
     tracing::info!(admin = %name, serial, "a certificate was made for an admin, by the local socket");
     Ok(enrolled)

@@ -1,7 +1,7 @@
 //! The mesh as this controller knows it: the store's content in memory, the one way to change it, and
 //! what follows from a change.
 //!
-//! A write is decided upon the state in memory, committed with comparisons, and taken into memory when
+//! A write is decided upon the state in memory, committed with comparisons and its record of the audit log, and taken into memory when
 //! the store's watch brings it, whoever wrote it. So one controller and several work alike. Decisions are
 //! pure functions ([`crate::calls`]); nothing is awaited and nothing is sent under the state's lock.
 
@@ -21,13 +21,14 @@ use thiserror::Error;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    audit::{self, Act, Journal, Keep, journal::Kind},
     draft::Draft,
     feed::Feed,
     metrics::Metrics,
     model::{Effects, LoadError, State},
     record::ROOT,
     session::Registry,
-    store::{CommitError, ReadError, Revision, Store, View},
+    store::{CommitError, Op, ReadError, Revision, Store, Txn, View},
 };
 
 mod follow;
@@ -59,6 +60,8 @@ pub struct Mesh {
     trust: Trust,
     clock: Clock,
     compare: Duration,
+    journal: Journal,
+    keep: Keep,
     /// The sessions of edges.
     pub sessions: Registry,
     /// The counters.
@@ -80,11 +83,16 @@ pub enum OpenError {
 }
 
 impl Mesh {
-    /// Reads the whole store.
+    /// Reads the whole store, for a controller, whose records of the audit log are kept within `keep`.
     ///
     /// # Errors
     /// If a part of it cannot be read or understood; nothing is served then.
-    pub async fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Self, OpenError> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        controller: Label,
+        keep: Keep,
+    ) -> Result<Self, OpenError> {
         let state = State::load(&store.list(ROOT).await?)?;
         let mesh = &state.mesh.record;
         let trust = Trust::new(mesh.name.clone(), mesh.trust.clone(), state.deny_list())?;
@@ -101,6 +109,8 @@ impl Mesh {
             trust,
             clock,
             compare: COMPARE,
+            journal: Journal::new(controller),
+            keep,
             store,
             sessions: Registry::default(),
             metrics: Metrics::default(),
@@ -127,6 +137,16 @@ impl Mesh {
     /// The clock.
     pub fn clock(&self) -> Clock {
         Arc::clone(&self.clock)
+    }
+
+    /// Where records of the audit log go that belong to no transaction.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The bounds of the audit log.
+    pub fn keep(&self) -> Keep {
+        self.keep
     }
 
     /// Looks at the state. The closure must be quick: writers wait for it.
@@ -170,47 +190,114 @@ impl Mesh {
         }
     }
 
-    /// Takes a decision without carrying it out.
+    /// Takes a decision without carrying it out. The record of it says what would have changed.
     ///
     /// # Errors
     /// Those of the decision.
     pub fn rehearse<T>(
         &self,
+        act: &Act,
         decide: impl FnOnce(&State) -> Result<(Draft, T), CallError>,
     ) -> Result<Changed, CallError> {
-        self.read(|state| {
+        let (changed, changes) = self.read(|state| {
             let (draft, _) = decide(state)?;
-            Ok(Changed { version: version(state, &draft), warnings: draft.warnings })
-        })
+            let changes = audit::change::changes(state, &draft.txn);
+            let version = version(state, &draft);
+            Ok::<_, CallError>((Changed { version, warnings: draft.warnings }, changes))
+        })?;
+        let record = self.journal.record(act, self.now()).changing(changes);
+        self.journal.note(Kind::Allowed, act, &record);
+        Ok(changed)
     }
 
-    /// Takes a decision, carries it out, and answers once it is durable and in this controller's state.
-    /// `lane` is what writers in each other's way have in common, such as the namespace's name.
+    /// Takes a decision, carries it out together with the record of it, and answers once it is durable and in
+    /// this controller's state. `lane` is what writers in each other's way have in common, such as the
+    /// namespace's name.
     ///
-    /// `decide` runs again if another controller changed what it looked at.
+    /// `decide` runs again if another controller changed what it looked at. What decides to change nothing
+    /// leaves no record; [`settle`](Self::settle) does.
     ///
     /// # Errors
     /// Those of the decision, or why the store did not take it.
     pub async fn write<T>(
         &self,
         lane: &str,
+        act: &Act,
+        decide: impl FnMut(&State) -> Result<(Draft, T), CallError>,
+    ) -> Result<(Changed, T), CallError> {
+        self.write_for(lane, Some(act), decide).await
+    }
+
+    /// The same for what a controller does by itself and nobody asked for: it leaves no record.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) async fn write_unrecorded<T>(
+        &self,
+        lane: &str,
+        decide: impl FnMut(&State) -> Result<(Draft, T), CallError>,
+    ) -> Result<(Changed, T), CallError> {
+        self.write_for(lane, None, decide).await
+    }
+
+    /// Ends an act: what has no record gets one, unless it only looked.
+    pub fn settle(&self, act: &Act, error: Option<&CallError>) {
+        let not_allowed = error.is_some_and(|error| error.code == ErrorCode::NotAllowed);
+        if act.is_recorded() || act.looks() && !not_allowed {
+            return;
+        }
+        let record = self.journal.record(act, self.now());
+        match error {
+            None => self.journal.note(Kind::Allowed, act, &record),
+            Some(error) => self.journal.note(Kind::Refused, act, &record.failing(error)),
+        }
+    }
+
+    /// Writes records that belong to no change. Nothing of the state waits for them.
+    pub(crate) async fn record_alone(&self, ops: Vec<Op>) -> Result<(), CommitError> {
+        let count = ops.len();
+        self.commit(Txn { compares: Vec::new(), ops }).await?;
+        self.metrics.audit("alone", count as u64);
+        self.journal.written(count, self.keep.records);
+        Ok(())
+    }
+
+    /// Removes keys of which nothing is in the state.
+    pub(crate) async fn clear(&self, ops: Vec<Op>) -> Result<(), CommitError> {
+        self.commit(Txn { compares: Vec::new(), ops }).await.map(drop)
+    }
+
+    async fn write_for<T>(
+        &self,
+        lane: &str,
+        act: Option<&Act>,
         mut decide: impl FnMut(&State) -> Result<(Draft, T), CallError>,
     ) -> Result<(Changed, T), CallError> {
         let _turn = self.lane(lane).lock().await;
         for _ in 0..ATTEMPTS {
-            let (decided_at, draft, value) = {
+            let (decided_at, draft, value, changes) = {
                 let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
                 let (draft, value) = decide(&state)?;
-                (state.revision, draft, value)
+                let changes = act.map(|_| audit::change::changes(&state, &draft.txn));
+                (state.revision, draft, value, changes)
             };
-            let Draft { txn, warnings, namespace } = draft;
+            let Draft { mut txn, warnings, namespace } = draft;
             let shell = Draft { namespace, ..Draft::default() };
             if txn.ops.is_empty() {
                 let version = self.read(|state| version(state, &shell));
                 return Ok((Changed { version, warnings }, value));
             }
+            if let (Some(act), Some(changes)) = (act, changes) {
+                let record = self.journal.record(act, self.now()).changing(changes);
+                txn.ops.push(self.journal.write(&record));
+            }
             match self.commit(txn).await {
                 Ok(revision) => {
+                    if let Some(act) = act {
+                        act.set_recorded();
+                        self.metrics.audit("with_change", 1);
+                        self.journal.written(1, self.keep.records);
+                    }
                     self.reach(revision).await?;
                     let version = self.read(|state| version(state, &shell));
                     return Ok((Changed { version, warnings }, value));
@@ -225,7 +312,7 @@ impl Mesh {
         ))
     }
 
-    async fn commit(&self, txn: crate::store::Txn) -> Result<Revision, CommitError> {
+    async fn commit(&self, txn: Txn) -> Result<Revision, CommitError> {
         let begun = Instant::now();
         let result = self.store.commit(txn).await;
         self.metrics.commit(begun.elapsed(), &result);

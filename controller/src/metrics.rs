@@ -14,7 +14,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::store::{CommitError, ReadError};
+use crate::{
+    audit,
+    store::{CommitError, ReadError},
+};
 
 /// All metrics of a controller.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ pub struct Metrics {
     updates: Family<Kind, Counter>,
     update_bytes: Counter,
     behind: Counter,
+    audit: Family<Kind, Counter>,
     commits: Family<Outcome, Counter>,
     commit_seconds: Histogram,
     lists: Family<Outcome, Counter>,
@@ -91,6 +95,7 @@ impl Default for Metrics {
             updates: Family::default(),
             update_bytes: Counter::default(),
             behind: Counter::default(),
+            audit: Family::default(),
             commits: Family::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             lists: Family::default(),
@@ -128,6 +133,11 @@ impl Metrics {
             "edges_ahead",
             "Times that an edge had a newer state than here",
             self.behind.clone(),
+        );
+        r.register(
+            "audit_records",
+            "Records of the audit log: written with a change or alone, left out, trimmed",
+            self.audit.clone(),
         );
         r.register("commits", "Transactions of the store", self.commits.clone());
         r.register("commit_seconds", "Duration of transactions", self.commit_seconds.clone());
@@ -177,7 +187,7 @@ impl Metrics {
 
     /// An admin call was answered.
     pub fn call(&self, call: &'static str, error: Option<ErrorCode>) {
-        let result = error.map_or("ok", code_label);
+        let result = error.map_or("ok", audit::record::result);
         self.calls.get_or_create(&CallLabels { call, result }).inc();
     }
 
@@ -197,6 +207,11 @@ impl Metrics {
     /// An edge had a newer state than this controller.
     pub fn behind(&self) {
         self.behind.inc();
+    }
+
+    /// Records of the audit log: `with_change`, `alone`, `left_out` or `trimmed`.
+    pub fn audit(&self, kind: &'static str, records: u64) {
+        self.audit.get_or_create(&Kind { kind }).inc_by(records);
     }
 
     /// A transaction ended.
@@ -246,17 +261,5 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = encode(&mut text, &registry);
         text
-    }
-}
-
-fn code_label(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::Invalid => "invalid",
-        ErrorCode::NotFound => "not_found",
-        ErrorCode::Conflict => "conflict",
-        ErrorCode::NotAllowed => "not_allowed",
-        ErrorCode::Unavailable => "unavailable",
-        ErrorCode::StoreFull => "store_full",
-        ErrorCode::Internal => "internal",
     }
 }

@@ -10,6 +10,8 @@
 //! /cframe/v1/denied/<serial>
 //! /cframe/v1/admins/<admin>
 //! ```
+//! and besides, not in memory, `/cframe/audit/…` ([`audit`](crate::audit)).
+//!
 //! Every value is an object with a `schema` field, readable with `etcdctl`. No private key and no secret of a
 //! token is in any of them.
 

@@ -53,6 +53,11 @@ pub fn permit(holder: &Holder, call: &Call) -> Result<(), CallError> {
     }
 }
 
+/// Whether a call only shows what is no secret.
+pub(crate) fn looks(call: &Call) -> bool {
+    access(call) == Access::Look
+}
+
 fn access(call: &Call) -> Access {
     match call {
         Call::Version
@@ -68,7 +73,8 @@ fn access(call: &Call) -> Access {
         | Call::CertShow { .. }
         | Call::AdminList
         | Call::TrustShow
-        | Call::Wait { .. } => Access::Look,
+        | Call::Wait { .. }
+        | Call::Audit(_) => Access::Look,
         Call::NamespaceAdd { .. }
         | Call::NamespaceSet { .. }
         | Call::NamespaceDel { .. }

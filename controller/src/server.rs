@@ -5,6 +5,7 @@
 //! - one follows the store ([`Mesh::follow`]);
 //! - one accepts on each port, and each connection has one, with one more per admin call;
 //! - one renews the controller's own certificate, one clears away what has expired;
+//! - one writes records of the audit log, one trims it;
 //! - one serves HTTP, one the local socket, where there are such.
 //!
 //! A stop is a goodbye to every edge, an end to accepting, and a closed store.
@@ -37,6 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Limits, Verdict},
+    audit,
     calls::{self, Caller},
     enroll, http,
     issuing::Issuer,
@@ -81,6 +83,8 @@ pub struct Parts {
     pub local: Option<UnixListener>,
     /// The time in Unix seconds.
     pub clock: crate::mesh::Clock,
+    /// The bounds of the audit log.
+    pub audit: audit::Keep,
 }
 
 /// What connections share.
@@ -95,6 +99,8 @@ pub struct Context {
     pub enroll_port: u16,
     /// When it began.
     pub started: Instant,
+    /// Ends answers that would go on.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Context {
@@ -143,15 +149,22 @@ pub enum RunError {
 /// If it cannot begin; once it serves, it serves until it is stopped.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { store, issuer, credentials, resets, control, enroll, clock, .. } = parts;
-    let mesh = Mesh::open(Arc::clone(&store), clock).await?;
+    let name = credentials.identity().id.role.name().clone();
+    let mesh = Mesh::open(Arc::clone(&store), clock, name, parts.audit).await?;
     check_identity(&mesh, &credentials)?;
     let enroll_port = socket("enrolment", enroll.local_addr())?.port();
-    let context =
-        Arc::new(Context { mesh, issuer, credentials, enroll_port, started: Instant::now() });
-    let control = control_endpoint(&context, &resets, control)?;
-    let enroll = enroll_endpoint(&context, &resets, enroll)?;
     // Sessions first: while they end, the store is still followed and still takes writes.
     let (serving, background) = (stop.child_token(), CancellationToken::new());
+    let context = Arc::new(Context {
+        mesh,
+        issuer,
+        credentials,
+        enroll_port,
+        started: Instant::now(),
+        stop: serving.clone(),
+    });
+    let control = control_endpoint(&context, &resets, control)?;
+    let enroll = enroll_endpoint(&context, &resets, enroll)?;
     let sessions = TaskTracker::new();
     let services = TaskTracker::new();
     let mut follower = {
@@ -164,6 +177,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
         background.clone(),
     ));
     services.spawn(upkeep::sweep(Arc::clone(&context), background.clone()));
+    services.spawn(audit::journal::write_out(Arc::clone(&context), background.clone()));
+    services.spawn(audit::trim::keep_within(Arc::clone(&context), background.clone()));
     if let Some(listener) = parts.http {
         services.spawn(http::serve(Arc::clone(&context), listener, background.clone()));
     }
@@ -357,7 +372,8 @@ async fn serve(
                 session::serve(context, connection, peer, stop).await;
             }
             Some(peer) if matches!(peer.id.role, Role::Admin { .. }) => {
-                let caller = Caller { name: peer.id.role.name().clone(), peer };
+                let address = connection.remote_address();
+                let caller = Caller { name: peer.id.role.name().clone(), peer, address };
                 admin(context, connection, &caller, stop).await;
                 let code = if stop.is_cancelled() { CloseCode::Shutdown } else { CloseCode::Done };
                 connection.close(code.into(), code.to_string().as_bytes());

@@ -35,7 +35,7 @@ mod registry;
 
 pub use registry::{Entry, Order, Registry, Seen};
 
-use crate::{calls, feed::Feed, issuing, roles, server::Context};
+use crate::{audit::Act, calls, feed::Feed, issuing, roles, server::Context};
 
 /// How long a goodbye may take to arrive before the connection is closed under it.
 const FAREWELL: std::time::Duration = std::time::Duration::from_millis(500);
@@ -100,7 +100,7 @@ async fn converse(
     let hello = match opening.map_err(read)? {
         Some(Opening::Hello(hello)) => hello,
         Some(Opening::Call(request)) => {
-            refuse_call(context, &mut writer, &request).await?;
+            refuse_call(context, &peer, connection.remote_address(), &mut writer, &request).await?;
             return Err(Ended::AdminCall);
         }
         None => return Err(Ended::Done),
@@ -116,10 +116,18 @@ async fn converse(
     let Some(feed) = context.mesh.feed(&key.0).filter(|_| known) else {
         return Ok(farewell(&mut writer, GoodbyeReason::Removed).await);
     };
-    adopt::adopt(&context.mesh, &peer).await;
+    adopt::adopt(&context.mesh, &peer, connection.remote_address()).await;
     let mut ends = entry.0.end.clone();
     let expiry = context.mesh.expiry(&peer);
-    let mut session = Session::new(context, &peer, &key, entry, &feed, reader, writer);
+    let mut session = Session::new(
+        context,
+        (&peer, connection.remote_address()),
+        &key,
+        entry,
+        &feed,
+        reader,
+        writer,
+    );
     let order = select! {
         end = session.run() => match end {
             // The feed closes with the namespace, a moment before its edges are told.
@@ -155,6 +163,8 @@ impl Incoming for Opening {
 
 async fn refuse_call(
     context: &Context,
+    peer: &PeerIdentity,
+    from: SocketAddr,
     writer: &mut FrameWriter,
     request: &AdminRequest,
 ) -> Result<(), Ended> {
@@ -163,6 +173,8 @@ async fn refuse_call(
         CallError::new(ErrorCode::NotAllowed, "an edge may make no admin calls")
     });
     context.mesh.metrics.call(request.call.name(), Some(error.code));
+    let act = Act::call(peer, from, &request.call, request.dry_run);
+    context.mesh.settle(&act, Some(&error));
     writer.send(&AdminReply { result: Err(error) }).await?;
     writer.finish();
     // A peer that does not take the answer is closed without it.
@@ -215,6 +227,7 @@ async fn farewell(writer: &mut FrameWriter, reason: GoodbyeReason) -> GoodbyeRea
 struct Session<'a> {
     context: &'a Arc<Context>,
     peer: &'a PeerIdentity,
+    address: SocketAddr,
     key: &'a (Label, Label),
     entry: Entry<'a>,
     feed: &'a Feed,
@@ -235,7 +248,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(
         context: &'a Arc<Context>,
-        peer: &'a PeerIdentity,
+        (peer, address): (&'a PeerIdentity, SocketAddr),
         key: &'a (Label, Label),
         (entry, have): (Entry<'a>, Option<Version>),
         feed: &'a Feed,
@@ -246,6 +259,7 @@ impl<'a> Session<'a> {
         Self {
             context,
             peer,
+            address,
             key,
             entry,
             feed,
@@ -350,14 +364,11 @@ impl<'a> Session<'a> {
     }
 
     async fn renew(&self, csr: &[u8]) -> Result<cframe_protocol::v1::Enrolled, CallError> {
-        let csr = issuing::verify_csr(csr)?;
         let (namespace, name) = self.key;
         let mesh = &self.context.mesh;
-        let written = mesh.write(namespace.as_str(), |state| {
-            let of = (namespace, name);
-            calls::renew(state, &self.context.issuer, of, self.peer.serial, &csr, mesh.now())
-        });
-        let result = written.await.map(|(_, enrolled)| enrolled);
+        let act = Act::by(self.peer, self.address, "renewal").about(namespace, name);
+        let result = self.renewed(csr, &act).await;
+        mesh.settle(&act, result.as_ref().err());
         mesh.metrics.issued("renewal", result.is_ok());
         match &result {
             Ok(enrolled) => {
@@ -367,6 +378,21 @@ impl<'a> Session<'a> {
             Err(error) => tracing::warn!(%namespace, edge = %name, %error, "renewal refused"),
         }
         result
+    }
+
+    async fn renewed(
+        &self,
+        csr: &[u8],
+        act: &Act,
+    ) -> Result<cframe_protocol::v1::Enrolled, CallError> {
+        let csr = issuing::verify_csr(csr)?;
+        let (namespace, name) = self.key;
+        let mesh = &self.context.mesh;
+        let written = mesh.write(namespace.as_str(), act, |state| {
+            let of = (namespace, name);
+            calls::renew(state, &self.context.issuer, of, self.peer.serial, &csr, mesh.now())
+        });
+        written.await.map(|(_, enrolled)| enrolled)
     }
 
     async fn tick(&mut self) -> Result<(), Ended> {

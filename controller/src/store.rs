@@ -5,7 +5,7 @@
 //!
 //! Rules that every back end keeps:
 //! - a [`Revision`] counts the store's committed transactions and only grows;
-//! - [`Store::list`] answers from one revision, however many entries it returns;
+//! - [`Store::list`] and [`Store::page`] answer from one revision, however many entries they return;
 //! - [`Store::commit`] is all or nothing, and durable before it answers;
 //! - a [`Watch`] gives every revision after the one it starts from, in order, each as a whole, or ends
 //!   with [`WatchError::Compacted`], after which the reader lists again and takes the difference;
@@ -44,6 +44,21 @@ pub struct View {
     pub revision: Revision,
     /// The entries, ordered by key.
     pub entries: Vec<Entry>,
+}
+
+/// A part of the keys, to be read in pieces of which each is as of its own revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The first key that may be in it.
+    pub start: String,
+    /// The first key after it.
+    pub end: String,
+    /// Entries at most.
+    pub limit: usize,
+    /// The last entries, from the last on, instead of the first.
+    pub from_end: bool,
+    /// Without it values are empty, and cost nothing.
+    pub values: bool,
 }
 
 /// A condition of a transaction: `key` was last written at `modified`, or is absent if that is 0.
@@ -171,6 +186,27 @@ pub trait Store: Send + Sync + 'static {
     /// Everything whose key starts with `prefix`, as of one revision.
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>>;
 
+    /// A page of what is there.
+    ///
+    /// A store that can read a range does so; this lists everything below what the page's bounds have in common.
+    fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
+        Box::pin(async move {
+            let View { revision, entries } = self.list(common(&page.start, &page.end)).await?;
+            let mut entries: Vec<Entry> = entries
+                .into_iter()
+                .filter(|entry| (page.start.as_str()..page.end.as_str()).contains(&&*entry.key))
+                .collect();
+            if page.from_end {
+                entries.reverse();
+            }
+            entries.truncate(page.limit);
+            if !page.values {
+                entries.iter_mut().for_each(|entry| entry.value = Vec::new());
+            }
+            Ok(View { revision, entries })
+        })
+    }
+
     /// Carries a transaction out and answers with its revision once it is durable.
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>>;
 
@@ -193,4 +229,11 @@ pub trait Store: Send + Sync + 'static {
     /// Takes advertisements back, finishes what was begun and lets go of files and connections. Later calls
     /// fail as unavailable.
     fn close(&self) -> Boxed<'_, ()>;
+}
+
+/// What two texts begin with alike.
+fn common<'a>(one: &'a str, other: &str) -> &'a str {
+    let same = one.char_indices().zip(other.chars()).find(|((_, a), b)| a != b);
+    let end = same.map_or(one.len().min(other.len()), |((at, _), _)| at);
+    &one[..end]
 }

@@ -92,7 +92,7 @@ pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
             }
             continue;
         }
-        let swept = context.mesh.write("", |state| Ok((expired(state, now), ()))).await;
+        let swept = context.mesh.write_unrecorded("", |state| Ok((expired(state, now), ()))).await;
         if let Err(error) = &swept {
             tracing::warn!(%error, "what has expired was not cleared away");
         }
@@ -107,17 +107,17 @@ pub(crate) async fn sweep(context: Arc<Context>, stop: CancellationToken) {
 /// Whether the clock can be believed: it goes with the monotonic one, and has for a while. A clock that is
 /// years ahead for a minute would have every denial cleared away, for good.
 #[derive(Debug)]
-struct Steady {
+pub(crate) struct Steady {
     wall: u64,
     since: Instant,
 }
 
 impl Steady {
-    fn new(wall: u64, since: Instant) -> Self {
+    pub(crate) fn new(wall: u64, since: Instant) -> Self {
         Self { wall, since }
     }
 
-    fn holds(&mut self, wall: u64, now: Instant) -> bool {
+    pub(crate) fn holds(&mut self, wall: u64, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.since);
         if wall.abs_diff(self.wall.saturating_add(passed.as_secs())) > SLACK {
             *self = Self::new(wall, now);
@@ -148,7 +148,8 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
     }
     let over = |entry: &DenyEntry| entry.expires.saturating_add(KEEP_DENIED) <= now;
     let denied = state.denied.iter().filter(|(_, denied)| over(&denied.record.entry));
-    for (serial, denied) in denied.take(left) {
+    // Each may count its namespace's revision up.
+    for (serial, denied) in denied.take(left / 2) {
         draft.compare(Key::Denied(*serial), denied.modified);
         draft.delete(Key::Denied(*serial));
         draft.concern(state, &denied.record.entry.id.role);

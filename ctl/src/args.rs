@@ -3,6 +3,7 @@
 //! Every flag has an environment variable by one rule, `CFRAME_` and the flag's name in upper case
 //! with `_` for `-`; [`command`] applies it, so that no flag can be without.
 
+mod audit;
 mod edge;
 mod identity;
 mod namespace;
@@ -20,6 +21,7 @@ use clap::{
 
 use crate::value;
 
+pub use audit::AuditArgs;
 pub use edge::{EdgeAdd, EdgeSet, EdgeVerb, RouteAdd, RouteVerb};
 pub use identity::{
     AdminVerb, CertEnroll, CertRevoke, CertVerb, TokenCreate, TokenVerb, TrustVerb,
@@ -169,6 +171,12 @@ pub enum MeshCommand {
     /// and how many of the links stand. Problems are listed below.
     #[command(after_long_help = "Examples:\n  cfctl status\n  cfctl status -o json | jq .problems")]
     Status,
+    /// Who did what, when, from where, and how it ended; the newest last.
+    ///
+    /// Every call that changes something, every certificate that is issued, every backup, and every call
+    /// that was not allowed has a record, as long as the controllers keep it. Calls that only look have none.
+    #[command(after_long_help = audit::AUDIT_HELP)]
+    Audit(AuditArgs),
     /// Versions of cfctl and, with a context, of the controller.
     Version {
         /// Don't ask the controller.

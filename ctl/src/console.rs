@@ -87,12 +87,21 @@ impl Console<'_> {
     /// # Errors
     /// As [`answer`](Self::answer).
     pub fn print(&mut self, text: &str) -> Result<(), Failure> {
+        self.offer(text).map(drop)
+    }
+
+    /// Prints text to standard output as it is, and says whether somebody still reads there.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub fn offer(&mut self, text: &str) -> Result<bool, Failure> {
         let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
         match written {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => {
                 Err(Failure::new(Exit::Error, format!("standard output can't be written: {error}")))
             }
-            Ok(()) | Err(_) => Ok(()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The controller as commands see it.
 
+use std::ops::ControlFlow;
+
 use cframe_protocol::v1::{Call, Reply};
 
 use crate::failure::{Exit, Failure};
@@ -25,6 +27,17 @@ pub trait Controller {
         call: Call,
         each: &mut dyn FnMut(Reply),
     ) -> impl Future<Output = Result<(), Failure>>;
+
+    /// Makes a call whose answer does not end by itself, and hands on each piece until it is told to break off.
+    /// The next call connects anew.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), and when the controller falls silent.
+    fn follow(
+        &mut self,
+        call: Call,
+        each: &mut dyn FnMut(Reply) -> ControlFlow<()>,
+    ) -> impl Future<Output = Result<ControlFlow<()>, Failure>>;
 
     /// Lets go of the connection: a person is asked next, and may take minutes.
     fn rest(&mut self) -> impl Future<Output = ()>;

@@ -85,12 +85,17 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// The text on one line and without control characters: parts of it come from other hosts, and a
-/// terminal obeys what it is sent.
+/// terminal obeys what it is sent, and shows it in another order where it is told to.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
+    let drives = |c: char| {
+        let bidi = matches!(c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || bidi
+    };
+    if text.chars().any(drives) {
         let plain = |c: char| match c {
             '\n' | '\t' => ' ',
-            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c if drives(c) => char::REPLACEMENT_CHARACTER,
             c => c,
         };
         Cow::Owned(text.trim_end().chars().map(plain).collect())
@@ -132,5 +137,6 @@ mod tests {
     fn an_error_from_afar_cannot_drive_the_terminal() {
         let failure = Failure::new(Exit::Error, "a\u{1b}[2Jb\nc");
         assert_eq!(failure.to_string(), "a\u{fffd}[2Jb c");
+        assert_eq!(printable("\u{9b}2J \u{202e}txt.exe"), "\u{fffd}2J \u{fffd}txt.exe");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Seconds since the Unix epoch; in JSON and text RFC 3339 in UTC, `2026-02-01T12:00:00Z`.
@@ -39,6 +39,24 @@ impl fmt::Display for Moment {
 }
 
 impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Milliseconds since the Unix epoch; in JSON and text RFC 3339 in UTC, `2026-02-01T12:00:00.042Z`. Read as the
+/// number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Millis(pub u64);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = Moment(self.0 / 1000).to_string();
+        write!(f, "{}.{:03}Z", second.trim_end_matches('Z'), self.0 % 1000)
+    }
+}
+
+impl Serialize for Millis {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -91,6 +109,12 @@ mod tests {
         assert_eq!(Moment(1_767_225_600).to_string(), "2026-01-01T00:00:00Z");
         assert_eq!(Moment(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
         assert_eq!(serde_json::to_string(&Moment(0)).unwrap(), "\"1970-01-01T00:00:00Z\"");
+    }
+
+    #[test]
+    fn milliseconds_have_three_digits() {
+        assert_eq!(Millis(1_767_225_600_042).to_string(), "2026-01-01T00:00:00.042Z");
+        assert_eq!(serde_json::to_string(&Millis(7)).unwrap(), "\"1970-01-01T00:00:00.007Z\"");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A controller over the network.
 
 use std::{
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -95,6 +96,9 @@ impl Remote {
     }
 }
 
+/// A controller says something every five seconds to somebody who follows.
+const SILENCE: Duration = Duration::from_secs(15);
+
 const UNREACHABLE: &str =
     "is the controller running, and does a firewall let its UDP port through?";
 
@@ -126,6 +130,35 @@ impl Controller for Remote {
             Ok(answer) => answer.map_err(|failure| self.failure(failure)),
             Err(_) => Err(self.late(limit)),
         }
+    }
+
+    async fn follow(
+        &mut self,
+        call: Call,
+        each: &mut dyn FnMut(Reply) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Failure> {
+        let limit = self.limit.max(SILENCE);
+        let followed = async {
+            let mut replies = match timeout(self.limit, self.open(call, false)).await {
+                Ok(opened) => opened.map_err(|failure| describe(&self.name, failure))?,
+                Err(_) => return Err(self.late(self.limit)),
+            };
+            loop {
+                match timeout(limit, replies.next()).await {
+                    Ok(Ok(Some(reply))) => {
+                        if each(reply).is_break() {
+                            return Ok(ControlFlow::Break(()));
+                        }
+                    }
+                    Ok(Ok(None)) => return Ok(ControlFlow::Continue(())),
+                    Ok(Err(failure)) => return Err(describe(&self.name, failure)),
+                    Err(_) => return Err(self.late(limit)),
+                }
+            }
+        };
+        let end = followed.await;
+        self.close().await;
+        end
     }
 
     async fn rest(&mut self) {

@@ -101,16 +101,35 @@ impl Table {
 
     /// The rows as lines, each ended, with the header first.
     pub fn render(&self, color: bool) -> String {
+        let lines = self.lines();
+        let mut widths = Vec::new();
+        fit(&mut widths, &lines);
+        self.draw(&lines, &widths, 0, color)
+    }
+
+    /// The rows as lines below those that were printed before, whose widths are given and kept; with the
+    /// header where there were none.
+    pub fn render_more(&self, widths: &mut Vec<usize>, color: bool) -> String {
+        let lines = self.lines();
+        let first = usize::from(!widths.is_empty());
+        fit(widths, &lines);
+        self.draw(&lines, widths, first, color)
+    }
+
+    /// The header and the rows as text.
+    fn lines(&self) -> Vec<Vec<String>> {
         let last = self.header.len().saturating_sub(1);
         let mut lines = vec![self.header.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
         for row in &self.rows {
             lines.push(row.iter().enumerate().map(|(i, cell)| cell.shown(i == last)).collect());
         }
-        let widths: Vec<usize> = (0..self.header.len())
-            .map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0))
-            .collect();
+        lines
+    }
+
+    fn draw(&self, lines: &[Vec<String>], widths: &[usize], first: usize, color: bool) -> String {
+        let last = self.header.len().saturating_sub(1);
         let mut out = String::new();
-        for (number, line) in lines.iter().enumerate() {
+        for (number, line) in lines.iter().enumerate().skip(first) {
             for (i, text) in line.iter().enumerate() {
                 let tone = number.checked_sub(1).map_or(Tone::Plain, |row| self.rows[row][i].tone);
                 out.push_str(&tone.paint_if(color, text));
@@ -139,6 +158,16 @@ impl Table {
     }
 }
 
+/// Makes columns as wide as their widest text.
+fn fit(widths: &mut Vec<usize>, lines: &[Vec<String>]) {
+    for line in lines {
+        widths.resize(widths.len().max(line.len()), 0);
+        for (width, text) in widths.iter_mut().zip(line) {
+            *width = text.chars().count().max(*width);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +191,17 @@ mod tests {
              aws-hk  online  the first one\n\
              a_b     -       -\n"
         );
+    }
+
+    #[test]
+    fn rows_that_come_later_stand_below_the_first() {
+        let mut widths = Vec::new();
+        let first = sample().render_more(&mut widths, false);
+        assert_eq!(first, sample().render(false));
+        let mut more = Table::new(["NAME", "STATE", "ABOUT"]);
+        more.push(["b", "offline", "x"].map(Cell::new).to_vec());
+        assert_eq!(more.render_more(&mut widths, false), "b       offline  x\n");
+        assert_eq!(Table::new(["NAME"]).render_more(&mut widths, false), "");
     }
 
     #[test]

@@ -10,6 +10,9 @@ use cframe_pki::{
 };
 use cframe_protocol::v1::{Endpoint, EndpointError};
 use ipnet::IpNet;
+use time::{
+    Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description,
+};
 
 /// The longest life of a join token.
 pub const LONGEST_TOKEN: Duration = Duration::from_secs(24 * 3600);
@@ -126,6 +129,46 @@ fn span(text: &str, holds: impl Fn(u8) -> bool) -> usize {
     text.bytes().take_while(|byte| holds(*byte)).count()
 }
 
+/// A moment as people say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So long ago.
+    Ago(Duration),
+    /// Then, in Unix milliseconds.
+    At(u64),
+}
+
+impl When {
+    /// In Unix milliseconds; `now` in Unix seconds.
+    pub fn millis(self, now: u64) -> u64 {
+        match self {
+            Self::Ago(length) => {
+                let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+                now.saturating_mul(1000).saturating_sub(length)
+            }
+            Self::At(millis) => millis,
+        }
+    }
+}
+
+/// How long ago, as [`duration`]; or a time of RFC 3339; or a date, which begins at midnight UTC.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn when(text: &str) -> Result<When, String> {
+    const FORM: &str = "expected such as 30m, 7d, 2026-02-01 or 2026-02-01T12:00:00Z";
+    if !text.contains('-') {
+        return duration(text).map(When::Ago);
+    }
+    let date = Date::parse(text, format_description!("[year]-[month]-[day]"));
+    let moment = match date {
+        Ok(date) => date.midnight().assume_utc(),
+        Err(_) => OffsetDateTime::parse(text, &Rfc3339).map_err(|_| FORM.to_owned())?,
+    };
+    let millis = moment.unix_timestamp_nanos() / 1_000_000;
+    u64::try_from(millis).map(When::At).map_err(|_| "it is before 1970".to_owned())
+}
+
 /// A token's life: 1 s to [`LONGEST_TOKEN`].
 ///
 /// # Errors
@@ -216,6 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_is_so_long_ago_or_then() {
+        assert_eq!(when("30m").unwrap().millis(10_000), 8_200_000);
+        assert_eq!(when("9d").unwrap().millis(1), 0);
+        for (text, millis) in [
+            ("2026-01-01", 1_767_225_600_000),
+            ("2026-01-01T00:00:00.25Z", 1_767_225_600_250),
+            ("2026-01-01T08:00:00+08:00", 1_767_225_600_000),
+        ] {
+            assert_eq!(when(text), Ok(When::At(millis)), "{text}");
+        }
+        for text in ["", "yesterday", "2026-13-01", "2026-01-01 12:00", "1969-01-01", "-1h"] {
+            assert!(when(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn tokens_live_for_a_day_at_most() {
         assert!(token_ttl("24h").is_ok());
         assert!(token_ttl("25h").unwrap_err().contains("24h at most"));
@@ -233,6 +292,7 @@ mod tests {
         #[test]
         fn no_text_makes_a_parser_panic(text in "\\PC{0,40}") {
             let _ = (cidr(&text), duration(&text), token_ttl(&text), tun_mtu(&text));
+            let _ = when(&text);
             let _ = (serial(&text).is_ok(), optional_label(&text).is_ok());
         }
     }

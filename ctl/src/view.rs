@@ -17,11 +17,13 @@
 //! | `admin list` | [`Admin`] |
 //! | `admin add` | [`NewAdmin`] |
 //! | `trust show` | [`Trust`] |
+//! | `audit` | [`Audit`]; with `--follow` one object per line |
 //! | `status` | [`Status`] |
 //! | `context list`, `show` | [`Context`] |
 //! | `version` | [`Versions`] |
 //! | what changes something | [`Change`] |
 
+mod audit;
 mod change;
 mod edge;
 mod identity;
@@ -35,6 +37,7 @@ use crate::{
     table::{Cell, Table},
 };
 
+pub use audit::{Audit, AuditChange, AuditLines};
 pub use change::{Change, Subject};
 pub use edge::{Edge, EdgeStateName, Link, Route};
 pub use identity::{Admin, Cert, CertStateName, NewAdmin, NewCert, NewToken, Token, Trust};

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    net::UdpSocket,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{Arc, mpsc},
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 /// A controller that runs until it is dropped, and the context of its first admin.
 struct Mesh {
     directory: tempfile::TempDir,
+    address: SocketAddr,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
@@ -33,19 +35,29 @@ struct Mesh {
 impl Mesh {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let stop = CancellationToken::new();
-        let (tell, told) = mpsc::channel();
-        let (path, token) = (directory.path().to_owned(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async {
-                let parts = prepare(&path).await;
-                tell.send(()).unwrap();
-                cframe_controller::run(parts, token).await.unwrap();
-            });
-        });
-        told.recv().unwrap();
-        Self { directory, stop, thread: Some(thread) }
+        let control = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = control.local_addr().unwrap();
+        let (stop, thread) = serve(directory.path().to_owned(), control, true);
+        Self { directory, address, stop, thread: Some(thread) }
+    }
+
+    /// Stops the controller.
+    fn stop(&mut self) {
+        self.stop.cancel();
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    /// Starts it again, on the same port.
+    fn start_again(&mut self) {
+        let begun = Instant::now();
+        let control = loop {
+            match UdpSocket::bind(self.address) {
+                Ok(socket) => break socket,
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+        };
+        let (stop, thread) = serve(self.directory.path().to_owned(), control, false);
+        (self.stop, self.thread) = (stop, Some(thread));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -89,9 +101,28 @@ impl Drop for Mesh {
     }
 }
 
-/// What `cframe-controller init` does, and `run` up to where it serves.
-async fn prepare(directory: &Path) -> Parts {
-    let control = UdpSocket::bind("127.0.0.1:0").unwrap();
+/// A controller in a thread of its own.
+fn serve(path: PathBuf, control: UdpSocket, new: bool) -> (CancellationToken, JoinHandle<()>) {
+    let stop = CancellationToken::new();
+    let (tell, told) = mpsc::channel();
+    let token = stop.clone();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async {
+            if new {
+                init(&path, &control).await;
+            }
+            let parts = parts(&path, control).await;
+            tell.send(()).unwrap();
+            cframe_controller::run(parts, token).await.unwrap();
+        });
+    });
+    told.recv().unwrap();
+    (stop, thread)
+}
+
+/// What `cframe-controller init` does.
+async fn init(directory: &Path, control: &UdpSocket) {
     let initial = Initial {
         mesh: "corp.example".parse().unwrap(),
         name: "ctl-1".parse().unwrap(),
@@ -106,6 +137,11 @@ async fn prepare(directory: &Path) -> Parts {
     contexts.save(&directory.join("admin.toml")).unwrap();
     contexts.put(name, aged(&data, &context));
     contexts.save(&directory.join("aged.toml")).unwrap();
+}
+
+/// What `cframe-controller run` does up to where it serves.
+async fn parts(directory: &Path, control: UdpSocket) -> Parts {
+    let data = DataDir::new(directory.join("data"));
     Parts {
         store: Arc::new(data.open_store().await.unwrap()),
         issuer: data.issuer().unwrap(),
@@ -117,6 +153,7 @@ async fn prepare(directory: &Path) -> Parts {
         http: None,
         local: None,
         clock: Arc::new(cframe_pki::unix_now),
+        audit: Default::default(),
     }
 }
 
@@ -294,4 +331,84 @@ fn an_admin_s_certificate_is_renewed_by_its_use() {
     assert!(last.starts_with("warning: ") && last.contains("was not renewed"), "{last}");
     assert!(last.contains("cframe-controller admin --name root"), "{last}");
     assert_eq!(read().certificate, before.certificate);
+}
+
+/// `cfctl audit --follow`, until it is dropped.
+struct Follower(std::process::Child, std::io::Lines<BufReader<std::process::ChildStdout>>);
+
+impl Follower {
+    fn start(mesh: &Mesh, line: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cfctl"))
+            .env_clear()
+            .arg("--config")
+            .arg(mesh.path("admin.toml"))
+            .args(line.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self(child, lines)
+    }
+
+    fn line(&mut self) -> String {
+        self.1.next().unwrap().unwrap()
+    }
+
+    fn record(&mut self) -> Value {
+        serde_json::from_str(&self.line()).unwrap()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn who_did_what_is_told_and_followed_across_a_restart() {
+    let mut mesh = Mesh::start();
+    mesh.ends(0, "namespace add prod");
+    mesh.ends(0, ADD_HK);
+    mesh.ends(4, ADD_HK);
+    let (table, _) = mesh.ends(0, "audit");
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["TIME", "WHO", "CALL", "SUBJECT", "RESULT", "FROM"]);
+    assert_eq!(rows[1][2..5], ["init", "corp.example", "ok"]);
+    assert_eq!(rows[2][1..5], ["admin/root", "namespace-add", "prod", "ok"]);
+    assert_eq!(rows[3][1..5], ["admin/root", "edge-add", "prod/aws-hk", "ok"]);
+
+    let mut follower = Follower::start(&mesh, "audit --follow -o json --call edge-add --since 1h");
+    let added = follower.record();
+    assert_eq!(added["result"], "ok");
+    assert_eq!(added["changes"][0]["after"]["cidrs"][0], "172.30.0.0/16");
+    let refused = follower.record();
+    assert_eq!(refused["result"], "conflict");
+    let add = |name: &str, net: &str| format!("edge add {name} -n prod --cidr {net}");
+    mesh.ends(0, &add("b", "10.1.0.0/16"));
+    assert_eq!(follower.record()["subject"], "prod/b");
+    mesh.stop();
+    mesh.start_again();
+    mesh.ends(0, &add("c", "10.2.0.0/16"));
+    assert_eq!(follower.record()["subject"], "prod/c", "once, and nothing again");
+    mesh.ends(0, "namespace add lab");
+    mesh.ends(0, &add("d", "10.3.0.0/16"));
+    assert_eq!(follower.record()["subject"], "prod/d");
+    drop(follower);
+
+    let mut table = Follower::start(&mesh, "audit --follow --limit 1 -n lab");
+    assert!(table.line().starts_with("TIME "));
+    assert!(table.line().contains(" lab "));
+
+    let of_lab = mesh.json("audit -n lab");
+    assert_eq!(of_lab.as_array().unwrap().len(), 1);
+    let (newest, remark) = mesh.ends(0, "audit --limit 2 -o json");
+    assert_eq!(serde_json::from_str::<Value>(&newest).unwrap()[1]["subject"], "prod/d");
+    assert!(remark.contains("the newest 2 records; --limit 0 shows all"), "{remark}");
+    assert_eq!(mesh.json("audit --since 2020-01-01 --until 2020-01-02"), Value::Array(Vec::new()));
+    mesh.ends(2, "audit --since yesterday");
+    mesh.ends(2, "audit --follow --until 1h");
 }

@@ -28,6 +28,7 @@
 
 pub mod bench;
 mod capture;
+pub mod crash;
 pub mod demo;
 pub mod deployment;
 mod host;

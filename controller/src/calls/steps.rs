@@ -8,6 +8,7 @@ use cframe_pki::identity::Label;
 use cframe_protocol::v1::CallError;
 
 use crate::{
+    audit::Act,
     check,
     draft::Draft,
     mesh::Mesh,
@@ -18,16 +19,17 @@ use crate::{
 /// What a step leaves free of a transaction: for what goes with every write, and the last edge's certificates.
 const SPARE: usize = 24;
 
-/// Carries steps out until what `whole` decides fits into one transaction.
+/// Carries steps out until what `whole` decides fits into one transaction. Each leaves a record.
 pub(super) async fn make_room(
     mesh: &Mesh,
+    act: &Act,
     lane: &str,
     whole: impl Fn(&State) -> Result<Draft, CallError>,
     step: impl Fn(&State, usize) -> Result<Draft, CallError>,
 ) -> Result<(), CallError> {
     let room = mesh.store().max_ops().saturating_sub(SPARE);
     while mesh.read(&whole)?.size() > room {
-        let done = mesh.write(lane, |state| {
+        let done = mesh.write(lane, act, |state| {
             let draft = step(state, room)?;
             let done = draft.is_empty();
             Ok((draft, done))

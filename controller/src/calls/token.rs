@@ -101,6 +101,13 @@ fn join_token(state: &State, fresh: &Fresh) -> Result<JoinToken, CallError> {
 
 pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
     let key: TokenKey = id.parse().map_err(|_| {
+        if id.starts_with("cfj1.") {
+            // What it says is not repeated: it is a secret.
+            return invalid(
+                "this is a token and not its id, which has 32 lower-case hex digits; `cfctl token list` \
+                 shows it",
+            );
+        }
         invalid(format!("{id:?} is not a token's id: it has 32 lower-case hex digits"))
     })?;
     let usable = state.tokens.get(&key).filter(|token| token.record.used.is_none());

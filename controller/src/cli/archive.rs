@@ -6,16 +6,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use cframe_pki::{files, unix_now};
+use cframe_pki::{files, identity::Label, unix_now};
 use clap::Args;
 use zeroize::Zeroizing;
 
 use super::{DataDir, Failure, init::now_ms, open_store, opening};
 use crate::{
+    audit::{Act, Journal, Who},
     backup::{self, BackupError},
     config::{Config, StoreConfig},
     local,
-    store::{Store, redb::Redb},
+    store::{Op, Store, Txn, redb::Redb},
 };
 
 /// Flags of `backup`.
@@ -76,8 +77,15 @@ async fn take_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
     if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
         return Ok(dump);
     }
+    let controller = directory.controller()?;
     let store = open_store(config).await?;
     let dump = backup::dump(&*store, unix_now()).await;
+    if dump.is_ok() {
+        let ops = vec![record(&controller, "backup", String::new())];
+        if let Err(error) = store.commit(Txn { compares: Vec::new(), ops }).await {
+            tracing::warn!(%error, "the audit log has no record of this backup");
+        }
+    }
     store.close().await;
     Ok(dump?)
 }
@@ -108,7 +116,7 @@ pub(super) async fn restore(config: &Config, flags: RestoreFlags) -> Result<(), 
     }
     let epoch = match &config.store {
         StoreConfig::Embedded => make_store(&directory, &dump).await?,
-        StoreConfig::Etcd(_) => fill_store(config, &dump).await?,
+        StoreConfig::Etcd(_) => fill_store(config, &directory, &dump).await?,
     };
     let age = unix_now().saturating_sub(dump.header.made) / 60;
     eprintln!(
@@ -128,7 +136,8 @@ async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
         Ok(()) | Err(_) => {}
     }
     let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await??;
-    let epoch = backup::restore(&store, dump, now_ms()).await;
+    let record = restored(directory, dump)?;
+    let epoch = backup::restore(&store, dump, now_ms(), record).await;
     store.close().await;
     let epoch = epoch?;
     std::fs::rename(&unfinished, directory.store())?;
@@ -137,15 +146,33 @@ async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
 }
 
 /// A shared store is filled where it is: it has no mesh until all is there.
-async fn fill_store(config: &Config, dump: &backup::Dump) -> Result<u64, Failure> {
+async fn fill_store(
+    config: &Config,
+    directory: &DataDir,
+    dump: &backup::Dump,
+) -> Result<u64, Failure> {
     let store = open_store(config).await?;
-    let epoch = backup::restore(&*store, dump, now_ms()).await;
+    let record = restored(directory, dump)?;
+    let epoch = backup::restore(&*store, dump, now_ms(), record).await;
     store.close().await;
     epoch.map_err(|error| {
         let taken = matches!(error, BackupError::NotEmpty);
         let error = anyhow::Error::from(error).context(opening::place(config));
         if taken { Failure::conflict(error) } else { Failure::from(error) }
     })
+}
+
+fn restored(directory: &DataDir, dump: &backup::Dump) -> Result<Op> {
+    let subject = format!("backup of {} (Unix seconds)", dump.header.made);
+    Ok(record(&directory.controller()?, "restore", subject))
+}
+
+/// What the audit log has of a command on this host that no controller serves.
+fn record(controller: &Label, call: &'static str, subject: String) -> Op {
+    let uid = rustix::process::getuid().as_raw();
+    let mut act = Act::new(Who::Local(uid), call);
+    act.subject = subject;
+    Journal::new(controller.clone()).write_now(&act)
 }
 
 fn put_keys(

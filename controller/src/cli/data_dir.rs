@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use cframe_pki::{
     files,
+    identity::Label,
     issue::{IssuingCa, RootCa, read_certificate},
     tls::{Credentials, LiveCredentials},
 };
@@ -137,6 +138,14 @@ impl DataDir {
         let credentials =
             Credentials::load(&self.identity()).context("the controller's certificate")?;
         Ok(LiveCredentials::new(credentials)?)
+    }
+
+    /// The controller's name, of its certificate.
+    ///
+    /// # Errors
+    /// As [`credentials`](Self::credentials).
+    pub fn controller(&self) -> Result<Label> {
+        Ok(self.credentials()?.identity().id.role.name().clone())
     }
 
     /// Reads, or at the first start makes, the secret of stateless resets. It is no part of a backup: another

@@ -20,6 +20,7 @@ use clap::Args;
 
 use super::{AdminContext, Contexts, DataDir, Failure, open_store, opening};
 use crate::{
+    audit::{Act, Journal, Who},
     config::{Config, StoreConfig},
     record::{self, Key, ROOT},
     store::{CommitError, Compare, Op, Store, Txn, redb::Redb},
@@ -237,6 +238,7 @@ impl Building {
             put(&Key::Admin(initial.admin.clone()), &first_admin),
             own_record,
             admin_record,
+            made(initial),
         ];
         Ok(Self { place, ops, context })
     }
@@ -270,6 +272,14 @@ fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
     let op = put(&Key::Cert(issued.serial), &record);
     let chain = vec![issued.der, ca.certificate().clone()];
     Ok((Credentials { chain, key }, op))
+}
+
+/// What the audit log begins with.
+fn made(initial: &Initial) -> Op {
+    let uid = rustix::process::getuid().as_raw();
+    let mut act = Act::new(Who::Local(uid), "init");
+    act.subject = initial.mesh.to_string();
+    Journal::new(initial.name.clone()).write_now(&act)
 }
 
 fn put<T: serde::Serialize>(key: &Key, record: &T) -> Op {

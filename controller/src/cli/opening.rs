@@ -35,7 +35,7 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
             let store = DataDir::new(&config.data_dir).open_store().await?;
             Ok(Arc::new(store))
         }
-        StoreConfig::Etcd(etcd) => Ok(Arc::new(Etcd::new(&etcd.load()?)?)),
+        StoreConfig::Etcd(etcd) => Ok(Arc::new(Etcd::open(&etcd.load()?).await?)),
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
         http: http.map(TcpListener::from_std).transpose()?,
         local: Some(local::bind(&directory.socket()).context("the local socket")?),
         clock: Arc::new(cframe_pki::unix_now),
+        audit: config.audit,
     };
     tracing::info!(control = %config.control_listen, enroll = %config.enroll_listen, "listening");
     let result = crate::run(parts, stop).await;

@@ -107,7 +107,14 @@ impl Followed {
         let inner = Redb::open(&data.store()).unwrap();
         let store = Arc::new(Faulty { inner, deaf: Arc::default(), kept: Mutex::default() });
         let clock: Clock = Arc::new(|| 1_800_000_000);
-        let mesh = Mesh::open(Arc::clone(&store) as Arc<dyn Store>, clock).await.unwrap();
+        let mesh = Mesh::open(
+            Arc::clone(&store) as Arc<dyn Store>,
+            clock,
+            initial.name.clone(),
+            Keep::default(),
+        )
+        .await
+        .unwrap();
         let mesh = Arc::new(mesh.comparing_every(Duration::from_millis(20)));
         let stop = CancellationToken::new();
         let (followed, stopped) = (Arc::clone(&mesh), stop.clone());

@@ -1,9 +1,12 @@
 //! Certificates that this store does not know: issued after the backup that it was restored from.
 
-use cframe_pki::verifier::PeerIdentity;
+use std::net::SocketAddr;
+
+use cframe_pki::{identity::Role, verifier::PeerIdentity};
 use cframe_protocol::v1::CallError;
 
 use crate::{
+    audit::Act,
     draft::Draft,
     mesh::Mesh,
     model::State,
@@ -11,12 +14,13 @@ use crate::{
 };
 
 /// Records a verified certificate, so that it is listed, and denied with its edge.
-pub(super) async fn adopt(mesh: &Mesh, peer: &PeerIdentity) {
+pub(super) async fn adopt(mesh: &Mesh, peer: &PeerIdentity, from: SocketAddr) {
     if mesh.read(|state| state.certs.contains_key(&peer.serial)) {
         return;
     }
-    let Some(namespace) = peer.id.role.namespace() else { return };
-    match mesh.write(namespace.as_str(), |state| decide(state, peer)).await {
+    let Role::Edge { namespace, name } = &peer.id.role else { return };
+    let act = Act::by(peer, from, "adopt").about(namespace, name);
+    match mesh.write(namespace.as_str(), &act, |state| decide(state, peer)).await {
         Ok(_) => {
             tracing::info!(id = %peer.id, serial = %peer.serial, "an unknown certificate was recorded")
         }

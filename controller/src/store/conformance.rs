@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Advertisement, CommitError, Compare, Op, Revision, Store, Txn, WatchError};
+use super::{Advertisement, CommitError, Compare, Op, Page, Revision, Store, Txn, WatchError};
 
 /// Everything that the suite writes is below this.
 pub const PREFIX: &str = "/cframe/v1/";
@@ -29,6 +29,7 @@ where
 {
     what_is_put_is_listed(fresh().await).await;
     a_list_is_bound_to_its_prefix(fresh().await).await;
+    a_page_is_a_part_of_the_list(fresh().await).await;
     a_failed_comparison_changes_nothing(fresh().await).await;
     a_key_can_be_made_only_once(fresh().await).await;
     a_key_that_was_removed_compares_as_absent(fresh().await).await;
@@ -86,6 +87,34 @@ pub async fn a_list_is_bound_to_its_prefix(store: Arc<dyn Store>) {
     let listed: Vec<String> = contents(&store, "edges/prod/").await.into_keys().collect();
     assert_eq!(listed, ["edges/prod/a", "edges/prod/b"]);
     assert!(contents(&store, "edges/none/").await.is_empty());
+}
+
+/// From either end, with or without values, and never more than was asked for.
+pub async fn a_page_is_a_part_of_the_list(store: Arc<dyn Store>) {
+    let keys = ["log/1", "log/2", "log/3", "log/4", "lot/1"];
+    let revision = commit(&store, [], keys.map(|key| put(key, key))).await;
+    let read = async |start: &str, end: &str, limit, from_end, values| {
+        let (start, end) = (format!("{PREFIX}{start}"), format!("{PREFIX}{end}"));
+        let page = Page { start, end, limit, from_end, values };
+        let view = store.page(&page).await.expect("a page");
+        assert!(view.revision >= revision);
+        let entries = view.entries.into_iter().map(|entry| {
+            let expected = entry.key.strip_prefix(PREFIX).expect("the prefix").to_owned();
+            let value = String::from_utf8(entry.value).expect("text");
+            assert_eq!(
+                (value.as_str(), entry.modified),
+                (if values { &*expected } else { "" }, revision)
+            );
+            expected
+        });
+        entries.collect::<Vec<_>>()
+    };
+    assert_eq!(read("log/", "log0", 10, false, true).await, keys[..4]);
+    assert_eq!(read("log/", "log0", 2, false, true).await, keys[..2]);
+    assert_eq!(read("log/", "log0", 2, true, true).await, ["log/4", "log/3"]);
+    assert_eq!(read("log/2", "log/4", 10, true, false).await, ["log/3", "log/2"]);
+    assert!(read("log/4", "log/2", 10, false, true).await.is_empty());
+    assert!(read("log/5", "log/9", 10, true, true).await.is_empty());
 }
 
 /// All or nothing, and the conflict names the key.

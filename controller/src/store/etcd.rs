@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{GetOptions, KvClient};
+use etcd_client::{GetOptions, KvClient, SortOrder, SortTarget};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
@@ -29,7 +29,7 @@ use self::{
     members::Members,
 };
 use super::{
-    Advertisement, Boxed, CommitError, Entry, ReadError, Revision, Store, Txn, View, Watch,
+    Advertisement, Boxed, CommitError, Entry, Page, ReadError, Revision, Store, Txn, View, Watch,
     WatchError,
 };
 
@@ -84,10 +84,19 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// A handle. Nothing is connected before the first call.
+    /// A handle, once it is sure that the configuration can be used. Nothing is connected before the first call.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] if an endpoint or a certificate cannot be used.
+    /// [`ReadError::Unavailable`] if an endpoint is no URL, or a certificate or key is none.
+    pub async fn open(config: &Config) -> Result<Self, ReadError> {
+        Members::check(config).await?;
+        Self::new(config)
+    }
+
+    /// The same, of a configuration that is known to be good.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if there is no endpoint.
     pub fn new(config: &Config) -> Result<Self, ReadError> {
         Ok(Self {
             members: Arc::new(Members::new(config)?),
@@ -114,7 +123,7 @@ impl Etcd {
     }
 
     /// Unless the store is closed, also while the call runs.
-    async fn open<T, E>(
+    async fn unless_closed<T, E>(
         &self,
         call: impl Future<Output = Result<T, E>>,
         closed: impl Fn(String) -> E,
@@ -133,6 +142,30 @@ impl Etcd {
             }
         }
         Err(ReadError::Unavailable(last))
+    }
+
+    async fn range(&self, wanted: &Page) -> Result<View, ReadError> {
+        if wanted.start >= wanted.end || wanted.limit == 0 {
+            // etcd takes 0 for no limit.
+            return Ok(View { revision: 0, entries: Vec::new() });
+        }
+        let limit = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
+        let order = if wanted.from_end { SortOrder::Descend } else { SortOrder::Ascend };
+        let mut options = GetOptions::new()
+            .with_range(wanted.end.as_str())
+            .with_limit(limit)
+            .with_sort(SortTarget::Key, order);
+        if !wanted.values {
+            options = options.with_keys_only();
+        }
+        let found = self.members.read(|client| {
+            let (mut kv, key, options) = (kv(&client), wanted.start.as_str(), options.clone());
+            async move { kv.get(key, Some(options)).await }
+        });
+        let mut found = found.await.map_err(|fault| ReadError::Unavailable(fault.text))?;
+        let revision = found.header().map_or(0, |header| unsigned(header.revision()));
+        let entries = found.take_kvs().into_iter().map(entry).collect::<Result<_, _>>()?;
+        Ok(View { revision, entries })
     }
 
     /// The first page decides the revision, the others are of the same.
@@ -179,12 +212,16 @@ impl Store for Etcd {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
-        Box::pin(self.open(self.list_all(prefix), ReadError::Unavailable))
+        Box::pin(self.unless_closed(self.list_all(prefix), ReadError::Unavailable))
+    }
+
+    fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
+        Box::pin(self.unless_closed(self.range(page), ReadError::Unavailable))
     }
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         let committed = async move { commit::commit(&self.members, &self.marks, &txn).await };
-        Box::pin(self.open(committed, CommitError::Unavailable))
+        Box::pin(self.unless_closed(committed, CommitError::Unavailable))
     }
 
     fn watch<'a>(
@@ -198,7 +235,7 @@ impl Store for Etcd {
             let watch = watch::open(Arc::clone(&self.members), prefix, from, closed).await?;
             Ok(Box::new(watch) as Box<dyn Watch>)
         };
-        Box::pin(self.open(opened, WatchError::Ended))
+        Box::pin(self.unless_closed(opened, WatchError::Ended))
     }
 
     fn advertise(
@@ -214,7 +251,7 @@ impl Store for Etcd {
             self.tasks.spawn(keeper.run(closed));
             Ok(Box::new(held) as Box<dyn Advertisement>)
         };
-        Box::pin(self.open(advertised, CommitError::Unavailable))
+        Box::pin(self.unless_closed(advertised, CommitError::Unavailable))
     }
 
     fn close(&self) -> Boxed<'_, ()> {

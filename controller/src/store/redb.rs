@@ -24,8 +24,8 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Advertisement, Batch, Boxed, CommitError, Entry, Op, ReadError, Revision, Store, Txn, View,
-    Watch, WatchError,
+    Advertisement, Batch, Boxed, CommitError, Entry, Op, Page, ReadError, Revision, Store, Txn,
+    View, Watch, WatchError,
 };
 
 mod held;
@@ -120,6 +120,15 @@ impl Store for Redb {
         })
     }
 
+    fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let job = Job::Page { page: page.clone(), reply };
+            self.jobs.send(job).await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?;
+            answer.await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?
+        })
+    }
+
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
@@ -180,6 +189,10 @@ enum Job {
         prefix: String,
         reply: oneshot::Sender<Result<View, ReadError>>,
     },
+    Page {
+        page: Page,
+        reply: oneshot::Sender<Result<View, ReadError>>,
+    },
     Commit(Pending),
     /// Something was [`Dropped`].
     Drop,
@@ -215,6 +228,9 @@ impl Worker {
                 Job::List { prefix, reply } => {
                     // A caller that has gone needs no answer, here and below.
                     let _ = reply.send(self.list(&prefix));
+                }
+                Job::Page { page, reply } => {
+                    let _ = reply.send(self.page(&page));
                 }
                 Job::Commit(pending) => {
                     let mut group = vec![pending];
@@ -295,6 +311,11 @@ impl Worker {
 
     fn list(&mut self, prefix: &str) -> Result<View, ReadError> {
         let result = self.database().and_then(|database| list(database, prefix));
+        self.after(result).map_err(|failure| failure.into_read(&self.shown))
+    }
+
+    fn page(&mut self, wanted: &Page) -> Result<View, ReadError> {
+        let result = self.database().and_then(|database| page(database, wanted));
         self.after(result).map_err(|failure| failure.into_read(&self.shown))
     }
 
@@ -423,6 +444,28 @@ fn list(database: &Database, prefix: &str) -> Result<View, Failure> {
         }
         let (modified, value) = split(key, stored.value())?;
         entries.push(Entry { key: key.to_owned(), value: value.to_vec(), modified });
+    }
+    Ok(View { revision, entries })
+}
+
+fn page(database: &Database, wanted: &Page) -> Result<View, Failure> {
+    let read = database.begin_read().map_err(Failure::of)?;
+    let meta = read.open_table(META).map_err(Failure::of)?;
+    let revision =
+        meta.get(REVISION).map_err(Failure::from)?.map_or(0, |revision| revision.value());
+    let table = read.open_table(ENTRIES).map_err(Failure::of)?;
+    let mut entries = Vec::new();
+    if wanted.start < wanted.end {
+        let mut range =
+            table.range(wanted.start.as_str()..wanted.end.as_str()).map_err(Failure::from)?;
+        while entries.len() < wanted.limit {
+            let item = if wanted.from_end { range.next_back() } else { range.next() };
+            let Some(item) = item else { break };
+            let (key, stored) = item.map_err(Failure::from)?;
+            let (modified, value) = split(key.value(), stored.value())?;
+            let value = if wanted.values { value.to_vec() } else { Vec::new() };
+            entries.push(Entry { key: key.value().to_owned(), value, modified });
+        }
     }
     Ok(View { revision, entries })
 }

@@ -5,6 +5,7 @@
 
 mod admins;
 mod attacks;
+mod audit;
 mod enrolment;
 mod etcd;
 mod program;

@@ -12,10 +12,11 @@ use std::{
 
 use cframe_controller::{
     Parts, RunError,
+    audit::Keep,
     cli::{AdminContext, DataDir, Initial, initialise},
     store::{
-        Advertisement, Batch, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch,
-        WatchError, redb::Redb,
+        Advertisement, Batch, Boxed, CommitError, Page, ReadError, Revision, Store, Txn, View,
+        Watch, WatchError, redb::Redb,
     },
 };
 use cframe_pki::{
@@ -55,6 +56,8 @@ pub(crate) struct World {
     pub(crate) panics: Arc<AtomicBool>,
     /// By how many seconds the controller's clock is ahead.
     pub(crate) ahead: Arc<AtomicU64>,
+    /// The bounds of the audit log, from the next start on.
+    pub(crate) keep: Keep,
     running: Option<Running>,
     _directory: TempDir,
 }
@@ -86,6 +89,7 @@ impl World {
             full: Arc::default(),
             panics: Arc::default(),
             ahead: Arc::default(),
+            keep: Keep::default(),
             running: None,
             _directory: directory,
         };
@@ -122,6 +126,7 @@ impl World {
             http: None,
             local: None,
             clock: Arc::new(move || cframe_pki::unix_now() + ahead.load(Ordering::SeqCst)),
+            audit: self.keep,
         };
         let task = tokio::spawn(cframe_controller::run(parts, stop.clone()));
         self.running = Some(Running { stop, task });
@@ -237,6 +242,10 @@ impl Store for Brittle {
 
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
         self.inner.list(prefix)
+    }
+
+    fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
+        self.inner.page(page)
     }
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {

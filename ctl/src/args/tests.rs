@@ -66,6 +66,8 @@ fn what_the_documents_promise_parses() {
         "cfctl admin del alice",
         "cfctl admin ls",
         "cfctl status",
+        "cfctl audit",
+        "cfctl audit --follow --since 10m -o json",
         "cfctl completion bash",
         "cfctl version",
         "cfctl context import admin.toml",

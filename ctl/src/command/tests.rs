@@ -5,12 +5,12 @@ mod changes;
 mod files;
 mod questions;
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use cframe_protocol::v1::{
-    AdminRow, Call, CertRow, CertState, Changed, ControllerRow, EdgeLiveness, EdgeRow, LinkReport,
-    MeshStatus, NamespaceRow, NamespaceStatus, Progress, Reply, RouteRow, Settings, TokenMade,
-    TokenRow, Version,
+    AdminRow, AuditQuery, AuditRow, Call, CertRow, CertState, Changed, ControllerRow, EdgeLiveness,
+    EdgeRow, LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Progress, Reply, RouteRow,
+    Settings, TokenMade, TokenRow, Version,
 };
 
 use crate::{
@@ -52,6 +52,19 @@ impl Controller for Fake<'_> {
     async fn watch(&mut self, call: Call, each: &mut dyn FnMut(Reply)) -> Result<(), Failure> {
         self.call(call, false).await?.into_iter().for_each(each);
         Ok(())
+    }
+
+    async fn follow(
+        &mut self,
+        call: Call,
+        each: &mut dyn FnMut(Reply) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Failure> {
+        for reply in self.call(call, false).await? {
+            if each(reply).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     async fn rest(&mut self) {
@@ -98,7 +111,7 @@ fn run_with(
         },
         context: None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let Command::Mesh(command) = cli.command else { panic!("{line}") };
     let result = runtime.block_on(super::run(&mut session, command));
     let text = |bytes| String::from_utf8(bytes).unwrap();

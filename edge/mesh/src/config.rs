@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use aws_lc_rs::{hkdf, hmac};
 use cframe_pki::identity::SpiffeId;
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt, congestion,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    ServerConfig, TransportConfig, VarInt, congestion,
     crypto::{
         ClientConfig as ClientCrypto, ServerConfig as ServerCrypto,
         rustls::{QuicClientConfig, QuicServerConfig},

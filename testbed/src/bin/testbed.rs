@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use cframe_testbed::bench::{self, aead_loop};
-use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, demo, down, list, privilege, wan};
+use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, crash, demo, down, list, privilege, wan};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,6 +30,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Kill a controller at random moments under writes, on the loopback, and look what is there
+    Crash(crash::Options),
     /// Measure other tunnels and ours in turns, and report
     Bench(bench::Options),
     /// One end of the loop with the AEAD alone, which `bench --limit` measures
@@ -83,6 +85,10 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { keep } => {
             privilege::ensure()?;
             ensure!(demo::run(keep)?, "not everything was as it should be");
+            Ok(())
+        }
+        Command::Crash(options) => {
+            println!("{}", crash::run(&options)?);
             Ok(())
         }
         // It sees to its privileges itself: before them, peers are fetched.

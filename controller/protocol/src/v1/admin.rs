@@ -4,7 +4,7 @@ use cframe_pki::{Fingerprint, Serial, identity::Label};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Congestion, Endpoint, Settings, Version};
+use super::{AuditQuery, Congestion, Endpoint, Settings, Version};
 use crate::frame::message;
 
 /// Admin → controller: the only frame on a bidirectional stream that the admin opens.
@@ -218,6 +218,9 @@ pub enum Call {
     },
     /// A logical dump of the store, without any private key → several `Chunk`.
     Backup,
+    /// Records of the audit log, the oldest first → several `Audit`, empty ones too. With `follow` they go on
+    /// until the asker goes.
+    Audit(AuditQuery),
 }
 
 impl Call {
@@ -255,6 +258,7 @@ impl Call {
             Self::TrustShow => "trust-show",
             Self::Wait { .. } => "wait",
             Self::Backup => "backup",
+            Self::Audit(_) => "audit",
         }
     }
 }

@@ -11,8 +11,8 @@ use cframe_pki::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdminRow, CertRow, EdgeRow, Endpoint, Enrolled, MeshStatus, NamespaceRow, RouteRow, TokenRow,
-    Version,
+    AdminRow, AuditRow, CertRow, EdgeRow, Endpoint, Enrolled, MeshStatus, NamespaceRow, RouteRow,
+    TokenRow, Version,
 };
 use crate::frame::message;
 
@@ -62,6 +62,8 @@ pub enum Reply {
         /// [`PROTOCOL`](super::PROTOCOL).
         protocol: u16,
     },
+    /// Records of the audit log.
+    Audit(Vec<AuditRow>),
 }
 
 /// A write is done, or with `dry_run` would be.

@@ -163,6 +163,7 @@ fn many(reply: Reply) -> Reply {
         Reply::Tokens(rows) => Reply::Tokens(vec![rows[0].clone(); MANY]),
         Reply::Certs(rows) => Reply::Certs(vec![rows[0].clone(); MANY]),
         Reply::Admins(rows) => Reply::Admins(vec![rows[0].clone(); MANY]),
+        Reply::Audit(rows) => Reply::Audit(vec![rows[0].clone(); MANY]),
         Reply::Status(status) => Reply::Status(MeshStatus {
             namespaces: vec![status.namespaces[0].clone(); MANY],
             controllers: vec![status.controllers[0].clone(); MANY],

@@ -244,6 +244,15 @@ pub(crate) fn calls() -> Vec<Call> {
         Call::TrustShow,
         Call::Wait { namespace: n(), version: version(), timeout_secs: 30 },
         Call::Backup,
+        Call::Audit(AuditQuery {
+            since: Some(1_763_000_000_000),
+            until: None,
+            who: Some("admin/alice".into()),
+            namespace: Some(n()),
+            call: Some("edge-add".into()),
+            limit: 100,
+            follow: true,
+        }),
     ]
 }
 
@@ -278,7 +287,15 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
         ("progress", Reply::Progress(progress)),
         ("chunk", Reply::Chunk(vec![1, 2, 3])),
         ("version", Reply::Version { software: "0.1.0".into(), protocol: 1 }),
+        ("audit", Reply::Audit(vec![audit_row()])),
     ]
+}
+
+fn audit_row() -> AuditRow {
+    AuditRow {
+        id: "1763000000000-c1-0000000007".into(),
+        record: r#"{"schema":1,"who":"admin/alice"}"#.into(),
+    }
 }
 
 fn namespace_row() -> NamespaceRow {

@@ -230,6 +230,7 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
             Just(Call::AdminList),
             Just(Call::TrustShow),
             Just(Call::Backup),
+            audit_query().prop_map(Call::Audit),
             fingerprint().prop_map(|fingerprint| Call::IssuerRevoke { fingerprint }),
             (l(), version(), any::<u32>()).prop_map(|(namespace, version, timeout_secs)| {
                 Call::Wait { namespace, version, timeout_secs }
@@ -300,6 +301,27 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
             l().prop_map(|name| Call::AdminDel { name }),
         ],
     ]
+}
+
+fn audit_query() -> impl Strategy<Value = AuditQuery> {
+    let times = (option::of(any::<u64>()), option::of(any::<u64>()));
+    let texts = (option::of(".{0,60}"), option::of(label()), option::of(".{0,20}"));
+    (times, texts, any::<(u32, bool)>()).prop_map(
+        |((since, until), (who, namespace, call), (limit, follow))| AuditQuery {
+            since,
+            until,
+            who,
+            namespace,
+            call,
+            limit,
+            follow,
+        },
+    )
+}
+
+fn audit_row() -> impl Strategy<Value = AuditRow> {
+    ("[0-9]{13}-[a-z0-9]{1,20}-[0-9]{10}", ".{0,400}")
+        .prop_map(|(id, record)| AuditRow { id, record })
 }
 
 pub(crate) fn edge_row() -> impl Strategy<Value = EdgeRow> {
@@ -465,6 +487,7 @@ pub(crate) fn reply(rows: usize) -> impl Strategy<Value = Reply> {
         trust().prop_map(Reply::Trust),
         progress.prop_map(Reply::Progress),
         bytes(4096).prop_map(Reply::Chunk),
+        vec(audit_row(), 0..=rows).prop_map(Reply::Audit),
         ("[0-9.]{0,9}", any::<u16>())
             .prop_map(|(software, protocol)| Reply::Version { software, protocol }),
     ]

@@ -76,6 +76,16 @@ impl Members {
         Ok(Self { all: all.collect(), options, current: AtomicUsize::new(0) })
     }
 
+    /// Whether the endpoints and certificates can be used at all. Connects to nothing.
+    pub(super) async fn check(config: &Config) -> Result<(), ReadError> {
+        // With a user it would.
+        let bare = Self::new(&Config { user: None, ..config.clone() })?;
+        for member in 0..bare.all.len() {
+            bare.client(member).await.map_err(|fault| ReadError::Unavailable(fault.text))?;
+        }
+        Ok(())
+    }
+
     /// The member in use.
     pub(super) fn current(&self) -> usize {
         self.current.load(Ordering::Relaxed)
@@ -175,8 +185,15 @@ impl Members {
                 Ok(status) => status.leader() != 0,
                 Err(fault) => fault.fate == Fate::Denied,
             };
-            if member.up.swap(up, Ordering::Relaxed) != up {
-                tracing::warn!(endpoint = %member.endpoint, up, "a member of etcd");
+            let was = member.up.swap(up, Ordering::Relaxed);
+            match (was, up) {
+                (true, false) => {
+                    tracing::warn!(endpoint = %member.endpoint, "a member of etcd is gone")
+                }
+                (false, true) => {
+                    tracing::info!(endpoint = %member.endpoint, "a member of etcd is back")
+                }
+                _ => {}
             }
         }
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use cframe_controller::{
+    audit::{Act, Keep, Who},
     cli::{DataDir, Initial, initialise_in},
     draft::Draft,
     mesh::Mesh,
@@ -36,7 +37,7 @@ struct Controller {
 impl Controller {
     async fn start(store: Arc<dyn Store>) -> Self {
         let clock: cframe_controller::mesh::Clock = Arc::new(cframe_pki::unix_now);
-        let mesh = Mesh::open(store, clock).await.unwrap();
+        let mesh = Mesh::open(store, clock, "one".parse().unwrap(), Keep::default()).await.unwrap();
         let mesh = Arc::new(mesh.comparing_every(Duration::from_secs(1)));
         let (stop, looks) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
         tokio::spawn({
@@ -95,8 +96,13 @@ async fn init(store: &dyn Store, directory: &TempDir) {
     initialise_in(&data, &initial, store).await.unwrap();
 }
 
+fn act() -> Act {
+    Act::new(Who::Local(0), "test")
+}
+
 async fn add_space(mesh: &Mesh) {
-    let added = mesh.write(SPACE, |_| {
+    let act = act();
+    let added = mesh.write(SPACE, &act, |_| {
         let mut draft = Draft::default();
         let record = record::Namespace {
             description: String::new(),
@@ -115,7 +121,8 @@ async fn add_edge(mesh: &Mesh, name: &str) -> bool {
     let name: Label = name.parse().unwrap();
     let edge =
         record::Edge { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
-    let added = mesh.write(SPACE, |state| {
+    let act = act();
+    let added = mesh.write(SPACE, &act, |state| {
         let found = &state.namespaces[&space()];
         let mut draft = Draft::within(&space(), found);
         draft.compare(Key::Edge(space(), name.clone()), 0);

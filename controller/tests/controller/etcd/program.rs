@@ -337,10 +337,20 @@ async fn an_init_that_was_cut_off_is_done_again_or_found_done() {
 }
 
 #[test]
-fn what_is_missing_in_the_configuration_is_named() {
+fn what_is_wrong_in_the_configuration_is_named_at_once() {
     let mut host = Host::on(&[]);
     host.store = vec!["--store".to_owned(), "etcd".to_owned()];
     failed(&host.init(), 1, "--etcd-endpoint");
+    let mut slip = Host::on(&["http://10.0.0.1:port".to_owned()]);
+    failed(&slip.init(), 1, "10.0.0.1:port");
+    let key = slip.file("key.pem");
+    cframe_pki::files::write_secret(&key, b"no key").unwrap();
+    let shown = key.display().to_string();
+    slip.store = Host::on(&["https://127.0.0.1:1".to_owned()]).store;
+    for flag in ["--etcd-ca", "--etcd-cert", "--etcd-key"] {
+        slip.store.extend([flag.to_owned(), shown.clone()]);
+    }
+    failed(&slip.init(), 1, "127.0.0.1:1");
     let password = host.file("password");
     std::fs::write(&password, "hunter2\n").unwrap();
     host.store.extend(

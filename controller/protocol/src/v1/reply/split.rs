@@ -3,7 +3,7 @@
 use crate::{
     frame::{BUDGET, seq_cost},
     v1::{
-        AdminRow, CertRow, CertState, EdgeRow, LinkReport, MeshStatus, NamespaceRow,
+        AdminRow, AuditRow, CertRow, CertState, EdgeRow, LinkReport, MeshStatus, NamespaceRow,
         NamespaceStatus, Reply, RouteRow, TokenRow,
     },
 };
@@ -32,6 +32,7 @@ impl Reply {
             Self::Tokens(rows) => pieces(rows, Self::Tokens),
             Self::Certs(rows) => pieces(rows, Self::Certs),
             Self::Admins(rows) => pieces(rows, Self::Admins),
+            Self::Audit(rows) => pieces(rows, Self::Audit),
             Self::Status(status) => short_statuses(status),
             Self::Chunk(bytes) if bytes.len() > MAX_CHUNK => {
                 bytes.chunks(MAX_CHUNK).map(|chunk| Self::Chunk(chunk.to_vec())).collect()
@@ -57,6 +58,7 @@ impl Reply {
             (Self::Tokens(rows), Self::Tokens(more)) => rows.extend(more),
             (Self::Certs(rows), Self::Certs(more)) => rows.extend(more),
             (Self::Admins(rows), Self::Admins(more)) => rows.extend(more),
+            (Self::Audit(rows), Self::Audit(more)) => rows.extend(more),
             (Self::Status(status), Self::Status(more)) if status.mesh == more.mesh => {
                 status.controllers.extend(more.controllers);
                 status.namespaces.extend(more.namespaces);
@@ -192,6 +194,12 @@ impl Weigh for CertRow {
 impl Weigh for AdminRow {
     fn weigh(&self) -> usize {
         TEXT + self.name.as_str().len()
+    }
+}
+
+impl Weigh for AuditRow {
+    fn weigh(&self) -> usize {
+        2 * TEXT + self.id.len() + self.record.len()
     }
 }
 

@@ -1,0 +1,150 @@
+//! What a transaction changes, from the state that it was decided upon. Pure.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::text::clean;
+use crate::{
+    model::State,
+    record::{self, Key},
+    store::{Op, Txn},
+};
+
+/// Changes in one record; a namespace that goes takes thousands with it.
+const MOST: usize = 32;
+/// Bytes of JSON that the changes of one record have together.
+const BYTES: usize = 12 * 1024;
+/// Elements of a list.
+const ELEMENTS: usize = 16;
+/// Texts that are longer and base64 are certificates, of which a digest is kept.
+const CERTIFICATE: usize = 200;
+/// Never kept, though no secret: what it is compared with is one.
+const SECRET: &str = "secret_hash";
+
+/// One key that was written: of its fields those that differ. `null` is a key that is not there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The key below `/cframe/v1/`: `edges/prod/aws-hk`.
+    pub key: String,
+    /// As it was.
+    pub before: Value,
+    /// As it is.
+    pub after: Value,
+}
+
+/// The changes of a transaction that was decided upon `state`, and how many more there are than these.
+pub fn changes(state: &State, txn: &Txn) -> (Vec<Change>, u64) {
+    let mut kept: Vec<Change> = txn.ops.iter().take(MOST).map(|op| change(state, op)).collect();
+    let mut room = BYTES;
+    let fits = kept.iter().take_while(|change| {
+        let size = serde_json::to_vec(change).map_or(usize::MAX, |json| json.len());
+        room = room.saturating_sub(size);
+        room > 0
+    });
+    let fits = fits.count();
+    kept.truncate(fits);
+    let more = txn.ops.len() - kept.len();
+    (kept, more as u64)
+}
+
+fn change(state: &State, op: &Op) -> Change {
+    let key = op.key().strip_prefix(record::ROOT).unwrap_or(op.key()).to_owned();
+    let before = op.key().parse().ok().and_then(|key| before(state, &key)).unwrap_or_default();
+    let after = match op {
+        Op::Put { value, .. } => serde_json::from_slice(value).unwrap_or_default(),
+        Op::Delete { .. } => Value::Null,
+    };
+    let (before, after) = differ(before, without_schema(after));
+    Change { key, before: tidy(before), after: tidy(after) }
+}
+
+/// The record of a key as the state has it.
+fn before(state: &State, key: &Key) -> Option<Value> {
+    let value = match key {
+        Key::Mesh => serde_json::to_value(&state.mesh.record),
+        Key::Namespace(name) => serde_json::to_value(&state.namespaces.get(name)?.record),
+        Key::Edge(space, name) => {
+            serde_json::to_value(&state.namespaces.get(space)?.edges.get(name)?.record)
+        }
+        Key::Route(space, name) => {
+            serde_json::to_value(&state.namespaces.get(space)?.routes.get(name)?.record)
+        }
+        Key::Token(id) => serde_json::to_value(&state.tokens.get(id)?.record),
+        Key::Cert(serial) => serde_json::to_value(&state.certs.get(serial)?.record),
+        Key::Denied(serial) => serde_json::to_value(&state.denied.get(serial)?.record),
+        Key::Admin(name) => serde_json::to_value(&state.admins.get(name)?.record),
+    };
+    value.ok()
+}
+
+fn without_schema(mut value: Value) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("schema");
+    }
+    value
+}
+
+/// Both without the fields in which they are alike.
+fn differ(before: Value, after: Value) -> (Value, Value) {
+    let (Value::Object(mut before), Value::Object(after)) = (before.clone(), after.clone()) else {
+        return (before, after);
+    };
+    let (mut old, mut new) = (Map::new(), Map::new());
+    for (field, after) in after {
+        match before.remove(&field) {
+            Some(before) if before == after => {}
+            Some(before) => {
+                let (before, after) = differ(before, after);
+                old.insert(field.clone(), before);
+                new.insert(field, after);
+            }
+            None => {
+                new.insert(field, after);
+            }
+        }
+    }
+    old.append(&mut before);
+    (Value::Object(old), Value::Object(new))
+}
+
+/// Fit to be kept: nothing secret, nothing long.
+fn tidy(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.len() > CERTIFICATE => match STANDARD.decode(&text) {
+            Ok(der) => Value::String(sha256(&der)),
+            Err(_) => Value::String(clean(&text)),
+        },
+        Value::String(text) => Value::String(clean(&text)),
+        Value::Array(elements) => {
+            let more = elements.len().saturating_sub(ELEMENTS);
+            let mut kept: Vec<Value> = elements.into_iter().take(ELEMENTS).map(tidy).collect();
+            if more > 0 {
+                kept.push(Value::String(format!("… and {more} more")));
+            }
+            Value::Array(kept)
+        }
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .filter(|(field, _)| field != SECRET)
+                .map(|(field, value)| (clean(&field), tidy(value)))
+                .collect(),
+        ),
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
+    }
+}
+
+/// As `openssl x509 -fingerprint -sha256` has it of a certificate, in lower case and without colons.
+fn sha256(bytes: &[u8]) -> String {
+    let hex = digest(&SHA256, bytes)
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
+    format!("sha256:{hex}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The bounds of the log. Whichever controllers do this, removing is the same: no comparison, no conflict.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{END, Keep, ROOT, key_at, millis};
+use crate::{
+    mesh::Mesh,
+    server::Context,
+    store::{Op, Page, ReadError, Store},
+    upkeep::Steady,
+};
+
+/// How often it is looked, besides whenever the log has grown by a tenth.
+const LOOK: Duration = Duration::from_secs(600);
+/// Keys in one page of a count.
+const PAGE: usize = 1000;
+/// Records that one step removes, and the pause before the next.
+const AT_ONCE: usize = 100;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Trims until stopped.
+pub(crate) async fn keep_within(context: Arc<Context>, stop: CancellationToken) {
+    let mesh = &context.mesh;
+    let mut steady = Steady::new(mesh.now(), Instant::now());
+    loop {
+        let trimmed = async {
+            let now = mesh.now();
+            // A clock that is years ahead must not take the log along; its number is bounded in any case.
+            let now = steady.holds(now, Instant::now()).then(|| millis(now));
+            let Some(first) = first_kept(&**mesh.store(), mesh.keep(), now).await? else {
+                return Ok(());
+            };
+            while step(mesh, &first).await? {
+                tokio::time::sleep(PAUSE).await;
+            }
+            anyhow::Ok(())
+        };
+        match stop.run_until_cancelled(trimmed).await {
+            None => return,
+            Some(Err(error)) => tracing::warn!(%error, "the audit log was not trimmed"),
+            Some(Ok(())) => {}
+        }
+        tokio::select! {
+            () = mesh.journal().grown.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// The key before which everything goes, if anything may. `now` is the time in Unix milliseconds, if it can
+/// be believed.
+async fn first_kept(
+    store: &dyn Store,
+    keep: Keep,
+    now: Option<u64>,
+) -> Result<Option<String>, ReadError> {
+    let age = u64::try_from(keep.age.as_millis()).unwrap_or(u64::MAX);
+    let by_age = now.map(|now| key_at(now.saturating_sub(age)));
+    let mut left = keep.records;
+    let mut end = END.to_owned();
+    let by_number = loop {
+        let limit = left.min(PAGE);
+        let page = Page { start: ROOT.to_owned(), end, limit, from_end: true, values: false };
+        let mut entries = store.page(&page).await?.entries;
+        let count = entries.len();
+        let Some(oldest) = entries.pop() else { break None };
+        left -= count;
+        if left == 0 {
+            break Some(oldest.key);
+        }
+        if count < limit {
+            break None;
+        }
+        end = oldest.key;
+    };
+    Ok(by_age.max(by_number))
+}
+
+/// Removes some, and says whether there may be more.
+async fn step(mesh: &Mesh, first: &str) -> anyhow::Result<bool> {
+    let limit = AT_ONCE.min(mesh.store().max_ops());
+    let (start, end) = (ROOT.to_owned(), first.to_owned());
+    let page = Page { start, end, limit, from_end: false, values: false };
+    let entries = mesh.store().page(&page).await?.entries;
+    let ops: Vec<Op> = entries.into_iter().map(|entry| Op::Delete { key: entry.key }).collect();
+    let count = ops.len();
+    if count > 0 {
+        mesh.clear(ops).await?;
+        mesh.metrics.audit("trimmed", count as u64);
+    }
+    Ok(count == limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Txn, redb::Redb};
+
+    async fn store(count: u64) -> (tempfile::TempDir, Redb) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Redb::open(&directory.path().join("store")).unwrap();
+        let ops =
+            (0..count).map(|ms| Op::Put { key: format!("{}-c1-0", key_at(ms)), value: vec![] });
+        let before = ["/cframe/audi", "/cframe/audit0", "/cframe/v1/mesh"];
+        let other = before.map(|key| Op::Put { key: key.to_owned(), value: vec![] });
+        let ops = ops.chain(other).collect();
+        store.commit(Txn { compares: Vec::new(), ops }).await.unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn the_newest_are_kept_by_number_and_by_age_whichever_is_less() {
+        let (_directory, store) = store(2500).await;
+        let first = async |records, age, now| {
+            let keep = Keep { records, age: Duration::from_millis(age) };
+            first_kept(&store, keep, now).await.unwrap()
+        };
+        let key = |ms| Some(format!("{}-c1-0", key_at(ms)));
+        assert_eq!(first(2400, 9999, None).await, key(100));
+        assert_eq!(first(1000, 9999, Some(2500)).await, key(1500));
+        assert_eq!(first(1, 9999, Some(2500)).await, key(2499));
+        assert_eq!(first(2500, 9999, None).await, key(0));
+        assert_eq!(first(9000, 9999, None).await, None);
+        assert_eq!(first(9000, 500, Some(2500)).await, Some(key_at(2000)));
+        assert_eq!(first(100, 500, Some(2500)).await, key(2400));
+    }
+}
