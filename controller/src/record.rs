@@ -28,6 +28,9 @@ use thiserror::Error;
 /// All keys begin with this.
 pub const ROOT: &str = "/cframe/v1/";
 
+/// The keys of controllers that run.
+pub const ALIVE: &str = "/cframe/v1/alive/";
+
 /// The layout of the values. A later one is refused, not guessed at.
 pub const SCHEMA: u32 = 1;
 

@@ -10,7 +10,7 @@
 //! - a [`Watch`] gives every revision after the one it starts from, in order, each as a whole, or ends
 //!   with [`WatchError::Compacted`], after which the reader lists again and takes the difference.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use thiserror::Error;
 
@@ -142,6 +142,16 @@ pub trait Watch: Send {
     fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>>;
 }
 
+/// A key that the store keeps as long as this lives and its writer does. Dropping it removes the key; so does
+/// the end of the process, within the time to live.
+pub trait Advertisement: Send {
+    /// Waits until the store has taken the key away although nobody asked for it. Cancel-safe.
+    fn lost(&mut self) -> Boxed<'_, ()>;
+
+    /// Removes the key, and returns when it is gone or the store cannot be had.
+    fn withdraw(self: Box<Self>) -> Boxed<'static, ()>;
+}
+
 /// A store. One process may hold several handles to one.
 pub trait Store: Send + Sync + 'static {
     /// What kind of store this is, for `status`: `"embedded"`, `"etcd"`.
@@ -162,6 +172,15 @@ pub trait Store: Send + Sync + 'static {
         prefix: &'a str,
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>>;
+
+    /// Sets a key for as long as the answer is kept and this process lives; after its sudden end the key goes
+    /// within `ttl`. It replaces what is there.
+    fn advertise(
+        &self,
+        key: String,
+        value: Vec<u8>,
+        ttl: Duration,
+    ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>>;
 
     /// Finishes what was begun and lets go of the files. Later calls fail as unavailable.
     fn close(&self) -> Boxed<'_, ()>;

@@ -8,7 +8,7 @@
 //! missing entry. After an I/O error (a full disk) redb refuses everything until it is opened again; the
 //! thread does that before the next transaction, so that writes come back by themselves once there is room.
 
-use std::{io, path::Path, sync::Arc, thread};
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError,
@@ -17,13 +17,17 @@ use redb::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Boxed, CommitError, Entry, Op, ReadError, Revision, Store, Txn, View, Watch, WatchError,
+    Advertisement, Batch, Boxed, CommitError, Entry, Op, ReadError, Revision, Store, Txn, View,
+    Watch, WatchError,
 };
 
+mod advertised;
 mod history;
 #[cfg(test)]
 mod tests;
 
+use crate::record::ALIVE;
+use advertised::Advertised;
 use history::{History, LogWatch};
 
 /// key → revision of the last write (8 bytes, big-endian), then the value.
@@ -67,7 +71,11 @@ impl Redb {
 
     fn start(shown: &str, mut opener: Opener) -> Result<Self, ReadError> {
         let database = open_database(shown, &mut opener)?;
-        let revision = prepare(&database).map_err(|failure| failure.into_read(shown))?;
+        let prepared = prepare(&database).and_then(|revision| {
+            forget_advertised(&database)?;
+            Ok(revision)
+        });
+        let revision = prepared.map_err(|failure| failure.into_read(shown))?;
         let history = Arc::new(History::new(revision));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let worker = Worker {
@@ -118,6 +126,20 @@ impl Store for Redb {
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>> {
         let watch = LogWatch::new(Arc::clone(&self.history), prefix, from);
         Box::pin(async move { Ok(Box::new(watch) as Box<dyn Watch>) })
+    }
+
+    /// The time to live is that of this process: nobody else holds the file.
+    fn advertise(
+        &self,
+        key: String,
+        value: Vec<u8>,
+        _ttl: Duration,
+    ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>> {
+        Box::pin(async move {
+            let put = Op::Put { key: key.clone(), value };
+            self.commit(Txn { compares: Vec::new(), ops: vec![put] }).await?;
+            Ok(Box::new(Advertised::new(self.clone(), key)) as Box<dyn Advertisement>)
+        })
     }
 
     fn close(&self) -> Boxed<'_, ()> {
@@ -287,6 +309,18 @@ fn prepare(database: &Database) -> Result<Revision, Failure> {
     };
     write.commit().map_err(Failure::of)?;
     Ok(revision)
+}
+
+/// Whoever was alive when the file was last open is not any more: one process has it at a time.
+fn forget_advertised(database: &Database) -> Result<(), Failure> {
+    let write = database.begin_write().map_err(Failure::of)?;
+    {
+        let mut table = write.open_table(ENTRIES).map_err(Failure::of)?;
+        // '0' comes after '/'.
+        let end = format!("{}0", ALIVE.trim_end_matches('/'));
+        table.retain_in(ALIVE..end.as_str(), |_, _| false).map_err(Failure::from)?;
+    }
+    write.commit().map_err(Failure::of)
 }
 
 fn list(database: &Database, prefix: &str) -> Result<View, Failure> {

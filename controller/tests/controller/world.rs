@@ -14,8 +14,8 @@ use cframe_controller::{
     Parts, RunError,
     cli::{AdminContext, DataDir, Initial, initialise},
     store::{
-        Batch, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch, WatchError,
-        redb::Redb,
+        Advertisement, Batch, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch,
+        WatchError, redb::Redb,
     },
 };
 use cframe_pki::{
@@ -255,6 +255,15 @@ impl Store for Brittle {
             let inner = self.inner.watch(prefix, from).await?;
             Ok(Box::new(BrittleWatch { inner, panics: Arc::clone(&self.panics) }) as Box<dyn Watch>)
         })
+    }
+
+    fn advertise(
+        &self,
+        key: String,
+        value: Vec<u8>,
+        ttl: Duration,
+    ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>> {
+        self.inner.advertise(key, value, ttl)
     }
 
     fn close(&self) -> Boxed<'_, ()> {

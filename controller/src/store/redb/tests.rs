@@ -42,6 +42,22 @@ async fn what_was_written_is_there_after_opening_again() {
 }
 
 #[tokio::test]
+async fn what_was_advertised_is_gone_after_opening_again() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("store.redb");
+    let store = Redb::open(&path).unwrap();
+    store.commit(put("/cframe/v1/b", "1")).await.unwrap();
+    let key = format!("{ALIVE}a");
+    let advertised = store.advertise(key, b"{}".to_vec(), std::time::Duration::ZERO).await.unwrap();
+    // As if it was killed.
+    std::mem::forget(advertised);
+    store.close().await;
+    let store = Redb::open(&path).unwrap();
+    let keys: Vec<_> = store.list("").await.unwrap().entries.into_iter().map(|e| e.key).collect();
+    assert_eq!(keys, ["/cframe/v1/b"]);
+}
+
+#[tokio::test]
 async fn a_second_process_is_told_that_the_file_is_taken() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("store.redb");
