@@ -3,6 +3,7 @@
 mod admin;
 mod cert;
 pub(crate) mod context;
+mod controller;
 mod edge;
 mod namespace;
 mod route;
@@ -34,6 +35,7 @@ pub async fn run<C: Controller>(
         MeshCommand::Token(verb) => token::run(session, verb).await,
         MeshCommand::Cert(verb) => cert::run(session, verb).await,
         MeshCommand::Admin(verb) => admin::run(session, verb).await,
+        MeshCommand::Controller(verb) => controller::run(session, verb).await,
         MeshCommand::Trust(verb) => trust::run(session, verb).await,
         MeshCommand::Status => status::status(session).await,
         MeshCommand::Version { .. } => status::version(session).await,

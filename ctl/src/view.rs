@@ -16,6 +16,7 @@
 //! | `cert enroll` | [`NewCert`] |
 //! | `admin list` | [`Admin`] |
 //! | `admin add` | [`NewAdmin`] |
+//! | `controller list`, `show` | [`Controller`] |
 //! | `trust show` | [`Trust`] |
 //! | `status` | [`Status`] |
 //! | `context list`, `show` | [`Context`] |
@@ -23,6 +24,7 @@
 //! | what changes something | [`Change`] |
 
 mod change;
+mod controller;
 mod edge;
 mod identity;
 mod namespace;
@@ -36,6 +38,7 @@ use crate::{
 };
 
 pub use change::{Change, Subject};
+pub use controller::Controller;
 pub use edge::{Edge, EdgeStateName, Link, Route};
 pub use identity::{Admin, Cert, CertStateName, NewAdmin, NewCert, NewToken, Token, Trust};
 pub use namespace::Namespace;

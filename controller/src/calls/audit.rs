@@ -11,7 +11,8 @@ pub(super) fn subject(call: &Call) -> Option<String> {
         | Call::NamespaceSet { name, .. }
         | Call::NamespaceDel { name, .. }
         | Call::AdminAdd { name, .. }
-        | Call::AdminDel { name } => name.to_string(),
+        | Call::AdminDel { name }
+        | Call::ControllerDel { name, .. } => name.to_string(),
         Call::EdgeAdd { namespace, name, .. }
         | Call::EdgeSet { namespace, name, .. }
         | Call::EdgeDel { namespace, name }
@@ -37,6 +38,10 @@ pub(super) fn subject(call: &Call) -> Option<String> {
         | Call::CertShow { .. }
         | Call::AdminList
         | Call::TrustShow
+        | Call::ControllerList
+        | Call::ControllerShow { .. }
+        | Call::Sessions { .. }
+        | Call::Behind { .. }
         | Call::Wait { .. } => return None,
     })
 }

@@ -6,7 +6,10 @@
 mod admins;
 mod attacks;
 mod enrolment;
+mod joining;
+mod pair;
 mod program;
 mod revocation;
+mod several;
 mod state;
 mod world;

@@ -48,7 +48,7 @@ async fn what_was_advertised_is_gone_after_opening_again() {
     let store = Redb::open(&path).unwrap();
     store.commit(put("/cframe/v1/b", "1")).await.unwrap();
     let key = format!("{ALIVE}a");
-    let advertised = store.advertise(key, b"{}".to_vec(), std::time::Duration::ZERO).await.unwrap();
+    let advertised = store.advertise(key, b"{}".to_vec(), Duration::ZERO).await.unwrap();
     // As if it was killed.
     std::mem::forget(advertised);
     store.close().await;
