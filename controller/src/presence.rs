@@ -35,8 +35,7 @@ pub(crate) async fn keep(context: Arc<Context>, stop: CancellationToken) {
         match advertised {
             Ok(mut kept) => {
                 if stop.run_until_cancelled(kept.lost()).await.is_none() {
-                    // Others hear of it at once.
-                    kept.withdraw().await;
+                    // Others hear of it at once: it is dropped here.
                     return;
                 }
                 tracing::warn!(

@@ -142,14 +142,11 @@ pub trait Watch: Send {
     fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>>;
 }
 
-/// A key that the store keeps as long as this lives and its writer does. Dropping it removes the key; so does
-/// the end of the process, within the time to live.
+/// A key that is in the store while this is held. Dropping it deletes the key, soon afterwards; so does the death of
+/// the process, within the time to live.
 pub trait Advertisement: Send {
     /// Waits until the store has taken the key away although nobody asked for it. Cancel-safe.
     fn lost(&mut self) -> Boxed<'_, ()>;
-
-    /// Removes the key, and returns when it is gone or the store cannot be had.
-    fn withdraw(self: Box<Self>) -> Boxed<'static, ()>;
 }
 
 /// A store. One process may hold several handles to one.

@@ -265,16 +265,7 @@ impl Advertisement for Leased {
         Box::pin(async {
             self.lost.notified().await;
             // What the store has taken away is gone.
-            self.inner.take().unwrap().withdraw().await;
-        })
-    }
-
-    fn withdraw(mut self: Box<Self>) -> Boxed<'static, ()> {
-        let inner = self.inner.take();
-        Box::pin(async move {
-            if let Some(inner) = inner {
-                inner.withdraw().await;
-            }
+            drop(self.inner.take());
         })
     }
 }
