@@ -6,6 +6,7 @@
 //!
 //! A restore makes a new store: a later epoch, so that edges take its state although its revisions are
 //! older; no join tokens, for those of the dump may have been used since. What was denied stays denied.
+//! Which controllers run is in no dump.
 //! What was denied after the dump was made is not in it: revoke it again.
 //!
 //! The audit log is part of a dump, up to its newest [`RECORDS`], and a restore adds its own record.
@@ -101,7 +102,8 @@ pub enum BackupError {
 /// # Errors
 /// If the store cannot be read or holds what is not JSON.
 pub async fn dump(store: &dyn Store, now: u64) -> Result<Vec<u8>, BackupError> {
-    let view = store.list(ROOT).await?;
+    let mut view = store.list(ROOT).await?;
+    view.entries.retain(|entry| !entry.key.starts_with(record::ALIVE));
     let state = State::load(&view)?;
     let header = Header {
         format: FORMAT,
@@ -229,14 +231,15 @@ pub async fn restore(
         }
         let parsed: Key = key.parse().map_err(LoadError::from)?;
         let value = match Record::decode(parsed, value).map_err(LoadError::from)? {
-            Record::Token(..) => continue,
+            Record::Token(..) | Record::Alive(..) => continue,
             Record::Mesh(mesh) => record::encode(&record::Mesh { epoch, ..mesh }),
             Record::Namespace(..)
             | Record::Edge(..)
             | Record::Route(..)
             | Record::Cert(..)
             | Record::Denied(..)
-            | Record::Admin(..) => value.clone(),
+            | Record::Admin(..)
+            | Record::Controller(..) => value.clone(),
         };
         ops.push(Op::Put { key: key.clone(), value });
     }

@@ -1,13 +1,16 @@
 //! Admin calls. Deciding is pure and in the modules below; here is who may, what is carried out, and the
 //! answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use cframe_pki::{identity::Label, verifier::PeerIdentity};
-use cframe_protocol::v1::{
-    AdminRequest, AuditQuery, Call, CallError, Changed, ErrorCode, Progress, Reply, Version,
+use cframe_pki::{
+    identity::{Label, Role},
+    verifier::PeerIdentity,
 };
-use tokio::{sync::mpsc, time::Instant};
+use cframe_protocol::v1::{
+    AdminRequest, AuditQuery, Call, CallError, Changed, EdgeLiveness, ErrorCode, Reply,
+};
+use tokio::sync::mpsc;
 
 use crate::{
     audit::{self, Act},
@@ -15,6 +18,7 @@ use crate::{
     draft::Draft,
     issuing::{self, verify_csr},
     model::State,
+    peers,
     roles::{Holder, permit},
     server::Context,
     session::Order,
@@ -22,33 +26,37 @@ use crate::{
 
 mod admin;
 mod cert;
+mod controller;
 mod edge;
 mod namespace;
 mod route;
 mod show;
+mod sightings;
 mod status;
 mod steps;
 mod token;
+mod wait;
+
+use sightings::{Of, Sightings};
 
 pub(crate) use cert::{enrolled, renew};
 pub(crate) use edge::{deny_certs, find as find_edge};
 
-/// The longest that a wait may take.
-const MAX_WAIT: Duration = Duration::from_secs(600);
-/// Between two progress reports: a thousand acknowledgements are a few reports.
-const PACE: Duration = Duration::from_millis(20);
-/// Names of edges in one progress report.
-const MAX_WAITING: usize = 20;
-
-/// Who calls.
+/// Who calls: an admin, or another controller.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The admin's name.
+    /// Its name.
     pub name: Label,
     /// By which certificate.
     pub peer: PeerIdentity,
     /// From where.
     pub address: SocketAddr,
+}
+
+impl Caller {
+    fn is_controller(&self) -> bool {
+        matches!(self.peer.id.role, Role::Controller { .. })
+    }
 }
 
 /// Answers one call in pieces, of which an error is the last. The answer's reader may be slow or gone.
@@ -98,16 +106,28 @@ fn made(reply: Option<&Reply>) -> String {
     }
 }
 
-/// An admin is one as long as the store says so, whatever its certificate does.
+/// An admin is one as long as the store says so, whatever its certificate does; so is a controller.
 fn authorise(context: &Context, caller: &Caller, call: &Call) -> Result<(), CallError> {
+    let name = &caller.name;
+    let kind = caller.peer.id.role.kind();
     if context.mesh.trust().denial(&caller.peer).is_err() {
-        return Err(refused(format!("the certificate of admin {} was revoked", caller.name)));
+        return Err(refused(format!("the certificate of {kind} {name} was revoked")));
     }
-    let admin = context.mesh.read(|state| state.admins.get(&caller.name).cloned());
-    let Some(admin) = admin else {
-        return Err(refused(format!("{} is not an admin of this mesh any more", caller.name)));
-    };
-    permit(&Holder::Admin { name: caller.name.clone(), read_only: admin.record.read_only }, call)
+    let holder = context.mesh.read(|state| match &caller.peer.id.role {
+        Role::Edge { .. } => Some(Holder::Edge),
+        Role::Admin { .. } => state
+            .admins
+            .get(name)
+            .map(|admin| Holder::Admin { name: name.clone(), read_only: admin.record.read_only }),
+        Role::Controller { .. } => {
+            let known = state.controllers.contains_key(name);
+            known.then(|| Holder::Controller { name: name.clone() })
+        }
+    });
+    match holder {
+        Some(holder) => permit(&holder, call),
+        None => Err(refused(format!("{name} is not a {kind} of this mesh any more"))),
+    }
 }
 
 fn refused(message: String) -> CallError {
@@ -129,7 +149,8 @@ async fn dispatch(
             software: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: cframe_protocol::v1::PROTOCOL,
         },
-        Call::Status => Reply::Status(status::status(context, now)),
+        Call::Status if caller.is_controller() => Reply::Status(status::own(context, now)),
+        Call::Status => Reply::Status(status::status(context, now).await),
         Call::NamespaceAdd { name, settings, description } => {
             let decide = |state: &State| namespace::add(state, &name, settings, &description);
             change(context, act, name.as_str(), dry_run, decide).await?
@@ -199,7 +220,8 @@ async fn dispatch(
         Call::TokenCreate { namespace, edge, ttl_secs, rejoin } => {
             let by = &caller.name;
             let wanted = token::Wanted { namespace: &namespace, edge: &edge, ttl_secs, rejoin, by };
-            let fresh = token::Fresh::generate(context.issuer.pin(), context.enroll_port)?;
+            let pin = context.issuer.pin();
+            let fresh = token::Fresh::generate(pin, context.name(), context.enroll_port)?;
             let decide = |state: &State| token::create(state, &wanted, &fresh, now);
             make(context, act, namespace.as_str(), dry_run, decide, Reply::TokenMade).await?
         }
@@ -217,16 +239,31 @@ async fn dispatch(
             };
             make(context, act, name.as_str(), dry_run, decide, Reply::AdminEnrolled).await?
         }
-        Call::CertRenew { namespace, edge } => renew_now(context, &namespace, &edge, dry_run)?,
+        Call::CertRenew { namespace, edge } => {
+            let further = !caller.is_controller();
+            renew_now(context, &namespace, &edge, further, dry_run).await?
+        }
+        Call::ControllerDel { name, revoke_issuer } => {
+            let own = context.name();
+            let decide = |state: &State| controller::delete(state, &name, revoke_issuer, &own, now);
+            change(context, act, "", dry_run, decide).await?
+        }
         Call::Wait { namespace, version, timeout_secs } => {
-            let limit = Duration::from_secs(timeout_secs.into()).min(MAX_WAIT);
-            wait(context, &namespace, version, limit, replies).await?;
+            wait::wait(context, &namespace, version, timeout_secs, replies).await?;
             return Ok(None);
         }
         Call::Audit(query) => {
             let allowed = || authorise(context, caller, &Call::Audit(AuditQuery::default()));
             audit::query::answer(mesh, &query, allowed, replies, &context.stop).await?;
             return Ok(None);
+        }
+        Call::Behind { namespace, version, timeout_secs } => {
+            wait::tell(context, &namespace, version, timeout_secs, replies).await?;
+            return Ok(None);
+        }
+        Call::Sessions { namespace, edge, brief } => {
+            let of = Of { namespace: namespace.as_ref(), edge: edge.as_ref(), brief };
+            sightings::sessions(&mesh.sessions, of)
         }
         Call::Backup => {
             let dump = backup::dump(&**mesh.store(), now).await.map_err(|error| {
@@ -236,12 +273,8 @@ async fn dispatch(
         }
         Call::NamespaceList => mesh.read(show::namespaces),
         Call::NamespaceShow { name } => mesh.read(|state| show::namespace(state, &name))?,
-        Call::EdgeList { namespace } => {
-            mesh.read(|state| show::edges(context, state, namespace.as_ref(), now))?
-        }
-        Call::EdgeShow { namespace, name } => {
-            mesh.read(|state| show::edge(context, state, &namespace, &name, now))?
-        }
+        Call::EdgeList { namespace } => show::edges(context, namespace.as_ref(), now).await?,
+        Call::EdgeShow { namespace, name } => show::edge(context, &namespace, &name, now).await?,
         Call::RouteList { namespace } => {
             mesh.read(|state| show::routes(state, namespace.as_ref()))?
         }
@@ -257,6 +290,8 @@ async fn dispatch(
         Call::CertShow { serial } => mesh.read(|state| show::cert(state, serial, now))?,
         Call::AdminList => mesh.read(|state| show::admins(state, now)),
         Call::TrustShow => Reply::Trust(mesh.read(issuing::bundle)),
+        Call::ControllerList => mesh.read(controller::list)?,
+        Call::ControllerShow { name } => mesh.read(|state| controller::show(state, &name))?,
     };
     Ok(Some(reply))
 }
@@ -314,10 +349,12 @@ fn lane_of(state: &State, serial: cframe_pki::Serial) -> String {
     cert.and_then(|role| role.namespace()).map(ToString::to_string).unwrap_or_default()
 }
 
-fn renew_now(
-    context: &Context,
+/// Gives the order to whichever controller the edge is connected to: to others only if this one `further`s it.
+async fn renew_now(
+    context: &Arc<Context>,
     namespace: &Label,
     edge: &Label,
+    further: bool,
     dry_run: bool,
 ) -> Result<Reply, CallError> {
     let mesh = &context.mesh;
@@ -326,73 +363,41 @@ fn renew_now(
         edge::find(space, namespace, edge)?;
         Ok::<_, CallError>(state.version(namespace).unwrap_or_default())
     })?;
-    let connected = if dry_run {
-        mesh.sessions.seen(namespace, edge).is_some_and(|seen| seen.online)
-    } else {
-        mesh.sessions.order(namespace, edge, Order::RenewNow)
-    };
-    if !connected {
-        return Err(CallError::new(
-            ErrorCode::Unavailable,
-            format!(
-                "edge {edge} of namespace {namespace} has no session with this controller; it renews \
-                 by itself when it comes back"
-            ),
-        ));
-    }
-    Ok(Reply::Changed(Changed { version, warnings: Vec::new() }))
-}
-
-async fn wait(
-    context: &Context,
-    namespace: &Label,
-    version: Version,
-    limit: Duration,
-    replies: &mpsc::Sender<Result<Reply, CallError>>,
-) -> Result<(), CallError> {
-    let mesh = &context.mesh;
-    let deadline = Instant::now() + limit;
-    let mut word = mesh.sessions.progress();
-    let mut last = None;
-    loop {
-        mesh.read(|state| check::namespace(state, namespace).map(drop))?;
-        word.mark_unchanged();
-        let progress = progress(context, namespace, version);
-        let done = progress.acked == progress.total;
-        if last.as_ref() != Some(&progress) {
-            last = Some(progress.clone());
-            if replies.send(Ok(Reply::Progress(progress.clone()))).await.is_err() {
-                return Ok(());
+    let changed = || Reply::Changed(Changed { version, warnings: Vec::new() });
+    let mut unheard = Vec::new();
+    if dry_run {
+        let wanted = Of { namespace: Some(namespace), edge: Some(edge), brief: true };
+        let sightings = Sightings::gather(context, wanted).await;
+        let seen = sightings.seen(namespace, edge);
+        if matches!(sightings.liveness(seen.as_ref(), true), EdgeLiveness::Online { .. }) {
+            return Ok(changed());
+        }
+        unheard.extend(sightings.unheard.into_iter().map(|(name, _)| name));
+    } else if mesh.sessions.order(namespace, edge, Order::RenewNow) {
+        return Ok(changed());
+    } else if further {
+        let call = Call::CertRenew { namespace: namespace.clone(), edge: edge.clone() };
+        for (name, answer) in peers::ask_all(context, &call).await {
+            match answer {
+                Ok(_) => return Ok(changed()),
+                // It has no session with the edge either.
+                Err(cframe_protocol::session::CallFailure::Refused(_)) => {}
+                Err(_) => unheard.push(name),
             }
         }
-        if done {
-            return Ok(());
-        }
-        tokio::time::sleep(PACE).await;
-        if tokio::time::timeout_at(deadline, word.changed()).await.is_err() {
-            return Err(CallError::new(
-                ErrorCode::Unavailable,
-                format!(
-                    "{} of {} connected edges have {version} after {} s; waiting for {}",
-                    progress.acked,
-                    progress.total,
-                    limit.as_secs(),
-                    namespace::some(progress.waiting.iter())
-                ),
-            ));
-        }
     }
-}
-
-fn progress(context: &Context, namespace: &Label, version: Version) -> Progress {
-    let online = context.mesh.sessions.online(namespace);
-    let has = |applied: &Option<Version>| applied.is_some_and(|at| at.at_least(&version));
-    let mut waiting: Vec<Label> =
-        online.iter().filter(|(_, applied)| !has(applied)).map(|(name, _)| name.clone()).collect();
-    let (total, acked) = (online.len(), online.len() - waiting.len());
-    waiting.sort();
-    waiting.truncate(MAX_WAITING);
-    Progress { acked: count(acked), total: count(total), waiting }
+    let mut error = CallError::new(
+        ErrorCode::Unavailable,
+        format!(
+            "edge {edge} of namespace {namespace} has no session with a controller; it renews by itself when \
+             it comes back"
+        ),
+    );
+    if !unheard.is_empty() {
+        let names = namespace::some(unheard.iter());
+        error.hint = Some(format!("no answer of controller {names}, which may have one"));
+    }
+    Err(error)
 }
 
 /// A number for the wire.

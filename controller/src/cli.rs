@@ -9,15 +9,18 @@ use crate::config::{Config, File, Flags, LogFormat, RunFlags};
 
 mod admin;
 mod archive;
+mod ca;
 mod context;
 mod data_dir;
 mod init;
+mod join;
 mod opening;
 mod serve;
 
 pub use context::{AdminContext, Contexts};
 pub use data_dir::DataDir;
 pub use init::{InitFlags, Initial, TakenError, initialise, initialise_in};
+pub use join::{Joined, Joining, Signer, join};
 pub use opening::open_store;
 
 /// Arguments.
@@ -37,8 +40,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a mesh: root CA, issuing CA, the controller's certificate, the first admin's context
+    /// Make a mesh: root CA, issuing CA, the controller's certificate, the first admin's context; or with
+    /// --join one more controller for one
     Init(InitFlags),
+    /// Use the root's key
+    #[command(subcommand)]
+    Ca(ca::CaVerb),
     /// Serve, until SIGTERM or SIGINT
     Run(RunFlags),
     /// Make an admin, or a new certificate for one, on the running controller's own host
@@ -122,6 +129,7 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), name, &mut io::stdout());
                 return Ok(());
             }
+            Command::Ca(verb) => return ca::command(verb),
             Command::Init(_)
             | Command::Run(_)
             | Command::Admin(_)
@@ -140,7 +148,7 @@ impl Cli {
                 Command::Admin(flags) => admin::command(&config, flags).await,
                 Command::Backup(flags) => archive::backup(&config, flags).await,
                 Command::Restore(flags) => archive::restore(&config, flags).await,
-                Command::Version | Command::Completion { .. } => Ok(()),
+                Command::Version | Command::Completion { .. } | Command::Ca(_) => Ok(()),
             }
         })
     }

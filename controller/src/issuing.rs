@@ -28,10 +28,16 @@ pub struct Issuer {
     pin: Fingerprint,
 }
 
-/// The root's certificate cannot be read.
+/// A CA's certificate cannot be read.
 #[derive(Debug, Error)]
-#[error("the root certificate is malformed: {0}")]
+#[error("the CA's certificate is malformed: {0}")]
 pub struct RootError(String);
+
+impl RootError {
+    pub(crate) fn new(error: &impl ToString) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// A signed certificate with the record that the store keeps of it.
 #[derive(Debug)]
@@ -48,8 +54,8 @@ impl Issuer {
     /// # Errors
     /// If `root` is no certificate.
     pub fn new(ca: IssuingCa, root: CertificateDer<'static>) -> Result<Self, RootError> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(&root)
-            .map_err(|error| RootError(error.to_string()))?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(&root).map_err(|error| RootError::new(&error))?;
         let pin = Fingerprint::of_spki(parsed.public_key().raw);
         Ok(Self { ca, root, pin })
     }

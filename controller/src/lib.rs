@@ -7,6 +7,7 @@
 //! - [`mesh`]: the one way to write, and what follows from a change.
 //! - [`audit`]: who did what.
 //! - [`feed`], [`session`]: the difference to the newest state, encoded once and sent to each edge when it is ready.
+//! - [`registration`], [`presence`], [`peers`]: the mesh's controllers, which of them run, and asking them.
 //! - [`enroll`], [`issuing`], [`roles`], [`admission`]: who gets in, as what, and how often.
 //! - [`server`]: all of it behind [`run`], with its I/O as arguments.
 //! - [`backup`], [`local`]: dumps, and asking a running controller for one.
@@ -30,7 +31,10 @@ pub mod local;
 pub mod mesh;
 pub mod metrics;
 pub mod model;
+pub mod peers;
+pub mod presence;
 pub mod record;
+pub mod registration;
 pub mod roles;
 pub mod server;
 pub mod session;

@@ -58,6 +58,8 @@ pub struct Mesh {
     feeds: Mutex<HashMap<Label, Arc<Feed>>>,
     lanes: Vec<tokio::sync::Mutex<()>>,
     trust: Trust,
+    /// Word of every replacement of it.
+    judged: watch::Sender<()>,
     clock: Clock,
     compare: Duration,
     journal: Journal,
@@ -107,6 +109,7 @@ impl Mesh {
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             state: RwLock::new(state),
             trust,
+            judged: watch::channel(()).0,
             clock,
             compare: COMPARE,
             journal: Journal::new(controller),
@@ -157,6 +160,11 @@ impl Mesh {
     /// What handshakes are judged by; follows the store.
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// Word of every change of trust and of the deny-list.
+    pub fn judged(&self) -> watch::Receiver<()> {
+        self.judged.subscribe()
     }
 
     /// The store.
@@ -363,6 +371,7 @@ impl Mesh {
             if let Err(error) = self.trust.replace(bundle, deny) {
                 tracing::error!(%error, "the stored trust bundle is not taken over");
             }
+            self.judged.send_replace(());
         }
         for (namespace, edge) in &effects.gone_edges {
             self.sessions.remove(namespace, edge);

@@ -54,6 +54,10 @@ pub struct State {
     pub denied: BTreeMap<Serial, Stored<record::Denied>>,
     /// Admins.
     pub admins: BTreeMap<Label, Stored<record::Admin>>,
+    /// Controllers, whether they run or not.
+    pub controllers: BTreeMap<Label, Stored<record::Controller>>,
+    /// Controllers that run, by their own word.
+    pub alive: BTreeMap<Label, Stored<record::Alive>>,
 }
 
 /// A namespace.
@@ -143,6 +147,8 @@ impl State {
             certs_of: BTreeMap::new(),
             denied: BTreeMap::new(),
             admins: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            alive: BTreeMap::new(),
         }
     }
 
@@ -238,6 +244,11 @@ impl State {
         })
     }
 
+    /// The identity of a controller of this mesh.
+    pub fn controller_id(&self, name: &Label) -> SpiffeId {
+        SpiffeId::controller(self.mesh.record.name.clone(), name.clone())
+    }
+
     /// The identity of an edge of this mesh.
     pub fn edge_id(&self, namespace: &Label, edge: &Label) -> SpiffeId {
         SpiffeId::edge(self.mesh.record.name.clone(), namespace.clone(), edge.clone())
@@ -300,6 +311,12 @@ impl State {
             }
             Record::Admin(name, record) => {
                 self.admins.insert(name, Stored { record, modified });
+            }
+            Record::Controller(name, record) => {
+                self.controllers.insert(name, Stored { record, modified });
+            }
+            Record::Alive(name, record) => {
+                self.alive.insert(name, Stored { record, modified });
             }
         }
         Ok(())
@@ -379,6 +396,12 @@ impl State {
             }
             Key::Admin(name) => {
                 self.admins.remove(name);
+            }
+            Key::Controller(name) => {
+                self.controllers.remove(name);
+            }
+            Key::Alive(name) => {
+                self.alive.remove(name);
             }
         }
     }

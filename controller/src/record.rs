@@ -9,6 +9,8 @@
 //! /cframe/v1/certs/<serial>
 //! /cframe/v1/denied/<serial>
 //! /cframe/v1/admins/<admin>
+//! /cframe/v1/controllers/<controller>
+//! /cframe/v1/alive/<controller>      # there while it runs
 //! ```
 //! and besides, not in memory, `/cframe/audit/…` ([`audit`](crate::audit)).
 //!
@@ -18,7 +20,7 @@
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use cframe_pki::{
-    Fingerprint, Serial,
+    CertificateDer, Fingerprint, Serial,
     bundle::{DenyEntry, TrustBundle},
     identity::{Label, MeshName, SpiffeId},
 };
@@ -29,6 +31,9 @@ use thiserror::Error;
 
 /// All keys begin with this.
 pub const ROOT: &str = "/cframe/v1/";
+
+/// The keys of controllers that run.
+pub const ALIVE: &str = "/cframe/v1/alive/";
 
 /// The layout of the values. A later one is refused, not guessed at.
 pub const SCHEMA: u32 = 1;
@@ -52,6 +57,10 @@ pub enum Key {
     Denied(Serial),
     /// An admin.
     Admin(Label),
+    /// A controller, whether it runs or not.
+    Controller(Label),
+    /// A controller that runs.
+    Alive(Label),
 }
 
 impl fmt::Display for Key {
@@ -66,6 +75,8 @@ impl fmt::Display for Key {
             Self::Cert(serial) => write!(f, "certs/{serial}"),
             Self::Denied(serial) => write!(f, "denied/{serial}"),
             Self::Admin(name) => write!(f, "admins/{name}"),
+            Self::Controller(name) => write!(f, "controllers/{name}"),
+            Self::Alive(name) => write!(f, "alive/{name}"),
         }
     }
 }
@@ -84,6 +95,8 @@ impl FromStr for Key {
             ["certs", serial] => serial.parse().ok().map(Self::Cert),
             ["denied", serial] => serial.parse().ok().map(Self::Denied),
             ["admins", name] => name.parse().ok().map(Self::Admin),
+            ["controllers", name] => name.parse().ok().map(Self::Controller),
+            ["alive", name] => name.parse().ok().map(Self::Alive),
             _ => None,
         };
         parsed.ok_or_else(|| RecordError::Key(text.to_owned()))
@@ -125,7 +138,7 @@ pub struct Mesh {
     pub revision: u64,
     /// The roots, and the issuing CAs that are cut off.
     pub trust: TrustBundle,
-    /// Where the controllers are reached, control port.
+    /// Where the controllers are reached, control port: what is in all their registrations.
     pub controllers: BTreeSet<Endpoint>,
 }
 
@@ -216,6 +229,53 @@ pub struct Admin {
     pub read_only: bool,
 }
 
+/// A controller of the mesh, whether it runs or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Where it is reached, control port, in order of preference.
+    pub addresses: Vec<Endpoint>,
+    /// Its issuing CA's certificate; in JSON the base64 of its DER.
+    #[serde(with = "base64_der")]
+    pub issuer: CertificateDer<'static>,
+    /// Since when, in Unix seconds.
+    pub added: u64,
+}
+
+/// What a controller says of itself while it runs. No edge is told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// Where it is reached, control port.
+    pub addresses: Vec<Endpoint>,
+    /// The port of enrolment on the same hosts.
+    pub enroll_port: u16,
+    /// Version of its software.
+    pub software: String,
+    /// Since when it runs, in Unix seconds.
+    pub started: u64,
+    /// Random, new at every start, in hex.
+    pub boot: String,
+}
+
+mod base64_der {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use cframe_pki::CertificateDer;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(
+        der: &CertificateDer<'static>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(der))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<CertificateDer<'static>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map(CertificateDer::from).map_err(de::Error::custom)
+    }
+}
+
 /// A decoded value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the record of its name")]
@@ -228,6 +288,8 @@ pub enum Record {
     Cert(Serial, Cert),
     Denied(Serial, Denied),
     Admin(Label, Admin),
+    Controller(Label, Controller),
+    Alive(Label, Alive),
 }
 
 impl Record {
@@ -249,6 +311,8 @@ impl Record {
             Key::Cert(serial) => Self::Cert(serial, decode(&key, value)?),
             Key::Denied(serial) => Self::Denied(serial, decode(&key, value)?),
             Key::Admin(ref name) => Self::Admin(name.clone(), decode(&key, value)?),
+            Key::Controller(ref name) => Self::Controller(name.clone(), decode(&key, value)?),
+            Key::Alive(ref name) => Self::Alive(name.clone(), decode(&key, value)?),
         })
     }
 }

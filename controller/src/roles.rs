@@ -15,6 +15,11 @@ pub enum Holder {
         /// It may look and not change.
         read_only: bool,
     },
+    /// Another controller: it may ask for what this one alone knows.
+    Controller {
+        /// Its name.
+        name: Label,
+    },
 }
 
 /// What a call does.
@@ -24,6 +29,8 @@ enum Access {
     Look,
     /// It changes something, or shows what only admins may see.
     Change,
+    /// It is one controller's question to another.
+    Peer,
 }
 
 /// Whether a holder may make a call.
@@ -33,7 +40,7 @@ enum Access {
 pub fn permit(holder: &Holder, call: &Call) -> Result<(), CallError> {
     let refused = |why: String| Err(CallError::new(ErrorCode::NotAllowed, why));
     match (holder, access(call)) {
-        (Holder::Admin { read_only: false, .. }, _)
+        (Holder::Admin { read_only: false, .. }, Access::Look | Access::Change)
         | (Holder::Admin { read_only: true, .. }, Access::Look) => Ok(()),
         (Holder::Admin { name, read_only: true }, Access::Change) => {
             // Else a read-only admin would be one for 30 days at most.
@@ -46,6 +53,19 @@ pub fn permit(holder: &Holder, call: &Call) -> Result<(), CallError> {
                 call.name()
             ))
         }
+        (Holder::Admin { .. }, Access::Peer) => refused(format!(
+            "{} is for controllers; an admin looks at `cfctl edge list`",
+            call.name()
+        )),
+        // The status is this controller's own part, and the order to renew goes no further.
+        (Holder::Controller { .. }, Access::Peer) => Ok(()),
+        (Holder::Controller { .. }, _) if matches!(call, Call::Status | Call::CertRenew { .. }) => {
+            Ok(())
+        }
+        (Holder::Controller { name }, _) => refused(format!(
+            "controller {name} may not call {}: it needs an admin's certificate",
+            call.name()
+        )),
         (Holder::Edge, _) => refused(format!(
             "an edge may not call {}: it needs an admin's certificate",
             call.name()
@@ -74,7 +94,9 @@ fn access(call: &Call) -> Access {
         | Call::AdminList
         | Call::TrustShow
         | Call::Wait { .. }
-        | Call::Audit(_) => Access::Look,
+        | Call::Audit(_)
+        | Call::ControllerList
+        | Call::ControllerShow { .. } => Access::Look,
         Call::NamespaceAdd { .. }
         | Call::NamespaceSet { .. }
         | Call::NamespaceDel { .. }
@@ -91,6 +113,8 @@ fn access(call: &Call) -> Access {
         | Call::AdminAdd { .. }
         | Call::AdminDel { .. }
         | Call::IssuerRevoke { .. }
+        | Call::ControllerDel { .. }
         | Call::Backup => Access::Change,
+        Call::Sessions { .. } | Call::Behind { .. } => Access::Peer,
     }
 }

@@ -6,9 +6,11 @@
 //! - one accepts on each port, and each connection has one, with one more per admin call;
 //! - one renews the controller's own certificate, one clears away what has expired;
 //! - one writes records of the audit log, one trims it;
+//! - one says in the store that this controller runs, one keeps its registration true;
 //! - one serves HTTP, one the local socket, where there are such.
 //!
-//! A stop is a goodbye to every edge, an end to accepting, and a closed store.
+//! A stop is a goodbye to every edge, an end to accepting, and a closed store. So is the controller's own
+//! removal from the mesh.
 
 use std::{
     net::UdpSocket,
@@ -44,6 +46,8 @@ use crate::{
     issuing::Issuer,
     local,
     mesh::{Mesh, OpenError},
+    peers::{self, Peers},
+    presence, registration,
     reset::ResetSecret,
     session,
     store::Store,
@@ -101,6 +105,10 @@ pub struct Context {
     pub started: Instant,
     /// Ends answers that would go on.
     pub(crate) stop: CancellationToken,
+    /// The same in Unix seconds.
+    pub began: u64,
+    /// The connections to other controllers.
+    pub peers: Peers,
 }
 
 impl Context {
@@ -127,6 +135,12 @@ pub enum RunError {
     /// The certificate is not a controller's.
     #[error("{0} is not a controller's certificate")]
     NotController(String),
+    /// It is not one of the mesh's controllers any more.
+    #[error(
+        "controller {0} was removed from the mesh, or its certificate or CA revoked: add it again with \
+         `cframe-controller init --join`, if the CA was revoked with an empty --data-dir"
+    )]
+    Removed(Label),
     /// A port cannot be used.
     #[error("the {port} port cannot be used: {error}")]
     Socket {
@@ -155,14 +169,20 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     let enroll_port = socket("enrolment", enroll.local_addr())?.port();
     // Sessions first: while they end, the store is still followed and still takes writes.
     let (serving, background) = (stop.child_token(), CancellationToken::new());
+    let (started, began) = (Instant::now(), mesh.now());
     let context = Arc::new(Context {
         mesh,
         issuer,
         credentials,
         enroll_port,
-        started: Instant::now(),
+        started,
+        began,
+        peers: Peers::default(),
         stop: serving.clone(),
     });
+    if !registration::is_member(&context) {
+        return Err(RunError::Removed(context.name()));
+    }
     let control = control_endpoint(&context, &resets, control)?;
     let enroll = enroll_endpoint(&context, &resets, enroll)?;
     let sessions = TaskTracker::new();
@@ -179,6 +199,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     services.spawn(upkeep::sweep(Arc::clone(&context), background.clone()));
     services.spawn(audit::journal::write_out(Arc::clone(&context), background.clone()));
     services.spawn(audit::trim::keep_within(Arc::clone(&context), background.clone()));
+    services.spawn(upkeep::register(Arc::clone(&context), background.clone()));
+    // It ends first: nobody is to be sent here any more.
+    services.spawn(presence::keep(Arc::clone(&context), serving.clone()));
     if let Some(listener) = parts.http {
         services.spawn(http::serve(Arc::clone(&context), listener, background.clone()));
     }
@@ -195,11 +218,13 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
         sessions.spawn(accept(port, context, endpoint, limits, connections, serving));
     }
     tracing::info!(name = %context.name(), "controller is up");
-    let broken = tokio::select! {
-        () = serving.cancelled() => false,
+    let fault = tokio::select! {
+        () = serving.cancelled() => None,
+        // Nobody takes anything from it any more.
+        () = removed(&context) => Some(RunError::Removed(context.name())),
         // It ends before it is told to by a panic alone. Nothing that is written would be seen any more,
         // and what the panic left behind is not to be served: a new start reads the store anew.
-        _ = &mut follower => true,
+        _ = &mut follower => Some(RunError::Broken),
     };
     serving.cancel();
 
@@ -218,11 +243,21 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     let idle = async { tokio::join!(control.wait_idle(), enroll.wait_idle()) };
     let _ = timeout(Duration::from_millis(200), idle).await;
     store.close().await;
-    if broken {
-        return Err(RunError::Broken);
+    if let Some(fault) = fault {
+        return Err(fault);
     }
     tracing::info!("controller has stopped");
     Ok(())
+}
+
+/// Returns when this controller's own certificate, or its CA, is not accepted any more.
+async fn removed(context: &Context) {
+    let mut judged = context.mesh.judged();
+    while context.mesh.trust().denial(&context.credentials.identity()).is_ok() {
+        if judged.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 fn check_identity(mesh: &Mesh, credentials: &LiveCredentials) -> Result<(), RunError> {
@@ -371,14 +406,17 @@ async fn serve(
             Some(peer) if matches!(peer.id.role, Role::Edge { .. }) => {
                 session::serve(context, connection, peer, stop).await;
             }
-            Some(peer) if matches!(peer.id.role, Role::Admin { .. }) => {
+            Some(peer) => {
+                if matches!(peer.id.role, Role::Controller { .. }) {
+                    connection.set_max_concurrent_bi_streams(peers::STREAMS.into());
+                }
                 let address = connection.remote_address();
                 let caller = Caller { name: peer.id.role.name().clone(), peer, address };
-                admin(context, connection, &caller, stop).await;
+                converse(context, connection, &caller, stop).await;
                 let code = if stop.is_cancelled() { CloseCode::Shutdown } else { CloseCode::Done };
                 connection.close(code.into(), code.to_string().as_bytes());
             }
-            Some(_) | None => connection.close(CloseCode::Protocol.into(), b"no client's identity"),
+            None => connection.close(CloseCode::Protocol.into(), b"no client's identity"),
         },
     }
 }
@@ -389,9 +427,9 @@ fn identity(connection: &Connection) -> Option<PeerIdentity> {
     cframe_pki::verifier::peer_identity(chain).ok()
 }
 
-/// Serves an admin's connection until it is closed. Calls run beside each other, and are broken off with
+/// Serves an admin's or another controller's connection until it is closed. Calls run beside each other, and are broken off with
 /// it, except that a write which has reached the store is finished there.
-async fn admin(
+async fn converse(
     context: &Arc<Context>,
     connection: &Connection,
     caller: &Caller,
@@ -414,7 +452,7 @@ async fn admin(
         let (context, caller) = (Arc::clone(context), caller.clone());
         calls.spawn(async move {
             if let Err(error) = call(&context, &caller, send, receive).await {
-                tracing::debug!(admin = %caller.name, %error, "a call was broken off");
+                tracing::debug!(caller = %caller.peer.id, %error, "a call was broken off");
             }
         });
     }

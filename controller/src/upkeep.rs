@@ -1,4 +1,5 @@
-//! What a controller does by itself: renewing its own certificate, and clearing away what has expired.
+//! What a controller does by itself: renewing its own certificate, keeping its registration true, and clearing
+//! away what has expired.
 
 use std::{
     path::PathBuf,
@@ -13,7 +14,7 @@ use cframe_pki::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{draft::Draft, issuing, model::State, record::Key, server::Context};
+use crate::{draft::Draft, issuing, model::State, record::Key, registration, server::Context};
 
 /// How often the clock is looked at. Short, because a clock can be set.
 const LOOK: Duration = Duration::from_secs(60);
@@ -79,6 +80,16 @@ fn set_gauges(context: &Context, not_after: u64, now: u64) {
     };
     context.mesh.metrics.certificate_seconds.set(left(not_after));
     context.mesh.metrics.issuer_seconds.set(left(context.issuer.ca().not_after()));
+}
+
+/// Has the registration say what is so, once; tries until the store takes it.
+pub(crate) async fn register(context: Arc<Context>, stop: CancellationToken) {
+    while let Err(error) = registration::refresh(&context).await {
+        tracing::warn!(%error, "this controller's registration was not written");
+        if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Clears away expired tokens, certificates and denials until stopped.

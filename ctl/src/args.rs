@@ -24,7 +24,7 @@ use crate::value;
 pub use audit::AuditArgs;
 pub use edge::{EdgeAdd, EdgeSet, EdgeVerb, RouteAdd, RouteVerb};
 pub use identity::{
-    AdminVerb, CertEnroll, CertRevoke, CertVerb, TokenCreate, TokenVerb, TrustVerb,
+    AdminVerb, CertEnroll, CertRevoke, CertVerb, ControllerVerb, TokenCreate, TokenVerb, TrustVerb,
 };
 pub use namespace::{CongestionName, NamespaceAdd, NamespaceSet, NamespaceVerb};
 pub use session::{CompletionShell, ContextVerb};
@@ -162,6 +162,9 @@ pub enum MeshCommand {
     /// Who may use cfctl.
     #[command(subcommand, alias = "admins")]
     Admin(AdminVerb),
+    /// The controllers, those that don't run too.
+    #[command(subcommand, alias = "controllers")]
+    Controller(ControllerVerb),
     /// The mesh's root CAs, and issuing CAs that are cut off.
     #[command(subcommand)]
     Trust(TrustVerb),

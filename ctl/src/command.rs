@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod cert;
 pub(crate) mod context;
+mod controller;
 mod edge;
 mod namespace;
 mod route;
@@ -35,6 +36,7 @@ pub async fn run<C: Controller>(
         MeshCommand::Token(verb) => token::run(session, verb).await,
         MeshCommand::Cert(verb) => cert::run(session, verb).await,
         MeshCommand::Admin(verb) => admin::run(session, verb).await,
+        MeshCommand::Controller(verb) => controller::run(session, verb).await,
         MeshCommand::Trust(verb) => trust::run(session, verb).await,
         MeshCommand::Audit(args) => audit::run(session, args).await,
         MeshCommand::Status => status::status(session).await,

@@ -214,19 +214,22 @@ impl<C: Controller> Session<'_, '_, C> {
         let timeout_secs = u32::try_from(limit.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         let call = Call::Wait { namespace: namespace.clone(), version, timeout_secs };
         let mut progress = Progress::default();
+        let mut unheard = Vec::new();
         let Self { console, controller, .. } = self;
         let outcome = controller
             .watch(call, &mut |reply| {
-                if let Reply::Progress(news) = reply {
-                    console.progress(&waiting(&news));
+                if let Reply::Unheard(names) = reply {
+                    unheard = names;
+                } else if let Reply::Progress(news) = reply {
                     progress = news;
                 }
+                console.progress(&waiting(&progress, &unheard));
             })
             .await;
         console.progress_done();
         outcome?;
-        if progress.acked < progress.total {
-            let message = format!("after {} {}", short(limit), waiting(&progress));
+        if progress.acked < progress.total || !unheard.is_empty() {
+            let message = format!("after {} {}", short(limit), waiting(&progress, &unheard));
             return Err(Failure::new(Exit::Unhealthy, message).hint(format!(
                 "the change stands; look at `cfctl edge list -n {namespace}`, or wait longer with \
                  --timeout"
@@ -243,14 +246,20 @@ impl<C: Controller> Session<'_, '_, C> {
     }
 }
 
-fn waiting(progress: &Progress) -> String {
+/// `unheard` are controllers that do not answer.
+fn waiting(progress: &Progress, unheard: &[Label]) -> String {
     const NAMED: usize = 5;
     let Progress { acked, total, waiting } = progress;
     let names: Vec<&str> = waiting.iter().take(NAMED).map(Label::as_str).collect();
     let missing = (total - acked.min(total)) as usize;
     let more = if missing > names.len() { ", …" } else { "" };
-    match names.as_slice() {
+    let mut text = match names.as_slice() {
         [] => format!("{acked} of {total} edges have it"),
         names => format!("{acked} of {total} edges have it, without {}{more}", names.join(", ")),
+    };
+    if !unheard.is_empty() {
+        let names: Vec<&str> = unheard.iter().map(Label::as_str).collect();
+        text.push_str(&format!("; no answer of controller {}", names.join(", ")));
     }
+    text
 }

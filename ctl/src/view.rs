@@ -16,6 +16,7 @@
 //! | `cert enroll` | [`NewCert`] |
 //! | `admin list` | [`Admin`] |
 //! | `admin add` | [`NewAdmin`] |
+//! | `controller list`, `show` | [`Controller`] |
 //! | `trust show` | [`Trust`] |
 //! | `audit` | [`Audit`]; with `--follow` one object per line |
 //! | `status` | [`Status`] |
@@ -25,6 +26,7 @@
 
 mod audit;
 mod change;
+mod controller;
 mod edge;
 mod identity;
 mod namespace;
@@ -39,6 +41,7 @@ use crate::{
 
 pub use audit::{Audit, AuditChange, AuditLines};
 pub use change::{Change, Subject};
+pub use controller::Controller;
 pub use edge::{Edge, EdgeStateName, Link, Route};
 pub use identity::{Admin, Cert, CertStateName, NewAdmin, NewCert, NewToken, Token, Trust};
 pub use namespace::Namespace;

@@ -23,7 +23,7 @@ use crate::{
 use authority::Authority;
 pub use authority::CaError;
 pub use csr::{CsrError, VerifiedCsr};
-pub use files::{CaFileError, read_certificate};
+pub use files::{CaFileError, read_certificate, write_certificate};
 pub use root::RootCa;
 
 const DAY: u64 = 86_400;

@@ -41,7 +41,7 @@ pub enum Policy {
     },
     /// Controllers.
     Controller,
-    /// What connects to a controller: edges of any namespace, and admins.
+    /// What connects to a controller: edges of any namespace, admins, and other controllers.
     ControlClients,
     /// What a function lets through, after the mesh has been checked.
     Custom(Admit),
@@ -148,9 +148,9 @@ impl Policy {
             }
             (Self::Edges { .. }, Role::Edge { .. })
             | (Self::Controller, Role::Controller { .. })
-            | (Self::ControlClients, Role::Edge { .. } | Role::Admin { .. }) => Ok(()),
+            | (Self::ControlClients, _) => Ok(()),
             (Self::Custom(admit), _) => admit(id),
-            (Self::Edges { .. } | Self::Controller | Self::ControlClients, role) => {
+            (Self::Edges { .. } | Self::Controller, role) => {
                 Err(Refusal::WrongRole { role: role.kind() })
             }
         }
@@ -162,7 +162,7 @@ impl fmt::Debug for Policy {
         match self {
             Self::Edges { namespace, .. } => write!(f, "edges of {namespace}"),
             Self::Controller => f.write_str("controllers"),
-            Self::ControlClients => f.write_str("edges and admins"),
+            Self::ControlClients => f.write_str("edges, admins and controllers"),
             Self::Custom(_) => f.write_str("custom"),
         }
     }

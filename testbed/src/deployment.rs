@@ -36,17 +36,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{Host, Lab, Process, Programs, Site, wait_until};
-use controller::Files;
+use crate::{Host, Lab, Process, Programs, Site};
+use controller::{Files, Origin};
 
+pub use controller::Controller;
 pub use edge::{Edge, Enrolment};
 pub use prompt::{Output, Transcript};
 
 /// How long a command may take; the programs' own time-outs are shorter.
 const COMMAND: Duration = Duration::from_secs(30);
 
-/// A controller with its mesh, and an operator who manages it on the controller's host. Dropping it kills the
-/// controller; the edges are their own.
+/// A mesh with its controllers, one at first, and an operator who manages it on the first one's host. Dropping it
+/// kills the controllers; the edges are their own.
 #[derive(Debug)]
 pub struct Deployment {
     mesh: String,
@@ -54,7 +55,8 @@ pub struct Deployment {
     files: Files,
     programs: Programs,
     transcript: Transcript,
-    controller: Process,
+    /// Never empty.
+    controllers: Vec<Controller>,
 }
 
 impl Deployment {
@@ -65,15 +67,42 @@ impl Deployment {
 
     /// The same for a mesh of another name, in a directory of its own below `dir`, with a transcript.
     pub fn start_mesh(mesh: &str, dir: &Path, host: &Host, transcript: Transcript) -> Result<Self> {
+        Self::start_configured(mesh, dir, host, transcript, "")
+    }
+
+    /// The same with a text for the controllers' configuration file: a store that several can share, say.
+    pub fn start_configured(
+        mesh: &str,
+        dir: &Path,
+        host: &Host,
+        transcript: Transcript,
+        config: &str,
+    ) -> Result<Self> {
         let programs = Programs::locate()?;
         let files = Files::of(mesh, dir);
         files.make()?;
-        controller::init(mesh, &files, host, programs.controller(), transcript)?;
-        let controller = controller::spawn(mesh, &files, host, programs.controller(), transcript)?;
+        let origin = Origin::Mesh(mesh, config);
+        let first =
+            controller::make(&origin, mesh, &files, host, &programs.controller(), transcript)?;
         let (mesh, host) = (mesh.to_owned(), host.clone());
-        let mut deployment = Self { mesh, host, files, programs, transcript, controller };
-        deployment.wait_ready()?;
-        Ok(deployment)
+        Ok(Self { mesh, host, files, programs, transcript, controllers: vec![first] })
+    }
+
+    /// Has one more controller join, on a host of its own, and waits until it is ready. The store must be one that
+    /// several can share.
+    pub fn add_controller(&mut self, name: &str, host: &Host) -> Result<&mut Controller> {
+        let Self { mesh, files, programs, transcript, controllers, .. } = self;
+        let origin = Origin::Join(name);
+        let joined =
+            controller::make(&origin, mesh, files, host, &programs.controller(), *transcript)?;
+        controllers.push(joined);
+        let last = controllers.len() - 1;
+        Ok(&mut controllers[last])
+    }
+
+    /// All controllers, in the order in which they joined.
+    pub fn controllers(&mut self) -> &mut [Controller] {
+        &mut self.controllers
     }
 
     /// Its mesh's name.
@@ -147,49 +176,34 @@ impl Deployment {
         prompt::run(command, COMMAND)
     }
 
-    /// The controller's program, with its log and memory.
+    /// The first controller's program, with its log and memory.
     pub fn controller(&self) -> &Process {
-        &self.controller
+        self.controllers[0].process()
     }
 
-    /// The controller's program, to signal and wait for.
+    /// The first controller's program, to signal and wait for.
     pub fn controller_mut(&mut self) -> &mut Process {
-        &mut self.controller
+        self.controllers[0].process_mut()
     }
 
-    /// Kills the controller with SIGKILL.
+    /// Kills the first controller with SIGKILL.
     pub fn kill9_controller(&mut self) -> Result<()> {
-        self.transcript.typed(&self.host, "pkill -KILL cframe-controller");
-        self.controller.kill9()
+        self.controllers[0].kill9()
     }
 
-    /// Starts the controller again after its end, and waits until it is ready.
+    /// Starts the first controller again after its end, and waits until it is ready.
     pub fn start_controller(&mut self) -> Result<()> {
-        self.transcript.typed(&self.host, "cframe-controller run &");
-        self.controller.restart()?;
-        self.wait_ready()
+        self.controllers[0].start()
     }
 
-    /// Stops the controller with SIGTERM, starts it again, and waits until it is ready.
+    /// Stops the first controller with SIGTERM, starts it again, and waits until it is ready.
     pub fn restart_controller(&mut self) -> Result<()> {
-        self.controller.terminate(Duration::from_secs(5))?;
-        self.start_controller()
+        self.controllers[0].restart()
     }
 
-    /// Waits until the controller's `/readyz` says yes.
+    /// Waits until the first controller's `/readyz` says yes.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let patience = Duration::from_secs(10);
-        let mut ended = false;
-        let waited = wait_until(patience, || {
-            ended = !self.controller.is_running();
-            ended || matches!(self.http("/readyz"), Ok((200, _)))
-        });
-        let state = match waited {
-            Ok(_) if !ended => return Ok(()),
-            Ok(_) => "has ended",
-            Err(_) => "is not ready",
-        };
-        bail!("the controller {state}; the end of its log:\n{}", self.controller.log_tail(20))
+        self.controllers[0].wait_ready()
     }
 
     /// Waits until all `count` edges of a namespace are connected, have applied the newest state and have all their
@@ -211,7 +225,7 @@ impl Deployment {
             if start.elapsed() > Duration::from_secs(15) {
                 bail!(
                     "not {count} edges in sync in {namespace}: {status:#}\nthe end of the controller's log:\n{}",
-                    self.controller.log_tail(20)
+                    self.controller().log_tail(20)
                 );
             }
             std::thread::sleep(Duration::from_millis(20));

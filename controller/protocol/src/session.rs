@@ -31,7 +31,7 @@ pub use stream::{FrameReader, FrameWriter, ReadError, WriteError};
 
 /// A side that has sent nothing for this long sends a ping; an edge does so sooner.
 pub const PING_AFTER: Duration = Duration::from_secs(2);
-/// A peer that has sent no frame for this long is dead.
+/// A peer that has sent no frame for this long is dead; an edge that has several controllers leaves one sooner.
 pub const DEAD_AFTER: Duration = Duration::from_secs(6);
 
 /// Application error codes of QUIC's CONNECTION_CLOSE (RFC 9000 §19.19).

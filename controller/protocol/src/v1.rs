@@ -12,7 +12,7 @@
 //! | 9 | [`Goodbye`] | controller → edge |
 //! | 10 | [`RenewNow`] | controller → edge |
 //! | 20, 21 | [`EnrollRequest`], [`EnrollReply`] | joining edge → controller → edge |
-//! | 40, 41 | [`AdminRequest`], [`AdminReply`] | admin → controller → admin |
+//! | 40, 41 | [`AdminRequest`], [`AdminReply`] | admin, or controller → controller → back |
 //!
 //! Integers are varints, an enum is the number of its variant, a list its length and elements, text
 //! UTF-8 with its length in front (bincode 2, `config::standard()`).
@@ -37,11 +37,11 @@ pub use edge::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use enroll::{EnrollReply, EnrollRequest, Enrolled};
 pub use reply::{
-    AdminEnrolled, AdminReply, CallError, Changed, ErrorCode, Progress, Reply, TokenMade,
+    AdminEnrolled, AdminReply, Behind, CallError, Changed, ErrorCode, Progress, Reply, TokenMade,
 };
 pub use rows::{
     AdminRow, CertRow, CertState, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceRow,
-    NamespaceStatus, RouteRow, TokenRow,
+    NamespaceStatus, RegistrationRow, RouteRow, Running, SessionRow, TokenRow,
 };
 pub use version::{ParseVersionError, Version};
 

@@ -148,7 +148,10 @@ pub fn subject(call: &Call) -> (Option<Label>, String) {
         | Call::NamespaceSet { name, .. }
         | Call::NamespaceDel { name, .. }
         | Call::NamespaceShow { name } => (Some(name.clone()), name.to_string()),
-        Call::AdminAdd { name, .. } | Call::AdminDel { name } => (None, name.to_string()),
+        Call::AdminAdd { name, .. }
+        | Call::AdminDel { name }
+        | Call::ControllerDel { name, .. }
+        | Call::ControllerShow { name } => (None, name.to_string()),
         Call::EdgeAdd { namespace, name, .. }
         | Call::EdgeSet { namespace, name, .. }
         | Call::EdgeDel { namespace, name }
@@ -173,13 +176,17 @@ pub fn subject(call: &Call) -> (Option<Label>, String) {
         | Call::CertList { namespace } => {
             (namespace.clone(), namespace.as_ref().map(ToString::to_string).unwrap_or_default())
         }
-        Call::Wait { namespace, .. } => (Some(namespace.clone()), namespace.to_string()),
+        Call::Sessions { namespace, .. } => (namespace.clone(), String::new()),
+        Call::Wait { namespace, .. } | Call::Behind { namespace, .. } => {
+            (Some(namespace.clone()), namespace.to_string())
+        }
         Call::Audit(query) => (query.namespace.clone(), String::new()),
         Call::Version
         | Call::Status
         | Call::NamespaceList
         | Call::AdminList
         | Call::TrustShow
+        | Call::ControllerList
         | Call::Backup => (None, String::new()),
     }
 }

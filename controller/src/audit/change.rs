@@ -75,6 +75,9 @@ fn before(state: &State, key: &Key) -> Option<Value> {
         Key::Cert(serial) => serde_json::to_value(&state.certs.get(serial)?.record),
         Key::Denied(serial) => serde_json::to_value(&state.denied.get(serial)?.record),
         Key::Admin(name) => serde_json::to_value(&state.admins.get(name)?.record),
+        Key::Controller(name) => serde_json::to_value(&state.controllers.get(name)?.record),
+        // Nobody's decision.
+        Key::Alive(_) => return None,
     };
     value.ok()
 }

@@ -173,21 +173,26 @@ pub(super) fn revoke_issuer(
     }
     let mut mesh = state.mesh.record.clone();
     let mut draft = Draft::default();
-    let revoked = &mesh.trust.revoked_issuers;
-    if revoked.len() >= MAX_REVOKED_ISSUERS && !revoked.contains(&fingerprint) {
+    if distrust(&mut mesh, fingerprint)? {
+        draft.bump_mesh(&state.mesh, mesh);
+        draft.warnings.push(CUT_OFF.to_owned());
+    }
+    Ok(draft)
+}
+
+/// What follows of distrusting an issuing CA.
+pub(super) const CUT_OFF: &str = "whoever has a certificate of that CA is cut off: its edges join again with \
+     `cfctl token create --rejoin`";
+
+/// Puts an issuing CA among those that are cut off; false if it was there.
+pub(super) fn distrust(mesh: &mut record::Mesh, issuer: Fingerprint) -> Result<bool, CallError> {
+    let revoked = &mut mesh.trust.revoked_issuers;
+    if revoked.len() >= MAX_REVOKED_ISSUERS && !revoked.contains(&issuer) {
         return Err(conflict(format!(
             "{MAX_REVOKED_ISSUERS} issuing CAs are revoked, the most there can be; make a new mesh"
         )));
     }
-    if mesh.trust.revoked_issuers.insert(fingerprint) {
-        draft.bump_mesh(&state.mesh, mesh);
-        draft.warnings.push(
-            "whoever has a certificate of that CA is cut off: its edges join again with \
-             `cfctl token create --rejoin`"
-                .to_owned(),
-        );
-    }
-    Ok(draft)
+    Ok(revoked.insert(issuer))
 }
 
 /// Whether a certificate belongs to a namespace's edges; all do to none.

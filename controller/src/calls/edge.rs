@@ -12,8 +12,9 @@ use crate::{
     draft::Draft,
     model::{Namespace, State, Stored},
     record::{self, Key},
-    session::Registry,
 };
+
+use super::sightings::Sightings;
 
 pub(super) fn add(
     state: &State,
@@ -135,21 +136,21 @@ pub(crate) fn find<'a>(
 
 pub(super) fn row(
     state: &State,
-    sessions: &Registry,
+    sightings: &Sightings<'_>,
     namespace: &Label,
     (name, edge): (&Label, &Stored<record::Edge>),
     now: u64,
 ) -> EdgeRow {
     let id = state.edge_id(namespace, name);
     let enrolled = state.certs_of.contains_key(&id);
-    let seen = sessions.seen(namespace, name);
+    let seen = sightings.seen(namespace, name);
     EdgeRow {
         namespace: namespace.clone(),
         name: name.clone(),
         cidrs: edge.record.cidrs.clone(),
         endpoints: edge.record.endpoints.clone(),
         description: edge.record.description.clone(),
-        state: sessions.liveness(seen.as_ref(), enrolled),
+        state: sightings.liveness(seen.as_ref(), enrolled),
         software: seen.as_ref().map(|seen| seen.software.clone()).unwrap_or_default(),
         address: seen.as_ref().map(|seen| seen.address),
         applied: seen.as_ref().and_then(|seen| seen.applied),

@@ -1,9 +1,15 @@
 //! What is looked at: lists, and single rows.
 
+use std::sync::Arc;
+
 use cframe_pki::{Serial, identity::Label};
 use cframe_protocol::v1::{CallError, Reply};
 
-use super::{admin, cert, edge, namespace, route, token};
+use super::{
+    admin, cert, edge, namespace, route,
+    sightings::{Of, Sightings},
+    token,
+};
 use crate::{
     check,
     model::{Namespace, State},
@@ -19,29 +25,38 @@ pub(super) fn namespace(state: &State, name: &Label) -> Result<Reply, CallError>
     Ok(Reply::Namespaces(vec![namespace::row((name, space))]))
 }
 
-pub(super) fn edges(
-    context: &Context,
-    state: &State,
+pub(super) async fn edges(
+    context: &Arc<Context>,
     of: Option<&Label>,
     now: u64,
 ) -> Result<Reply, CallError> {
-    let sessions = &context.mesh.sessions;
-    let rows = spaces(state, of)?.flat_map(|(name, space)| {
-        space.edges.iter().map(|found| edge::row(state, sessions, name, found, now))
-    });
-    Ok(Reply::Edges(rows.collect()))
+    // Nobody is asked about a namespace that is not there.
+    context.mesh.read(|state| spaces(state, of).map(drop))?;
+    let wanted = Of { namespace: of, ..Of::default() };
+    let sightings = Sightings::gather(context, wanted).await;
+    context.mesh.read(|state| {
+        let rows = spaces(state, of)?.flat_map(|(name, space)| {
+            space.edges.iter().map(|found| edge::row(state, &sightings, name, found, now))
+        });
+        Ok(Reply::Edges(rows.collect()))
+    })
 }
 
-pub(super) fn edge(
-    context: &Context,
-    state: &State,
+pub(super) async fn edge(
+    context: &Arc<Context>,
     namespace: &Label,
     name: &Label,
     now: u64,
 ) -> Result<Reply, CallError> {
-    let found = edge::find(check::namespace(state, namespace)?, namespace, name)?;
-    let row = edge::row(state, &context.mesh.sessions, namespace, (name, found), now);
-    Ok(Reply::Edges(vec![row]))
+    let find =
+        |state: &State| edge::find(check::namespace(state, namespace)?, namespace, name).cloned();
+    context.mesh.read(find)?;
+    let wanted = Of { namespace: Some(namespace), edge: Some(name), brief: false };
+    let sightings = Sightings::gather(context, wanted).await;
+    context.mesh.read(|state| {
+        let row = edge::row(state, &sightings, namespace, (name, &find(state)?), now);
+        Ok(Reply::Edges(vec![row]))
+    })
 }
 
 pub(super) fn routes(state: &State, of: Option<&Label>) -> Result<Reply, CallError> {

@@ -1,13 +1,19 @@
 //! `status`: the mesh as a whole.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cframe_pki::{identity::Label, renewal::days_left};
-use cframe_protocol::v1::{ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus};
+use cframe_protocol::v1::{
+    Call, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus, Reply,
+};
 
-use super::{count, edge};
+use super::{
+    count, edge,
+    sightings::{Of, Sightings},
+};
 use crate::{
     model::{Namespace, State},
+    peers,
     server::Context,
 };
 
@@ -16,14 +22,39 @@ const SOON: i64 = 14;
 /// More problems than these are summed up.
 const MAX_PROBLEMS: usize = 100;
 
-pub(super) fn status(context: &Context, now: u64) -> MeshStatus {
-    let mesh = &context.mesh;
-    mesh.read(|state| {
-        let mut problems = own_problems(context, now);
+/// The mesh as all controllers that answer see it.
+pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
+    let wanted = Of { brief: true, ..Of::default() };
+    let (sightings, others) =
+        tokio::join!(Sightings::gather(context, wanted), peers::ask_all(context, &Call::Status));
+    let own = own(context, now);
+    let (mut controllers, mut problems) = (own.controllers, own.problems);
+    for (name, answer) in others {
+        let unheard = |why: &str| {
+            format!("controller {name} does not answer, its edges are not known: {why}")
+        };
+        match answer {
+            Ok(replies) => {
+                for reply in replies {
+                    if let Reply::Status(part) = reply {
+                        controllers.extend(part.controllers);
+                        problems.extend(part.problems);
+                    }
+                }
+                let sessions = sightings.unheard.iter().find(|(silent, _)| *silent == name);
+                problems.extend(sessions.map(|(_, why)| unheard(why)));
+            }
+            Err(failure) => problems.push(unheard(&failure.to_string())),
+        }
+    }
+    controllers.sort_by(|one, other| one.name.cmp(&other.name));
+    problems.sort();
+    context.mesh.read(|state| {
+        problems.extend(absent(state, &controllers));
         let namespaces = state
             .namespaces
             .iter()
-            .map(|(name, space)| namespace(context, state, (name, space), now, &mut problems))
+            .map(|(name, space)| namespace(&sightings, state, (name, space), now, &mut problems))
             .collect();
         let more = problems.len().saturating_sub(MAX_PROBLEMS);
         if more > 0 {
@@ -32,7 +63,7 @@ pub(super) fn status(context: &Context, now: u64) -> MeshStatus {
         }
         MeshStatus {
             mesh: state.mesh.record.name.clone(),
-            controllers: controller(context, state).into_iter().collect(),
+            controllers,
             epoch: state.mesh.record.epoch,
             mesh_revision: state.mesh.record.revision,
             namespaces,
@@ -41,14 +72,36 @@ pub(super) fn status(context: &Context, now: u64) -> MeshStatus {
     })
 }
 
+/// This controller's own part, which another one puts together with the others'.
+pub(super) fn own(context: &Context, now: u64) -> MeshStatus {
+    context.mesh.read(|state| MeshStatus {
+        mesh: state.mesh.record.name.clone(),
+        controllers: controller(context, state).into_iter().collect(),
+        epoch: state.mesh.record.epoch,
+        mesh_revision: state.mesh.record.revision,
+        namespaces: Vec::new(),
+        problems: own_problems(context, now),
+    })
+}
+
+/// Controllers that are registered and do not run.
+fn absent(state: &State, running: &[ControllerRow]) -> Vec<String> {
+    let names = state.controllers.keys().filter(|name| {
+        !state.alive.contains_key(*name) && running.iter().all(|row| row.name != **name)
+    });
+    names.map(|name| format!("controller {name} does not run")).collect()
+}
+
 fn controller(context: &Context, state: &State) -> Option<ControllerRow> {
-    let store = mesh_store(context);
+    let name = context.name();
+    let registered = state.controllers.get(&name);
+    let address = registered.and_then(|own| own.record.addresses.first());
     Some(ControllerRow {
-        name: context.name().clone(),
-        address: state.mesh.record.controllers.first()?.clone(),
+        address: address.or_else(|| state.mesh.record.controllers.first())?.clone(),
+        name,
         software: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_secs: context.started.elapsed().as_secs(),
-        store,
+        store: mesh_store(context),
     })
 }
 
@@ -63,20 +116,23 @@ fn mesh_store(context: &Context) -> String {
 }
 
 fn own_problems(context: &Context, now: u64) -> Vec<String> {
-    let mut problems: Vec<String> = context.mesh.trouble().into_iter().collect();
+    let name = context.name();
+    let trouble = context.mesh.trouble();
+    let mut problems: Vec<String> =
+        trouble.into_iter().map(|what| format!("controller {name}: {what}")).collect();
     let own = days_left(context.credentials.identity().not_after, now);
     if own < SOON {
-        problems.push(format!("the controller's own certificate expires in {own} days"));
+        problems.push(format!("the certificate of controller {name} expires in {own} days"));
     }
     let ca = days_left(context.issuer.ca().not_after(), now);
     if ca < 2 * SOON {
-        problems.push(format!("the controller's issuing CA expires in {ca} days"));
+        problems.push(format!("the issuing CA of controller {name} expires in {ca} days"));
     }
     problems
 }
 
 fn namespace(
-    context: &Context,
+    sightings: &Sightings<'_>,
     state: &State,
     (name, space): (&Label, &Namespace),
     now: u64,
@@ -86,7 +142,7 @@ fn namespace(
     let (mut online, mut in_sync) = (0, 0);
     let mut up = BTreeSet::new();
     for found in &space.edges {
-        let row = edge::row(state, &context.mesh.sessions, name, found, now);
+        let row = edge::row(state, sightings, name, found, now);
         let synced = row.applied.is_some_and(|applied| applied.at_least(&newest));
         match row.state {
             EdgeLiveness::Online { .. } => {
@@ -96,6 +152,8 @@ fn namespace(
             EdgeLiveness::Offline { .. } => {
                 problems.push(format!("edge {name}/{} is offline", row.name))
             }
+            // The controller that may have it is a problem already.
+            EdgeLiveness::Unknown => {}
             EdgeLiveness::NeverSeen => {
                 problems.push(format!("edge {name}/{} has not joined yet", row.name));
             }

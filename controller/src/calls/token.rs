@@ -5,7 +5,7 @@ use cframe_pki::{
     identity::Label,
     token::{JoinToken, TokenHash, TokenId, TokenSecret},
 };
-use cframe_protocol::v1::{CallError, ErrorCode, TokenMade, TokenRow};
+use cframe_protocol::v1::{CallError, Endpoint, ErrorCode, TokenMade, TokenRow};
 
 use crate::{
     check::{self, conflict, invalid},
@@ -31,16 +31,23 @@ pub(super) struct Fresh {
     id: TokenId,
     secret: TokenSecret,
     pin: Fingerprint,
+    /// The controller that makes it, and its port of enrolment.
+    maker: Label,
     enroll_port: u16,
 }
 
 impl Fresh {
-    pub(super) fn generate(pin: Fingerprint, enroll_port: u16) -> Result<Self, CallError> {
+    pub(super) fn generate(
+        pin: Fingerprint,
+        maker: Label,
+        enroll_port: u16,
+    ) -> Result<Self, CallError> {
         let random = |_| CallError::new(ErrorCode::Internal, "the system's random source failed");
         Ok(Self {
             id: TokenId::generate().map_err(random)?,
             secret: TokenSecret::generate().map_err(random)?,
             pin,
+            maker,
             enroll_port,
         })
     }
@@ -88,15 +95,38 @@ pub(super) fn create(
     Ok((draft, made))
 }
 
-/// Enrolment is on a port of its own, on the hosts that the controllers have.
+/// Enrolment is on a port of its own, on the hosts that the controllers have: one address of each, then a
+/// second of each, as many as a token holds. The maker's are first.
 fn join_token(state: &State, fresh: &Fresh) -> Result<JoinToken, CallError> {
-    let controllers = &state.mesh.record.controllers;
-    let addresses = controllers.iter().take(cframe_pki::token::MAX_ADDRESSES).map(|endpoint| {
-        let host = endpoint.as_str().rsplit_once(':').map_or("", |(host, _)| host);
-        format!("{host}:{}", fresh.enroll_port)
-    });
-    JoinToken::new(addresses.collect(), fresh.pin, fresh.id, fresh.secret.clone())
+    let mut hosts: Vec<(&Label, u16, &[Endpoint])> = state
+        .controllers
+        .iter()
+        .map(|(name, controller)| {
+            let alive = state.alive.get(name).map(|alive| alive.record.enroll_port);
+            let port = alive.filter(|_| *name != fresh.maker).unwrap_or(fresh.enroll_port);
+            (name, port, controller.record.addresses.as_slice())
+        })
+        .collect();
+    hosts.sort_by_key(|(name, ..)| (**name != fresh.maker, !state.alive.contains_key(*name)));
+    let most = hosts.iter().map(|(_, _, addresses)| addresses.len()).max().unwrap_or(0);
+    let mut found: Vec<String> = Vec::new();
+    for place in 0..most {
+        let of_each = hosts.iter().filter_map(|(_, port, all)| Some((all.get(place)?, port)));
+        found.extend(of_each.map(|(endpoint, port)| enrolment(endpoint, *port)));
+    }
+    if found.is_empty() {
+        // A store from before there were registrations.
+        let all = state.mesh.record.controllers.iter();
+        found.extend(all.map(|endpoint| enrolment(endpoint, fresh.enroll_port)));
+    }
+    found.truncate(cframe_pki::token::MAX_ADDRESSES);
+    JoinToken::new(found, fresh.pin, fresh.id, fresh.secret.clone())
         .map_err(|error| CallError::new(ErrorCode::Internal, error.to_string()))
+}
+
+fn enrolment(controller: &Endpoint, port: u16) -> String {
+    let host = controller.as_str().rsplit_once(':').map_or("", |(host, _)| host);
+    format!("{host}:{port}")
 }
 
 pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {

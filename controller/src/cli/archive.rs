@@ -6,13 +6,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use cframe_pki::{files, identity::Label, unix_now};
+use cframe_pki::{files, unix_now};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{DataDir, Failure, init::now_ms, open_store, opening};
+use super::{
+    DataDir, Failure,
+    init::{made, now_ms},
+    open_store, opening,
+};
 use crate::{
-    audit::{Act, Journal, Who},
     backup::{self, BackupError},
     config::{Config, StoreConfig},
     local,
@@ -81,7 +84,7 @@ async fn take_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
     let store = open_store(config).await?;
     let dump = backup::dump(&*store, unix_now()).await;
     if dump.is_ok() {
-        let ops = vec![record(&controller, "backup", String::new())];
+        let ops = vec![made(&controller, "backup", String::new())];
         if let Err(error) = store.commit(Txn { compares: Vec::new(), ops }).await {
             tracing::warn!(%error, "the audit log has no record of this backup");
         }
@@ -164,15 +167,7 @@ async fn fill_store(
 
 fn restored(directory: &DataDir, dump: &backup::Dump) -> Result<Op> {
     let subject = format!("backup of {} (Unix seconds)", dump.header.made);
-    Ok(record(&directory.controller()?, "restore", subject))
-}
-
-/// What the audit log has of a command on this host that no controller serves.
-fn record(controller: &Label, call: &'static str, subject: String) -> Op {
-    let uid = rustix::process::getuid().as_raw();
-    let mut act = Act::new(Who::Local(uid), call);
-    act.subject = subject;
-    Journal::new(controller.clone()).write_now(&act)
+    Ok(made(&directory.controller()?, "restore", subject))
 }
 
 fn put_keys(

@@ -1,4 +1,4 @@
-//! `init`: a new mesh.
+//! `init`: a new mesh, or with `--join` one more controller for one.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,11 @@ use cframe_pki::{
 use cframe_protocol::{CONTROL_PORT, v1::Endpoint};
 use clap::Args;
 
-use super::{AdminContext, Contexts, DataDir, Failure, open_store, opening};
+use super::{
+    AdminContext, Contexts, DataDir, Failure,
+    join::{self, Joining},
+    open_store, opening,
+};
 use crate::{
     audit::{Act, Journal, Who},
     config::{Config, StoreConfig},
@@ -30,8 +34,23 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct InitFlags {
     /// The mesh's name, a DNS name such as corp.example
-    #[arg(long, value_name = "NAME", env = "CFRAME_MESH")]
-    mesh: MeshName,
+    #[arg(long, value_name = "NAME", env = "CFRAME_MESH", required_unless_present = "join")]
+    mesh: Option<MeshName>,
+    /// Add a controller to the mesh that is in the store, with an issuing CA of its own
+    #[arg(long, env = "CFRAME_JOIN")]
+    join: bool,
+    /// With --join: directory of the root's certificate and key; without it a request is written for `ca sign`
+    #[arg(long, value_name = "DIR", env = "CFRAME_ROOT", requires = "join")]
+    root: Option<PathBuf>,
+    /// With --join: what `ca sign` has made of the request
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CFRAME_ISSUING_CERTIFICATE",
+        requires = "join",
+        conflicts_with = "root"
+    )]
+    issuing_certificate: Option<PathBuf>,
     /// Where edges and admins reach this controller; repeat it for several
     #[arg(long, value_name = "HOST[:PORT]", env = "CFRAME_ADDRESS", required = true, value_delimiter = ',', value_parser = address)]
     address: Vec<Endpoint>,
@@ -60,7 +79,16 @@ pub struct Initial {
 }
 
 pub(super) async fn command(config: &Config, flags: InitFlags) -> Result<(), Failure> {
-    let InitFlags { mesh, address, name, admin, admin_context } = flags;
+    let InitFlags { mesh, join, root, issuing_certificate, address, name, admin, admin_context } =
+        flags;
+    let mesh = match mesh {
+        Some(mesh) if !join => mesh,
+        Some(_) | None => {
+            let joining = Joining { name, addresses: address };
+            let flags = join::Flags { joining, root, issuing_certificate };
+            return join::command(config, flags).await;
+        }
+    };
     let path = match admin_context {
         Some(path) => path,
         None => default_context()?,
@@ -233,12 +261,18 @@ impl Building {
             controllers: initial.addresses.iter().cloned().collect(),
         };
         let first_admin = record::Admin { read_only: false };
+        let registration = record::Controller {
+            addresses: initial.addresses.clone(),
+            issuer: issuing.certificate().clone(),
+            added: now,
+        };
         let ops = vec![
             put(&Key::Mesh, &mesh),
+            put(&Key::Controller(initial.name.clone()), &registration),
             put(&Key::Admin(initial.admin.clone()), &first_admin),
             own_record,
             admin_record,
-            made(initial),
+            made(&initial.name, "init", initial.mesh.to_string()),
         ];
         Ok(Self { place, ops, context })
     }
@@ -258,7 +292,8 @@ impl Building {
     }
 }
 
-fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
+/// A certificate with a new key, and the record of it.
+pub(super) fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
     let key = PrivateKey::generate()?;
     let csr = VerifiedCsr::from_der(&key.csr()?)?;
     let issued = ca.issue(&csr, &id, LEAF_LIFETIME, now)?;
@@ -274,12 +309,12 @@ fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
     Ok((Credentials { chain, key }, op))
 }
 
-/// What the audit log begins with.
-fn made(initial: &Initial) -> Op {
+/// What the audit log has of a command on this host that no controller serves.
+pub(super) fn made(name: &Label, call: &'static str, subject: String) -> Op {
     let uid = rustix::process::getuid().as_raw();
-    let mut act = Act::new(Who::Local(uid), "init");
-    act.subject = initial.mesh.to_string();
-    Journal::new(initial.name.clone()).write_now(&act)
+    let mut act = Act::new(Who::Local(uid), call);
+    act.subject = subject;
+    Journal::new(name.clone()).write_now(&act)
 }
 
 fn put<T: serde::Serialize>(key: &Key, record: &T) -> Op {

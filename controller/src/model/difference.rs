@@ -14,8 +14,18 @@ impl State {
         }
         let mut found = Vec::new();
         // All fields by name, so that none that is added is forgotten. Indexes follow from the rest.
-        let Self { revision: _, mesh, namespaces, tokens, certs, certs_of: _, denied, admins } =
-            self;
+        let Self {
+            revision: _,
+            mesh,
+            namespaces,
+            tokens,
+            certs,
+            certs_of: _,
+            denied,
+            admins,
+            controllers,
+            alive,
+        } = self;
         if *mesh != other.mesh {
             found.push(Key::Mesh);
         }
@@ -23,6 +33,9 @@ impl State {
         maps(certs, &other.certs, |serial| Key::Cert(*serial), &mut found);
         maps(denied, &other.denied, |serial| Key::Denied(*serial), &mut found);
         maps(admins, &other.admins, |name| Key::Admin(name.clone()), &mut found);
+        let key = |name: &_| Key::Controller(Clone::clone(name));
+        maps(controllers, &other.controllers, key, &mut found);
+        maps(alive, &other.alive, |name| Key::Alive(name.clone()), &mut found);
         let names: BTreeSet<_> = namespaces.keys().chain(other.namespaces.keys()).collect();
         for name in names {
             let (one, other) = (namespaces.get(name), other.namespaces.get(name));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cframe_pki::{identity::Label, verifier::PeerIdentity};
-use cframe_protocol::v1::{EdgeLiveness, GoodbyeReason, LinkReport, Report, Version};
+use cframe_protocol::v1::{GoodbyeReason, LinkReport, Report, Version};
 use tokio::sync::{mpsc, watch};
 
 /// Orders that wait for a session: one of a kind is enough.
@@ -19,8 +19,6 @@ pub struct Registry {
     edges: Mutex<HashMap<(Label, Label), Edge>>,
     /// Counts what a waiting call looks at: acknowledgements, arrivals, departures.
     progress: watch::Sender<u64>,
-    /// Edges that were here before this controller was, are offline since then.
-    started: u64,
     next: std::sync::atomic::AtomicU64,
 }
 
@@ -79,7 +77,6 @@ impl Default for Registry {
         Self {
             edges: Mutex::default(),
             progress: watch::channel(0).0,
-            started: cframe_pki::unix_now(),
             next: std::sync::atomic::AtomicU64::new(1),
         }
     }
@@ -140,21 +137,24 @@ impl Registry {
         self.lock().get(&(namespace.clone(), edge.clone())).map(|edge| edge.seen.clone())
     }
 
-    /// How an edge is to be shown.
-    pub fn liveness(&self, seen: Option<&Seen>, enrolled: bool) -> EdgeLiveness {
-        match seen {
-            Some(Seen { online: true, since, .. }) => EdgeLiveness::Online { since: *since },
-            Some(Seen { since, .. }) => EdgeLiveness::Offline { since: *since },
-            None if enrolled => EdgeLiveness::Offline { since: self.started },
-            None => EdgeLiveness::NeverSeen,
-        }
+    /// A namespace's edges that have a session, or had one, each with what is known of it but for its links.
+    pub fn of(&self, namespace: &Label) -> Vec<(Label, Seen)> {
+        let edges = self.lock();
+        let of = edges.iter().filter(|((space, _), _)| space == namespace);
+        of.map(|((_, name), edge)| {
+            let Seen { online, since, software, address, applied, links: _ } = &edge.seen;
+            let (software, links) = (software.clone(), Vec::new());
+            let (online, since, address, applied) = (*online, *since, *address, *applied);
+            (name.clone(), Seen { online, since, software, address, applied, links })
+        })
+        .collect()
     }
 
-    /// Those of a namespace's edges that have a session, each with what it has applied.
-    pub fn online(&self, namespace: &Label) -> Vec<(Label, Option<Version>)> {
+    /// All that is known of the edges that are wanted.
+    pub fn all(&self, wanted: impl Fn(&Label, &Label) -> bool) -> Vec<((Label, Label), Seen)> {
         let edges = self.lock();
-        let of = edges.iter().filter(|((space, _), edge)| space == namespace && edge.seen.online);
-        of.map(|((_, name), edge)| (name.clone(), edge.seen.applied)).collect()
+        let of = edges.iter().filter(|((space, name), _)| wanted(space, name));
+        of.map(|(key, edge)| (key.clone(), edge.seen.clone())).collect()
     }
 
     /// The number of sessions.
@@ -162,7 +162,7 @@ impl Registry {
         self.lock().values().filter(|edge| edge.session.is_some()).count()
     }
 
-    /// Word of anything that [`online`](Self::online) shows.
+    /// Word of anything that [`of`](Self::of) shows.
     pub fn progress(&self) -> watch::Receiver<u64> {
         self.progress.subscribe()
     }

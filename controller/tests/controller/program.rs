@@ -496,3 +496,37 @@ async fn the_controllers_host_makes_an_admin_anew() {
     // The certificate that the admin had is good until it expires.
     call(&site.admin(), Call::Status).await;
 }
+
+#[test]
+fn the_root_signs_a_request_and_says_for_which_key() {
+    let site = Site::init();
+    let key = cframe_pki::key::PrivateKey::generate().unwrap();
+    let request = site.file("issuing.csr");
+    std::fs::write(&request, key.csr_pem().unwrap()).unwrap();
+    let (root, out) = (site.data().join("ca"), site.file("issuing.pem"));
+    let sign = || {
+        let mut command = Command::new(PROGRAM);
+        command.args(["ca", "sign"]).arg(&request).arg("--root").arg(&root).arg("--out").arg(&out);
+        command.output().unwrap()
+    };
+    let output = sign();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&key.spki_sha256().to_string()), "{}", stderr(&output));
+    let certificate = cframe_pki::issue::read_certificate(&out).unwrap();
+    let ca = cframe_pki::issue::IssuingCa::new(certificate, key).unwrap();
+    assert_eq!(ca.mesh().as_str(), "m.test");
+    assert_eq!(sign().status.code(), Some(4), "no file is replaced");
+}
+
+#[test]
+fn nobody_joins_a_store_that_is_one_controllers_alone() {
+    let site = Site::init();
+    let join = ["init", "--join", "--address", "192.0.2.2"];
+    let output = program(&join, &site.file("other"));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("etcd"), "{}", stderr(&output));
+    assert_eq!(stderr(&output).lines().count(), 1);
+    assert!(!site.file("other").exists());
+    let output = program(&["init", "--address", "192.0.2.2"], &site.file("other"));
+    assert_eq!(output.status.code(), Some(2), "a new mesh needs a name");
+}

@@ -325,6 +325,13 @@ pub(crate) struct Edge {
     stop: CancellationToken,
 }
 
+/// Whether what is applied is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Acks {
+    AtOnce,
+    ByOrder,
+}
+
 /// What happened to an edge's session.
 #[derive(Debug)]
 pub(crate) enum Seen {
@@ -337,6 +344,21 @@ pub(crate) enum Seen {
 
 impl Edge {
     pub(crate) fn connect(client: Client, have: Option<Arc<Desired>>) -> Self {
+        Self::begin(client, have, Acks::AtOnce)
+    }
+
+    /// One that acknowledges nothing by itself.
+    pub(crate) fn holding_back(client: Client) -> Self {
+        Self::begin(client, None, Acks::ByOrder)
+    }
+
+    /// Acknowledges the newest state that has come.
+    pub(crate) async fn acknowledge(&self) {
+        let newest = self.desired.borrow().as_ref().map(|state| state.version);
+        self.commands.send(Command::Ack(newest.unwrap())).await.unwrap();
+    }
+
+    fn begin(client: Client, have: Option<Arc<Desired>>, how: Acks) -> Self {
         let (event_in, mut event_out) = mpsc::channel(1);
         let (commands, command_out) = mpsc::channel(16);
         let (tell, events) = mpsc::unbounded_channel();
@@ -351,7 +373,9 @@ impl Edge {
                     Event::Desired(state) => {
                         let version = state.version;
                         newest.send_replace(Some(state));
-                        let _ = acks.send(Command::Ack(version)).await;
+                        if how == Acks::AtOnce {
+                            let _ = acks.send(Command::Ack(version)).await;
+                        }
                         continue;
                     }
                     Event::Connected { .. } => Seen::Connected,
@@ -452,7 +476,7 @@ pub(crate) fn label(text: &str) -> Label {
 }
 
 /// quinn gives a closed endpoint's socket back when its last connection has drained.
-async fn bind(address: SocketAddr) -> UdpSocket {
+pub(crate) async fn bind(address: SocketAddr) -> UdpSocket {
     loop {
         match UdpSocket::bind(address) {
             Ok(socket) => return socket,

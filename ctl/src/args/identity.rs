@@ -174,6 +174,39 @@ Examples:
     List,
 }
 
+/// What is done with controllers.
+#[derive(Debug, Subcommand)]
+pub enum ControllerVerb {
+    /// List the controllers, and which of them run.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one controller.
+    Show {
+        /// Its name.
+        #[arg(value_parser = value::label)]
+        name: Label,
+    },
+    /// Remove a controller that is gone for good. Its certificates are revoked.
+    ///
+    /// It must have stopped. With --revoke-issuer it may still run, in other hands perhaps: all that its
+    /// CA has signed is cut off with it.
+    #[command(
+        visible_aliases = ["delete", "rm"],
+        after_long_help = "\
+Examples:
+  cfctl controller del ctl-2
+  cfctl controller del ctl-2 --revoke-issuer --yes"
+    )]
+    Del {
+        /// Controller to remove.
+        #[arg(value_parser = value::label)]
+        name: Label,
+        /// Cut off its issuing CA too: edges that enrolled or renewed with it have to join again.
+        #[arg(long)]
+        revoke_issuer: bool,
+    },
+}
+
 /// What is done with the trust bundle.
 #[derive(Debug, Subcommand)]
 pub enum TrustVerb {

@@ -9,8 +9,8 @@ use std::{ops::ControlFlow, time::Duration};
 
 use cframe_protocol::v1::{
     AdminRow, AuditQuery, AuditRow, Call, CertRow, CertState, Changed, ControllerRow, EdgeLiveness,
-    EdgeRow, LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Progress, Reply, RouteRow,
-    Settings, TokenMade, TokenRow, Version,
+    EdgeRow, LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Progress, RegistrationRow,
+    Reply, RouteRow, Running, Settings, TokenMade, TokenRow, Version,
 };
 
 use crate::{
@@ -238,6 +238,19 @@ fn status(problems: Vec<String>) -> MeshStatus {
     }
 }
 
+fn controllers() -> Vec<RegistrationRow> {
+    let row = |name: &str, host: &str, running| RegistrationRow {
+        name: label(name),
+        addresses: vec![label(&format!("{host}:58422"))],
+        added: NOW - 86_400,
+        issuer: label(&"ab".repeat(32)),
+        issuer_expires: NOW + 1000 * 86_400,
+        running,
+    };
+    let running = Running { software: "0.1.0".into(), since: NOW - 3600 };
+    vec![row("ctl-1", "203.0.113.1", Some(running)), row("ctl-2", "203.0.113.2", None)]
+}
+
 /// A change, as all calls are answered that are only rehearsed.
 fn changed() -> Reply {
     Reply::Changed(Changed { version: VERSION, warnings: Vec::new() })
@@ -276,6 +289,10 @@ fn sample(call: &Call) -> Result<Vec<Reply>, Failure> {
             read_only: true,
             not_after: NOW + 86_400,
         }]),
+        Call::ControllerList => Reply::Controllers(controllers()),
+        Call::ControllerShow { name } => {
+            Reply::Controllers(controllers().into_iter().filter(|row| row.name == *name).collect())
+        }
         Call::Wait { .. } => {
             return Ok(vec![
                 Reply::Progress(Progress { acked: 1, total: 2, waiting: vec![label("idc")] }),

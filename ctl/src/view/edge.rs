@@ -21,7 +21,7 @@ pub struct Edge {
     pub name: String,
     /// Whether a controller has a session with it.
     pub state: EdgeStateName,
-    /// Since when it is in this state; `null` if never seen.
+    /// Since when it is in this state; `null` if never seen, or not known.
     pub since: Option<Moment>,
     /// The networks behind it, without those of routes.
     pub cidrs: Vec<IpNet>,
@@ -51,6 +51,8 @@ pub enum EdgeStateName {
     Offline,
     /// Not yet: nothing has joined as this edge.
     NeverSeen,
+    /// None that answers has; one that runs doesn't answer.
+    Unknown,
 }
 
 /// A link, as one of its ends sees it.
@@ -74,6 +76,7 @@ impl From<EdgeRow> for Edge {
             EdgeLiveness::Online { since } => (EdgeStateName::Online, Some(since)),
             EdgeLiveness::Offline { since } => (EdgeStateName::Offline, Some(since)),
             EdgeLiveness::NeverSeen => (EdgeStateName::NeverSeen, None),
+            EdgeLiveness::Unknown => (EdgeStateName::Unknown, None),
         };
         Self {
             namespace: row.namespace.to_string(),
@@ -138,6 +141,7 @@ impl Row for Edge {
             EdgeStateName::Online => ("online", Tone::Good),
             EdgeStateName::Offline => ("offline", Tone::Bad),
             EdgeStateName::NeverSeen => ("never_seen", Tone::Doubtful),
+            EdgeStateName::Unknown => ("unknown", Tone::Doubtful),
         };
         vec![
             Cell::new(&self.namespace),

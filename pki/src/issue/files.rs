@@ -106,6 +106,15 @@ pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, CaFileEr
         .map_err(|_| CaFileError::NoCertificate(path.to_owned()))
 }
 
+/// Writes a certificate as a PEM file, in place of one that may be there.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_certificate(path: &Path, certificate: &CertificateDer<'_>) -> Result<(), CaFileError> {
+    let text = pem::encode("CERTIFICATE", certificate);
+    Ok(files::write_public(path, text.as_bytes())?)
+}
+
 fn save(
     directory: &Path,
     (certificate_file, key_file): (&str, &str),
@@ -115,8 +124,7 @@ fn save(
     files::ensure_private_dir(directory)?;
     // The key first: it alone refuses to replace one, and then nothing has been touched.
     files::write_secret(&directory.join(key_file), key.to_pem().as_bytes())?;
-    let text = pem::encode("CERTIFICATE", certificate);
-    Ok(files::write_public(&directory.join(certificate_file), text.as_bytes())?)
+    write_certificate(&directory.join(certificate_file), certificate)
 }
 
 fn load(

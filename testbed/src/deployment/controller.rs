@@ -1,4 +1,4 @@
-//! The controller's program: its files, its start, its local HTTP port.
+//! The controllers' program: its files, its start, its local HTTP port.
 
 use std::fs::{self, DirBuilder};
 use std::io::{Read, Write};
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::prompt::as_typed;
 use super::{COMMAND, Deployment, Transcript, clean_command};
-use crate::{Host, Process};
+use crate::{Host, Process, wait_until};
 
 /// The default of `--metrics-listen`.
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -35,8 +35,14 @@ impl Files {
             .with_context(|| format!("making {dir}: is there a mesh of that name already?"))
     }
 
+    /// The first controller's data directory.
     pub(super) fn controller(&self) -> PathBuf {
         self.0.join("controller")
+    }
+
+    /// The data directory of one that has joined.
+    fn joined(&self, name: &str) -> PathBuf {
+        self.0.join(format!("controller-{name}"))
     }
 
     /// Where the operator's programs look for their files.
@@ -58,49 +64,142 @@ impl Files {
     }
 }
 
-/// `cframe-controller init`.
-pub(super) fn init(
-    mesh: &str,
-    files: &Files,
-    host: &Host,
-    program: PathBuf,
+/// A running controller. Dropping it kills it.
+#[derive(Debug)]
+pub struct Controller {
+    name: String,
+    host: Host,
+    dir: PathBuf,
     transcript: Transcript,
-) -> Result<()> {
-    fs::write(files.config(), "").context("writing the controller's configuration")?;
-    let mut command = command(files, host, program);
-    command.args(["init", "--mesh", mesh]);
-    for address in host.addresses() {
-        command.args(["--address", &address.addr().to_string()]);
+    process: Process,
+}
+
+impl Controller {
+    /// Its name in the mesh.
+    pub fn name(&self) -> &str {
+        &self.name
     }
-    transcript.run(host, command, COMMAND)?.success()?;
-    Ok(())
+
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The program, with its log and memory.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The program, to signal and wait for.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.transcript.typed(&self.host, "pkill -KILL cframe-controller");
+        self.process.kill9()
+    }
+
+    /// Starts it again after its end, and waits until it is ready.
+    pub fn start(&mut self) -> Result<()> {
+        self.transcript.typed(&self.host, "cframe-controller run &");
+        self.process.restart()?;
+        self.wait_ready()
+    }
+
+    /// Stops it with SIGTERM, starts it again, and waits until it is ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.terminate(Duration::from_secs(5))?;
+        self.start()
+    }
+
+    /// Waits until its `/readyz` says yes.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let patience = Duration::from_secs(10);
+        let mut ended = false;
+        let waited = wait_until(patience, || {
+            ended = !self.process.is_running();
+            ended || matches!(self.http("/readyz"), Ok((200, _)))
+        });
+        let state = match waited {
+            Ok(_) if !ended => return Ok(()),
+            Ok(_) => "has ended",
+            Err(_) => "is not ready",
+        };
+        let Self { name, process, .. } = self;
+        bail!("controller {name} {state}; the end of its log:\n{}", process.log_tail(20))
+    }
+
+    /// What its local HTTP port answers to `GET path`: status code and body.
+    pub fn http(&self, path: &str) -> Result<(u16, String)> {
+        self.host.enter(|| ask(path))?.with_context(|| format!("asking http://{HTTP}{path}"))
+    }
 }
 
-/// `cframe-controller run`.
-pub(super) fn spawn(
+/// How a controller comes into being.
+pub(super) enum Origin<'a> {
+    /// As the first of a mesh of this name, with this for its configuration file.
+    Mesh(&'a str, &'a str),
+    /// As one more, by this name, signed by the root of the first.
+    Join(&'a str),
+}
+
+/// Makes a controller and starts it.
+pub(super) fn make(
+    origin: &Origin<'_>,
     mesh: &str,
     files: &Files,
     host: &Host,
-    program: PathBuf,
+    program: &Path,
     transcript: Transcript,
-) -> Result<Process> {
-    let mut command = command(files, host, program);
-    command.arg("run");
-    transcript.typed(host, &format!("{} &", as_typed(&command)));
-    host.spawn(&format!("{mesh}-controller"), command)
+) -> Result<Controller> {
+    let (name, dir) = match origin {
+        Origin::Mesh(..) => ("controller", files.controller()),
+        Origin::Join(name) => (*name, files.joined(name)),
+    };
+    let command = || command(files, &dir, host, program.to_owned());
+    let mut init = command();
+    init.arg("init");
+    match origin {
+        Origin::Mesh(mesh, config) => {
+            fs::write(files.config(), config).context("writing the controller's configuration")?;
+            init.args(["--mesh", mesh]);
+        }
+        Origin::Join(name) => {
+            init.args(["--join", "--name", name, "--root"]).arg(files.controller().join("ca"));
+        }
+    }
+    for address in host.addresses() {
+        init.args(["--address", &address.addr().to_string()]);
+    }
+    transcript.run(host, init, COMMAND)?.success()?;
+    let mut run = command();
+    run.arg("run");
+    transcript.typed(host, &format!("{} &", as_typed(&run)));
+    let process = host.spawn(&format!("{mesh}-{name}"), run)?;
+    let (name, host) = (name.to_owned(), host.clone());
+    let mut controller = Controller { name, host, dir, transcript, process };
+    controller.wait_ready()?;
+    Ok(controller)
 }
 
-fn command(files: &Files, host: &Host, program: PathBuf) -> Command {
+fn command(files: &Files, dir: &Path, host: &Host, program: PathBuf) -> Command {
     let mut command = clean_command(host, program);
     command
-        .env("CFRAME_DATA_DIR", files.controller())
+        .env("CFRAME_DATA_DIR", dir)
         .env("CFRAME_CONFIG", files.config())
         .env("XDG_CONFIG_HOME", files.operator());
     command
 }
 
 impl Deployment {
-    /// The controller's data directory.
+    /// The first controller's data directory.
     pub fn controller_dir(&self) -> PathBuf {
         self.files.controller()
     }
@@ -115,9 +214,9 @@ impl Deployment {
         Files::of(mesh, dir).operator()
     }
 
-    /// What the controller's local HTTP port answers to `GET path`: status code and body.
+    /// What the first controller's local HTTP port answers to `GET path`: status code and body.
     pub fn http(&self, path: &str) -> Result<(u16, String)> {
-        self.host.enter(|| ask(path))?.with_context(|| format!("asking http://{HTTP}{path}"))
+        self.controllers[0].http(path)
     }
 }
 

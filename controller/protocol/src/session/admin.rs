@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cframe_pki::verifier::PeerIdentity;
 use tokio::time::timeout;
 
 use super::{
@@ -68,6 +69,16 @@ impl AdminConnection {
     /// When none does.
     pub async fn connect(client: &Client) -> Result<Self, Unreachable> {
         client.connect().await.map(Self)
+    }
+
+    /// Who answers; `None` if the connection has ended before that was known.
+    pub fn peer(&self) -> Option<PeerIdentity> {
+        self.0.peer()
+    }
+
+    /// Whether it has not ended, as far as this side knows.
+    pub fn is_open(&self) -> bool {
+        self.0.connection.close_reason().is_none()
     }
 
     /// Makes a call; the answer is to be read from what is returned.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use cframe_pki::tls::SERVER_NAME;
+use cframe_pki::{CertificateDer, tls::SERVER_NAME, verifier::PeerIdentity};
 use quinn::{Connection, EndpointConfig, TokioRuntime, crypto::rustls::NoInitialCipherSuite};
 use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -42,6 +42,8 @@ pub struct Connected {
     /// The connection. The server's certificate is verified; whether the server takes ours shows with
     /// the first answer.
     pub connection: Connection,
+    /// Where it was dialled.
+    pub address: Endpoint,
     endpoint: quinn::Endpoint,
 }
 
@@ -92,9 +94,21 @@ impl Client {
     /// # Errors
     /// When none answers as a controller of the mesh.
     pub async fn connect(&self) -> Result<Connected, Unreachable> {
+        self.connect_elsewhere(None).await
+    }
+
+    /// The same, with one address tried after all others: a controller that was just lost.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_elsewhere(
+        &self,
+        last: Option<&Endpoint>,
+    ) -> Result<Connected, Unreachable> {
         let mut addresses = self.addresses.clone();
         // Many edges have the same list: this spreads them.
         addresses.shuffle(&mut rand::rng());
+        addresses.sort_by_key(|address| Some(address) == last);
         let attempts = addresses.into_iter().map(|address| {
             let client = self.clone();
             async move { client.dial(&address).await.map_err(|errors| (address, errors)) }
@@ -110,17 +124,18 @@ impl Client {
         })
     }
 
-    async fn dial(self, address: &Endpoint) -> Result<Connected, Vec<DialError>> {
-        let addresses = resolve(address).await.map_err(|error| vec![DialError::Resolve(error)])?;
+    async fn dial(self, named: &Endpoint) -> Result<Connected, Vec<DialError>> {
+        let addresses = resolve(named).await.map_err(|error| vec![DialError::Resolve(error)])?;
         let attempts = addresses.into_iter().map(|address| {
             let client = self.clone();
-            async move { client.dial_one(address).await }
+            let named = named.clone();
+            async move { client.dial_one(named, address).await }
         });
         let known = |error: Option<_>| error.unwrap_or(DialError::Panicked);
         race(attempts).await.map_err(|errors| errors.into_iter().map(known).collect())
     }
 
-    async fn dial_one(self, address: SocketAddr) -> Result<Connected, DialError> {
+    async fn dial_one(self, named: Endpoint, address: SocketAddr) -> Result<Connected, DialError> {
         let socket = bind(address, self.mark).map_err(DialError::Socket)?;
         let runtime = Arc::new(TokioRuntime);
         let endpoint = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)
@@ -129,11 +144,18 @@ impl Client {
         let connecting = endpoint.connect_with(config, address, SERVER_NAME)?;
         let connection =
             timeout(HANDSHAKE_LIMIT, connecting).await.map_err(|_| DialError::Silent)??;
-        Ok(Connected { connection, endpoint })
+        Ok(Connected { connection, address: named, endpoint })
     }
 }
 
 impl Connected {
+    /// Who answers.
+    pub(super) fn peer(&self) -> Option<PeerIdentity> {
+        let any = self.connection.peer_identity()?;
+        let chain = any.downcast_ref::<Vec<CertificateDer<'static>>>()?;
+        cframe_pki::verifier::peer_identity(chain).ok()
+    }
+
     /// Closes, and returns when the word of it has left this host. Whether it arrives nobody would learn
     /// by waiting: a close is not acknowledged (RFC 9000 §10.2), and the peer has its timeouts.
     pub async fn close(self, code: CloseCode) {

@@ -1,8 +1,9 @@
-//! An edge's session: connects, keeps the desired state, and comes back when it is lost.
+//! An edge's session: connects, keeps the desired state, and comes back when it is lost, to another controller
+//! if there is one.
 
 mod live;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     pin, select,
@@ -12,13 +13,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client, CloseCode, Event, ReadError, Unreachable, backoff::Backoff, certificate_refused,
-    outbox::Outbox,
+    Client, CloseCode, Connected, Event, ReadError, Unreachable, backoff::Backoff,
+    certificate_refused, outbox::Outbox,
 };
 use crate::{
     desired::{Assembler, Refused},
-    v1::{CallError, Desired, EdgeHello, ErrorCode, Report, Version},
+    v1::{CallError, Desired, EdgeHello, Endpoint, ErrorCode, Report, Version},
 };
+
+/// How long an edge stays with one of several controllers, more or less: so that one that comes back gets its
+/// share again, and one that is in wrong hands cannot keep an edge from what the others know.
+const STAY: Duration = Duration::from_secs(3_600);
 
 /// An edge's session with whichever controller answers.
 #[derive(Debug)]
@@ -31,6 +36,19 @@ pub struct EdgeSession {
     report: Option<Report>,
     renewing: bool,
     outbox: Outbox,
+    stay: Duration,
+    /// The controller that was just lost.
+    lost: Option<Endpoint>,
+}
+
+/// How a session ended.
+enum End {
+    /// With everything else.
+    Over,
+    /// The edge has another connection now.
+    Moved(Box<Connected>),
+    /// It is lost.
+    Lost(SessionError),
 }
 
 /// What an edge wants of its session.
@@ -66,7 +84,7 @@ pub enum SessionError {
     #[error("the connection to the controller is lost: {0}")]
     Lost(#[from] quinn::ConnectionError),
     /// The controller says nothing, or takes nothing.
-    #[error("the controller has been silent for {} s", super::DEAD_AFTER.as_secs())]
+    #[error("the controller has been silent for too long")]
     Silent,
     /// The controller breaks the protocol.
     #[error("the controller breaks the protocol: {0}")]
@@ -108,7 +126,15 @@ impl EdgeSession {
             report: None,
             renewing: false,
             outbox: Outbox::default(),
+            stay: STAY,
+            lost: None,
         }
+    }
+
+    /// With another time between moves from one of several controllers to another; an hour by default.
+    #[must_use]
+    pub fn staying(self, stay: Duration) -> Self {
+        Self { stay, ..self }
     }
 
     /// Runs until `shutdown`, or until nobody holds the other ends of the channels. Then it says
@@ -123,18 +149,34 @@ impl EdgeSession {
     ) {
         let mut backoff = Backoff::new();
         let mut outside = Outside { events, commands: &mut commands, shutdown };
+        let mut moved: Option<Box<Connected>> = None;
         loop {
-            let client = self.client.clone();
-            let Some(attempt) = self.away(&mut outside, client.connect()).await else {
-                return;
+            let attempt = match moved.take() {
+                Some(connected) => Ok(*connected),
+                None => {
+                    let (client, lost) = (self.client.clone(), self.lost.clone());
+                    let connecting = client.connect_elsewhere(lost.as_ref());
+                    let Some(attempt) = self.away(&mut outside, connecting).await else {
+                        return;
+                    };
+                    attempt
+                }
             };
             let started = Instant::now();
-            let end = match attempt {
-                Ok(connected) => self.session(connected, &mut outside).await,
-                Err(unreachable) => Some(unreachable.into()),
-            };
-            let Some(error) = end else {
-                return;
+            let error = match attempt {
+                Ok(connected) => {
+                    self.lost = Some(connected.address.clone());
+                    match self.session(connected, &mut outside).await {
+                        End::Over => return,
+                        End::Moved(connected) => {
+                            self.leave();
+                            moved = Some(connected);
+                            continue;
+                        }
+                        End::Lost(error) => error,
+                    }
+                }
+                Err(unreachable) => unreachable.into(),
             };
             backoff.lasted(started.elapsed(), error.is_loss());
             self.lost(error);
@@ -171,11 +213,16 @@ impl EdgeSession {
 
     fn lost(&mut self, error: SessionError) {
         tracing::debug!(%error, "no session with a controller");
+        self.leave();
+        self.outbox.push(Event::Disconnected(error));
+    }
+
+    /// What was under way in a session that has ended is over.
+    fn leave(&mut self) {
         self.assembler.reset();
         if std::mem::take(&mut self.renewing) {
             self.cannot_renew();
         }
-        self.outbox.push(Event::Disconnected(error));
     }
 
     fn cannot_renew(&mut self) {

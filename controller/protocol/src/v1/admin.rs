@@ -1,4 +1,4 @@
-//! What an admin may ask of a controller.
+//! What an admin may ask of a controller, and one controller of another.
 
 use cframe_pki::{Fingerprint, Serial, identity::Label};
 use ipnet::IpNet;
@@ -207,7 +207,8 @@ pub enum Call {
     },
     /// The trust bundle → `Trust`.
     TrustShow,
-    /// Waits until the namespace's connected edges have a version → several `Progress`.
+    /// Waits until the namespace's edges that are connected to any controller have a version → several
+    /// `Progress`, and `Unheard` whenever another set of controllers does not answer.
     Wait {
         /// The namespace.
         namespace: Label,
@@ -221,6 +222,39 @@ pub enum Call {
     /// Records of the audit log, the oldest first → several `Audit`, empty ones too. With `follow` they go on
     /// until the asker goes.
     Audit(AuditQuery),
+    /// All controllers, those that don't run too → `Controllers`.
+    ControllerList,
+    /// One controller → `Controllers`.
+    ControllerShow {
+        /// Its name.
+        name: Label,
+    },
+    /// Removes a controller that doesn't run, and denies its certificates → `Changed`.
+    ControllerDel {
+        /// Its name.
+        name: Label,
+        /// Distrust its issuing CA too, which cuts off whoever has a certificate of it. Then it may run.
+        revoke_issuer: bool,
+    },
+    /// From another controller: the sessions that this one has or had → `Sessions`.
+    Sessions {
+        /// Of this namespace; `None` is all.
+        namespace: Option<Label>,
+        /// Of this edge of it; `None` is all.
+        edge: Option<Label>,
+        /// Of links no more than which are up.
+        brief: bool,
+    },
+    /// From another controller: which of a namespace's edges that are connected here lack a version, now and
+    /// at every change → several `Behind`, at least one a second.
+    Behind {
+        /// The namespace.
+        namespace: Label,
+        /// The version.
+        version: Version,
+        /// Ends after these seconds.
+        timeout_secs: u32,
+    },
 }
 
 impl Call {
@@ -259,6 +293,11 @@ impl Call {
             Self::Wait { .. } => "wait",
             Self::Backup => "backup",
             Self::Audit(_) => "audit",
+            Self::ControllerList => "controller-list",
+            Self::ControllerShow { .. } => "controller-show",
+            Self::ControllerDel { .. } => "controller-del",
+            Self::Sessions { .. } => "sessions",
+            Self::Behind { .. } => "behind",
         }
     }
 }

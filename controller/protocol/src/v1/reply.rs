@@ -11,8 +11,8 @@ use cframe_pki::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdminRow, AuditRow, CertRow, EdgeRow, Endpoint, Enrolled, MeshStatus, NamespaceRow, RouteRow,
-    TokenRow, Version,
+    AdminRow, AuditRow, CertRow, EdgeRow, Endpoint, Enrolled, MeshStatus, NamespaceRow,
+    RegistrationRow, RouteRow, SessionRow, TokenRow, Version,
 };
 use crate::frame::message;
 
@@ -64,6 +64,15 @@ pub enum Reply {
     },
     /// Records of the audit log.
     Audit(Vec<AuditRow>),
+    /// Controllers.
+    Controllers(Vec<RegistrationRow>),
+    /// Sessions of edges. Two rows of one edge in a row are one, with the links of both.
+    Sessions(Vec<SessionRow>),
+    /// Which edges lack a version.
+    Behind(Behind),
+    /// Controllers that run and do not answer, so that what their edges have is not known. The next such
+    /// reply replaces it.
+    Unheard(Vec<Label>),
 }
 
 /// A write is done, or with `dry_run` would be.
@@ -122,6 +131,22 @@ pub struct Progress {
     pub total: u32,
     /// Some of those that are awaited.
     pub waiting: Vec<Label>,
+}
+
+/// Which of a namespace's edges that are connected to one controller lack a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// These are connected, or have been a moment ago.
+    pub total: u32,
+    /// Of these, how many lack it.
+    pub behind: u32,
+    /// Their names, at most [`Behind::MAX_NAMES`].
+    pub names: Vec<Label>,
+}
+
+impl Behind {
+    /// More names than these are left out.
+    pub const MAX_NAMES: usize = 256;
 }
 
 /// Why a call was not done. In text: the message, and the hint after a semicolon.

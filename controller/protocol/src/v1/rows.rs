@@ -70,6 +70,8 @@ pub enum EdgeLiveness {
         /// Since then.
         since: u64,
     },
+    /// None that answers; a controller that runs doesn't.
+    Unknown,
 }
 
 /// A route: a prefix behind an edge besides its own.
@@ -197,4 +199,51 @@ pub struct NamespaceStatus {
     pub links_expected: u32,
     /// Its revision.
     pub revision: u64,
+}
+
+/// A controller of the mesh, whether it runs or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrationRow {
+    /// Its name.
+    pub name: Label,
+    /// Where it is reached, on its control port.
+    pub addresses: Vec<Endpoint>,
+    /// When it was added.
+    pub added: u64,
+    /// SHA-256 of its issuing CA's public key (SPKI).
+    pub issuer: Fingerprint,
+    /// When its issuing CA expires.
+    pub issuer_expires: u64,
+    /// What it says of itself while it runs.
+    pub running: Option<Running>,
+}
+
+/// What a controller says of itself while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Version of its software.
+    pub software: String,
+    /// Since when it runs.
+    pub since: u64,
+}
+
+/// An edge's session with one controller, or its last one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// The edge's namespace.
+    pub namespace: Label,
+    /// The edge's name.
+    pub edge: Label,
+    /// Whether it stands.
+    pub online: bool,
+    /// Since when it stands, or doesn't.
+    pub since: u64,
+    /// Version of the edge's software.
+    pub software: String,
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// What the edge has applied.
+    pub applied: Option<Version>,
+    /// Its links, as it last reported them.
+    pub links: Vec<LinkReport>,
 }

@@ -178,6 +178,12 @@ fn many(reply: Reply) -> Reply {
             Reply::Changed(Changed { warnings: vec![String::new(); MANY], ..changed })
         }
         Reply::Chunk(_) => Reply::Chunk(vec![1; 70_000]),
+        Reply::Controllers(rows) => Reply::Controllers(vec![rows[0].clone(); MANY]),
+        Reply::Sessions(rows) => Reply::Sessions(vec![rows[0].clone(); MANY]),
+        Reply::Behind(behind) => {
+            Reply::Behind(Behind { names: vec![behind.names[0].clone(); MANY], ..behind })
+        }
+        Reply::Unheard(names) => Reply::Unheard(vec![names[0].clone(); MANY]),
         other @ (Reply::TokenMade(_)
         | Reply::Enrolled(_)
         | Reply::AdminEnrolled(_)

@@ -32,6 +32,24 @@ fn an_edge_with_a_thousand_links_comes_back_as_one_row() {
 }
 
 #[test]
+fn a_session_with_a_thousand_links_comes_back_as_one_row() {
+    let mut rows = samples::session_rows();
+    let link = rows[0].links[0].clone();
+    rows[0].links = (0..1000)
+        .map(|n| LinkReport { peer: format!("{n:0>63}").parse().unwrap(), ..link.clone() })
+        .collect();
+    let reply = Reply::Sessions(rows);
+    assert_eq!(there_and_back(reply.clone()), [reply]);
+}
+
+#[test]
+fn as_many_names_as_one_reply_has_fit_a_frame() {
+    let names = (0..Behind::MAX_NAMES).map(|n| format!("{n:0>63}").parse().unwrap()).collect();
+    let reply = Reply::Behind(Behind { total: 9, behind: 9, names });
+    assert_eq!(through_the_wire(reply.clone()), reply);
+}
+
+#[test]
 fn a_status_of_five_thousand_namespaces_and_as_many_problems_fits_frames() {
     let mut status = samples::status();
     let namespace = status.namespaces[0].clone();

@@ -253,6 +253,11 @@ pub(crate) fn calls() -> Vec<Call> {
             limit: 100,
             follow: true,
         }),
+        Call::ControllerList,
+        Call::ControllerShow { name: "c1".parse().unwrap() },
+        Call::ControllerDel { name: "c1".parse().unwrap(), revoke_issuer: true },
+        Call::Sessions { namespace: Some(n()), edge: None, brief: true },
+        Call::Behind { namespace: n(), version: version(), timeout_secs: 30 },
     ]
 }
 
@@ -288,6 +293,13 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
         ("chunk", Reply::Chunk(vec![1, 2, 3])),
         ("version", Reply::Version { software: "0.1.0".into(), protocol: 1 }),
         ("audit", Reply::Audit(vec![audit_row()])),
+        ("controllers", Reply::Controllers(registration_rows())),
+        ("sessions", Reply::Sessions(session_rows())),
+        (
+            "behind",
+            Reply::Behind(Behind { total: 3, behind: 1, names: vec!["idc".parse().unwrap()] }),
+        ),
+        ("unheard", Reply::Unheard(vec!["c2".parse().unwrap()])),
     ]
 }
 
@@ -296,6 +308,34 @@ fn audit_row() -> AuditRow {
         id: "1763000000000-c1-0000000007".into(),
         record: r#"{"schema":1,"who":"admin/alice"}"#.into(),
     }
+}
+
+fn registration_rows() -> Vec<RegistrationRow> {
+    let row = RegistrationRow {
+        name: "c1".parse().unwrap(),
+        addresses: vec!["203.0.113.7:58422".parse().unwrap()],
+        added: 1_763_000_000,
+        issuer: Fingerprint::from_bytes([0xab; 32]),
+        issuer_expires: 1_857_600_000,
+        running: Some(Running { software: "0.1.0".into(), since: 1_763_000_100 }),
+    };
+    vec![row.clone(), RegistrationRow { name: "c2".parse().unwrap(), running: None, ..row }]
+}
+
+pub(crate) fn session_rows() -> Vec<SessionRow> {
+    let row = SessionRow {
+        namespace: "prod".parse().unwrap(),
+        edge: "aws-hk".parse().unwrap(),
+        online: true,
+        since: 1_763_000_000,
+        software: "0.1.0".into(),
+        address: "203.0.113.9:4500".parse().unwrap(),
+        applied: Some(version()),
+        links: vec![link("idc")],
+    };
+    let gone =
+        SessionRow { edge: "idc".parse().unwrap(), online: false, applied: None, ..row.clone() };
+    vec![row, gone]
 }
 
 fn namespace_row() -> NamespaceRow {

@@ -231,6 +231,7 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
             Just(Call::TrustShow),
             Just(Call::Backup),
             audit_query().prop_map(Call::Audit),
+            Just(Call::ControllerList),
             fingerprint().prop_map(|fingerprint| Call::IssuerRevoke { fingerprint }),
             (l(), version(), any::<u32>()).prop_map(|(namespace, version, timeout_secs)| {
                 Call::Wait { namespace, version, timeout_secs }
@@ -299,6 +300,14 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
                 read_only
             }),
             l().prop_map(|name| Call::AdminDel { name }),
+            l().prop_map(|name| Call::ControllerShow { name }),
+            (l(), any::<bool>())
+                .prop_map(|(name, revoke_issuer)| Call::ControllerDel { name, revoke_issuer }),
+            (option::of(l()), option::of(l()), any::<bool>())
+                .prop_map(|(namespace, edge, brief)| Call::Sessions { namespace, edge, brief }),
+            (l(), version(), any::<u32>()).prop_map(|(namespace, version, timeout_secs)| {
+                Call::Behind { namespace, version, timeout_secs }
+            }),
         ],
     ]
 }
@@ -329,6 +338,7 @@ pub(crate) fn edge_row() -> impl Strategy<Value = EdgeRow> {
         Just(EdgeLiveness::NeverSeen),
         any::<u64>().prop_map(|since| EdgeLiveness::Offline { since }),
         any::<u64>().prop_map(|since| EdgeLiveness::Online { since }),
+        Just(EdgeLiveness::Unknown),
     ];
     (
         (label(), label(), vec(net(), 0..5), vec(endpoint(), 0..4), ".{0,40}", state),
@@ -420,6 +430,33 @@ fn admin_row() -> impl Strategy<Value = AdminRow> {
     })
 }
 
+fn registration_row() -> impl Strategy<Value = RegistrationRow> {
+    let running =
+        ("[0-9.]{0,9}", any::<u64>()).prop_map(|(software, since)| Running { software, since });
+    ((label(), vec(endpoint(), 0..4), fingerprint()), any::<(u64, u64)>(), option::of(running))
+        .prop_map(|((name, addresses, issuer), (added, issuer_expires), running)| RegistrationRow {
+            name,
+            addresses,
+            added,
+            issuer,
+            issuer_expires,
+            running,
+        })
+}
+
+fn session_row() -> impl Strategy<Value = SessionRow> {
+    (
+        (label(), label(), any::<(bool, u64)>()),
+        ("[0-9.]{0,9}", address(), option::of(version())),
+        vec(link(), 0..6),
+    )
+        .prop_map(
+            |((namespace, edge, (online, since)), (software, address, applied), links)| {
+                SessionRow { namespace, edge, online, since, software, address, applied, links }
+            },
+        )
+}
+
 fn namespace_status() -> impl Strategy<Value = NamespaceStatus> {
     (label(), any::<[u32; 5]>(), any::<u64>()).prop_map(
         |(name, [edges, online, in_sync, links_up, links_expected], revision)| NamespaceStatus {
@@ -486,6 +523,12 @@ pub(crate) fn reply(rows: usize) -> impl Strategy<Value = Reply> {
         admin.prop_map(Reply::AdminEnrolled),
         trust().prop_map(Reply::Trust),
         progress.prop_map(Reply::Progress),
+        vec(registration_row(), 0..=rows).prop_map(Reply::Controllers),
+        vec(session_row(), 0..=rows).prop_map(Reply::Sessions),
+        vec(label(), 0..5).prop_map(Reply::Unheard),
+        (any::<(u32, u32)>(), vec(label(), 0..5)).prop_map(|((total, behind), names)| {
+            Reply::Behind(Behind { total, behind, names })
+        }),
         bytes(4096).prop_map(Reply::Chunk),
         vec(audit_row(), 0..=rows).prop_map(Reply::Audit),
         ("[0-9.]{0,9}", any::<u16>())

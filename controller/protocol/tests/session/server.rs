@@ -109,7 +109,10 @@ impl Edge {
         have: Option<Desired>,
     ) -> Self {
         let client = Client::new(addresses, tls);
-        let session = EdgeSession::new(client, have.map(Arc::new), "0.1.0", [7; 16]);
+        Self::run(EdgeSession::new(client, have.map(Arc::new), "0.1.0", [7; 16]))
+    }
+
+    pub(crate) fn run(session: EdgeSession) -> Self {
         let (events_in, events) = mpsc::channel(4);
         let (commands, commands_out) = mpsc::channel(4);
         let shutdown = CancellationToken::new();

@@ -67,9 +67,14 @@ fn every_call(token: &str, serial: Serial) -> Vec<Call> {
         Call::AdminList,
         Call::IssuerRevoke { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
         Call::TrustShow,
-        Call::Wait { namespace, version: Version::default(), timeout_secs: 1 },
+        Call::Wait { namespace: namespace.clone(), version: Version::default(), timeout_secs: 1 },
         Call::Backup,
         Call::Audit(AuditQuery { who: Some(token.into()), ..AuditQuery::default() }),
+        Call::ControllerList,
+        Call::ControllerShow { name: label("b") },
+        Call::ControllerDel { name: label("b"), revoke_issuer: true },
+        Call::Sessions { namespace: None, edge: None, brief: true },
+        Call::Behind { namespace, version: Version::default(), timeout_secs: 1 },
     ];
     let numbers: BTreeSet<u8> = calls.iter().map(variant).collect();
     let next = u8::try_from(numbers.len()).unwrap();

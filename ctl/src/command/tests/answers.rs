@@ -480,3 +480,31 @@ fn a_mesh_that_cannot_be_reached_is_not_followed() {
     assert_eq!(outcome.result.map_err(|failure| failure.exit), Err(Exit::Unreachable));
     assert_eq!(outcome.calls.len(), 1);
 }
+
+#[test]
+fn controllers_those_that_do_not_run_too() {
+    let list: serde_json::Value =
+        serde_json::from_str(&out("cfctl controller list -o json")).unwrap();
+    assert_eq!(list[0]["running"], true);
+    assert_eq!(list[1]["running"], false);
+    assert!(list[1]["since"].is_null() && list[1]["software"].is_null());
+    assert_eq!(
+        out("cfctl controller show ctl-1 -o json"),
+        format!(
+            r#"{{
+  "name": "ctl-1",
+  "running": true,
+  "since": "2026-02-01T11:00:00Z",
+  "software": "0.1.0",
+  "addresses": [
+    "203.0.113.1:58422"
+  ],
+  "added": "2026-01-31T12:00:00Z",
+  "issuer": "{}",
+  "issuer_expires": "2028-10-28T12:00:00Z"
+}}
+"#,
+            "ab".repeat(32)
+        )
+    );
+}

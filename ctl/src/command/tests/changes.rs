@@ -140,6 +140,38 @@ fn waiting_in_vain_is_unhealthy_and_leaves_the_change() {
 }
 
 #[test]
+fn a_controller_that_does_not_answer_is_not_taken_for_one_without_edges() {
+    let line = "cfctl route add r -n prod --cidr 10.9.0.0/16 --edge idc --wait --timeout 1s";
+    let all = || Reply::Progress(Progress { acked: 2, total: 2, waiting: Vec::new() });
+    let outcome = run_with(line, None, &|call| match call {
+        Call::Wait { .. } => Ok(vec![Reply::Unheard(vec![label("ctl-2")]), all()]),
+        other => sample(other),
+    });
+    let failure = outcome.result.unwrap_err();
+    assert_eq!(failure.exit, Exit::Unhealthy);
+    assert!(failure.message.ends_with("no answer of controller ctl-2"), "{}", failure.message);
+    // It has answered in the end.
+    let outcome = run_with(line, None, &|call| match call {
+        Call::Wait { .. } => {
+            Ok(vec![Reply::Unheard(vec![label("ctl-2")]), Reply::Unheard(Vec::new()), all()])
+        }
+        other => sample(other),
+    });
+    assert_eq!(outcome.result.unwrap(), Exit::Done);
+}
+
+#[test]
+fn removing_a_controller_is_asked_for() {
+    let refused = run("cfctl controller del ctl-2");
+    assert!(refused.result.is_err() && refused.calls.is_empty());
+    let outcome = run_typed("cfctl controller del ctl-2 --revoke-issuer", Some("y\n"));
+    assert_eq!(outcome.result.unwrap(), Exit::Done);
+    assert!(outcome.err.contains("its issuing CA"), "{}", outcome.err);
+    let call = Call::ControllerDel { name: label("ctl-2"), revoke_issuer: true };
+    assert_eq!(outcome.calls, [(call, false)]);
+}
+
+#[test]
 fn nothing_is_waited_for_that_no_edge_hears_of() {
     for line in ["cfctl namespace add lab --wait", "cfctl edge add a -n prod --wait --dry-run"] {
         assert!(run(line).calls.iter().all(|(call, _)| call.name() != "wait"), "{line}");

@@ -1,40 +1,47 @@
 //! A session that stands.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use tokio::{
     select,
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Command, EdgeSession, Outside, SessionError, lost_connection, within_limit};
+use super::{Command, EdgeSession, End, Outside, SessionError, lost_connection, within_limit};
 use crate::{
     frame::{MAX_FRAME, Message},
-    session::{CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, WriteError},
+    session::{
+        CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, Unreachable, WriteError,
+    },
     v1::{Ack, Goodbye, GoodbyeReason, Ping, Pong, RenewRequest, ToEdge},
 };
 
-/// An edge pings sooner than a controller would: one that was killed and is back answers the first packet
-/// that it gets with a reset, and the edge is to be in sync again within a second.
-const PING_AFTER: Duration = Duration::from_millis(700);
+/// An edge pings sooner than a controller would, which then has nothing to ask: a controller that was killed
+/// and is back answers the first packet that it gets with a reset.
+const PING_AFTER: Duration = Duration::from_millis(1_500);
+/// A controller that has spoken and is silent for this long is left for another one, if there is another. It
+/// has had two seconds for its answer to a ping.
+const LEAVE_AFTER: Duration = Duration::from_millis(3_500);
+/// The pause after no other controller was found to move to.
+const MOVE_AGAIN: Duration = Duration::from_secs(600);
 
 impl EdgeSession {
-    /// Runs a session to its end and closes it. `None` if it ended because everything does.
-    pub(super) async fn session(
-        &mut self,
-        connected: Connected,
-        outside: &mut Outside<'_>,
-    ) -> Option<SessionError> {
+    /// Runs a session to its end and closes it.
+    pub(super) async fn session(&mut self, connected: Connected, outside: &mut Outside<'_>) -> End {
         let shutdown = outside.shutdown.clone();
         let end = select! {
             // Nor does a peer that takes nothing delay it.
-            () = shutdown.cancelled() => Ok(()),
+            () = shutdown.cancelled() => Ok(None),
             end = self.converse(&connected, outside) => end,
         };
         let error = match end {
-            Ok(()) => {
+            Ok(None) => {
                 connected.close(CloseCode::Done).await;
-                return None;
+                return End::Over;
+            }
+            Ok(Some(next)) => {
+                connected.connection.close(CloseCode::Done.into(), b"moved");
+                return End::Moved(next);
             }
             Err(error) => error,
         };
@@ -48,14 +55,15 @@ impl EdgeSession {
         };
         // The next attempt doesn't wait until the peer has heard of it.
         connected.connection.close(code.into(), code.to_string().as_bytes());
-        Some(error)
+        End::Lost(error)
     }
 
+    /// Answers with another connection if the edge has moved to that, with none if everything ends.
     async fn converse(
         &mut self,
         connected: &Connected,
         outside: &mut Outside<'_>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Option<Box<Connected>>, SessionError> {
         let live = &mut Live::open(connected, self).await?;
         let controller = connected.connection.remote_address();
         self.outbox.push(Event::Connected { controller });
@@ -72,13 +80,27 @@ impl EdgeSession {
         &mut self,
         live: &mut Live,
         outside: &mut Outside<'_>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Option<Box<Connected>>, SessionError> {
         if let Some(report) = self.report.take() {
             live.send(&report).await?;
         }
+        // Not all at once, and not for ever in step.
+        let mut move_at = Instant::now() + self.stay.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+        let mut moving: Option<Moving> = None;
         loop {
-            let tick = live.next_tick();
+            let tick = live.next_tick(self.alternatives());
             select! {
+                () = sleep_until(move_at), if moving.is_none() && self.alternatives() => {
+                    let client = self.client.clone();
+                    moving = Some(Box::pin(async move { client.connect().await }));
+                }
+                moved = arrival(&mut moving), if moving.is_some() => match moved {
+                    Ok(connected) => return Ok(Some(Box::new(connected))),
+                    Err(error) => {
+                        tracing::debug!(%error, "no other controller to move to");
+                        (moving, move_at) = (None, Instant::now() + MOVE_AGAIN);
+                    }
+                },
                 message = live.reader.next::<ToEdge>() => match message? {
                     Some(message) => self.message(live, message).await?,
                     None => return Err(SessionError::Protocol("it has ended the stream".into())),
@@ -86,15 +108,21 @@ impl EdgeSession {
                 heard = outside.next(&mut self.outbox) => match heard {
                     Some(Some(command)) => self.command(live, command).await?,
                     Some(None) => {}
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
                 () = sleep_until(tick) => self.tick(live).await?,
             }
         }
     }
 
+    /// Whether there may be another controller.
+    fn alternatives(&self) -> bool {
+        self.client.addresses.len() > 1
+    }
+
     async fn message(&mut self, live: &mut Live, message: ToEdge) -> Result<(), SessionError> {
         live.heard = Instant::now();
+        live.spoken = true;
         match message {
             ToEdge::Update(update) => {
                 if let Some(state) = self.assembler.push(update)? {
@@ -140,7 +168,7 @@ impl EdgeSession {
     /// Either the controller is dead, or it is time for a ping.
     async fn tick(&mut self, live: &mut Live) -> Result<(), SessionError> {
         let now = Instant::now();
-        if now >= live.heard + DEAD_AFTER {
+        if now >= live.dead_at(self.alternatives()) {
             return Err(SessionError::Silent);
         }
         if now >= live.next_ping() {
@@ -153,11 +181,23 @@ impl EdgeSession {
     }
 }
 
+/// A connection to another controller on its way.
+type Moving = Pin<Box<dyn Future<Output = Result<Connected, Unreachable>> + Send>>;
+
+async fn arrival(moving: &mut Option<Moving>) -> Result<Connected, Unreachable> {
+    match moving {
+        Some(moving) => moving.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The stream and its clocks.
 struct Live {
     reader: FrameReader,
     writer: FrameWriter,
     heard: Instant,
+    /// The controller has said something in this session: it is not only busy taking edges in.
+    spoken: bool,
     sent: Instant,
     pinged: Instant,
     nonce: u64,
@@ -177,6 +217,7 @@ impl Live {
             reader: FrameReader::new(receive, MAX_FRAME),
             writer: FrameWriter::new(send),
             heard: now,
+            spoken: false,
             sent: now,
             pinged: now,
             nonce: 0,
@@ -205,7 +246,13 @@ impl Live {
         self.pinged.max(self.sent.min(self.heard)) + PING_AFTER
     }
 
-    fn next_tick(&self) -> Instant {
-        self.next_ping().min(self.heard + DEAD_AFTER)
+    fn next_tick(&self, alternatives: bool) -> Instant {
+        self.next_ping().min(self.dead_at(alternatives))
+    }
+
+    /// When the silence has been too long.
+    fn dead_at(&self, alternatives: bool) -> Instant {
+        let patience = if alternatives && self.spoken { LEAVE_AFTER } else { DEAD_AFTER };
+        self.heard + patience
     }
 }

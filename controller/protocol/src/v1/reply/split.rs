@@ -4,7 +4,7 @@ use crate::{
     frame::{BUDGET, seq_cost},
     v1::{
         AdminRow, AuditRow, CertRow, CertState, EdgeRow, LinkReport, MeshStatus, NamespaceRow,
-        NamespaceStatus, Reply, RouteRow, TokenRow,
+        NamespaceStatus, RegistrationRow, Reply, RouteRow, SessionRow, TokenRow,
     },
 };
 
@@ -33,6 +33,10 @@ impl Reply {
             Self::Certs(rows) => pieces(rows, Self::Certs),
             Self::Admins(rows) => pieces(rows, Self::Admins),
             Self::Audit(rows) => pieces(rows, Self::Audit),
+            Self::Controllers(rows) => pieces(rows, Self::Controllers),
+            Self::Sessions(rows) => {
+                pieces(rows.into_iter().flat_map(short_sessions).collect(), Self::Sessions)
+            }
             Self::Status(status) => short_statuses(status),
             Self::Chunk(bytes) if bytes.len() > MAX_CHUNK => {
                 bytes.chunks(MAX_CHUNK).map(|chunk| Self::Chunk(chunk.to_vec())).collect()
@@ -44,6 +48,8 @@ impl Reply {
             | Self::Trust(_)
             | Self::Progress(_)
             | Self::Chunk(_)
+            | Self::Behind(_)
+            | Self::Unheard(_)
             | Self::Version { .. }) => vec![whole],
         }
     }
@@ -59,6 +65,8 @@ impl Reply {
             (Self::Certs(rows), Self::Certs(more)) => rows.extend(more),
             (Self::Admins(rows), Self::Admins(more)) => rows.extend(more),
             (Self::Audit(rows), Self::Audit(more)) => rows.extend(more),
+            (Self::Controllers(rows), Self::Controllers(more)) => rows.extend(more),
+            (Self::Sessions(rows), Self::Sessions(more)) => merge_sessions(rows, more),
             (Self::Status(status), Self::Status(more)) if status.mesh == more.mesh => {
                 status.controllers.extend(more.controllers);
                 status.namespaces.extend(more.namespaces);
@@ -105,6 +113,27 @@ fn merge_edges(rows: &mut Vec<EdgeRow>, more: Vec<EdgeRow>) {
             _ => rows.push(row),
         }
     }
+}
+
+fn merge_sessions(rows: &mut Vec<SessionRow>, more: Vec<SessionRow>) {
+    for row in more {
+        match rows.last_mut() {
+            Some(last) if (&last.namespace, &last.edge) == (&row.namespace, &row.edge) => {
+                last.links.extend(row.links);
+            }
+            _ => rows.push(row),
+        }
+    }
+}
+
+/// A session with many links as several rows of the same edge.
+fn short_sessions(mut row: SessionRow) -> Vec<SessionRow> {
+    let links = std::mem::take(&mut row.links);
+    let mut lists = links.chunks(MAX_LINKS).map(<[LinkReport]>::to_vec);
+    let first = SessionRow { links: lists.next().unwrap_or_default(), ..row };
+    let more = |links| SessionRow { software: String::new(), links, ..first.clone() };
+    let rest: Vec<SessionRow> = lists.map(more).collect();
+    std::iter::once(first).chain(rest).collect()
 }
 
 /// An edge with many links as several rows of the same edge.
@@ -200,6 +229,30 @@ impl Weigh for AdminRow {
 impl Weigh for AuditRow {
     fn weigh(&self) -> usize {
         2 * TEXT + self.id.len() + self.record.len()
+    }
+}
+
+impl Weigh for RegistrationRow {
+    fn weigh(&self) -> usize {
+        let addresses: usize = self.addresses.iter().map(|e| TEXT + e.as_str().len()).sum();
+        let software = self.running.as_ref().map_or(0, |running| running.software.len());
+        3 * TEXT
+            + self.name.as_str().len()
+            + software
+            + addresses
+            + seq_cost(self.addresses.len(), 24)
+    }
+}
+
+impl Weigh for SessionRow {
+    fn weigh(&self) -> usize {
+        let names = self.namespace.as_str().len() + self.edge.as_str().len();
+        let links: usize = self.links.iter().map(|link| TEXT + link.peer.as_str().len()).sum();
+        4 * TEXT
+            + names
+            + self.software.len()
+            + links
+            + seq_cost(self.links.len(), size_of::<LinkReport>())
     }
 }
 

@@ -1,0 +1,103 @@
+//! Controllers: pure decisions.
+
+use cframe_pki::identity::Label;
+use cframe_protocol::v1::{CallError, ErrorCode, RegistrationRow, Reply, Running};
+
+use super::cert;
+use crate::{
+    check::{self, conflict},
+    draft::Draft,
+    model::{State, Stored},
+    record::{self, Key},
+    registration,
+};
+
+pub(super) fn list(state: &State) -> Result<Reply, CallError> {
+    let rows = state.controllers.iter().map(|found| row(state, found));
+    Ok(Reply::Controllers(rows.collect::<Result<_, _>>()?))
+}
+
+pub(super) fn show(state: &State, name: &Label) -> Result<Reply, CallError> {
+    let found = find(state, name)?;
+    Ok(Reply::Controllers(vec![row(state, (name, found))?]))
+}
+
+/// Removes a controller: its addresses, its certificates, and if that is wanted all that its CA has signed.
+pub(super) fn delete(
+    state: &State,
+    name: &Label,
+    revoke_issuer: bool,
+    own: &Label,
+    now: u64,
+) -> Result<Draft, CallError> {
+    let found = find(state, name)?;
+    if name == own {
+        return Err(conflict(format!(
+            "{name} is the controller that you are talking to; stop it, and ask another controller"
+        )));
+    }
+    let alive = state.alive.contains_key(name);
+    if alive && !revoke_issuer {
+        return Err(conflict(format!(
+            "controller {name} runs, or did a moment ago; stop it first, or if it is in other hands, cut it off \
+             with --revoke-issuer"
+        )));
+    }
+    let mut draft = Draft::default();
+    if !alive {
+        draft.compare(Key::Alive(name.clone()), 0);
+    }
+    draft.compare(Key::Controller(name.clone()), found.modified);
+    draft.delete(Key::Controller(name.clone()));
+    let mut mesh = state.mesh.record.clone();
+    mesh.controllers = registration::addresses(state, name, &[]);
+    if revoke_issuer {
+        let (issuer, _) = issuer(name, &found.record)?;
+        cert::distrust(&mut mesh, issuer)?;
+        draft.warnings.push(cert::CUT_OFF.to_owned());
+    }
+    draft.bump_mesh(&state.mesh, mesh);
+    for (serial, cert) in state.valid_certs(&state.controller_id(name), now) {
+        draft.deny(state, serial, cert, now, "the controller was removed");
+    }
+    Ok(draft)
+}
+
+fn find<'a>(state: &'a State, name: &Label) -> Result<&'a Stored<record::Controller>, CallError> {
+    state
+        .controllers
+        .get(name)
+        .ok_or_else(|| check::not_found("controller", name.as_str(), "", state.controllers.keys()))
+}
+
+fn row(
+    state: &State,
+    (name, found): (&Label, &Stored<record::Controller>),
+) -> Result<RegistrationRow, CallError> {
+    let record = &found.record;
+    let (issuer, issuer_expires) = issuer(name, record)?;
+    let running = state.alive.get(name).map(|alive| Running {
+        software: alive.record.software.clone(),
+        since: alive.record.started,
+    });
+    Ok(RegistrationRow {
+        name: name.clone(),
+        addresses: record.addresses.clone(),
+        added: record.added,
+        issuer,
+        issuer_expires,
+        running,
+    })
+}
+
+fn issuer(
+    name: &Label,
+    record: &record::Controller,
+) -> Result<(cframe_pki::Fingerprint, u64), CallError> {
+    registration::issuer(record).map_err(|error| {
+        CallError::new(
+            ErrorCode::Internal,
+            format!("the registration of controller {name}: {error}"),
+        )
+    })
+}

@@ -1,0 +1,178 @@
+//! What all controllers together know of the edges' sessions: each has its own, and is asked for them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use cframe_pki::identity::Label;
+use cframe_protocol::v1::{Call, EdgeLiveness, LinkReport, Reply, SessionRow};
+
+use crate::{
+    model::State,
+    peers, presence,
+    server::Context,
+    session::{Registry, Seen},
+};
+
+/// The sessions of all controllers that answered.
+pub(super) struct Sightings<'a> {
+    local: &'a Registry,
+    others: HashMap<(Label, Label), Seen>,
+    /// The controllers that run and did not answer, with the reason.
+    pub(super) unheard: Vec<(Label, String)>,
+    /// Edges that nobody has seen are offline since then, in Unix seconds.
+    started: u64,
+}
+
+/// Which sessions are wanted.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Of<'a> {
+    pub(super) namespace: Option<&'a Label>,
+    pub(super) edge: Option<&'a Label>,
+    /// Of links no more than which are up.
+    pub(super) brief: bool,
+}
+
+impl<'a> Sightings<'a> {
+    pub(super) async fn gather(context: &'a Arc<Context>, of: Of<'_>) -> Self {
+        let call = Call::Sessions {
+            namespace: of.namespace.cloned(),
+            edge: of.edge.cloned(),
+            brief: of.brief,
+        };
+        let started = |state: &State| {
+            presence::running(state).map(|name| state.alive[name].record.started).max()
+        };
+        let mut sightings = Self {
+            local: &context.mesh.sessions,
+            others: HashMap::new(),
+            unheard: Vec::new(),
+            started: context.mesh.read(started).unwrap_or(0).max(context.began),
+        };
+        for (name, answer) in peers::ask_all(context, &call).await {
+            match answer {
+                Ok(replies) => replies.into_iter().for_each(|reply| sightings.take(reply)),
+                Err(failure) => {
+                    tracing::warn!(controller = %name, error = %failure, "no answer");
+                    sightings.unheard.push((name, failure.to_string()));
+                }
+            }
+        }
+        sightings
+    }
+
+    fn take(&mut self, reply: Reply) {
+        let Reply::Sessions(rows) = reply else { return };
+        for row in rows {
+            let (key, seen) = seen(row);
+            let newer = self.others.get(&key).is_none_or(|known| is_newer(&seen, known));
+            if newer {
+                self.others.insert(key, seen);
+            }
+        }
+    }
+
+    /// What is known of an edge: of its session, or of the last of those that it had.
+    pub(super) fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
+        let here = self.local.seen(namespace, edge);
+        if self.others.is_empty() {
+            return here;
+        }
+        let there = self.others.get(&(namespace.clone(), edge.clone()));
+        match (here, there) {
+            (Some(here), Some(there)) if is_newer(there, &here) => Some(there.clone()),
+            (None, there) => there.cloned(),
+            (here, _) => here,
+        }
+    }
+
+    /// How an edge is to be shown.
+    pub(super) fn liveness(&self, seen: Option<&Seen>, enrolled: bool) -> EdgeLiveness {
+        match seen {
+            Some(Seen { online: true, since, .. }) => EdgeLiveness::Online { since: *since },
+            _ if enrolled && !self.unheard.is_empty() => EdgeLiveness::Unknown,
+            Some(Seen { since, .. }) => EdgeLiveness::Offline { since: *since },
+            None if enrolled => EdgeLiveness::Offline { since: self.started },
+            None => EdgeLiveness::NeverSeen,
+        }
+    }
+}
+
+/// A session that stands says more than one that doesn't, and of two of a kind the later: an edge that moved
+/// may have left one behind that its controller has not missed yet.
+fn is_newer(one: &Seen, other: &Seen) -> bool {
+    (one.online, one.since) > (other.online, other.since)
+}
+
+fn seen(row: SessionRow) -> ((Label, Label), Seen) {
+    let SessionRow { namespace, edge, online, since, software, address, applied, links } = row;
+    ((namespace, edge), Seen { online, since, software, address, applied, links })
+}
+
+/// This controller's own sessions, for another one.
+pub(super) fn sessions(registry: &Registry, of: Of<'_>) -> Reply {
+    let wanted = |namespace: &Label, edge: &Label| {
+        of.namespace.is_none_or(|wanted| wanted == namespace)
+            && of.edge.is_none_or(|wanted| wanted == edge)
+    };
+    let rows = registry.all(wanted).into_iter().map(|((namespace, edge), seen)| {
+        let Seen { online, since, software, address, applied, links } = seen;
+        let links = if of.brief { brief(links) } else { links };
+        SessionRow { namespace, edge, online, since, software, address, applied, links }
+    });
+    Reply::Sessions(rows.collect())
+}
+
+/// Only which links are up.
+fn brief(links: Vec<LinkReport>) -> Vec<LinkReport> {
+    let up = links.into_iter().filter(|link| link.up);
+    up.map(|link| LinkReport { rtt_us: 0, path_mtu: 0, since_unix: 0, ..link }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(online: bool, since: u64) -> SessionRow {
+        SessionRow {
+            namespace: "prod".parse().unwrap(),
+            edge: "idc".parse().unwrap(),
+            online,
+            since,
+            software: String::new(),
+            address: "192.0.2.1:1".parse().unwrap(),
+            applied: None,
+            links: Vec::new(),
+        }
+    }
+
+    /// What is known of the edge after these controllers have answered in turn.
+    fn known(rows: &[(bool, u64)], unheard: &[&str]) -> (Option<(bool, u64)>, EdgeLiveness) {
+        let registry = Registry::default();
+        let unheard = unheard.iter().map(|name| (name.parse().unwrap(), String::new())).collect();
+        let mut sightings =
+            Sightings { local: &registry, others: HashMap::new(), unheard, started: 5 };
+        for (online, since) in rows {
+            sightings.take(Reply::Sessions(vec![row(*online, *since)]));
+        }
+        let seen = sightings.seen(&"prod".parse().unwrap(), &"idc".parse().unwrap());
+        let liveness = sightings.liveness(seen.as_ref(), true);
+        (seen.map(|seen| (seen.online, seen.since)), liveness)
+    }
+
+    #[test]
+    fn a_session_that_stands_counts_before_a_later_end_and_the_later_of_two_before_the_earlier() {
+        let online = |since| EdgeLiveness::Online { since };
+        assert_eq!(known(&[(true, 10), (false, 20)], &[]), (Some((true, 10)), online(10)));
+        assert_eq!(known(&[(false, 20), (true, 10)], &[]), (Some((true, 10)), online(10)));
+        assert_eq!(known(&[(true, 30), (true, 10)], &[]), (Some((true, 30)), online(30)));
+        let offline = |since| EdgeLiveness::Offline { since };
+        assert_eq!(known(&[(false, 20), (false, 30)], &[]), (Some((false, 30)), offline(30)));
+        assert_eq!(known(&[], &[]), (None, offline(5)));
+    }
+
+    #[test]
+    fn what_a_silent_controller_may_know_is_not_made_up() {
+        assert_eq!(known(&[(true, 10)], &["b"]).1, EdgeLiveness::Online { since: 10 });
+        assert_eq!(known(&[(false, 20)], &["b"]).1, EdgeLiveness::Unknown);
+        assert_eq!(known(&[], &["b"]).1, EdgeLiveness::Unknown);
+    }
+}
