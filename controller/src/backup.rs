@@ -197,7 +197,8 @@ pub async fn restore(store: &dyn Store, dump: &Dump, now_ms: u64) -> Result<u64,
             | Record::Route(..)
             | Record::Cert(..)
             | Record::Denied(..)
-            | Record::Admin(..) => value.clone(),
+            | Record::Admin(..)
+            | Record::Issuer(..) => value.clone(),
         };
         ops.push(Op::Put { key: key.clone(), value });
     }

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cframe_pki::{identity::Label, verifier::PeerIdentity};
+use cframe_pki::{
+    identity::Label,
+    verifier::{PeerIdentity, Refusal},
+};
 use cframe_protocol::v1::{
     AdminRequest, Call, CallError, Changed, ErrorCode, Progress, Reply, Version,
 };
@@ -21,6 +24,7 @@ use crate::{
 
 mod admin;
 mod audit;
+pub(crate) mod ca;
 mod cert;
 mod edge;
 mod namespace;
@@ -88,8 +92,17 @@ pub async fn answer(
 
 /// An admin is one as long as the store says so, whatever its certificate does.
 fn authorise(context: &Context, caller: &Caller, call: &Call) -> Result<(), CallError> {
-    if context.mesh.trust().denial(&caller.peer).is_err() {
-        return Err(refused(format!("the certificate of admin {} was revoked", caller.name)));
+    match context.mesh.trust().denial(&caller.peer) {
+        Ok(()) => {}
+        Err(Refusal::RootRemoved) => {
+            return Err(refused(format!(
+                "the root above this certificate of admin {} was removed; connect again with a newer one",
+                caller.name
+            )));
+        }
+        Err(_) => {
+            return Err(refused(format!("the certificate of admin {} was revoked", caller.name)));
+        }
     }
     let admin = context.mesh.read(|state| state.admins.get(&caller.name).cloned());
     let Some(admin) = admin else {
@@ -171,28 +184,30 @@ async fn dispatch(
             change(context, name.as_str(), dry_run, decide).await?
         }
         Call::IssuerRevoke { fingerprint } => {
-            let own = context.issuer.ca().spki_sha256();
-            let decide = |state: &State| cert::revoke_issuer(state, fingerprint, own);
+            let own = context.issuer.current().ca().spki_sha256();
+            let decide =
+                |state: &State| cert::revoke_issuer(state, fingerprint, own, &caller.peer, now);
             change(context, "", dry_run, decide).await?
         }
         Call::TokenCreate { namespace, edge, ttl_secs, rejoin } => {
             let by = &caller.name;
             let wanted = token::Wanted { namespace: &namespace, edge: &edge, ttl_secs, rejoin, by };
-            let fresh = token::Fresh::generate(context.issuer.pin(), context.enroll_port)?;
+            let fresh =
+                token::Fresh::generate(context.issuer.current().pin(), context.enroll_port)?;
             let decide = |state: &State| token::create(state, &wanted, &fresh, now);
             make(context, namespace.as_str(), dry_run, decide, Reply::TokenMade).await?
         }
         Call::CertEnroll { namespace, edge, csr } => {
             let csr = verify_csr(&csr)?;
-            let issuer = &context.issuer;
-            let decide = |state: &State| cert::enroll(state, issuer, &namespace, &edge, &csr, now);
+            let issuer = context.issuer.current();
+            let decide = |state: &State| cert::enroll(state, &issuer, &namespace, &edge, &csr, now);
             make(context, namespace.as_str(), dry_run, decide, Reply::Enrolled).await?
         }
         Call::AdminAdd { name, csr, read_only } => {
             let csr = verify_csr(&csr)?;
-            let issuer = &context.issuer;
+            let issuer = context.issuer.current();
             let decide = |state: &State| {
-                admin::add(state, issuer, &name, read_only, &csr, &caller.name, now)
+                admin::add(state, &issuer, &name, read_only, &csr, &caller.name, now)
             };
             make(context, name.as_str(), dry_run, decide, Reply::AdminEnrolled).await?
         }
@@ -230,6 +245,22 @@ async fn dispatch(
         }
         Call::CertShow { serial } => mesh.read(|state| show::cert(state, serial, now))?,
         Call::AdminList => mesh.read(|state| show::admins(state, now)),
+        Call::CaStatus => Reply::Ca(mesh.read(|state| ca::status(state, &mesh.sessions, now))),
+        Call::CaHolders { fingerprint } => {
+            Reply::Holders(mesh.read(|state| ca::holders(state, &mesh.sessions, fingerprint, now)))
+        }
+        Call::RootAdd { certificate } => {
+            let decide = |state: &State| ca::add_root(state, &certificate, now);
+            change(context, "", dry_run, decide).await?
+        }
+        Call::RootDrop { fingerprint, force } => {
+            let own = context.issuer.current().pin();
+            let asker = ca::Asker { caller: &caller.peer, own };
+            let sessions = &mesh.sessions;
+            let decide =
+                |state: &State| ca::drop_root(state, sessions, fingerprint, &asker, force, now);
+            change(context, "", dry_run, decide).await?
+        }
         Call::TrustShow => Reply::Trust(mesh.read(crate::issuing::bundle)),
     };
     Ok(Some(reply))
@@ -246,8 +277,8 @@ pub(crate) async fn local_admin(
     read_only: bool,
     csr: &cframe_pki::issue::VerifiedCsr,
 ) -> Result<cframe_protocol::v1::AdminEnrolled, CallError> {
-    let (mesh, issuer) = (&context.mesh, &context.issuer);
-    let decide = |state: &State| admin::add(state, issuer, name, read_only, csr, name, mesh.now());
+    let (mesh, issuer) = (&context.mesh, context.issuer.current());
+    let decide = |state: &State| admin::add(state, &issuer, name, read_only, csr, name, mesh.now());
     mesh.write(name.as_str(), decide).await.map(|(_, enrolled)| enrolled)
 }
 

@@ -9,6 +9,7 @@ use crate::config::{Config, File, Flags, LogFormat, RunFlags};
 
 mod admin;
 mod archive;
+mod ca;
 mod context;
 mod data_dir;
 mod init;
@@ -41,6 +42,9 @@ enum Command {
     Run(RunFlags),
     /// Make an admin, or a new certificate for one, on the running controller's own host
     Admin(admin::AdminFlags),
+    /// Roots and issuing CAs: make, sign, and use another while the controller runs
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Write a backup, of a running controller too
     Backup(archive::BackupFlags),
     /// Make a store of a backup, in a data directory without one
@@ -123,6 +127,7 @@ impl Cli {
             Command::Init(_)
             | Command::Run(_)
             | Command::Admin(_)
+            | Command::Ca(_)
             | Command::Backup(_)
             | Command::Restore(_) => {}
         }
@@ -136,6 +141,7 @@ impl Cli {
                 Command::Init(flags) => init::command(&config, flags).await,
                 Command::Run(_) => serve::command(&config).await,
                 Command::Admin(flags) => admin::command(&config, flags).await,
+                Command::Ca(command) => ca::command(&config, command).await,
                 Command::Backup(flags) => archive::backup(&config, flags).await,
                 Command::Restore(flags) => archive::restore(&config, flags).await,
                 Command::Version | Command::Completion { .. } => Ok(()),

@@ -77,7 +77,8 @@ async fn enroll(context: &Context, request: EnrollRequest) -> Result<Enrolled, C
         usable(state, key, &secret, mesh.now()).map(|token| token.namespace.to_string())
     })?;
     let csr = verify_csr(&csr)?;
-    let decide = |state: &State| join(state, &context.issuer, key, &secret, &csr, mesh.now());
+    let issuer = context.issuer.current();
+    let decide = |state: &State| join(state, &issuer, key, &secret, &csr, mesh.now());
     mesh.write(&lane, decide).await.map(|(_, enrolled)| enrolled)
 }
 

@@ -6,6 +6,7 @@
 //! - [`check`], [`draft`], [`calls`]: what a write is checked for, and the decision as a transaction. Pure.
 //! - [`mesh`]: the one way to write, and what follows from a change.
 //! - [`feed`], [`session`]: the difference to the newest state, encoded once and sent to each edge when it is ready.
+//! - [`authorities`]: the issuing CAs on disk.
 //! - [`enroll`], [`issuing`], [`roles`], [`admission`]: who gets in, as what, and how often.
 //! - [`server`]: all of it behind [`run`], with its I/O as arguments.
 //! - [`backup`], [`local`]: dumps, and asking a running controller for one.
@@ -15,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
 pub mod admission;
+pub mod authorities;
 pub mod backup;
 pub mod calls;
 pub mod check;
@@ -34,8 +36,10 @@ pub mod server;
 pub mod session;
 pub mod store;
 
+mod expiry;
 mod http;
 mod reset;
+mod rotation;
 mod upkeep;
 
 pub use reset::ResetSecret;

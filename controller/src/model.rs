@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cframe_pki::{
-    Serial,
+    Fingerprint, Serial,
     bundle::{DenyEntry, DenyList},
     identity::{Label, Role, SpiffeId},
 };
@@ -53,6 +53,8 @@ pub struct State {
     pub denied: BTreeMap<Serial, Stored<record::Denied>>,
     /// Admins.
     pub admins: BTreeMap<Label, Stored<record::Admin>>,
+    /// Issuing CAs by their public keys.
+    pub issuers: BTreeMap<Fingerprint, Stored<record::Issuer>>,
 }
 
 /// A namespace.
@@ -142,6 +144,7 @@ impl State {
             certs_of: BTreeMap::new(),
             denied: BTreeMap::new(),
             admins: BTreeMap::new(),
+            issuers: BTreeMap::new(),
         }
     }
 
@@ -295,6 +298,9 @@ impl State {
             Record::Admin(name, record) => {
                 self.admins.insert(name, Stored { record, modified });
             }
+            Record::Issuer(spki, record) => {
+                self.issuers.insert(spki, Stored { record, modified });
+            }
         }
         Ok(())
     }
@@ -373,6 +379,9 @@ impl State {
             }
             Key::Admin(name) => {
                 self.admins.remove(name);
+            }
+            Key::Issuer(spki) => {
+                self.issuers.remove(spki);
             }
         }
     }

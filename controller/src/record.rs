@@ -9,11 +9,16 @@
 //! /cframe/v1/certs/<serial>
 //! /cframe/v1/denied/<serial>
 //! /cframe/v1/admins/<admin>
+//! /cframe/v1/issuers/<SHA-256 of the issuing CA's public key>
 //! ```
 //! Every value is an object with a `schema` field, readable with `etcdctl`. No private key and no secret of a
 //! token is in any of them.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use cframe_pki::{
     Fingerprint, Serial,
@@ -50,6 +55,8 @@ pub enum Key {
     Denied(Serial),
     /// An admin.
     Admin(Label),
+    /// An issuing CA, by its public key.
+    Issuer(Fingerprint),
 }
 
 impl fmt::Display for Key {
@@ -64,6 +71,7 @@ impl fmt::Display for Key {
             Self::Cert(serial) => write!(f, "certs/{serial}"),
             Self::Denied(serial) => write!(f, "denied/{serial}"),
             Self::Admin(name) => write!(f, "admins/{name}"),
+            Self::Issuer(spki) => write!(f, "issuers/{spki}"),
         }
     }
 }
@@ -82,6 +90,7 @@ impl FromStr for Key {
             ["certs", serial] => serial.parse().ok().map(Self::Cert),
             ["denied", serial] => serial.parse().ok().map(Self::Denied),
             ["admins", name] => name.parse().ok().map(Self::Admin),
+            ["issuers", spki] => spki.parse().ok().map(Self::Issuer),
             _ => None,
         };
         parsed.ok_or_else(|| RecordError::Key(text.to_owned()))
@@ -125,6 +134,9 @@ pub struct Mesh {
     pub trust: TrustBundle,
     /// Where the controllers are reached, control port.
     pub controllers: BTreeSet<Endpoint>,
+    /// For the roots that were added later, the mesh's revision that did: whoever has applied that has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roots_since: BTreeMap<Fingerprint, u64>,
 }
 
 /// A tenant.
@@ -194,6 +206,9 @@ pub struct Cert {
     /// The certificate that asked for this one over its session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renews: Option<Serial>,
+    /// The issuing CA, by its public key. Records from before there could be a second one lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Fingerprint>,
 }
 
 /// A certificate that is not accepted any more.
@@ -214,6 +229,23 @@ pub struct Admin {
     pub read_only: bool,
 }
 
+/// An issuing CA, as its controller has told. For counting and for warnings: whom to trust is the roots' to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// Whose it is.
+    pub controller: Label,
+    /// The root above it, by its public key.
+    pub root: Fingerprint,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// When it was first used, in Unix seconds.
+    pub added: u64,
+    /// Its controller signs with it, and not with another.
+    pub signs: bool,
+}
+
 /// A decoded value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the record of its name")]
@@ -226,6 +258,7 @@ pub enum Record {
     Cert(Serial, Cert),
     Denied(Serial, Denied),
     Admin(Label, Admin),
+    Issuer(Fingerprint, Issuer),
 }
 
 impl Record {
@@ -247,6 +280,7 @@ impl Record {
             Key::Cert(serial) => Self::Cert(serial, decode(&key, value)?),
             Key::Denied(serial) => Self::Denied(serial, decode(&key, value)?),
             Key::Admin(ref name) => Self::Admin(name.clone(), decode(&key, value)?),
+            Key::Issuer(spki) => Self::Issuer(spki, decode(&key, value)?),
         })
     }
 }

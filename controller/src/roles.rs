@@ -68,6 +68,8 @@ fn access(call: &Call) -> Access {
         | Call::CertShow { .. }
         | Call::AdminList
         | Call::TrustShow
+        | Call::CaStatus
+        | Call::CaHolders { .. }
         | Call::Wait { .. } => Access::Look,
         Call::NamespaceAdd { .. }
         | Call::NamespaceSet { .. }
@@ -85,6 +87,8 @@ fn access(call: &Call) -> Access {
         | Call::AdminAdd { .. }
         | Call::AdminDel { .. }
         | Call::IssuerRevoke { .. }
+        | Call::RootAdd { .. }
+        | Call::RootDrop { .. }
         | Call::Backup => Access::Change,
     }
 }

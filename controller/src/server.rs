@@ -37,9 +37,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Limits, Verdict},
+    authorities::Authorities,
     calls::{self, Caller},
-    enroll, http,
-    issuing::Issuer,
+    enroll, expiry, http,
+    issuing::{Issuer, LiveIssuer},
     local,
     mesh::{Mesh, OpenError},
     reset::ResetSecret,
@@ -65,6 +66,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The issuing CA.
     pub issuer: Issuer,
+    /// Where other issuing CAs of this controller lie, if anywhere.
+    pub authorities: Option<Authorities>,
     /// The controller's own certificate.
     pub credentials: LiveCredentials,
     /// Where renewed credentials are kept; `None` for nowhere.
@@ -77,7 +80,7 @@ pub struct Parts {
     pub enroll: UdpSocket,
     /// Where `/metrics`, `/healthz` and `/readyz` are served, if anywhere.
     pub http: Option<TcpListener>,
-    /// Where `backup` asks, if anywhere.
+    /// Where `backup`, `admin` and `ca` ask, if anywhere.
     pub local: Option<UnixListener>,
     /// The time in Unix seconds.
     pub clock: crate::mesh::Clock,
@@ -87,10 +90,16 @@ pub struct Parts {
 pub struct Context {
     /// The mesh.
     pub mesh: Mesh,
-    /// The issuing CA.
-    pub issuer: Issuer,
+    /// The issuing CA in use.
+    pub issuer: LiveIssuer,
+    /// Where other issuing CAs of this controller lie, if anywhere.
+    pub authorities: Option<Authorities>,
     /// The controller's own certificate.
     pub credentials: LiveCredentials,
+    /// Where renewed credentials are kept; `None` for nowhere.
+    pub credentials_dir: Option<PathBuf>,
+    /// One at a time takes the place of the issuing CA or of the controller's certificate.
+    pub renewing: tokio::sync::Mutex<()>,
     /// The port that join tokens name.
     pub enroll_port: u16,
     /// When it began.
@@ -146,8 +155,16 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     let mesh = Mesh::open(Arc::clone(&store), clock).await?;
     check_identity(&mesh, &credentials)?;
     let enroll_port = socket("enrolment", enroll.local_addr())?.port();
-    let context =
-        Arc::new(Context { mesh, issuer, credentials, enroll_port, started: Instant::now() });
+    let context = Arc::new(Context {
+        mesh,
+        issuer: LiveIssuer::new(issuer),
+        authorities: parts.authorities,
+        credentials,
+        credentials_dir: parts.credentials_dir,
+        renewing: tokio::sync::Mutex::default(),
+        enroll_port,
+        started: Instant::now(),
+    });
     let control = control_endpoint(&context, &resets, control)?;
     let enroll = enroll_endpoint(&context, &resets, enroll)?;
     // Sessions first: while they end, the store is still followed and still takes writes.
@@ -158,11 +175,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
         let (context, background) = (Arc::clone(&context), background.clone());
         services.spawn(async move { context.mesh.follow(background).await })
     };
-    services.spawn(upkeep::renew_own(
-        Arc::clone(&context),
-        parts.credentials_dir,
-        background.clone(),
-    ));
+    services.spawn(upkeep::renew_own(Arc::clone(&context), background.clone()));
+    services.spawn(expiry::watch(Arc::clone(&context), background.clone()));
     services.spawn(upkeep::sweep(Arc::clone(&context), background.clone()));
     if let Some(listener) = parts.http {
         services.spawn(http::serve(Arc::clone(&context), listener, background.clone()));
@@ -249,7 +263,10 @@ fn enroll_endpoint(
     resets: &ResetSecret,
     udp: UdpSocket,
 ) -> Result<Endpoint, RunError> {
-    let tls = tls::enroll_server(&context.credentials, context.issuer.root().clone());
+    let tls = tls::enroll_server(&context.credentials, {
+        let issuer = context.issuer.clone();
+        move || issuer.current().root().der.clone()
+    });
     let config = transport::server_config(Arc::new(tls), transport::enroll_server())?;
     endpoint("enrolment", config, Limits::ENROLL, resets, udp)
 }

@@ -1,6 +1,7 @@
 //! The commands that talk to a controller, a module per noun; and those about contexts, which don't.
 
 mod admin;
+mod ca;
 mod cert;
 pub(crate) mod context;
 mod edge;
@@ -34,6 +35,7 @@ pub async fn run<C: Controller>(
         MeshCommand::Token(verb) => token::run(session, verb).await,
         MeshCommand::Cert(verb) => cert::run(session, verb).await,
         MeshCommand::Admin(verb) => admin::run(session, verb).await,
+        MeshCommand::Ca(verb) => ca::run(session, verb).await,
         MeshCommand::Trust(verb) => trust::run(session, verb).await,
         MeshCommand::Status => status::status(session).await,
         MeshCommand::Version { .. } => status::version(session).await,

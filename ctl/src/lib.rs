@@ -99,6 +99,14 @@ async fn with_controller(
             warn_of_expiry(console, name, &identity, &failure, now);
         }
     }
+    if outcome.is_ok() && !globals.dry_run {
+        let Session { console, controller, .. } = &mut session;
+        if let Err(failure) = renewal::follow(controller, &path, name).await {
+            console.warn(&format!(
+                "the roots of context {name} were not brought up to date: {failure}"
+            ));
+        }
+    }
     session.controller.close().await;
     outcome
 }

@@ -17,11 +17,14 @@
 //! | `admin list` | [`Admin`] |
 //! | `admin add` | [`NewAdmin`] |
 //! | `trust show` | [`Trust`] |
+//! | `ca show`, `ca status` | [`Authorities`] |
+//! | `ca rotate renew` | [`Renewed`] |
 //! | `status` | [`Status`] |
 //! | `context list`, `show` | [`Context`] |
 //! | `version` | [`Versions`] |
 //! | what changes something | [`Change`] |
 
+mod ca;
 mod change;
 mod edge;
 mod identity;
@@ -35,6 +38,7 @@ use crate::{
     table::{Cell, Table},
 };
 
+pub use ca::{Authorities, Holders, IssuingCa, Renewed, Root};
 pub use change::{Change, Subject};
 pub use edge::{Edge, EdgeStateName, Link, Route};
 pub use identity::{Admin, Cert, CertStateName, NewAdmin, NewCert, NewToken, Token, Trust};

@@ -18,6 +18,7 @@
 //! UTF-8 with its length in front (bincode 2, `config::standard()`).
 
 mod admin;
+mod ca;
 mod desired;
 mod edge;
 mod endpoint;
@@ -27,6 +28,7 @@ mod rows;
 mod version;
 
 pub use admin::{AdminRequest, Call};
+pub use ca::{CaStatus, CertCounts, HolderRow, IssuerRow, Lacking, RootRow};
 pub use desired::{Change, Congestion, Desired, EdgeState, Settings, Update};
 pub use edge::{
     Ack, EdgeHello, FromEdge, Goodbye, GoodbyeReason, LinkReport, Ping, Pong, RenewNow, RenewReply,

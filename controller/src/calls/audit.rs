@@ -22,7 +22,13 @@ pub(super) fn subject(call: &Call) -> Option<String> {
         | Call::CertRenew { namespace, edge } => format!("{namespace}/{edge}"),
         Call::TokenRevoke { id } => id.clone(),
         Call::CertRevoke { serial, .. } => serial.to_string(),
-        Call::IssuerRevoke { fingerprint } => fingerprint.to_string(),
+        Call::IssuerRevoke { fingerprint } | Call::RootDrop { fingerprint, .. } => {
+            fingerprint.to_string()
+        }
+        Call::RootAdd { certificate } => {
+            let root = cframe_pki::issue::CaCertificate::root(&certificate.as_slice().into());
+            root.map(|root| root.spki.to_string()).unwrap_or_default()
+        }
         Call::Backup => "store".to_owned(),
         Call::Version
         | Call::Status
@@ -37,6 +43,8 @@ pub(super) fn subject(call: &Call) -> Option<String> {
         | Call::CertShow { .. }
         | Call::AdminList
         | Call::TrustShow
+        | Call::CaStatus
+        | Call::CaHolders { .. }
         | Call::Wait { .. } => return None,
     })
 }

@@ -4,9 +4,11 @@ use cframe_pki::{
     Fingerprint, Serial,
     identity::{Label, Role},
     issue::VerifiedCsr,
+    verifier::PeerIdentity,
 };
 use cframe_protocol::v1::{CallError, CertRow, CertState, Enrolled, ErrorCode};
 
+use super::ca;
 use crate::{
     check::{self, conflict},
     draft::Draft,
@@ -165,10 +167,17 @@ pub(super) fn revoke_issuer(
     state: &State,
     fingerprint: Fingerprint,
     own: Fingerprint,
+    caller: &PeerIdentity,
+    now: u64,
 ) -> Result<Draft, CallError> {
     if fingerprint == own {
         return Err(conflict(
-            "this is the CA of the controller that you are talking to; ask another controller",
+            "this is the CA of the controller that you are talking to; ask another controller, or give this              one a new CA first (`cframe-controller ca renew` on its host)",
+        ));
+    }
+    if caller.issuer == Some(fingerprint) {
+        return Err(conflict(
+            "the certificate that you are calling with is by that CA; renew it first (`cfctl ca rotate renew`)",
         ));
     }
     let mut mesh = state.mesh.record.clone();
@@ -181,11 +190,9 @@ pub(super) fn revoke_issuer(
     }
     if mesh.trust.revoked_issuers.insert(fingerprint) {
         draft.bump_mesh(&state.mesh, mesh);
-        draft.warnings.push(
-            "whoever has a certificate of that CA is cut off: its edges join again with \
-             `cfctl token create --rejoin`"
-                .to_owned(),
-        );
+        let below: Vec<_> =
+            ca::holdings(state, now).filter(|of| of.issuer == Some(fingerprint)).collect();
+        draft.warnings = ca::cut_off(&below);
     }
     Ok(draft)
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use cframe_pki::{identity::Label, renewal::days_left};
-use cframe_protocol::v1::{ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus};
+use cframe_pki::identity::Label;
+use cframe_protocol::v1::{ControllerRow, EdgeLiveness, MeshStatus, NamespaceStatus};
 
 use super::{count, edge};
 use crate::{
@@ -11,15 +11,13 @@ use crate::{
     server::Context,
 };
 
-/// Days before an expiry from which it is a problem.
-const SOON: i64 = 14;
 /// More problems than these are summed up.
 const MAX_PROBLEMS: usize = 100;
 
 pub(super) fn status(context: &Context, now: u64) -> MeshStatus {
     let mesh = &context.mesh;
     mesh.read(|state| {
-        let mut problems = own_problems(context, now);
+        let mut problems = mesh_problems(context, state, now);
         let namespaces = state
             .namespaces
             .iter()
@@ -60,16 +58,11 @@ fn mesh_store(context: &Context) -> String {
     }
 }
 
-fn own_problems(context: &Context, now: u64) -> Vec<String> {
+fn mesh_problems(context: &Context, state: &State, now: u64) -> Vec<String> {
     let mut problems: Vec<String> = context.mesh.trouble().into_iter().collect();
-    let own = days_left(context.credentials.identity().not_after, now);
-    if own < SOON {
-        problems.push(format!("the controller's own certificate expires in {own} days"));
-    }
-    let ca = days_left(context.issuer.ca().not_after(), now);
-    if ca < 2 * SOON {
-        problems.push(format!("the controller's issuing CA expires in {ca} days"));
-    }
+    let expiring = crate::expiry::all(state, now);
+    let soon = expiring.iter().filter(|expiry| expiry.is_soon(now));
+    problems.extend(soon.map(|expiry| expiry.sentence(now)));
     problems
 }
 
@@ -98,7 +91,6 @@ fn namespace(
                 problems.push(format!("edge {name}/{} has not joined yet", row.name));
             }
         }
-        problems.extend(expiring(name, &row, now));
         // Each link has two ends that tell of it.
         let links = row.links.iter().filter(|link| link.up);
         up.extend(links.map(|link| {
@@ -118,10 +110,4 @@ fn namespace(
         links_expected: count(pairs(space.edges.len()) - pairs(silent)),
         revision: space.record.revision,
     }
-}
-
-fn expiring(namespace: &Label, row: &EdgeRow, now: u64) -> Option<String> {
-    let left = days_left(row.cert_expires?, now);
-    (left < SOON)
-        .then(|| format!("the certificate of edge {namespace}/{} expires in {left} days", row.name))
 }

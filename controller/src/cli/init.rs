@@ -1,6 +1,7 @@
 //! `init`: a new mesh.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -124,6 +125,7 @@ pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminC
         revision: 1,
         trust,
         controllers: initial.addresses.iter().cloned().collect(),
+        roots_since: BTreeMap::new(),
     };
     let first_admin = record::Admin { read_only: false };
     let ops = vec![
@@ -159,6 +161,7 @@ fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
         not_before: issued.not_before,
         not_after: issued.not_after,
         renews: None,
+        issuer: Some(ca.spki_sha256()),
     };
     let op = put(&Key::Cert(issued.serial), &record);
     let chain = vec![issued.der, ca.certificate().clone()];

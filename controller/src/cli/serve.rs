@@ -34,6 +34,7 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     let parts = Parts {
         store: Arc::new(store),
         issuer: directory.issuer()?,
+        authorities: Some(directory.authorities()),
         credentials: directory.credentials()?,
         resets: directory.resets()?,
         credentials_dir: Some(directory.identity()),

@@ -115,10 +115,11 @@ impl Registry {
         self.tick();
     }
 
-    /// Ends the sessions of those peers.
-    pub fn close_where(&self, peers: impl Fn(&PeerIdentity) -> bool, reason: GoodbyeReason) {
+    /// Ends the sessions of those peers for which there is a reason.
+    pub fn close_where(&self, why: impl Fn(&PeerIdentity) -> Option<GoodbyeReason>) {
         for edge in self.lock().values() {
-            if let Some(session) = edge.session.as_ref().filter(|session| peers(&session.peer)) {
+            let Some(session) = &edge.session else { continue };
+            if let Some(reason) = why(&session.peer) {
                 finish(&session.end, reason);
             }
         }
@@ -138,6 +139,13 @@ impl Registry {
     /// What is known of an edge.
     pub fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
         self.lock().get(&(namespace.clone(), edge.clone())).map(|edge| edge.seen.clone())
+    }
+
+    /// Whether an edge has a session, and what it was last known to have applied.
+    pub fn applied(&self, namespace: &Label, edge: &Label) -> (bool, Option<Version>) {
+        let edges = self.lock();
+        let seen = edges.get(&(namespace.clone(), edge.clone())).map(|edge| &edge.seen);
+        seen.map_or((false, None), |seen| (seen.online, seen.applied))
     }
 
     /// How an edge is to be shown.

@@ -8,5 +8,6 @@ mod attacks;
 mod enrolment;
 mod program;
 mod revocation;
+mod rotation;
 mod state;
 mod world;

@@ -13,6 +13,7 @@ use std::{
 use cframe_controller::{
     Parts, RunError,
     cli::{AdminContext, DataDir, Initial, initialise},
+    local,
     store::{
         Batch, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch, WatchError,
         redb::Redb,
@@ -114,13 +115,14 @@ impl World {
                 panics: Arc::clone(&self.panics),
             }),
             issuer: self.data.issuer().unwrap(),
+            authorities: Some(self.data.authorities()),
             credentials: self.data.credentials().unwrap(),
             resets: self.data.resets().unwrap(),
             credentials_dir: Some(self.data.identity()),
             control,
             enroll,
             http: None,
-            local: None,
+            local: Some(local::bind(&self.data.socket()).unwrap()),
             clock: Arc::new(move || cframe_pki::unix_now() + ahead.load(Ordering::SeqCst)),
         };
         let task = tokio::spawn(cframe_controller::run(parts, stop.clone()));

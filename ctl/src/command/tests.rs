@@ -1,6 +1,7 @@
 //! The commands against a controller that has its answers ready.
 
 mod answers;
+mod ca;
 mod changes;
 mod files;
 mod questions;
@@ -98,7 +99,7 @@ fn run_with(
         },
         context: None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let Command::Mesh(command) = cli.command else { panic!("{line}") };
     let result = runtime.block_on(super::run(&mut session, command));
     let text = |bytes| String::from_utf8(bytes).unwrap();

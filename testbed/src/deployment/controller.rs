@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::prompt::as_typed;
-use super::{COMMAND, Deployment, Transcript, clean_command};
+use super::{COMMAND, Deployment, Output, Transcript, clean_command};
 use crate::{Host, Process};
 
 /// The default of `--metrics-listen`.
@@ -113,6 +113,13 @@ impl Deployment {
     /// `XDG_CONFIG_HOME` of the operator of a mesh whose directory is below `dir`.
     pub(crate) fn operator_dir(mesh: &str, dir: &Path) -> PathBuf {
         Files::of(mesh, dir).operator()
+    }
+
+    /// Runs another command of `cframe-controller` on the controller's directory, such as `ca renew`.
+    pub fn controller_program(&self, args: &[&str]) -> Result<Output> {
+        let mut command = command(&self.files, &self.host, self.programs.controller());
+        command.args(args);
+        self.transcript.run(&self.host, command, COMMAND)
     }
 
     /// What the controller's local HTTP port answers to `GET path`: status code and body.

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use cframe_pki::tls::SERVER_NAME;
+use cframe_pki::{
+    CertificateDer,
+    tls::SERVER_NAME,
+    verifier::{PeerIdentity, peer_identity},
+};
 use quinn::{Connection, EndpointConfig, TokioRuntime, crypto::rustls::NoInitialCipherSuite};
 use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -134,6 +138,13 @@ impl Client {
 }
 
 impl Connected {
+    /// Who the controller is, as its certificate has it.
+    pub(super) fn controller(&self) -> Option<PeerIdentity> {
+        let any = self.connection.peer_identity()?;
+        let chain = any.downcast_ref::<Vec<CertificateDer<'static>>>()?;
+        peer_identity(chain).ok()
+    }
+
     /// Closes, and returns when the word of it has left this host. Whether it arrives nobody would learn
     /// by waiting: a close is not acknowledged (RFC 9000 §10.2), and the peer has its timeouts.
     pub async fn close(self, code: CloseCode) {

@@ -218,6 +218,25 @@ pub enum Call {
     },
     /// A logical dump of the store, without any private key → several `Chunk`.
     Backup,
+    /// The roots and issuing CAs, and what hangs on each → `Ca`.
+    CaStatus,
+    /// Whose newest valid certificate is under a root or an issuing CA → `Holders`.
+    CaHolders {
+        /// SHA-256 of the CA's public key (SPKI).
+        fingerprint: Fingerprint,
+    },
+    /// Adds a root to the trust bundle → `Changed`.
+    RootAdd {
+        /// The root's certificate in DER.
+        certificate: Vec<u8>,
+    },
+    /// Removes a root from the trust bundle → `Changed`.
+    RootDrop {
+        /// SHA-256 of the root's public key (SPKI).
+        fingerprint: Fingerprint,
+        /// Although somebody depends on it.
+        force: bool,
+    },
 }
 
 impl Call {
@@ -255,6 +274,10 @@ impl Call {
             Self::TrustShow => "trust-show",
             Self::Wait { .. } => "wait",
             Self::Backup => "backup",
+            Self::CaStatus => "ca-status",
+            Self::CaHolders { .. } => "ca-holders",
+            Self::RootAdd { .. } => "root-add",
+            Self::RootDrop { .. } => "root-drop",
         }
     }
 }

@@ -11,8 +11,8 @@ use cframe_pki::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdminRow, CertRow, EdgeRow, Endpoint, Enrolled, MeshStatus, NamespaceRow, RouteRow, TokenRow,
-    Version,
+    AdminRow, CaStatus, CertRow, EdgeRow, Endpoint, Enrolled, HolderRow, MeshStatus, NamespaceRow,
+    RouteRow, TokenRow, Version,
 };
 use crate::frame::message;
 
@@ -62,6 +62,10 @@ pub enum Reply {
         /// [`PROTOCOL`](super::PROTOCOL).
         protocol: u16,
     },
+    /// The CAs.
+    Ca(CaStatus),
+    /// Those who hang on a CA.
+    Holders(Vec<HolderRow>),
 }
 
 /// A write is done, or with `dry_run` would be.

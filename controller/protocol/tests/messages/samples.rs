@@ -244,6 +244,10 @@ pub(crate) fn calls() -> Vec<Call> {
         Call::TrustShow,
         Call::Wait { namespace: n(), version: version(), timeout_secs: 30 },
         Call::Backup,
+        Call::CaStatus,
+        Call::CaHolders { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
+        Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
+        Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: true },
     ]
 }
 
@@ -278,7 +282,50 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
         ("progress", Reply::Progress(progress)),
         ("chunk", Reply::Chunk(vec![1, 2, 3])),
         ("version", Reply::Version { software: "0.1.0".into(), protocol: 1 }),
+        ("ca", Reply::Ca(ca_status())),
+        ("holders", Reply::Holders(vec![holder()])),
     ]
+}
+
+pub(crate) fn ca_status() -> CaStatus {
+    let certs = CertCounts { edges: 2, controllers: 1, admins: 1, valid: 7 };
+    CaStatus {
+        roots: vec![RootRow {
+            fingerprint: Fingerprint::from_bytes([0xab; 32]),
+            subject: "cframe root CA abababababababab".into(),
+            not_after: 2_078_360_000,
+            certificate: vec![0x30, 0xff, 0],
+            signs: true,
+            revision: 5,
+            have: 2,
+            edges: 3,
+            lacking: vec![Lacking {
+                namespace: "prod".parse().unwrap(),
+                edge: "idc".parse().unwrap(),
+                online: true,
+            }],
+            certs,
+        }],
+        issuers: vec![IssuerRow {
+            fingerprint: Fingerprint::from_bytes([0xac; 32]),
+            controller: "c1".parse().unwrap(),
+            root: Fingerprint::from_bytes([0xab; 32]),
+            not_after: 1_857_608_000,
+            signs: true,
+            revoked: true,
+            certs,
+        }],
+        next: "nothing to do".into(),
+    }
+}
+
+pub(crate) fn holder() -> HolderRow {
+    HolderRow {
+        id: "spiffe://corp/ns/prod/edge/aws-hk".parse().unwrap(),
+        serial: Serial::from_bytes([9; 16]),
+        not_after: 1_765_592_000,
+        online: true,
+    }
 }
 
 fn namespace_row() -> NamespaceRow {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cframe_pki::verifier::PeerIdentity;
 use tokio::{
     select,
     time::{Instant, sleep_until, timeout_at},
@@ -43,6 +44,7 @@ impl EdgeSession {
             SessionError::Unreachable(_)
             | SessionError::Closed(_)
             | SessionError::CertificateRefused(_)
+            | SessionError::Untrusted(_)
             | SessionError::Lost(_)
             | SessionError::Silent => CloseCode::Done,
         };
@@ -134,6 +136,10 @@ impl EdgeSession {
                 self.client = client;
                 Ok(())
             }
+            Command::Recheck(trust) => match &live.controller {
+                Some(controller) => trust.denial(controller).map_err(SessionError::Untrusted),
+                None => Ok(()),
+            },
         }
     }
 
@@ -157,6 +163,8 @@ impl EdgeSession {
 struct Live {
     reader: FrameReader,
     writer: FrameWriter,
+    /// By which certificate the controller is one.
+    controller: Option<PeerIdentity>,
     heard: Instant,
     sent: Instant,
     pinged: Instant,
@@ -176,6 +184,7 @@ impl Live {
         let mut live = Self {
             reader: FrameReader::new(receive, MAX_FRAME),
             writer: FrameWriter::new(send),
+            controller: connected.controller(),
             heard: now,
             sent: now,
             pinged: now,
