@@ -30,10 +30,12 @@ pub(crate) struct Holding<'a> {
     pub(crate) root: Option<Fingerprint>,
 }
 
-/// Of each participant, what it has now.
+/// Of each participant, what it has now: of two of the same second the one that was recorded later.
 pub(crate) fn holdings(state: &State, now: u64) -> impl Iterator<Item = Holding<'_>> {
+    let recorded = |serial: &Serial| state.certs.get(serial).map(|cert| cert.modified);
     let newest = state.certs_of.keys().filter_map(move |id| {
-        state.valid_certs(id, now).max_by_key(|(_, cert)| (cert.not_before, cert.not_after))
+        let valid = state.valid_certs(id, now);
+        valid.max_by_key(|(serial, cert)| (cert.not_before, recorded(serial)))
     });
     newest.map(|(serial, cert)| {
         let issuer = issuer_of(state, cert);

@@ -59,7 +59,7 @@ fn start() -> State {
             revoked_issuers: BTreeSet::new(),
         },
         controllers: BTreeSet::new(),
-        roots_since: std::collections::BTreeMap::new(),
+        roots_since: BTreeMap::new(),
     };
     let namespace = record::Namespace {
         description: String::new(),

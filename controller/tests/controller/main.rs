@@ -5,6 +5,7 @@
 
 mod admins;
 mod attacks;
+mod authorities;
 mod enrolment;
 mod program;
 mod revocation;

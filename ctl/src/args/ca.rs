@@ -31,7 +31,8 @@ The steps, each when `cfctl ca status` says so:
   cfctl ca rotate add DIR/root.pem --wait               # back: cfctl ca rotate drop
   cframe-controller ca renew --root DIR                 # on each controller's host; back: ca use
   cfctl ca rotate renew                                 # new certificates for all
-  cfctl ca rotate drop OLD-FINGERPRINT                  # back: cfctl ca rotate add"
+  cfctl ca rotate drop 8e040b137bc2a8b41c4b038cd91f27ba45cd052caf05c67f6100ea138ad1bac7
+                                                        # the old one; back: cfctl ca rotate add"
     )]
     Rotate(RotateVerb),
 }

@@ -317,22 +317,17 @@ impl Mesh {
             if !stale(identity) {
                 continue;
             }
-            match link.phase {
-                Phase::Up => {
-                    let limit = now + REPLACE_LIMIT;
-                    link.outdated = true;
-                    link.expires = Some(link.expires.map_or(limit, |at| at.min(limit)));
-                    let at = link.deadline();
-                    self.timers.arm(Key::Link(index), &mut link.armed, at);
-                    let spread = REPLACE_SPREAD.mul_f64(self.rng.random());
-                    self.peers[peer_index as usize].renew_at(now + spread, Renew::Always);
-                }
-                Phase::Greeting => {
-                    self.close(now, index, Code::Removed);
-                    self.peers[peer_index as usize].dial_at(now);
-                }
-                Phase::Handshaking | Phase::Retired | Phase::Closed => {}
+            if matches!(link.phase, Phase::Handshaking | Phase::Closed) {
+                continue;
             }
+            // One that waits for the peer's hello too: it may be the one in use on the other side.
+            let limit = now + REPLACE_LIMIT;
+            link.outdated = true;
+            link.expires = Some(link.expires.map_or(limit, |at| at.min(limit)));
+            let at = link.deadline();
+            self.timers.arm(Key::Link(index), &mut link.armed, at);
+            let spread = REPLACE_SPREAD.mul_f64(self.rng.random());
+            self.peers[peer_index as usize].renew_at(now + spread, Renew::Always);
             self.arm_peer(peer_index);
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use cframe_pki::{
     CertificateDer,
     tls::SERVER_NAME,
-    verifier::{PeerIdentity, peer_identity},
+    verifier::{PeerIdentity, Refusal, peer_identity},
 };
 use quinn::{Connection, EndpointConfig, TokioRuntime, crypto::rustls::NoInitialCipherSuite};
 use rand::seq::SliceRandom;
@@ -72,7 +72,7 @@ pub enum DialError {
     #[error(transparent)]
     Connect(#[from] quinn::ConnectError),
     /// The handshake failed: the server refused, or was refused.
-    #[error("{0}")]
+    #[error("{}", handshake(.0))]
     Handshake(#[from] quinn::ConnectionError),
     /// No answer.
     #[error("no answer within {} s", HANDSHAKE_LIMIT.as_secs())]
@@ -80,6 +80,13 @@ pub enum DialError {
     /// The attempt panicked: a fault of this program.
     #[error("the attempt failed by a fault of this program")]
     Panicked,
+}
+
+/// What a handshake ended with. Of our own verifier's reasons one has no alert of its own, and TLS would print
+/// it as a program sees it.
+fn handshake(error: &quinn::ConnectionError) -> String {
+    let text = error.to_string();
+    if text.contains("PinMismatch") { Refusal::PinMismatch.to_string() } else { text }
 }
 
 impl Client {

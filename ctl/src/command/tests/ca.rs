@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use cframe_pki::{Fingerprint, issue::RootCa};
+use cframe_pki::{Fingerprint, identity::Label, issue::RootCa};
 use cframe_protocol::v1::{CaStatus, CertCounts, HolderRow, IssuerRow, Lacking, RootRow};
 
 use super::*;
@@ -112,7 +112,7 @@ fn those_who_renew_are_told_from_those_who_have_yet_to() {
                 Reply::Holders(rows)
             }
             Call::CertRenew { edge, .. } => {
-                assert_eq!(*edge, label("aws-hk"));
+                assert_eq!(*edge, label::<Label>("aws-hk"));
                 asked.set(true);
                 changed()
             }
