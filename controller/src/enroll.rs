@@ -107,7 +107,8 @@ fn join(
     draft.compare(Key::Token(key), state.tokens.get(&key).map_or(0, |token| token.modified));
     draft.put(Key::Token(key), &record::Token { used: Some(now), ..token.clone() });
     calls::deny_certs(&mut draft, state, namespace, name, now, "the edge joined again");
-    let issued = issuer.issue(state, csr, &id, now)?;
+    let mut issued = issuer.issue(state, csr, &id, now)?;
+    issued.record.bundle = Some(state.mesh.record.revision);
     issued.record(&mut draft);
     let enrolled = calls::enrolled(state, issuer, namespace, name, &issued)?;
     Ok((draft, enrolled))

@@ -211,6 +211,7 @@ mod tests {
             not_after: NOW + 30 * DAY,
             renews: None,
             issuer: Some(Fingerprint::from_bytes([7; 32])),
+            bundle: None,
         };
         entry(Key::Cert(Serial::from_bytes([serial; 16])), &cert)
     }

@@ -126,6 +126,7 @@ impl Issuer {
             not_after: certificate.not_after,
             renews: None,
             issuer: Some(self.ca.spki_sha256()),
+            bundle: None,
         };
         Ok(Issued { certificate, record })
     }

@@ -209,6 +209,9 @@ pub struct Cert {
     /// The issuing CA, by its public key. Records from before there could be a second one lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Fingerprint>,
+    /// The mesh's revision whose trust bundle its holder was given along with it, by joining.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<u64>,
 }
 
 /// A certificate that is not accepted any more.

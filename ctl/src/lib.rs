@@ -100,11 +100,9 @@ async fn with_controller(
         }
     }
     if outcome.is_ok() && !globals.dry_run {
-        let Session { console, controller, .. } = &mut session;
-        if let Err(failure) = renewal::follow(controller, &path, name).await {
-            console.warn(&format!(
-                "the roots of context {name} were not brought up to date: {failure}"
-            ));
+        // The next command tries again.
+        if let Err(failure) = renewal::follow(&mut session.controller, &path, name).await {
+            tracing::debug!(context = name, %failure, "the roots were not brought up to date");
         }
     }
     session.controller.close().await;

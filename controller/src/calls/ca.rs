@@ -70,15 +70,20 @@ pub(crate) fn lacking(
     let (epoch, since) = (state.mesh.record.epoch, since(state, roots));
     for (namespace, space) in &state.namespaces {
         for edge in space.edges.keys() {
-            // Whoever joins is given the bundle of that moment.
-            if state.valid_certs(&state.edge_id(namespace, edge), now).next().is_none() {
+            let mut valid = state.valid_certs(&state.edge_id(namespace, edge), now).peekable();
+            if valid.peek().is_none() {
                 continue;
             }
             edges += 1;
+            // Whoever joins is given the bundle of that moment.
+            let given = valid.filter_map(|(_, cert)| cert.bundle).max();
             let (online, applied) = sessions.applied(namespace, edge);
             let has = match since {
                 Some(0) => true,
-                Some(since) => applied.is_some_and(|at| at.epoch == epoch && at.mesh >= since),
+                Some(since) => {
+                    applied.is_some_and(|at| at.epoch == epoch && at.mesh >= since)
+                        || given.is_some_and(|given| given >= since)
+                }
                 None => false,
             };
             if !has {

@@ -39,7 +39,8 @@ pub(super) fn enroll(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    let issued = issuer.issue(state, csr, &id, now)?;
+    let mut issued = issuer.issue(state, csr, &id, now)?;
+    issued.record.bundle = Some(state.mesh.record.revision);
     issued.record(&mut draft);
     let enrolled = enrolled(state, issuer, namespace, name, &issued)?;
     Ok((draft, enrolled))

@@ -162,6 +162,7 @@ fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
         not_after: issued.not_after,
         renews: None,
         issuer: Some(ca.spki_sha256()),
+        bundle: None,
     };
     let op = put(&Key::Cert(issued.serial), &record);
     let chain = vec![issued.der, ca.certificate().clone()];

@@ -145,6 +145,7 @@ fn decide(state: &State, step: &Step) -> Draft {
                 not_after: 100,
                 renews: None,
                 issuer: None,
+                bundle: None,
             };
             let serial = if *controller { serial + 100 } else { *serial };
             draft.deny(state, Serial::from_bytes([serial; 16]), &cert, 1, "");
