@@ -387,6 +387,23 @@ fn http_tells_health_readiness_and_figures() {
     for name in ["cframe_controller_sessions 0", "cframe_controller_edges 0", "# EOF"] {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }
+    // The first look at what expires is taken beside the start.
+    let kinds = |metrics: &str, family: &str| {
+        let of = |kind: &&&str| {
+            metrics.contains(&format!("cframe_controller_{family}{{kind=\"{kind}\"}}"))
+        };
+        ["root", "issuer", "controller", "edge", "admin"].iter().filter(of).count()
+    };
+    let begun = Instant::now();
+    loop {
+        let metrics = fetch("/metrics");
+        // There are no edges; each kind tells how many of it end soon.
+        if kinds(&metrics, "expires_seconds") == 4 && kinds(&metrics, "expiring") == 5 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{metrics}");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
