@@ -128,9 +128,18 @@ pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminC
         roots_since: BTreeMap::new(),
     };
     let first_admin = record::Admin { read_only: false };
+    let issuer = record::Issuer {
+        controller: initial.name.clone(),
+        root: root.spki_sha256(),
+        not_before: issuing.not_before(),
+        not_after: issuing.not_after(),
+        added: now,
+        signs: true,
+    };
     let ops = vec![
         put(&Key::Mesh, &mesh),
         put(&Key::Admin(initial.admin.clone()), &first_admin),
+        put(&Key::Issuer(issuing.spki_sha256()), &issuer),
         own_record,
         admin_record,
     ];
