@@ -239,7 +239,8 @@ pub async fn restore(
             | Record::Cert(..)
             | Record::Denied(..)
             | Record::Admin(..)
-            | Record::Controller(..) => value.clone(),
+            | Record::Controller(..)
+            | Record::Issuer(..) => value.clone(),
         };
         ops.push(Op::Put { key: key.clone(), value });
     }

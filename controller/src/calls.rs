@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use cframe_pki::{
     identity::{Label, Role},
-    verifier::PeerIdentity,
+    verifier::{PeerIdentity, Refusal},
 };
 use cframe_protocol::v1::{
     AdminRequest, AuditQuery, Call, CallError, Changed, EdgeLiveness, ErrorCode, Reply,
@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod admin;
+pub(crate) mod ca;
 mod cert;
 mod controller;
 mod edge;
@@ -37,7 +38,8 @@ mod steps;
 mod token;
 mod wait;
 
-use sightings::{Of, Sightings};
+use sightings::Of;
+pub(crate) use sightings::{BRIEF, Sightings};
 
 pub(crate) use cert::{enrolled, renew};
 pub(crate) use edge::{deny_certs, find as find_edge};
@@ -110,8 +112,14 @@ fn made(reply: Option<&Reply>) -> String {
 fn authorise(context: &Context, caller: &Caller, call: &Call) -> Result<(), CallError> {
     let name = &caller.name;
     let kind = caller.peer.id.role.kind();
-    if context.mesh.trust().denial(&caller.peer).is_err() {
-        return Err(refused(format!("the certificate of {kind} {name} was revoked")));
+    match context.mesh.trust().denial(&caller.peer) {
+        Ok(()) => {}
+        Err(Refusal::RootRemoved) => {
+            return Err(refused(format!(
+                "the root above this certificate of {kind} {name} was removed; connect again with a newer one"
+            )));
+        }
+        Err(_) => return Err(refused(format!("the certificate of {kind} {name} was revoked"))),
     }
     let holder = context.mesh.read(|state| match &caller.peer.id.role {
         Role::Edge { .. } => Some(Holder::Edge),
@@ -149,7 +157,7 @@ async fn dispatch(
             software: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: cframe_protocol::v1::PROTOCOL,
         },
-        Call::Status if caller.is_controller() => Reply::Status(status::own(context, now)),
+        Call::Status if caller.is_controller() => Reply::Status(status::own(context)),
         Call::Status => Reply::Status(status::status(context, now).await),
         Call::NamespaceAdd { name, settings, description } => {
             let decide = |state: &State| namespace::add(state, &name, settings, &description);
@@ -213,29 +221,30 @@ async fn dispatch(
             change(context, act, name.as_str(), dry_run, decide).await?
         }
         Call::IssuerRevoke { fingerprint } => {
-            let own = context.issuer.ca().spki_sha256();
-            let decide = |state: &State| cert::revoke_issuer(state, fingerprint, own);
+            let own = context.issuer.current().ca().spki_sha256();
+            let decide =
+                |state: &State| cert::revoke_issuer(state, fingerprint, own, &caller.peer, now);
             change(context, act, "", dry_run, decide).await?
         }
         Call::TokenCreate { namespace, edge, ttl_secs, rejoin } => {
             let by = &caller.name;
             let wanted = token::Wanted { namespace: &namespace, edge: &edge, ttl_secs, rejoin, by };
-            let pin = context.issuer.pin();
+            let pin = context.issuer.current().pin();
             let fresh = token::Fresh::generate(pin, context.name(), context.enroll_port)?;
             let decide = |state: &State| token::create(state, &wanted, &fresh, now);
             make(context, act, namespace.as_str(), dry_run, decide, Reply::TokenMade).await?
         }
         Call::CertEnroll { namespace, edge, csr } => {
             let csr = verify_csr(&csr)?;
-            let issuer = &context.issuer;
-            let decide = |state: &State| cert::enroll(state, issuer, &namespace, &edge, &csr, now);
+            let issuer = context.issuer.current();
+            let decide = |state: &State| cert::enroll(state, &issuer, &namespace, &edge, &csr, now);
             make(context, act, namespace.as_str(), dry_run, decide, Reply::Enrolled).await?
         }
         Call::AdminAdd { name, csr, read_only } => {
             let csr = verify_csr(&csr)?;
-            let issuer = &context.issuer;
+            let issuer = context.issuer.current();
             let decide = |state: &State| {
-                admin::add(state, issuer, &name, read_only, &csr, &caller.name, now)
+                admin::add(state, &issuer, &name, read_only, &csr, &caller.name, now)
             };
             make(context, act, name.as_str(), dry_run, decide, Reply::AdminEnrolled).await?
         }
@@ -289,6 +298,26 @@ async fn dispatch(
         }
         Call::CertShow { serial } => mesh.read(|state| show::cert(state, serial, now))?,
         Call::AdminList => mesh.read(|state| show::admins(state, now)),
+        Call::CaStatus => {
+            let sessions = Sightings::gather(context, BRIEF).await;
+            Reply::Ca(mesh.read(|state| ca::status(state, &sessions, now)))
+        }
+        Call::CaHolders { fingerprint } => {
+            let sessions = Sightings::gather(context, BRIEF).await;
+            Reply::Holders(mesh.read(|state| ca::holders(state, &sessions, fingerprint, now)))
+        }
+        Call::RootAdd { certificate } => {
+            let decide = |state: &State| ca::add_root(state, &certificate, now);
+            change(context, act, "", dry_run, decide).await?
+        }
+        Call::RootDrop { fingerprint, force } => {
+            let own = context.issuer.current().pin();
+            let asker = ca::Asker { caller: &caller.peer, own };
+            let sessions = &Sightings::gather(context, BRIEF).await;
+            let decide =
+                |state: &State| ca::drop_root(state, sessions, fingerprint, &asker, force, now);
+            change(context, act, "", dry_run, decide).await?
+        }
         Call::TrustShow => Reply::Trust(mesh.read(issuing::bundle)),
         Call::ControllerList => mesh.read(controller::list)?,
         Call::ControllerShow { name } => mesh.read(|state| controller::show(state, &name))?,
@@ -308,8 +337,8 @@ pub(crate) async fn local_admin(
     read_only: bool,
     csr: &cframe_pki::issue::VerifiedCsr,
 ) -> Result<cframe_protocol::v1::AdminEnrolled, CallError> {
-    let (mesh, issuer) = (&context.mesh, &context.issuer);
-    let decide = |state: &State| admin::add(state, issuer, name, read_only, csr, name, mesh.now());
+    let (mesh, issuer) = (&context.mesh, context.issuer.current());
+    let decide = |state: &State| admin::add(state, &issuer, name, read_only, csr, name, mesh.now());
     mesh.write(name.as_str(), act, decide).await.map(|(_, enrolled)| enrolled)
 }
 

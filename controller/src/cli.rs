@@ -43,13 +43,13 @@ enum Command {
     /// Make a mesh: root CA, issuing CA, the controller's certificate, the first admin's context; or with
     /// --join one more controller for one
     Init(InitFlags),
-    /// Use the root's key
-    #[command(subcommand)]
-    Ca(ca::CaVerb),
     /// Serve, until SIGTERM or SIGINT
     Run(RunFlags),
     /// Make an admin, or a new certificate for one, on the running controller's own host
     Admin(admin::AdminFlags),
+    /// Roots and issuing CAs: make, sign, and use another while the controller runs
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Write a backup, of a running controller too
     Backup(archive::BackupFlags),
     /// Make a mesh of a backup, in a store without one
@@ -129,10 +129,10 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), name, &mut io::stdout());
                 return Ok(());
             }
-            Command::Ca(verb) => return ca::command(verb),
             Command::Init(_)
             | Command::Run(_)
             | Command::Admin(_)
+            | Command::Ca(_)
             | Command::Backup(_)
             | Command::Restore(_) => {}
         }
@@ -146,9 +146,10 @@ impl Cli {
                 Command::Init(flags) => init::command(&config, flags).await,
                 Command::Run(_) => serve::command(&config).await,
                 Command::Admin(flags) => admin::command(&config, flags).await,
+                Command::Ca(command) => ca::command(&config, command).await,
                 Command::Backup(flags) => archive::backup(&config, flags).await,
                 Command::Restore(flags) => archive::restore(&config, flags).await,
-                Command::Version | Command::Completion { .. } | Command::Ca(_) => Ok(()),
+                Command::Version | Command::Completion { .. } => Ok(()),
             }
         })
     }

@@ -100,7 +100,8 @@ async fn enroll(
         usable(state, key, &secret, mesh.now()).map(|token| token.namespace.to_string())
     })?;
     let csr = verify_csr(&csr)?;
-    let decide = |state: &State| join(state, &context.issuer, key, &secret, &csr, mesh.now());
+    let issuer = context.issuer.current();
+    let decide = |state: &State| join(state, &issuer, key, &secret, &csr, mesh.now());
     mesh.write(&lane, act, decide).await.map(|(_, enrolled)| enrolled)
 }
 
@@ -129,7 +130,8 @@ fn join(
     draft.compare(Key::Token(key), state.tokens.get(&key).map_or(0, |token| token.modified));
     draft.put(Key::Token(key), &record::Token { used: Some(now), ..token.clone() });
     calls::deny_certs(&mut draft, state, namespace, name, now, "the edge joined again");
-    let issued = issuer.issue(state, csr, &id, now)?;
+    let mut issued = issuer.issue(state, csr, &id, now)?;
+    issued.record.bundle = Some(state.mesh.record.revision);
     issued.record(&mut draft);
     let enrolled = calls::enrolled(state, issuer, namespace, name, &issued)?;
     Ok((draft, enrolled))

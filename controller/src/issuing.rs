@@ -1,12 +1,14 @@
 //! This controller's issuing CA, and its own certificate.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use cframe_pki::{
     CertificateDer, Fingerprint,
     bundle::TrustBundle,
-    identity::SpiffeId,
-    issue::{IssuedCertificate, IssuingCa, LEAF_LIFETIME, VerifiedCsr},
+    identity::{Label, SpiffeId},
+    issue::{CaCertificate, IssuedCertificate, IssuingCa, LEAF_LIFETIME, RootError, VerifiedCsr},
     key::PrivateKey,
-    tls::{Credentials, CredentialsError, LiveCredentials},
+    tls::Credentials,
 };
 use cframe_protocol::v1::{CallError, ErrorCode};
 use thiserror::Error;
@@ -24,19 +26,27 @@ use crate::{
 #[derive(Debug)]
 pub struct Issuer {
     ca: IssuingCa,
-    root: CertificateDer<'static>,
-    pin: Fingerprint,
+    root: CaCertificate,
 }
 
-/// A CA's certificate cannot be read.
-#[derive(Debug, Error)]
-#[error("the CA's certificate is malformed: {0}")]
-pub struct RootError(String);
+/// The issuing CA in use. Clones share it; another takes its place while the controller runs.
+#[derive(Debug, Clone)]
+pub struct LiveIssuer(Arc<RwLock<Arc<Issuer>>>);
 
-impl RootError {
-    pub(crate) fn new(error: &impl ToString) -> Self {
-        Self(error.to_string())
-    }
+/// A root and an issuing CA that don't go together.
+#[derive(Debug, Error)]
+pub enum IssuerError {
+    /// The root's certificate is none.
+    #[error("the root's certificate: {0}")]
+    Root(#[from] RootError),
+    /// Another root has signed the issuing CA.
+    #[error("the root {root} has not signed the issuing CA {issuer}")]
+    NotBelow {
+        /// The root's public key.
+        root: Fingerprint,
+        /// The issuing CA's.
+        issuer: Fingerprint,
+    },
 }
 
 /// A signed certificate with the record that the store keeps of it.
@@ -52,12 +62,13 @@ impl Issuer {
     /// Puts together what signing needs. `root` is the root above `ca`.
     ///
     /// # Errors
-    /// If `root` is no certificate.
-    pub fn new(ca: IssuingCa, root: CertificateDer<'static>) -> Result<Self, RootError> {
-        let (_, parsed) =
-            x509_parser::parse_x509_certificate(&root).map_err(|error| RootError::new(&error))?;
-        let pin = Fingerprint::of_spki(parsed.public_key().raw);
-        Ok(Self { ca, root, pin })
+    /// If `root` is no root's certificate, or has not signed `ca`.
+    pub fn new(ca: IssuingCa, root: &CertificateDer<'_>) -> Result<Self, IssuerError> {
+        let root = CaCertificate::root(root)?;
+        if !root.signs(ca.certificate()) {
+            return Err(IssuerError::NotBelow { root: root.spki, issuer: ca.spki_sha256() });
+        }
+        Ok(Self { ca, root })
     }
 
     /// The CA.
@@ -66,13 +77,26 @@ impl Issuer {
     }
 
     /// The root above it.
-    pub fn root(&self) -> &CertificateDer<'static> {
+    pub fn root(&self) -> &CaCertificate {
         &self.root
     }
 
     /// What join tokens pin: the root's public key.
     pub fn pin(&self) -> Fingerprint {
-        self.pin
+        self.root.spki
+    }
+
+    /// The CA's record: `added` now unless it is known already.
+    pub(crate) fn record(&self, state: &State, controller: &Label, now: u64) -> record::Issuer {
+        let known = state.issuers.get(&self.ca.spki_sha256());
+        record::Issuer {
+            controller: controller.clone(),
+            root: self.root.spki,
+            not_before: self.ca.not_before(),
+            not_after: self.ca.not_after(),
+            added: known.map_or(now, |known| known.record.added),
+            signs: true,
+        }
     }
 
     /// Signs a leaf of the usual lifetime for the request's key, unless that key is denied.
@@ -102,6 +126,8 @@ impl Issuer {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             renews: None,
+            issuer: Some(self.ca.spki_sha256()),
+            bundle: None,
         };
         Ok(Issued { certificate, record })
     }
@@ -114,6 +140,22 @@ impl Issuer {
     /// The same as bytes for the wire.
     pub fn wire_chain(&self, issued: &IssuedCertificate) -> Vec<Vec<u8>> {
         self.chain(issued).iter().map(|der| der.to_vec()).collect()
+    }
+}
+
+impl LiveIssuer {
+    /// With this one.
+    pub fn new(issuer: Issuer) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(issuer))))
+    }
+
+    /// The one in use.
+    pub fn current(&self) -> Arc<Issuer> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn replace(&self, issuer: Arc<Issuer>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = issuer;
     }
 }
 
@@ -143,39 +185,57 @@ pub enum RenewError {
     /// Not signed or not recorded.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// Not taken over.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
 }
 
-/// Renews the controller's own certificate, with a new key: recorded first, in force for the next
-/// handshake then. Answers with the new credentials, for the disk.
+/// Has a CA make the controller's own certificate, with a new key, and records both: that one, and that
+/// this CA signs from now on. Answers with the new credentials, which nobody uses yet.
 ///
 /// # Errors
-/// If one of these fails; the former certificate stays in force.
-pub async fn renew_own(
+/// If one of these fails; then nothing is recorded.
+pub(crate) async fn certify_own(
     mesh: &Mesh,
     issuer: &Issuer,
-    live: &LiveCredentials,
+    id: &SpiffeId,
 ) -> Result<Credentials, RenewError> {
     let key = PrivateKey::generate()?;
     let csr = verify_csr(&key.csr()?)?;
-    let id = live.identity().id.clone();
     let mut act = Act::new(Who::holder(&id.role), "renewal");
-    act.serial = Some(live.identity().serial);
     act.subject = act.who.to_string();
     let written = mesh.write(id.role.name().as_str(), &act, |state| {
         let mut draft = Draft::default();
-        let issued = issuer.issue(state, &csr, &id, mesh.now())?;
+        let issued = issuer.issue(state, &csr, id, mesh.now())?;
         issued.record(&mut draft);
+        announce(&mut draft, state, issuer, id.role.name(), mesh.now());
         Ok((draft, issued))
     });
     let written = written.await;
     mesh.settle(&act, written.as_ref().err());
     let (_, issued) = written?;
-    let credentials = Credentials { chain: issuer.chain(&issued.certificate), key };
-    live.replace(credentials.clone())?;
-    Ok(credentials)
+    Ok(Credentials { chain: issuer.chain(&issued.certificate), key })
+}
+
+/// Records the CA that a controller signs with, and that its others don't.
+pub(crate) fn announce(
+    draft: &mut Draft,
+    state: &State,
+    issuer: &Issuer,
+    controller: &Label,
+    now: u64,
+) {
+    let own = issuer.ca().spki_sha256();
+    let record = issuer.record(state, controller, now);
+    let known = state.issuers.get(&own);
+    if known.is_none_or(|known| known.record != record) {
+        draft.compare(Key::Issuer(own), known.map_or(0, |known| known.modified));
+        draft.put(Key::Issuer(own), &record);
+    }
+    let others = state.issuers.iter().filter(|(spki, other)| {
+        **spki != own && other.record.controller == *controller && other.record.signs
+    });
+    for (spki, other) in others {
+        draft.compare(Key::Issuer(*spki), other.modified);
+        draft.put(Key::Issuer(*spki), &record::Issuer { signs: false, ..other.record.clone() });
+    }
 }
 
 /// The serial of a chain's leaf, for the log.

@@ -8,6 +8,7 @@
 //! - [`audit`]: who did what.
 //! - [`feed`], [`session`]: the difference to the newest state, encoded once and sent to each edge when it is ready.
 //! - [`registration`], [`presence`], [`peers`]: the mesh's controllers, which of them run, and asking them.
+//! - [`authorities`]: the issuing CAs on disk.
 //! - [`enroll`], [`issuing`], [`roles`], [`admission`]: who gets in, as what, and how often.
 //! - [`server`]: all of it behind [`run`], with its I/O as arguments.
 //! - [`backup`], [`local`]: dumps, and asking a running controller for one.
@@ -18,6 +19,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod authorities;
 pub mod backup;
 pub mod calls;
 pub mod check;
@@ -40,8 +42,10 @@ pub mod server;
 pub mod session;
 pub mod store;
 
+mod expiry;
 mod http;
 mod reset;
+mod rotation;
 mod upkeep;
 
 pub use reset::ResetSecret;

@@ -5,11 +5,13 @@
 //!   from their files.
 //! - `admin 1 NAME read-only|full CSR`: a certificate for an admin, new or there already, in JSON: the way
 //!   back in for whoever let theirs expire.
+//! - `issuer 1 FINGERPRINT careful|force`: sign with that issuing CA of the data directory from now on; what
+//!   to look at twice, in JSON.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cframe_pki::identity::Label;
+use cframe_pki::{Fingerprint, identity::Label};
 use cframe_protocol::v1::AdminEnrolled;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -23,6 +25,7 @@ use crate::{
     audit::{Act, Who},
     backup, calls,
     issuing::verify_csr,
+    rotation,
     server::Context,
 };
 
@@ -31,6 +34,7 @@ pub const FILE: &str = "controller.sock";
 
 const BACKUP: &str = "backup 1";
 const ADMIN: &str = "admin 1 ";
+const ISSUER: &str = "issuer 1 ";
 /// The longest request, and the longest that one may take.
 const LONGEST: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,6 +87,27 @@ pub async fn ask_admin(
     answer.map(Some).map_err(io::Error::other)
 }
 
+/// Has a running controller sign with another issuing CA; `None` if none is running. Answers with what to
+/// look at twice.
+///
+/// # Errors
+/// If one is and does not answer as it should, or refuses.
+pub async fn ask_issuer(
+    path: &Path,
+    fingerprint: Fingerprint,
+    force: bool,
+) -> io::Result<Option<Vec<String>>> {
+    let how = if force { FORCE } else { CAREFUL };
+    let Some(answer) = ask(path, &format!("{ISSUER}{fingerprint} {how}")).await? else {
+        return Ok(None);
+    };
+    let answer: Result<Vec<String>, String> =
+        serde_json::from_slice(&answer).map_err(io::Error::other)?;
+    answer.map(Some).map_err(io::Error::other)
+}
+
+const CAREFUL: &str = "careful";
+const FORCE: &str = "force";
 const READ_ONLY: &str = "read-only";
 const FULL: &str = "full";
 
@@ -115,14 +140,14 @@ pub(crate) async fn serve(context: Arc<Context>, listener: UnixListener, stop: C
         asked.spawn(async move {
             match timeout(PATIENCE, answer(&context, stream)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "a backup was not given"),
-                Err(_) => tracing::warn!("a backup was not taken in time"),
+                Ok(Err(error)) => tracing::warn!(%error, "a request was not answered"),
+                Err(_) => tracing::warn!("an answer was not taken in time"),
             }
         });
     }
 }
 
-async fn answer(context: &Context, stream: UnixStream) -> anyhow::Result<()> {
+async fn answer(context: &Arc<Context>, stream: UnixStream) -> anyhow::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
@@ -135,12 +160,23 @@ async fn answer(context: &Context, stream: UnixStream) -> anyhow::Result<()> {
     } else if let Some(wanted) = line.strip_prefix(ADMIN) {
         let result = admin(context, uid, wanted).await.map_err(|error| format!("{error:#}"));
         serde_json::to_vec(&result)?
+    } else if let Some(wanted) = line.strip_prefix(ISSUER) {
+        let result = issuer(context, wanted).await.map_err(|error| format!("{error:#}"));
+        serde_json::to_vec(&result)?
     } else {
         anyhow::bail!("the request {:?} is not known", line.chars().take(40).collect::<String>());
     };
     writer.write_all(&answer).await?;
     writer.shutdown().await?;
     Ok(())
+}
+
+async fn issuer(context: &Arc<Context>, wanted: &str) -> anyhow::Result<Vec<String>> {
+    let parts: Vec<&str> = wanted.split(' ').collect();
+    let [fingerprint, how @ (CAREFUL | FORCE)] = parts.as_slice() else {
+        anyhow::bail!("expected FINGERPRINT {CAREFUL}|{FORCE}");
+    };
+    rotation::sign_with(context, fingerprint.parse()?, *how == FORCE).await
 }
 
 async fn admin(context: &Context, uid: u32, wanted: &str) -> anyhow::Result<AdminEnrolled> {

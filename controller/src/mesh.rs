@@ -16,7 +16,7 @@ use cframe_pki::{
     identity::{Label, PeerIdentity},
     verifier::{BundleError, Trust},
 };
-use cframe_protocol::v1::{CallError, Changed, ErrorCode, GoodbyeReason, Version};
+use cframe_protocol::v1::{CallError, Changed, ErrorCode, Version};
 use thiserror::Error;
 use tokio::{sync::watch, time::timeout};
 
@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     model::{Effects, LoadError, State},
     record::ROOT,
-    session::Registry,
+    session::{Registry, goodbye},
     store::{CommitError, Op, ReadError, Revision, Store, Txn, View},
 };
 
@@ -377,8 +377,8 @@ impl Mesh {
             self.sessions.remove(namespace, edge);
         }
         if effects.trust {
-            let denied = |peer: &_| self.trust.denial(peer).is_err();
-            self.sessions.close_where(denied, GoodbyeReason::Revoked);
+            let why = |peer: &_| self.trust.denial(peer).err().map(|refusal| goodbye(&refusal));
+            self.sessions.close_where(why);
         }
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &effects.gone {

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub certificate_seconds: Gauge,
     /// Seconds until this controller's issuing CA expires.
     pub issuer_seconds: Gauge,
+    expires_seconds: Family<Kind, Gauge>,
+    expiring: Family<Kind, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +111,8 @@ impl Default for Metrics {
             prefixes: Gauge::default(),
             certificate_seconds: Gauge::default(),
             issuer_seconds: Gauge::default(),
+            expires_seconds: Family::default(),
+            expiring: Family::default(),
         };
         metrics.register();
         metrics
@@ -172,6 +176,16 @@ impl Metrics {
             "Seconds until the controller's issuing CA expires",
             self.issuer_seconds.clone(),
         );
+        r.register(
+            "expires_seconds",
+            "Seconds until the first of a kind expires: root, issuer, controller, edge, admin",
+            self.expires_seconds.clone(),
+        );
+        r.register(
+            "expiring",
+            "How many of a kind expire soon and were not renewed",
+            self.expiring.clone(),
+        );
         *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
     }
 
@@ -212,6 +226,19 @@ impl Metrics {
     /// Records of the audit log: `with_change`, `alone`, `left_out` or `trimmed`.
     pub fn audit(&self, kind: &'static str, records: u64) {
         self.audit.get_or_create(&Kind { kind }).inc_by(records);
+    }
+
+    /// Of a kind of what expires: when the first does, in seconds from now, and how many do soon. Without
+    /// the first there are none.
+    pub fn expiry(&self, kind: &'static str, first: Option<i64>, soon: usize) {
+        let label = Kind { kind };
+        if let Some(seconds) = first {
+            self.expires_seconds.get_or_create(&label).set(seconds);
+        } else {
+            self.expires_seconds.remove(&label);
+        }
+        let soon = i64::try_from(soon).unwrap_or(i64::MAX);
+        self.expiring.get_or_create(&label).set(soon);
     }
 
     /// A transaction ended.

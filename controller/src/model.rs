@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cframe_pki::{
-    Serial,
+    Fingerprint, Serial,
     bundle::{DenyEntry, DenyList},
     identity::{Label, Role, SpiffeId},
 };
@@ -58,6 +58,8 @@ pub struct State {
     pub controllers: BTreeMap<Label, Stored<record::Controller>>,
     /// Controllers that run, by their own word.
     pub alive: BTreeMap<Label, Stored<record::Alive>>,
+    /// Issuing CAs by their public keys.
+    pub issuers: BTreeMap<Fingerprint, Stored<record::Issuer>>,
 }
 
 /// A namespace.
@@ -149,6 +151,7 @@ impl State {
             admins: BTreeMap::new(),
             controllers: BTreeMap::new(),
             alive: BTreeMap::new(),
+            issuers: BTreeMap::new(),
         }
     }
 
@@ -318,6 +321,9 @@ impl State {
             Record::Alive(name, record) => {
                 self.alive.insert(name, Stored { record, modified });
             }
+            Record::Issuer(spki, record) => {
+                self.issuers.insert(spki, Stored { record, modified });
+            }
         }
         Ok(())
     }
@@ -402,6 +408,9 @@ impl State {
             }
             Key::Alive(name) => {
                 self.alive.remove(name);
+            }
+            Key::Issuer(spki) => {
+                self.issuers.remove(spki);
             }
         }
     }

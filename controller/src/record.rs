@@ -11,13 +11,18 @@
 //! /cframe/v1/admins/<admin>
 //! /cframe/v1/controllers/<controller>
 //! /cframe/v1/alive/<controller>      # there while it runs
+//! /cframe/v1/issuers/<SHA-256 of the issuing CA's public key>
 //! ```
 //! and besides, not in memory, `/cframe/audit/…` ([`audit`](crate::audit)).
 //!
 //! Every value is an object with a `schema` field, readable with `etcdctl`. No private key and no secret of a
 //! token is in any of them.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use cframe_pki::{
     CertificateDer, Fingerprint, Serial,
@@ -61,6 +66,8 @@ pub enum Key {
     Controller(Label),
     /// A controller that runs.
     Alive(Label),
+    /// An issuing CA, by its public key.
+    Issuer(Fingerprint),
 }
 
 impl fmt::Display for Key {
@@ -77,6 +84,7 @@ impl fmt::Display for Key {
             Self::Admin(name) => write!(f, "admins/{name}"),
             Self::Controller(name) => write!(f, "controllers/{name}"),
             Self::Alive(name) => write!(f, "alive/{name}"),
+            Self::Issuer(spki) => write!(f, "issuers/{spki}"),
         }
     }
 }
@@ -97,6 +105,7 @@ impl FromStr for Key {
             ["admins", name] => name.parse().ok().map(Self::Admin),
             ["controllers", name] => name.parse().ok().map(Self::Controller),
             ["alive", name] => name.parse().ok().map(Self::Alive),
+            ["issuers", spki] => spki.parse().ok().map(Self::Issuer),
             _ => None,
         };
         parsed.ok_or_else(|| RecordError::Key(text.to_owned()))
@@ -140,6 +149,9 @@ pub struct Mesh {
     pub trust: TrustBundle,
     /// Where the controllers are reached, control port: what is in all their registrations.
     pub controllers: BTreeSet<Endpoint>,
+    /// For the roots that were added later, the mesh's revision that did: whoever has applied that has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub roots_since: BTreeMap<Fingerprint, u64>,
 }
 
 /// A tenant.
@@ -209,6 +221,12 @@ pub struct Cert {
     /// The certificate that asked for this one over its session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renews: Option<Serial>,
+    /// The issuing CA, by its public key. Records from before there could be a second one lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Fingerprint>,
+    /// The mesh's revision whose trust bundle its holder was given along with it, by joining.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<u64>,
 }
 
 /// A certificate that is not accepted any more.
@@ -276,6 +294,23 @@ mod base64_der {
     }
 }
 
+/// An issuing CA, as its controller has told. For counting and for warnings: whom to trust is the roots' to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// Whose it is.
+    pub controller: Label,
+    /// The root above it, by its public key.
+    pub root: Fingerprint,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// When it was first used, in Unix seconds.
+    pub added: u64,
+    /// Its controller signs with it, and not with another.
+    pub signs: bool,
+}
+
 /// A decoded value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is the record of its name")]
@@ -290,6 +325,7 @@ pub enum Record {
     Admin(Label, Admin),
     Controller(Label, Controller),
     Alive(Label, Alive),
+    Issuer(Fingerprint, Issuer),
 }
 
 impl Record {
@@ -313,6 +349,7 @@ impl Record {
             Key::Admin(ref name) => Self::Admin(name.clone(), decode(&key, value)?),
             Key::Controller(ref name) => Self::Controller(name.clone(), decode(&key, value)?),
             Key::Alive(ref name) => Self::Alive(name.clone(), decode(&key, value)?),
+            Key::Issuer(spki) => Self::Issuer(spki, decode(&key, value)?),
         })
     }
 }

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use cframe_pki::{Fingerprint, identity::Label};
+use cframe_pki::{
+    Fingerprint,
+    identity::Label,
+    issue::{CaCertificate, CaError},
+};
 use cframe_protocol::{
     desired::MAX_ENDPOINTS,
     v1::{CallError, Endpoint},
@@ -15,7 +19,6 @@ use crate::{
     audit::{Act, Who},
     check::conflict,
     draft::Draft,
-    issuing::RootError,
     model::State,
     record::{self, Key},
     server::Context,
@@ -62,11 +65,9 @@ pub fn addresses(state: &State, name: &Label, own: &[Endpoint]) -> BTreeSet<Endp
 ///
 /// # Errors
 /// If the certificate is none.
-pub fn issuer(record: &record::Controller) -> Result<(Fingerprint, u64), RootError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(&record.issuer)
-        .map_err(|error| RootError::new(&error))?;
-    let not_after = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok((Fingerprint::of_spki(parsed.public_key().raw), not_after))
+pub fn issuer(record: &record::Controller) -> Result<(Fingerprint, u64), CaError> {
+    let ca = CaCertificate::issuing(&record.issuer)?;
+    Ok((ca.spki, ca.not_after))
 }
 
 /// Whether this controller is one of the mesh's, which it need not be to start on a store from before there
@@ -87,7 +88,8 @@ pub(crate) fn is_member(context: &Context) -> bool {
 /// If the store does not take it.
 pub(crate) async fn refresh(context: &Context) -> Result<(), CallError> {
     let name = context.name();
-    let issuer = context.issuer.ca().certificate();
+    let current = context.issuer.current();
+    let issuer = current.ca().certificate();
     let decide = |state: &State| {
         let mut draft = Draft::default();
         let old = state.controllers.get(&name).map(|stored| &stored.record);

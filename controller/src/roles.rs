@@ -96,7 +96,9 @@ fn access(call: &Call) -> Access {
         | Call::Wait { .. }
         | Call::Audit(_)
         | Call::ControllerList
-        | Call::ControllerShow { .. } => Access::Look,
+        | Call::ControllerShow { .. }
+        | Call::CaStatus
+        | Call::CaHolders { .. } => Access::Look,
         Call::NamespaceAdd { .. }
         | Call::NamespaceSet { .. }
         | Call::NamespaceDel { .. }
@@ -114,6 +116,8 @@ fn access(call: &Call) -> Access {
         | Call::AdminDel { .. }
         | Call::IssuerRevoke { .. }
         | Call::ControllerDel { .. }
+        | Call::RootAdd { .. }
+        | Call::RootDrop { .. }
         | Call::Backup => Access::Change,
         Call::Sessions { .. } | Call::Behind { .. } => Access::Peer,
     }

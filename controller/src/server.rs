@@ -41,9 +41,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission::{Admission, Limits, Verdict},
     audit,
+    authorities::Authorities,
     calls::{self, Caller},
-    enroll, http,
-    issuing::Issuer,
+    enroll, expiry, http,
+    issuing::{Issuer, LiveIssuer},
     local,
     mesh::{Mesh, OpenError},
     peers::{self, Peers},
@@ -71,6 +72,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The issuing CA.
     pub issuer: Issuer,
+    /// Where other issuing CAs of this controller lie, if anywhere.
+    pub authorities: Option<Authorities>,
     /// The controller's own certificate.
     pub credentials: LiveCredentials,
     /// Where renewed credentials are kept; `None` for nowhere.
@@ -83,7 +86,7 @@ pub struct Parts {
     pub enroll: UdpSocket,
     /// Where `/metrics`, `/healthz` and `/readyz` are served, if anywhere.
     pub http: Option<TcpListener>,
-    /// Where `backup` asks, if anywhere.
+    /// Where `backup`, `admin` and `ca` ask, if anywhere.
     pub local: Option<UnixListener>,
     /// The time in Unix seconds.
     pub clock: crate::mesh::Clock,
@@ -95,10 +98,16 @@ pub struct Parts {
 pub struct Context {
     /// The mesh.
     pub mesh: Mesh,
-    /// The issuing CA.
-    pub issuer: Issuer,
+    /// The issuing CA in use.
+    pub issuer: LiveIssuer,
+    /// Where other issuing CAs of this controller lie, if anywhere.
+    pub authorities: Option<Authorities>,
     /// The controller's own certificate.
     pub credentials: LiveCredentials,
+    /// Where renewed credentials are kept; `None` for nowhere.
+    pub credentials_dir: Option<PathBuf>,
+    /// One at a time takes the place of the issuing CA or of the controller's certificate.
+    pub renewing: tokio::sync::Mutex<()>,
     /// The port that join tokens name.
     pub enroll_port: u16,
     /// When it began.
@@ -172,8 +181,11 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     let (started, began) = (Instant::now(), mesh.now());
     let context = Arc::new(Context {
         mesh,
-        issuer,
+        issuer: LiveIssuer::new(issuer),
+        authorities: parts.authorities,
         credentials,
+        credentials_dir: parts.credentials_dir,
+        renewing: tokio::sync::Mutex::default(),
         enroll_port,
         started,
         began,
@@ -191,11 +203,8 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
         let (context, background) = (Arc::clone(&context), background.clone());
         services.spawn(async move { context.mesh.follow(background).await })
     };
-    services.spawn(upkeep::renew_own(
-        Arc::clone(&context),
-        parts.credentials_dir,
-        background.clone(),
-    ));
+    services.spawn(upkeep::renew_own(Arc::clone(&context), background.clone()));
+    services.spawn(expiry::watch(Arc::clone(&context), background.clone()));
     services.spawn(upkeep::sweep(Arc::clone(&context), background.clone()));
     services.spawn(audit::journal::write_out(Arc::clone(&context), background.clone()));
     services.spawn(audit::trim::keep_within(Arc::clone(&context), background.clone()));
@@ -299,7 +308,10 @@ fn enroll_endpoint(
     resets: &ResetSecret,
     udp: UdpSocket,
 ) -> Result<Endpoint, RunError> {
-    let tls = tls::enroll_server(&context.credentials, context.issuer.root().clone());
+    let tls = tls::enroll_server(&context.credentials, {
+        let issuer = context.issuer.clone();
+        move || issuer.current().root().der.clone()
+    });
     let config = transport::server_config(Arc::new(tls), transport::enroll_server())?;
     endpoint("enrolment", config, Limits::ENROLL, resets, udp)
 }

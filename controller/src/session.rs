@@ -11,7 +11,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use cframe_pki::{
     identity::{Label, Role},
-    verifier::PeerIdentity,
+    verifier::{PeerIdentity, Refusal},
 };
 use cframe_protocol::{
     frame::{self, Frame, Incoming, Malformed, Message},
@@ -107,8 +107,8 @@ async fn converse(
     };
     let entry = enter(context, &peer, &key, hello, connection.remote_address());
     // Registered first, judged again then: a revocation in between closes one way or the other.
-    if context.mesh.trust().denial(&peer).is_err() {
-        return Ok(farewell(&mut writer, GoodbyeReason::Revoked).await);
+    if let Err(refusal) = context.mesh.trust().denial(&peer) {
+        return Ok(farewell(&mut writer, goodbye(&refusal)).await);
     }
     let known = context.mesh.read(|state| {
         state.namespaces.get(&key.0).is_some_and(|space| space.edges.contains_key(&key.1))
@@ -143,6 +143,12 @@ async fn converse(
         return Ok(order);
     }
     Ok(farewell(&mut session.writer, order).await)
+}
+
+/// What an edge is told that is cut off. One whose root was removed may have a newer certificate, and is to
+/// come back with that.
+pub(crate) fn goodbye(refusal: &Refusal) -> GoodbyeReason {
+    if *refusal == Refusal::RootRemoved { GoodbyeReason::Shutdown } else { GoodbyeReason::Revoked }
 }
 
 /// What a connection may begin with. A call is recognised in order to be refused with a reason.
@@ -388,9 +394,10 @@ impl<'a> Session<'a> {
         let csr = issuing::verify_csr(csr)?;
         let (namespace, name) = self.key;
         let mesh = &self.context.mesh;
+        let issuer = self.context.issuer.current();
         let written = mesh.write(namespace.as_str(), act, |state| {
             let of = (namespace, name);
-            calls::renew(state, &self.context.issuer, of, self.peer.serial, &csr, mesh.now())
+            calls::renew(state, &issuer, of, self.peer.serial, &csr, mesh.now())
         });
         written.await.map(|(_, enrolled)| enrolled)
     }

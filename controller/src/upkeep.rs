@@ -2,19 +2,28 @@
 //! away what has expired.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use cframe_pki::{
     bundle::DenyEntry,
+    identity::PeerIdentity,
     renewal::{renew_at, retry_at},
     tls::Credentials,
 };
+use cframe_protocol::v1::CallError;
 use tokio_util::sync::CancellationToken;
 
-use crate::{draft::Draft, issuing, model::State, record::Key, registration, server::Context};
+use crate::{
+    audit::{Act, Who},
+    draft::Draft,
+    issuing,
+    model::State,
+    record::Key,
+    registration,
+    server::Context,
+};
 
 /// How often the clock is looked at. Short, because a clock can be set.
 const LOOK: Duration = Duration::from_secs(60);
@@ -32,22 +41,21 @@ const SLACK: u64 = 300;
 /// denial takes two of its effects and comparisons.
 const AT_ONCE: usize = 50;
 
-/// Keeps the controller's certificate fresh until stopped.
-pub(crate) async fn renew_own(
-    context: Arc<Context>,
-    directory: Option<PathBuf>,
-    stop: CancellationToken,
-) {
+/// Keeps the controller's certificate fresh, and known which CA signs, until stopped.
+pub(crate) async fn renew_own(context: Arc<Context>, stop: CancellationToken) {
     let seed: u64 = rand::random();
     // By the monotonic clock: a failure under a wrong clock must not put it off for years.
     let mut retry = Instant::now();
     loop {
+        if let Err(error) = announce(&context).await {
+            tracing::warn!(%error, "the issuing CA was not recorded");
+        }
         let identity = context.credentials.identity();
         let now = context.mesh.now();
         set_gauges(&context, identity.not_after, now);
         if Instant::now() >= retry
-            && due(identity.not_before, identity.not_after, now, seed)
-            && let Err(error) = renew(&context, directory.as_ref()).await
+            && due(&context, &identity, now, seed)
+            && let Err(error) = renew(&context).await
         {
             tracing::error!(%error, "the controller's certificate was not renewed");
             retry = Instant::now() + Duration::from_secs(retry_at(0, seed));
@@ -58,15 +66,42 @@ pub(crate) async fn renew_own(
     }
 }
 
+/// Has the store know which CA this controller signs with.
+async fn announce(context: &Context) -> Result<(), CallError> {
+    let _turn = context.renewing.lock().await;
+    let (mesh, issuer, name) = (&context.mesh, context.issuer.current(), context.name());
+    let decide = |state: &State| {
+        let mut draft = Draft::default();
+        issuing::announce(&mut draft, state, &issuer, &name, mesh.now());
+        Ok((draft, ()))
+    };
+    if mesh.read(|state| decide(state).map(|(draft, ())| draft.is_empty()))? {
+        return Ok(());
+    }
+    let mut act = Act::new(Who::Controller(name.clone()), "issuer");
+    act.subject = issuer.ca().spki_sha256().to_string();
+    mesh.write(name.as_str(), &act, decide).await.map(drop)?;
+    registration::refresh(context).await
+}
+
+/// When it is time, or the certificate is by another CA than the one that signs: the controller was stopped
+/// while it changed that.
+fn due(context: &Context, own: &PeerIdentity, now: u64, seed: u64) -> bool {
+    let issuer = context.issuer.current().ca().spki_sha256();
+    is_time(own.not_before, own.not_after, now, seed) || own.issuer != Some(issuer)
+}
+
 /// Also when it is not valid yet: it was made while the clock was ahead.
-fn due(not_before: u64, not_after: u64, now: u64, seed: u64) -> bool {
+fn is_time(not_before: u64, not_after: u64, now: u64, seed: u64) -> bool {
     now < not_before || now >= renew_at(not_before, not_after, seed)
 }
 
-async fn renew(context: &Context, directory: Option<&PathBuf>) -> anyhow::Result<()> {
-    let credentials =
-        issuing::renew_own(&context.mesh, &context.issuer, &context.credentials).await?;
-    if let Some(directory) = directory.cloned() {
+async fn renew(context: &Context) -> anyhow::Result<()> {
+    let _turn = context.renewing.lock().await;
+    let (issuer, id) = (context.issuer.current(), context.credentials.identity().id.clone());
+    let credentials = issuing::certify_own(&context.mesh, &issuer, &id).await?;
+    context.credentials.replace(credentials.clone())?;
+    if let Some(directory) = context.credentials_dir.clone() {
         let save = move || Credentials::save(&credentials, &directory);
         tokio::task::spawn_blocking(save).await??;
     }
@@ -78,8 +113,9 @@ fn set_gauges(context: &Context, not_after: u64, now: u64) {
     let left = |until: u64| {
         i64::try_from(until).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now).unwrap_or(0))
     };
-    context.mesh.metrics.certificate_seconds.set(left(not_after));
-    context.mesh.metrics.issuer_seconds.set(left(context.issuer.ca().not_after()));
+    let metrics = &context.mesh.metrics;
+    metrics.certificate_seconds.set(left(not_after));
+    metrics.issuer_seconds.set(left(context.issuer.current().ca().not_after()));
 }
 
 /// Has the registration say what is so, once; tries until the store takes it.
@@ -157,6 +193,14 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
         draft.compare(Key::Cert(*serial), cert.modified);
         draft.delete(Key::Cert(*serial));
     }
+    let issuers = state
+        .issuers
+        .iter()
+        .filter(|(_, issuer)| issuer.record.not_after.saturating_add(KEEP_EXPIRED) <= now);
+    for (spki, issuer) in issuers.take(AT_ONCE) {
+        draft.compare(Key::Issuer(*spki), issuer.modified);
+        draft.delete(Key::Issuer(*spki));
+    }
     let over = |entry: &DenyEntry| entry.expires.saturating_add(KEEP_DENIED) <= now;
     let denied = state.denied.iter().filter(|(_, denied)| over(&denied.record.entry));
     // Each may count its namespace's revision up.
@@ -191,8 +235,8 @@ mod tests {
     #[test]
     fn a_certificate_from_a_clock_that_was_ahead_is_renewed() {
         let (from, until) = (100 * DAY, 130 * DAY);
-        assert!(due(from, until, 90 * DAY, 1), "not valid yet");
-        assert!(!due(from, until, 101 * DAY, 1));
-        assert!(due(from, until, 120 * DAY, 1));
+        assert!(is_time(from, until, 90 * DAY, 1), "not valid yet");
+        assert!(!is_time(from, until, 101 * DAY, 1));
+        assert!(is_time(from, until, 120 * DAY, 1));
     }
 }

@@ -4,6 +4,7 @@
 //! with `_` for `-`; [`command`] applies it, so that no flag can be without.
 
 mod audit;
+mod ca;
 mod edge;
 mod identity;
 mod namespace;
@@ -22,6 +23,7 @@ use clap::{
 use crate::value;
 
 pub use audit::AuditArgs;
+pub use ca::{CaVerb, RotateVerb};
 pub use edge::{EdgeAdd, EdgeSet, EdgeVerb, RouteAdd, RouteVerb};
 pub use identity::{
     AdminVerb, CertEnroll, CertRevoke, CertVerb, ControllerVerb, TokenCreate, TokenVerb, TrustVerb,
@@ -168,6 +170,9 @@ pub enum MeshCommand {
     /// The mesh's root CAs, and issuing CAs that are cut off.
     #[command(subcommand)]
     Trust(TrustVerb),
+    /// The roots and issuing CAs, what hangs on each, and the rotation of a root.
+    #[command(subcommand)]
+    Ca(CaVerb),
     /// How the mesh is; exits 7 when it has problems.
     ///
     /// Shows the controllers, and per namespace how many edges are online, have the newest state,

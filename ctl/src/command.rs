@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit;
+mod ca;
 mod cert;
 pub(crate) mod context;
 mod controller;
@@ -37,6 +38,7 @@ pub async fn run<C: Controller>(
         MeshCommand::Cert(verb) => cert::run(session, verb).await,
         MeshCommand::Admin(verb) => admin::run(session, verb).await,
         MeshCommand::Controller(verb) => controller::run(session, verb).await,
+        MeshCommand::Ca(verb) => ca::run(session, verb).await,
         MeshCommand::Trust(verb) => trust::run(session, verb).await,
         MeshCommand::Audit(args) => audit::run(session, args).await,
         MeshCommand::Status => status::status(session).await,

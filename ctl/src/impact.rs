@@ -1,7 +1,10 @@
 //! What would break: the sentences that a person reads before saying yes. Pure.
 
-use cframe_pki::identity::{Label, Role, SpiffeId};
-use cframe_protocol::v1::{EdgeRow, NamespaceRow, RouteRow};
+use cframe_pki::{
+    Fingerprint,
+    identity::{Label, Role, SpiffeId},
+};
+use cframe_protocol::v1::{EdgeRow, HolderRow, NamespaceRow, RouteRow};
 use ipnet::IpNet;
 
 use crate::console::count;
@@ -110,6 +113,36 @@ fn subtract(net: IpNet, keep: &[IpNet]) -> Vec<IpNet> {
     halves.flat_map(|half| subtract(half, keep)).collect()
 }
 
+/// What the end of an issuing CA does to those whose newest certificate is by it.
+pub fn revoke_issuer(issuer: Fingerprint, holders: &[HolderRow]) -> Vec<String> {
+    const NAMED: usize = 10;
+    let mut impact =
+        vec![format!("no certificate that issuing CA {issuer} has signed works any more")];
+    for (kind, loss) in [
+        ("edge", "cut off at once, to join again with `cfctl token create --rejoin`"),
+        ("controller", "refused by everybody at once"),
+        ("admin", "in need of a new certificate: `cframe-controller admin` on a controller's host"),
+    ] {
+        let names: Vec<String> = holders
+            .iter()
+            .filter(|holder| holder.id.role.kind() == kind)
+            .map(|holder| match holder.id.role.namespace() {
+                Some(namespace) => format!("{namespace}/{}", holder.id.role.name()),
+                None => holder.id.role.name().to_string(),
+            })
+            .collect();
+        if !names.is_empty() {
+            let more = if names.len() > NAMED { ", …" } else { "" };
+            let few = &names[..NAMED.min(names.len())];
+            impact.push(format!("{} {loss}: {}{more}", count(names.len(), kind), few.join(", ")));
+        }
+    }
+    if holders.is_empty() {
+        impact.push("nobody's newest certificate is by it".to_owned());
+    }
+    impact
+}
+
 #[cfg(test)]
 mod tests {
     use cframe_protocol::v1::EdgeLiveness;
@@ -207,6 +240,25 @@ mod tests {
         assert!(edge[1].starts_with("2 certificates of edge prod/idc"));
         let admin = revoke(&id("spiffe://corp/admin/eve"), 1, &[], &[]);
         assert_eq!(admin, ["1 certificate of admin eve revoked for good"]);
+    }
+
+    #[test]
+    fn revoking_an_issuing_ca_names_whom_it_cuts_off() {
+        let holder = |id: &str| HolderRow {
+            id: id.parse().unwrap(),
+            serial: cframe_pki::Serial::from_bytes([1; 16]),
+            not_after: 0,
+            online: true,
+        };
+        let issuer = Fingerprint::from_bytes([7; 32]);
+        let holders = ["spiffe://corp/ns/prod/edge/a", "spiffe://corp/ns/prod/edge/b"].map(holder);
+        let impact = revoke_issuer(issuer, &holders);
+        assert_eq!(impact.len(), 2);
+        assert!(
+            impact[1].starts_with("2 edges each is cut off")
+                || impact[1].contains("prod/a, prod/b")
+        );
+        assert!(revoke_issuer(issuer, &[])[1].contains("nobody"));
     }
 
     proptest! {

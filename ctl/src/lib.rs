@@ -99,6 +99,12 @@ async fn with_controller(
             warn_of_expiry(console, name, &identity, &failure, now);
         }
     }
+    if outcome.is_ok() && !globals.dry_run {
+        // The next command tries again.
+        if let Err(failure) = renewal::follow(&mut session.controller, &path, name).await {
+            tracing::debug!(context = name, %failure, "the roots were not brought up to date");
+        }
+    }
     session.controller.close().await;
     outcome
 }

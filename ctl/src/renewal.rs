@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use cframe_pki::{
     CertificateDer,
+    bundle::TrustBundle,
     identity::{PeerIdentity, Role},
     key::PrivateKey,
 };
@@ -51,13 +52,39 @@ pub(crate) async fn renew(
     contexts.save(path)
 }
 
+/// Has the context `name` trust whom the mesh trusts now: the roots that were added, and not those that were
+/// dropped, so that a context that is used now and then outlives a rotation. The controller that is asked
+/// has shown a certificate below a root that the context trusts.
+///
+/// # Errors
+/// When the controller doesn't answer or the file can't be written.
+pub(crate) async fn follow(
+    controller: &mut impl Controller,
+    path: &Path,
+    name: &str,
+) -> Result<(), Failure> {
+    let bundle = one(controller.call(Call::TrustShow, false).await?, kind!(Trust))?;
+    let mut contexts = Contexts::load(path)?;
+    let Some(context) = contexts.contexts.get_mut(name) else { return Ok(()) };
+    let before = (context.trust.clone(), context.revoked_issuers.clone());
+    trust(context, &bundle);
+    if before == (context.trust.clone(), context.revoked_issuers.clone()) {
+        return Ok(());
+    }
+    contexts.save(path)
+}
+
+fn trust(context: &mut Context, bundle: &TrustBundle) {
+    context.trust = bundle.roots.iter().map(|root| pem::certificate(root)).collect();
+    context.revoked_issuers = bundle.revoked_issuers.clone();
+}
+
 /// The controllers' addresses stay: they can be others from where the admin is.
 fn take(context: &mut Context, key: &PrivateKey, enrolled: &AdminEnrolled) -> anyhow::Result<()> {
     let chain: Vec<_> = enrolled.chain.iter().cloned().map(CertificateDer::from).collect();
     PeerIdentity::from_chain(&chain).context("the new certificate")?;
     context.certificate = enrolled.chain.iter().map(|der| pem::certificate(der)).collect();
     context.key = key.to_pem().to_string();
-    context.trust = enrolled.trust.roots.iter().map(|root| pem::certificate(root)).collect();
-    context.revoked_issuers = enrolled.trust.revoked_issuers.clone();
+    trust(context, &enrolled.trust);
     Ok(())
 }

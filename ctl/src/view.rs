@@ -19,12 +19,15 @@
 //! | `controller list`, `show` | [`Controller`] |
 //! | `trust show` | [`Trust`] |
 //! | `audit` | [`Audit`]; with `--follow` one object per line |
+//! | `ca show`, `ca status` | [`Authorities`] |
+//! | `ca rotate renew` | [`Renewed`] |
 //! | `status` | [`Status`] |
 //! | `context list`, `show` | [`Context`] |
 //! | `version` | [`Versions`] |
 //! | what changes something | [`Change`] |
 
 mod audit;
+mod ca;
 mod change;
 mod controller;
 mod edge;
@@ -40,6 +43,7 @@ use crate::{
 };
 
 pub use audit::{Audit, AuditChange, AuditLines};
+pub use ca::{Authorities, Holders, IssuingCa, Renewed, Root};
 pub use change::{Change, Subject};
 pub use controller::Controller;
 pub use edge::{Edge, EdgeStateName, Link, Route};

@@ -145,6 +145,7 @@ async fn parts(directory: &Path, control: UdpSocket) -> Parts {
     Parts {
         store: Arc::new(data.open_store().await.unwrap()),
         issuer: data.issuer().unwrap(),
+        authorities: None,
         credentials: data.credentials().unwrap(),
         resets: data.resets().unwrap(),
         credentials_dir: None,
@@ -166,7 +167,7 @@ fn aged(data: &DataDir, context: &AdminContext) -> AdminContext {
     let (hour, now) = (Duration::from_secs(3_600), cframe_pki::unix_now());
     let issued = issuer.ca().issue(&csr, &id, hour, now).unwrap();
     let chain = vec![issued.der, issuer.ca().certificate().clone()];
-    let roots = vec![issuer.root().clone()];
+    let roots = vec![issuer.root().der.clone()];
     let trust = TrustBundle { roots, ..TrustBundle::default() };
     let controllers = context.controllers.clone();
     AdminContext::new(context.mesh.clone(), controllers, &Credentials { chain, key }, &trust)

@@ -4,6 +4,7 @@
 //! CA's rights or for somebody else's name; it is not asked.
 
 mod authority;
+mod certificate;
 mod csr;
 mod files;
 mod params;
@@ -22,8 +23,11 @@ use crate::{
 
 use authority::Authority;
 pub use authority::CaError;
+pub use certificate::{CaCertificate, RootError};
 pub use csr::{CsrError, VerifiedCsr};
-pub use files::{CaFileError, read_certificate, write_certificate};
+pub use files::{
+    CaFileError, read_certificate, read_certificates, write_certificates, write_request,
+};
 pub use root::RootCa;
 
 const DAY: u64 = 86_400;
@@ -158,6 +162,11 @@ impl IssuingCa {
     /// The mesh.
     pub fn mesh(&self) -> &MeshName {
         &self.0.mesh
+    }
+
+    /// The beginning of its validity in Unix seconds.
+    pub fn not_before(&self) -> u64 {
+        self.0.not_before
     }
 
     /// The end of its validity in Unix seconds.

@@ -5,6 +5,16 @@ use std::time::Duration;
 /// How long to wait after a renewal that failed, before jitter.
 pub const RETRY: Duration = Duration::from_secs(3600);
 
+/// Days before anything expires from which people are told.
+pub const WARN_DAYS: u64 = 14;
+
+/// Whether people are to be told that something expires, or has expired: its end is [`WARN_DAYS`] away or
+/// nearer, and half of its life is over, by when whatever renews itself has done so.
+pub fn expires_soon(not_before: u64, not_after: u64, now: u64) -> bool {
+    let half = not_before.saturating_add(not_after.saturating_sub(not_before) / 2);
+    now >= half && now.saturating_add(WARN_DAYS * 86_400) >= not_after
+}
+
 /// When the first renewal of a certificate is due, in Unix seconds.
 ///
 /// Between 1/3 and 13/30 of the lifetime, by the seed: so that edges which joined together don't renew
@@ -61,6 +71,16 @@ mod tests {
         assert_eq!(days_left(30 * DAY, 1), 29);
         assert_eq!(days_left(DAY, DAY), 0);
         assert_eq!(days_left(DAY, DAY + 1), -1);
+    }
+
+    #[test]
+    fn people_are_told_fourteen_days_before_and_not_of_what_renews_itself() {
+        assert!(!expires_soon(0, 3650 * DAY, 3635 * DAY));
+        assert!(expires_soon(0, 3650 * DAY, 3636 * DAY));
+        assert!(!expires_soon(0, 30 * DAY, 14 * DAY), "renewed by the 13th day");
+        assert!(expires_soon(0, 30 * DAY, 16 * DAY));
+        assert!(!expires_soon(0, DAY, DAY / 3), "a short life is no reason by itself");
+        assert!(expires_soon(0, DAY, 2 * DAY), "nor is it silent once it is over");
     }
 
     proptest! {

@@ -4,14 +4,17 @@ mod handshake;
 
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, Issuer, SanType, SerialNumber};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
 use time::OffsetDateTime;
 
 use crate::{
     CertificateDer,
     bundle::{DenyList, TrustBundle},
     identity::{self, Label, MeshName, SpiffeId},
-    issue::{IssuingCa, LEAF_LIFETIME, RootCa, VerifiedCsr},
+    issue::{CaCertificate, IssuingCa, LEAF_LIFETIME, RootCa, VerifiedCsr},
     key::{PrivateKey, Signer},
     tls::Credentials,
     verifier::{PeerVerifier, Policy, Trust},
@@ -100,8 +103,37 @@ pub(crate) fn sign(
     key: &PrivateKey,
     ca: &IssuingCa,
 ) -> CertificateDer<'static> {
-    let issuer = Issuer::new(subject_of(ca.certificate()), Signer(ca.key()));
+    sign_as(params, key, ca.certificate(), ca.key())
+}
+
+/// The same as any CA.
+pub(crate) fn sign_as(
+    params: &CertificateParams,
+    key: &PrivateKey,
+    ca: &CertificateDer<'_>,
+    ca_key: &PrivateKey,
+) -> CertificateDer<'static> {
+    let issuer = Issuer::new(subject_of(ca), Signer(ca_key));
     params.signed_by(&Signer(key), &issuer).unwrap().into()
+}
+
+/// The parameters of an issuing CA with the subject and names of this one, to be spoiled.
+pub(crate) fn params_of(ca: &CertificateDer<'_>) -> CertificateParams {
+    let mut params = subject_of(ca);
+    let mesh = CaCertificate::issuing(ca).unwrap().mesh;
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{mesh}").try_into().unwrap())];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_before = OffsetDateTime::from_unix_timestamp((NOW - 3600) as i64).unwrap();
+    params.not_after = OffsetDateTime::from_unix_timestamp((NOW + 90 * DAY) as i64).unwrap();
+    params
+}
+
+/// The extension by which a certificate names its issuer's key (RFC 5280 §4.2.1.1), as a lie would have it.
+pub(crate) fn authority_key(root: &RootCa) -> CustomExtension {
+    let key = root.spki_sha256();
+    let content = [&[0x30, 22, 0x80, 20], &key.as_bytes()[..20]].concat();
+    CustomExtension::from_oid_content(&[2, 5, 29, 35], content)
 }
 
 /// Parameters with the subject of a certificate.

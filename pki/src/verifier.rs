@@ -109,6 +109,10 @@ impl PeerVerifier {
             return Err(Refusal::WrongMesh);
         }
         self.policy.admit(&peer.id)?;
+        // Before the peer is anybody's: from here on a removal of that root finds it.
+        if let Some(root) = keys.last() {
+            self.trust.note_root(&peer, *root);
+        }
         self.trust.denial(&peer)?;
         Ok(peer)
     }

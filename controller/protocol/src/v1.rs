@@ -19,6 +19,7 @@
 
 mod admin;
 mod audit;
+mod ca;
 mod desired;
 mod edge;
 mod endpoint;
@@ -29,6 +30,7 @@ mod version;
 
 pub use admin::{AdminRequest, Call};
 pub use audit::{AuditQuery, AuditRow};
+pub use ca::{CaStatus, CertCounts, HolderRow, IssuerRow, Lacking, RootRow};
 pub use desired::{Change, Congestion, Desired, EdgeState, Settings, Update};
 pub use edge::{
     Ack, EdgeHello, FromEdge, Goodbye, GoodbyeReason, LinkReport, Ping, Pong, RenewNow, RenewReply,

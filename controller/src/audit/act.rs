@@ -169,7 +169,9 @@ pub fn subject(call: &Call) -> (Option<Label>, String) {
             (None, id.parse().map_or_else(|_| "?".to_owned(), |id: TokenKey| id.to_string()))
         }
         Call::CertRevoke { serial, .. } | Call::CertShow { serial } => (None, serial.to_string()),
-        Call::IssuerRevoke { fingerprint } => (None, fingerprint.to_string()),
+        Call::IssuerRevoke { fingerprint }
+        | Call::CaHolders { fingerprint }
+        | Call::RootDrop { fingerprint, .. } => (None, fingerprint.to_string()),
         Call::EdgeList { namespace }
         | Call::RouteList { namespace }
         | Call::TokenList { namespace }
@@ -187,6 +189,8 @@ pub fn subject(call: &Call) -> (Option<Label>, String) {
         | Call::AdminList
         | Call::TrustShow
         | Call::ControllerList
+        | Call::CaStatus
+        | Call::RootAdd { .. }
         | Call::Backup => (None, String::new()),
     }
 }

@@ -76,6 +76,7 @@ fn before(state: &State, key: &Key) -> Option<Value> {
         Key::Denied(serial) => serde_json::to_value(&state.denied.get(serial)?.record),
         Key::Admin(name) => serde_json::to_value(&state.admins.get(name)?.record),
         Key::Controller(name) => serde_json::to_value(&state.controllers.get(name)?.record),
+        Key::Issuer(spki) => serde_json::to_value(&state.issuers.get(spki)?.record),
         // Nobody's decision.
         Key::Alive(_) => return None,
     };

@@ -4,9 +4,11 @@ use cframe_pki::{
     Fingerprint, Serial,
     identity::{Label, Role},
     issue::VerifiedCsr,
+    verifier::PeerIdentity,
 };
 use cframe_protocol::v1::{CallError, CertRow, CertState, Enrolled, ErrorCode};
 
+use super::ca;
 use crate::{
     check::{self, conflict},
     draft::Draft,
@@ -37,7 +39,8 @@ pub(super) fn enroll(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    let issued = issuer.issue(state, csr, &id, now)?;
+    let mut issued = issuer.issue(state, csr, &id, now)?;
+    issued.record.bundle = Some(state.mesh.record.revision);
     issued.record(&mut draft);
     let enrolled = enrolled(state, issuer, namespace, name, &issued)?;
     Ok((draft, enrolled))
@@ -165,24 +168,34 @@ pub(super) fn revoke_issuer(
     state: &State,
     fingerprint: Fingerprint,
     own: Fingerprint,
+    caller: &PeerIdentity,
+    now: u64,
 ) -> Result<Draft, CallError> {
     if fingerprint == own {
         return Err(conflict(
-            "this is the CA of the controller that you are talking to; ask another controller",
+            "this is the CA of the controller that you are talking to; ask another controller, or give this \
+             one a new CA first (`cframe-controller ca renew` on its host)",
+        ));
+    }
+    if caller.issuer == Some(fingerprint) {
+        return Err(conflict(
+            "the certificate that you are calling with is by that CA; renew it first (`cfctl ca rotate renew`)",
         ));
     }
     let mut mesh = state.mesh.record.clone();
     let mut draft = Draft::default();
     if distrust(&mut mesh, fingerprint)? {
         draft.bump_mesh(&state.mesh, mesh);
-        draft.warnings.push(CUT_OFF.to_owned());
+        draft.warnings = cut_off_below(state, fingerprint, now);
     }
     Ok(draft)
 }
 
-/// What follows of distrusting an issuing CA.
-pub(super) const CUT_OFF: &str = "whoever has a certificate of that CA is cut off: its edges join again with \
-     `cfctl token create --rejoin`";
+/// Whom distrusting an issuing CA cuts off, a sentence each.
+pub(super) fn cut_off_below(state: &State, issuer: Fingerprint, now: u64) -> Vec<String> {
+    let below: Vec<_> = ca::holdings(state, now).filter(|of| of.issuer == Some(issuer)).collect();
+    ca::cut_off(&below)
+}
 
 /// Puts an issuing CA among those that are cut off; false if it was there.
 pub(super) fn distrust(mesh: &mut record::Mesh, issuer: Fingerprint) -> Result<bool, CallError> {

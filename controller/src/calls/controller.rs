@@ -54,7 +54,7 @@ pub(super) fn delete(
     if revoke_issuer {
         let (issuer, _) = issuer(name, &found.record)?;
         cert::distrust(&mut mesh, issuer)?;
-        draft.warnings.push(cert::CUT_OFF.to_owned());
+        draft.warnings = cert::cut_off_below(state, issuer, now);
     }
     draft.bump_mesh(&state.mesh, mesh);
     for (serial, cert) in state.valid_certs(&state.controller_id(name), now) {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use cframe_pki::identity::Label;
-use cframe_protocol::v1::{Call, EdgeLiveness, LinkReport, Reply, SessionRow};
+use cframe_protocol::v1::{Call, EdgeLiveness, LinkReport, Reply, SessionRow, Version};
 
 use crate::{
     model::State,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The sessions of all controllers that answered.
-pub(super) struct Sightings<'a> {
+pub(crate) struct Sightings<'a> {
     local: &'a Registry,
     others: HashMap<(Label, Label), Seen>,
     /// The controllers that run and did not answer, with the reason.
@@ -22,9 +22,12 @@ pub(super) struct Sightings<'a> {
     started: u64,
 }
 
+/// All of them, in brief.
+pub(crate) const BRIEF: Of<'static> = Of { namespace: None, edge: None, brief: true };
+
 /// Which sessions are wanted.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Of<'a> {
+pub(crate) struct Of<'a> {
     pub(super) namespace: Option<&'a Label>,
     pub(super) edge: Option<&'a Label>,
     /// Of links no more than which are up.
@@ -32,7 +35,7 @@ pub(super) struct Of<'a> {
 }
 
 impl<'a> Sightings<'a> {
-    pub(super) async fn gather(context: &'a Arc<Context>, of: Of<'_>) -> Self {
+    pub(crate) async fn gather(context: &'a Arc<Context>, of: Of<'_>) -> Self {
         let call = Call::Sessions {
             namespace: of.namespace.cloned(),
             edge: of.edge.cloned(),
@@ -82,6 +85,16 @@ impl<'a> Sightings<'a> {
             (None, there) => there.cloned(),
             (here, _) => here,
         }
+    }
+
+    /// Whether an edge has a session, and what it was last known to have applied.
+    pub(crate) fn applied(&self, namespace: &Label, edge: &Label) -> (bool, Option<Version>) {
+        let there = self.others.get(&(namespace.clone(), edge.clone()));
+        let there = there.map(|seen| (seen.online, seen.since, seen.applied));
+        let here = self.local.applied(namespace, edge);
+        let newest =
+            here.into_iter().chain(there).max_by_key(|(online, since, _)| (*online, *since));
+        newest.map_or((false, None), |(online, _, applied)| (online, applied))
     }
 
     /// How an edge is to be shown.

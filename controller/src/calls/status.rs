@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cframe_pki::{identity::Label, renewal::days_left};
-use cframe_protocol::v1::{
-    Call, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus, Reply,
-};
+use cframe_pki::identity::Label;
+use cframe_protocol::v1::{Call, ControllerRow, EdgeLiveness, MeshStatus, NamespaceStatus, Reply};
 
 use super::{
     count, edge,
@@ -17,8 +15,6 @@ use crate::{
     server::Context,
 };
 
-/// Days before an expiry from which it is a problem.
-const SOON: i64 = 14;
 /// More problems than these are summed up.
 const MAX_PROBLEMS: usize = 100;
 
@@ -27,7 +23,7 @@ pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
     let wanted = Of { brief: true, ..Of::default() };
     let (sightings, others) =
         tokio::join!(Sightings::gather(context, wanted), peers::ask_all(context, &Call::Status));
-    let own = own(context, now);
+    let own = own(context);
     let (mut controllers, mut problems) = (own.controllers, own.problems);
     for (name, answer) in others {
         let unheard = |why: &str| {
@@ -51,6 +47,7 @@ pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
     problems.sort();
     context.mesh.read(|state| {
         problems.extend(absent(state, &controllers));
+        problems.extend(expiring(state, now));
         let namespaces = state
             .namespaces
             .iter()
@@ -73,14 +70,14 @@ pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
 }
 
 /// This controller's own part, which another one puts together with the others'.
-pub(super) fn own(context: &Context, now: u64) -> MeshStatus {
+pub(super) fn own(context: &Context) -> MeshStatus {
     context.mesh.read(|state| MeshStatus {
         mesh: state.mesh.record.name.clone(),
         controllers: controller(context, state).into_iter().collect(),
         epoch: state.mesh.record.epoch,
         mesh_revision: state.mesh.record.revision,
         namespaces: Vec::new(),
-        problems: own_problems(context, now),
+        problems: own_problems(context),
     })
 }
 
@@ -115,20 +112,20 @@ fn mesh_store(context: &Context) -> String {
     }
 }
 
-fn own_problems(context: &Context, now: u64) -> Vec<String> {
+fn own_problems(context: &Context) -> Vec<String> {
     let name = context.name();
     let trouble = context.mesh.trouble();
-    let mut problems: Vec<String> =
-        trouble.into_iter().map(|what| format!("controller {name}: {what}")).collect();
-    let own = days_left(context.credentials.identity().not_after, now);
-    if own < SOON {
-        problems.push(format!("the certificate of controller {name} expires in {own} days"));
-    }
-    let ca = days_left(context.issuer.ca().not_after(), now);
-    if ca < 2 * SOON {
-        problems.push(format!("the issuing CA of controller {name} expires in {ca} days"));
-    }
-    problems
+    trouble.into_iter().map(|what| format!("controller {name}: {what}")).collect()
+}
+
+/// What all controllers see alike.
+fn expiring(state: &State, now: u64) -> Vec<String> {
+    let expiring = crate::expiry::all(state, now);
+    expiring
+        .iter()
+        .filter(|expiry| expiry.is_soon(now))
+        .map(|expiry| expiry.sentence(now))
+        .collect()
 }
 
 fn namespace(
@@ -158,7 +155,6 @@ fn namespace(
                 problems.push(format!("edge {name}/{} has not joined yet", row.name));
             }
         }
-        problems.extend(expiring(name, &row, now));
         // Each link has two ends that tell of it.
         let links = row.links.iter().filter(|link| link.up);
         up.extend(links.map(|link| {
@@ -178,10 +174,4 @@ fn namespace(
         links_expected: count(pairs(space.edges.len()) - pairs(silent)),
         revision: space.record.revision,
     }
-}
-
-fn expiring(namespace: &Label, row: &EdgeRow, now: u64) -> Option<String> {
-    let left = days_left(row.cert_expires?, now);
-    (left < SOON)
-        .then(|| format!("the certificate of edge {namespace}/{} expires in {left} days", row.name))
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ca/root.pem  ca/root-key.pem        the root; its key can be taken away after init
-//! ca/issuing.pem  ca/issuing-key.pem  this controller's issuing CA
+//! ca/issuing.pem  ca/issuing-key.pem  this controller's first issuing CA
+//! ca/issuers/…  ca/current            later ones, and which of them signs: see `authorities`
 //! identity/cert.pem  identity/key.pem this controller's own certificate
 //! reset-key                           the secret of stateless resets, made by the first run
 //! store.redb                          the embedded store
@@ -16,12 +17,13 @@ use anyhow::{Context as _, Result};
 use cframe_pki::{
     files,
     identity::Label,
-    issue::{IssuingCa, RootCa, read_certificate},
+    issue::IssuingCa,
     tls::{Credentials, LiveCredentials},
 };
 use zeroize::Zeroizing;
 
 use crate::{
+    authorities::Authorities,
     issuing::Issuer,
     local,
     reset::{self, ResetSecret},
@@ -124,10 +126,12 @@ impl DataDir {
     /// # Errors
     /// If a file is missing or others may read a key.
     pub fn issuer(&self) -> Result<Issuer> {
-        let ca = IssuingCa::load(&self.ca()).context("the issuing CA")?;
-        let path = self.ca().join(RootCa::CERTIFICATE_FILE);
-        let root = read_certificate(&path).context("the root CA's certificate")?;
-        Issuer::new(ca, root).with_context(|| format!("{} cannot be used", path.display()))
+        self.authorities().current().context("the issuing CA")
+    }
+
+    /// All issuing CAs, those that sign no more and those that will sign too.
+    pub fn authorities(&self) -> Authorities {
+        Authorities::new(self.ca())
     }
 
     /// Reads the controller's own certificate.
@@ -163,8 +167,9 @@ impl DataDir {
     /// If one cannot be read; the root's key may be missing.
     pub fn key_files(&self) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>> {
         let mut found = Vec::new();
-        for name in KEPT {
-            let path = self.0.join(name);
+        let later = self.authorities().files()?.into_iter().map(|name| format!("ca/{name}"));
+        for name in KEPT.map(str::to_owned).into_iter().chain(later) {
+            let path = self.0.join(&name);
             if name == "ca/root-key.pem" && !path.exists() {
                 continue;
             }
@@ -173,7 +178,7 @@ impl DataDir {
             } else {
                 Zeroizing::new(files::read_public(&path)?)
             };
-            found.push((name.to_owned(), content));
+            found.push((name, content));
         }
         Ok(found)
     }
@@ -183,8 +188,13 @@ impl DataDir {
     /// # Errors
     /// If a name is not one of those, or a file cannot be written.
     pub fn put_key_file(&self, name: &str, content: &[u8]) -> Result<()> {
-        anyhow::ensure!(KEPT.contains(&name), "the backup has an unknown file {name:?}");
+        let later = name.strip_prefix("ca/").is_some_and(Authorities::is_file);
+        anyhow::ensure!(KEPT.contains(&name) || later, "the backup has an unknown file {name:?}");
         let path = self.0.join(name);
+        if later {
+            files::ensure_private_dir(&self.ca())?;
+            files::ensure_private_dir(&self.ca().join("issuers"))?;
+        }
         if let Some(parent) = path.parent() {
             files::ensure_private_dir(parent)?;
         }

@@ -1,6 +1,7 @@
 //! `init`: a new mesh, or with `--join` one more controller for one.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -259,8 +260,17 @@ impl Building {
             revision: 1,
             trust,
             controllers: initial.addresses.iter().cloned().collect(),
+            roots_since: BTreeMap::new(),
         };
         let first_admin = record::Admin { read_only: false };
+        let issuer = record::Issuer {
+            controller: initial.name.clone(),
+            root: root.spki_sha256(),
+            not_before: issuing.not_before(),
+            not_after: issuing.not_after(),
+            added: now,
+            signs: true,
+        };
         let registration = record::Controller {
             addresses: initial.addresses.clone(),
             issuer: issuing.certificate().clone(),
@@ -270,6 +280,7 @@ impl Building {
             put(&Key::Mesh, &mesh),
             put(&Key::Controller(initial.name.clone()), &registration),
             put(&Key::Admin(initial.admin.clone()), &first_admin),
+            put(&Key::Issuer(issuing.spki_sha256()), &issuer),
             own_record,
             admin_record,
             made(&initial.name, "init", initial.mesh.to_string()),
@@ -303,6 +314,8 @@ pub(super) fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credential
         not_before: issued.not_before,
         not_after: issued.not_after,
         renews: None,
+        issuer: Some(ca.spki_sha256()),
+        bundle: None,
     };
     let op = put(&Key::Cert(issued.serial), &record);
     let chain = vec![issued.der, ca.certificate().clone()];

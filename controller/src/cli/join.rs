@@ -14,7 +14,7 @@ use cframe_pki::{
     bundle::TrustBundle,
     files,
     identity::{Label, MeshName},
-    issue::{IssuingCa, RootCa, VerifiedCsr, read_certificate, write_certificate},
+    issue::{IssuingCa, RootCa, VerifiedCsr, read_certificate, write_certificates},
     key::PrivateKey,
     tls::Credentials,
     unix_now,
@@ -141,8 +141,14 @@ pub async fn join(
     check_name(&state, joining, &ca)?;
     let now = unix_now();
     let (own, root) = own_certificate(&state, directory, joining, &ca, now)?;
-    write_certificate(&directory.ca().join(IssuingCa::CERTIFICATE_FILE), ca.certificate())?;
-    write_certificate(&directory.ca().join(RootCa::CERTIFICATE_FILE), &root)?;
+    write_certificates(
+        &directory.ca().join(IssuingCa::CERTIFICATE_FILE),
+        std::slice::from_ref(ca.certificate()),
+    )?;
+    write_certificates(
+        &directory.ca().join(RootCa::CERTIFICATE_FILE),
+        std::slice::from_ref(&root),
+    )?;
     own.save(&directory.identity())?;
     enter(store, state, joining, &ca, &own, now).await?;
     match std::fs::remove_file(directory.path().join(REQUEST)) {
@@ -185,7 +191,7 @@ fn issuing_certificate(
                 )));
             }
             let csr = VerifiedCsr::from_der(&key.csr()?)?;
-            Ok(Some(root.certify_issuing_ca(&csr, unix_now())?))
+            Ok(Some(root.sign_issuing(&csr, unix_now())?))
         }
         Signer::Later => Ok(None),
     }
@@ -307,6 +313,8 @@ fn decide(
             not_before: identity.not_before,
             not_after: identity.not_after,
             renews: None,
+            issuer: Some(ca.spki_sha256()),
+            bundle: Some(state.mesh.record.revision),
         };
         draft.txn.ops.push(Op::Put { key: key.to_string(), value: record::encode(&record) });
     }

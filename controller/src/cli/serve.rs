@@ -46,6 +46,7 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     let parts = Parts {
         store,
         issuer: directory.issuer()?,
+        authorities: Some(directory.authorities()),
         credentials: directory.credentials()?,
         resets: directory.resets()?,
         credentials_dir: Some(directory.identity()),

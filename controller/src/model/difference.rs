@@ -25,6 +25,7 @@ impl State {
             admins,
             controllers,
             alive,
+            issuers,
         } = self;
         if *mesh != other.mesh {
             found.push(Key::Mesh);
@@ -35,6 +36,7 @@ impl State {
         maps(admins, &other.admins, |name| Key::Admin(name.clone()), &mut found);
         let key = |name: &_| Key::Controller(Clone::clone(name));
         maps(controllers, &other.controllers, key, &mut found);
+        maps(issuers, &other.issuers, |spki| Key::Issuer(*spki), &mut found);
         maps(alive, &other.alive, |name| Key::Alive(name.clone()), &mut found);
         let names: BTreeSet<_> = namespaces.keys().chain(other.namespaces.keys()).collect();
         for name in names {

@@ -59,6 +59,7 @@ fn start() -> State {
             revoked_issuers: BTreeSet::new(),
         },
         controllers: BTreeSet::new(),
+        roots_since: BTreeMap::new(),
     };
     let namespace = record::Namespace {
         description: String::new(),
@@ -143,6 +144,8 @@ fn decide(state: &State, step: &Step) -> Draft {
                 not_before: 0,
                 not_after: 100,
                 renews: None,
+                issuer: None,
+                bundle: None,
             };
             let serial = if *controller { serial + 100 } else { *serial };
             draft.deny(state, Serial::from_bytes([serial; 16]), &cert, 1, "");

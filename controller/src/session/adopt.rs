@@ -40,6 +40,8 @@ fn decide(state: &State, peer: &PeerIdentity) -> Result<(Draft, ()), CallError> 
             not_before: peer.not_before,
             not_after: peer.not_after,
             renews: None,
+            issuer: peer.issuer,
+            bundle: None,
         };
         draft.compare(key.clone(), 0);
         draft.put(key, &record);

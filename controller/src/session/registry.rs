@@ -112,10 +112,11 @@ impl Registry {
         self.tick();
     }
 
-    /// Ends the sessions of those peers.
-    pub fn close_where(&self, peers: impl Fn(&PeerIdentity) -> bool, reason: GoodbyeReason) {
+    /// Ends the sessions of those peers for which there is a reason.
+    pub fn close_where(&self, why: impl Fn(&PeerIdentity) -> Option<GoodbyeReason>) {
         for edge in self.lock().values() {
-            if let Some(session) = edge.session.as_ref().filter(|session| peers(&session.peer)) {
+            let Some(session) = &edge.session else { continue };
+            if let Some(reason) = why(&session.peer) {
                 finish(&session.end, reason);
             }
         }
@@ -148,6 +149,13 @@ impl Registry {
             (name.clone(), Seen { online, since, software, address, applied, links })
         })
         .collect()
+    }
+
+    /// Whether an edge has a session, since when, and what it was last known to have applied.
+    pub fn applied(&self, namespace: &Label, edge: &Label) -> Option<(bool, u64, Option<Version>)> {
+        let edges = self.lock();
+        let seen = edges.get(&(namespace.clone(), edge.clone())).map(|edge| &edge.seen);
+        seen.map(|seen| (seen.online, seen.since, seen.applied))
     }
 
     /// All that is known of the edges that are wanted.

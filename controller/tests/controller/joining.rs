@@ -74,7 +74,7 @@ async fn a_controller_joins_once_however_often_it_is_told_to() {
     assert_eq!(addresses, ["192.0.2.1:58422", "192.0.2.2:58422"]);
     let data = site.data("b");
     let (issuer, own) = (data.issuer().unwrap(), data.credentials().unwrap());
-    assert_eq!(issuer.root(), site.root().certificate());
+    assert_eq!(&issuer.root().der, site.root().certificate());
     assert_eq!(state.controllers["b"].record.issuer, *issuer.ca().certificate());
     assert!(state.certs.contains_key(&own.identity().serial));
 
@@ -123,7 +123,7 @@ async fn a_request_is_carried_to_the_root_and_its_certificate_back() {
     assert_eq!(csr.spki_sha256(), again.spki_sha256(), "the key stays");
     assert_eq!(site.state().await.controllers.len(), 1);
 
-    let signed = site.root().certify_issuing_ca(&csr, unix_now()).unwrap();
+    let signed = site.root().sign_issuing(&csr, unix_now()).unwrap();
     assert_eq!(site.join("b", Signer::Signed(signed)).await.unwrap(), member());
     assert_eq!(site.state().await.controllers.len(), 2);
     assert!(!path.exists());
@@ -149,9 +149,9 @@ async fn a_certificate_that_is_not_of_this_mesh_s_root_for_this_key_is_refused()
         issuer.ca().issue(&own, &id, lifetime, now).unwrap().der
     };
     for (what, certificate, part) in [
-        ("another key", site.root().certify_issuing_ca(&other, now).unwrap(), "not for the key"),
-        ("another root", impostor.certify_issuing_ca(&own, now).unwrap(), "mesh's root"),
-        ("another mesh", foreign.certify_issuing_ca(&own, now).unwrap(), "other.test"),
+        ("another key", site.root().sign_issuing(&other, now).unwrap(), "not for the key"),
+        ("another root", impostor.sign_issuing(&own, now).unwrap(), "mesh's root"),
+        ("another mesh", foreign.sign_issuing(&own, now).unwrap(), "other.test"),
         ("no CA", leaf, "path length 0"),
         ("a root", site.root().certificate().clone(), "path length 0"),
     ] {

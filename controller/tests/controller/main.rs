@@ -6,12 +6,14 @@
 mod admins;
 mod attacks;
 mod audit;
+mod authorities;
 mod enrolment;
 mod etcd;
 mod joining;
 mod pair;
 mod program;
 mod revocation;
+mod rotation;
 mod several;
 mod state;
 mod world;

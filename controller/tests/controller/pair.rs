@@ -158,6 +158,7 @@ impl Member {
             local: None,
             clock: Arc::new(cframe_pki::unix_now),
             audit: Keep::default(),
+            authorities: Some(self.data.authorities()),
         };
         let task = runtime.spawn(cframe_controller::run(parts, stop.clone()));
         self.running = Some(Running { stop, killed, lost, task, runtime: Some(runtime) });

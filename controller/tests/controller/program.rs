@@ -20,7 +20,7 @@ use crate::world::{Edge, PATIENCE, Seen, admin_of, edge_add, join, label, route_
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cframe-controller");
 
-struct Site {
+pub(crate) struct Site {
     directory: TempDir,
     control: SocketAddr,
     enroll: SocketAddr,
@@ -29,7 +29,7 @@ struct Site {
 
 impl Site {
     /// A mesh in a directory, on ports that were free a moment ago.
-    fn init() -> Self {
+    pub(crate) fn init() -> Self {
         let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let site = Self {
             directory: TempDir::new().unwrap(),
@@ -50,7 +50,7 @@ impl Site {
         site
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
@@ -58,20 +58,20 @@ impl Site {
         self.directory.path().join("admin.toml")
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         program(arguments, &self.data())
     }
 
-    fn run(&self) -> Running {
+    pub(crate) fn run(&self) -> Running {
         self.run_on(&self.data())
     }
 
     /// Runs until it says that it is up.
-    fn run_on(&self, data: &Path) -> Running {
+    pub(crate) fn run_on(&self, data: &Path) -> Running {
         let mut child = Command::new(PROGRAM)
             .args(["run", "--data-dir"])
             .arg(data)
@@ -95,12 +95,12 @@ impl Site {
         Running(child)
     }
 
-    fn admin(&self) -> Client {
+    pub(crate) fn admin(&self) -> Client {
         admin_of(&self.context())
     }
 }
 
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
     fn signal(&self, signal: rustix::process::Signal) {
@@ -108,7 +108,7 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -121,7 +121,7 @@ impl Drop for Running {
     }
 }
 
-fn program(arguments: &[&str], data: &Path) -> Output {
+pub(crate) fn program(arguments: &[&str], data: &Path) -> Output {
     Command::new(PROGRAM)
         .args(arguments)
         .arg("--data-dir")
@@ -131,11 +131,11 @@ fn program(arguments: &[&str], data: &Path) -> Output {
         .unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-async fn call(client: &Client, call: Call) -> Vec<Reply> {
+pub(crate) async fn call(client: &Client, call: Call) -> Vec<Reply> {
     admin_call(client, call, false, PATIENCE).await.unwrap()
 }
 
@@ -386,6 +386,23 @@ fn http_tells_health_readiness_and_figures() {
     let metrics = fetch("/metrics");
     for name in ["cframe_controller_sessions 0", "cframe_controller_edges 0", "# EOF"] {
         assert!(metrics.contains(name), "{name} in {metrics}");
+    }
+    // The first look at what expires is taken beside the start.
+    let kinds = |metrics: &str, family: &str| {
+        let of = |kind: &&&str| {
+            metrics.contains(&format!("cframe_controller_{family}{{kind=\"{kind}\"}}"))
+        };
+        ["root", "issuer", "controller", "edge", "admin"].iter().filter(of).count()
+    };
+    let begun = Instant::now();
+    loop {
+        let metrics = fetch("/metrics");
+        // There are no edges; each kind tells how many of it end soon.
+        if kinds(&metrics, "expires_seconds") == 4 && kinds(&metrics, "expiring") == 5 {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{metrics}");
+        std::thread::yield_now();
     }
 }
 

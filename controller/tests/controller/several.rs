@@ -378,7 +378,7 @@ async fn settled(member: &Member, identity: &Identity) -> Edge {
 fn as_controller(of: &Member, at: &Member) -> Client {
     let credentials = of.data.credentials().unwrap().credentials();
     let bundle = cframe_pki::bundle::TrustBundle {
-        roots: vec![of.data.issuer().unwrap().root().clone()],
+        roots: vec![of.data.issuer().unwrap().root().der.clone()],
         ..Default::default()
     };
     client(&credentials, bundle, vec![Endpoint::from(at.control)])

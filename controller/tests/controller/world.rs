@@ -14,6 +14,7 @@ use cframe_controller::{
     Parts, RunError,
     audit::Keep,
     cli::{AdminContext, DataDir, Initial, initialise},
+    local,
     store::{
         Advertisement, Batch, Boxed, CommitError, Page, ReadError, Revision, Store, Txn, View,
         Watch, WatchError, redb::Redb,
@@ -118,13 +119,14 @@ impl World {
                 panics: Arc::clone(&self.panics),
             }),
             issuer: self.data.issuer().unwrap(),
+            authorities: Some(self.data.authorities()),
             credentials: self.data.credentials().unwrap(),
             resets: self.data.resets().unwrap(),
             credentials_dir: Some(self.data.identity()),
             control,
             enroll,
             http: None,
-            local: None,
+            local: Some(local::bind(&self.data.socket()).unwrap()),
             clock: Arc::new(move || cframe_pki::unix_now() + ahead.load(Ordering::SeqCst)),
             audit: self.keep,
         };

@@ -1,6 +1,7 @@
 //! The commands against a controller that has its answers ready.
 
 mod answers;
+mod ca;
 mod changes;
 mod files;
 mod questions;

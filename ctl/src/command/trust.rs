@@ -6,8 +6,9 @@ use cframe_protocol::v1::Call;
 use crate::{
     args::TrustVerb,
     context::Contexts,
-    controller::{Controller, kind, one},
+    controller::{Controller, kind, one, rows},
     failure::{Exit, Failure},
+    impact,
     session::{Consent, Reach, Session},
     view::{Subject, Trust},
 };
@@ -31,13 +32,9 @@ async fn revoke<C: Controller>(
     fingerprint: Fingerprint,
 ) -> Result<Exit, Failure> {
     if session.consent("trust revoke")? == Consent::ToAsk {
-        session
-            .confirm(&[
-                format!("no certificate that issuing CA {fingerprint} has signed works any more"),
-                "edges, admins and controllers that have one lose all their connections at once"
-                    .into(),
-            ])
-            .await?;
+        let call = Call::CaHolders { fingerprint };
+        let holders = rows(session.ask(call).await?, kind!(Holders))?;
+        session.confirm(&impact::revoke_issuer(fingerprint, &holders)).await?;
     }
     let changed = session.apply(Call::IssuerRevoke { fingerprint }).await?;
     if !session.terms.dry_run {

@@ -100,6 +100,8 @@ pub(crate) struct Link {
     pub(crate) limit: Option<Instant>,
     /// When the peer's certificate expires, on the monotonic clock. The peer watches ours.
     pub(crate) expires: Option<Instant>,
+    /// Whether it ends sooner, because the root above the peer's certificate is not trusted any more.
+    pub(crate) outdated: bool,
     /// The link's entry in the timers.
     pub(crate) armed: Option<Instant>,
     /// Whether it waits for its turn to transmit.
@@ -159,6 +161,7 @@ impl Link {
             since: now,
             limit: Some(now + HANDSHAKE_LIMIT),
             expires: None,
+            outdated: false,
             armed: None,
             ready: false,
             largest_inner: 0,

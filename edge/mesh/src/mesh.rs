@@ -35,6 +35,11 @@ const MIGRATION_SETTLES: Duration = Duration::from_millis(20);
 /// After a renewal, links are made anew spread over this time.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(20);
 
+/// Links whose peers have lost their root are begun to be made anew within this time, …
+const REPLACE_SPREAD: Duration = Duration::from_secs(1);
+/// … and have this long for it.
+const REPLACE_LIMIT: Duration = Duration::from_secs(5);
+
 /// The core of one edge.
 ///
 /// Every method that takes `now` expects it never to go back. None blocks.
@@ -299,6 +304,31 @@ impl Mesh {
         for index in begun {
             self.peers[index as usize].dial_at(now);
             self.arm_peer(index);
+        }
+    }
+
+    /// Makes the links of the peers that `stale` chooses anew, before the old ones end: after a root has
+    /// left the trust bundle, for links whose peers showed a certificate below it. A peer that has no
+    /// other has its link for a few seconds more, and no longer.
+    pub fn replace_links(&mut self, now: Instant, stale: &mut dyn FnMut(&PeerIdentity) -> bool) {
+        for index in 0..self.links.len() {
+            let Some(link) = self.links[index].as_mut() else { continue };
+            let (Some(identity), Some(peer_index)) = (&link.identity, link.peer) else { continue };
+            if !stale(identity) {
+                continue;
+            }
+            if matches!(link.phase, Phase::Handshaking | Phase::Closed) {
+                continue;
+            }
+            // One that waits for the peer's hello too: it may be the one in use on the other side.
+            let limit = now + REPLACE_LIMIT;
+            link.outdated = true;
+            link.expires = Some(link.expires.map_or(limit, |at| at.min(limit)));
+            let at = link.deadline();
+            self.timers.arm(Key::Link(index), &mut link.armed, at);
+            let spread = REPLACE_SPREAD.mul_f64(self.rng.random());
+            self.peers[peer_index as usize].renew_at(now + spread, Renew::Always);
+            self.arm_peer(peer_index);
         }
     }
 

@@ -37,10 +37,15 @@ impl Site {
     /// Applies a state of a controller, acknowledges it, and has it saved.
     pub(super) async fn take(&mut self, new: Arc<Desired>) {
         let version = new.version;
+        let trusted = self.desired.trust.clone();
         self.adopt(Arc::clone(&new)).await;
         self.confirmed = Some(unix_now());
         self.back_in().await;
         self.tell(Command::Ack(version)).await;
+        if self.desired.trust != trusted {
+            // After the acknowledgement, so that the controller that is left for this knows why.
+            self.tell(Command::Recheck(self.trust.clone())).await;
+        }
         self.saver.save(new, self.kept.clone());
         debug!(%version, "state applied");
     }

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use cframe_pki::{renewal::days_left, unix_now};
+use cframe_pki::{
+    renewal::{days_left, expires_soon},
+    unix_now,
+};
 use cframe_protocol::v1::{EdgeState, Version};
 
-use super::Site;
+use super::{Site, renew::EXPIRED};
 use crate::{
     host::{driver::MeshStatus, routes::Audit},
     local::{Answer, Asked, Question},
@@ -175,6 +178,7 @@ impl Site {
         if let Some(error) = &self.renewal.error {
             problems.push(format!("the certificate was not renewed: {error}"));
         }
+        problems.extend(self.expiry_problem(unix_now()));
         let own = &self.desired.edges.get(&self.name);
         let alone = own.is_some_and(|state| state.endpoints.is_empty());
         for (name, state) in &self.desired.edges {
@@ -186,6 +190,23 @@ impl Site {
             }
         }
         problems
+    }
+}
+
+impl Site {
+    /// The certificate's end, or that of a root that certificates hang on.
+    fn expiry_problem(&self, now: u64) -> Option<String> {
+        let identity = self.credentials.identity();
+        if now > identity.not_after {
+            return Some(EXPIRED.to_owned());
+        }
+        if !expires_soon(identity.not_before, identity.not_after, now) {
+            return None;
+        }
+        let days = days_left(identity.not_after, now);
+        Some(format!(
+            "the certificate expires in {days} days and was not renewed: is a controller reachable?"
+        ))
     }
 }
 

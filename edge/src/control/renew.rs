@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cframe_pki::{
     identity::PeerIdentity,
     key::PrivateKey,
-    renewal::{renew_at, retry_at},
+    renewal::{days_left, expires_soon, renew_at, retry_at},
     unix_now,
 };
 use cframe_protocol::{
@@ -19,6 +19,10 @@ use crate::state;
 
 /// A day, in seconds.
 const DAY: u64 = 86_400;
+
+/// What an edge says whose certificate has expired.
+pub(super) const EXPIRED: &str = "the certificate has expired, so that no controller and no peer takes it; join \
+    again: cfctl token create --rejoin, then cframe-edge join TOKEN";
 
 #[derive(Debug)]
 pub(super) struct Renewal {
@@ -135,11 +139,15 @@ impl Site {
 
     fn warn_of_expiry(&mut self, now: u64) {
         let identity = self.credentials.identity();
-        let lifetime = identity.not_after.saturating_sub(identity.not_before);
-        let left = identity.not_after.saturating_sub(now);
-        if left < lifetime / 4 && now >= self.renewal.warned.saturating_add(DAY) {
-            self.renewal.warned = now;
-            let days = left / DAY;
+        let soon = expires_soon(identity.not_before, identity.not_after, now);
+        if !soon || now < self.renewal.warned.saturating_add(DAY) {
+            return;
+        }
+        self.renewal.warned = now;
+        let days = days_left(identity.not_after, now);
+        if days < 0 {
+            warn!(days, "{EXPIRED}");
+        } else {
             warn!(
                 days,
                 "the certificate expires soon and was not renewed: is a controller reachable?"

@@ -78,8 +78,6 @@ fn certificate(facts: &Facts) -> Verdict {
         );
     };
     let left = cframe_pki::renewal::days_left(certificate.not_after, facts.clock);
-    let lifetime = certificate.not_after.saturating_sub(certificate.not_before);
-    let quarter = certificate.not_after.saturating_sub(lifetime / 4);
     if facts.clock > certificate.not_after {
         return Verdict::bad(
             "certificate",
@@ -87,7 +85,8 @@ fn certificate(facts: &Facts) -> Verdict {
             "make a token with cfctl token create --rejoin, and join again",
         );
     }
-    if facts.clock >= quarter {
+    if cframe_pki::renewal::expires_soon(certificate.not_before, certificate.not_after, facts.clock)
+    {
         return Verdict::bad(
             "certificate",
             format!("{left} days left, and not renewed"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, Issuer};
 use x509_parser::prelude::X509Certificate;
 
-use super::{BACKDATE, IssueError, params, params::Validity};
+use super::{BACKDATE, IssueError, certificate::is_ca, params, params::Validity};
 use crate::{
     CertificateDer,
     identity::{self, CertificateIdentityError, MeshName, NameError},
@@ -54,9 +54,7 @@ impl Authority {
         path_len: u32,
     ) -> Result<Self, CaError> {
         let parsed = identity::parse_certificate(&certificate)?;
-        let constraints = parsed.basic_constraints().ok().flatten().map(|found| found.value);
-        if !constraints.is_some_and(|found| found.ca && found.path_len_constraint == Some(path_len))
-        {
+        if !is_ca(&parsed, path_len) {
             return Err(CaError::NotCa(path_len));
         }
         if PublicKey::from_spki(parsed.public_key().raw).as_ref() != Some(key.public()) {
@@ -96,13 +94,13 @@ impl Authority {
     }
 }
 
-fn mesh(certificate: &X509Certificate<'_>) -> Result<MeshName, CaError> {
+pub(super) fn mesh(certificate: &X509Certificate<'_>) -> Result<MeshName, CaError> {
     let uri = identity::only_uri(certificate)?;
     let name = uri.strip_prefix("spiffe://");
     Ok(name.ok_or_else(|| CaError::Mesh(identity::excerpt(uri)))?.parse()?)
 }
 
-fn common_name(certificate: &X509Certificate<'_>) -> Result<String, CaError> {
+pub(super) fn common_name(certificate: &X509Certificate<'_>) -> Result<String, CaError> {
     let subject = certificate.subject();
     let mut names = subject.iter_common_name();
     match (subject.iter_attributes().count(), names.next()) {

@@ -106,13 +106,36 @@ pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, CaFileEr
         .map_err(|_| CaFileError::NoCertificate(path.to_owned()))
 }
 
-/// Writes a certificate as a PEM file, in place of one that may be there.
+/// Reads all certificates of a PEM file: an issuing CA's and its root's, say.
+///
+/// # Errors
+/// When the file cannot be read or has none.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
+    let text = files::read_public(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| CaFileError::NoCertificate(path.to_owned()))
+}
+
+/// Writes certificates as PEM, one after the other, in place of what may be there.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_certificate(path: &Path, certificate: &CertificateDer<'_>) -> Result<(), CaFileError> {
-    let text = pem::encode("CERTIFICATE", certificate);
+pub fn write_certificates(
+    path: &Path,
+    certificates: &[CertificateDer<'_>],
+) -> Result<(), CaFileError> {
+    let text: String =
+        certificates.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
     Ok(files::write_public(path, text.as_bytes())?)
+}
+
+/// Writes a signing request (DER) as PEM, in place of what may be there.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_request(path: &Path, csr: &[u8]) -> Result<(), CaFileError> {
+    Ok(files::write_public(path, pem::encode("CERTIFICATE REQUEST", csr).as_bytes())?)
 }
 
 fn save(
@@ -124,7 +147,7 @@ fn save(
     files::ensure_private_dir(directory)?;
     // The key first: it alone refuses to replace one, and then nothing has been touched.
     files::write_secret(&directory.join(key_file), key.to_pem().as_bytes())?;
-    write_certificate(&directory.join(certificate_file), certificate)
+    write_certificates(&directory.join(certificate_file), std::slice::from_ref(certificate))
 }
 
 fn load(

@@ -58,7 +58,7 @@ impl RootCa {
     ///
     /// # Errors
     /// When the root is not valid now, or signing fails.
-    pub fn certify_issuing_ca(
+    pub fn sign_issuing(
         &self,
         csr: &VerifiedCsr,
         now: u64,

@@ -1,6 +1,6 @@
 //! Enrolment: the client has a pin and no certificate yet.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, PeerIncompatible, ServerConfig, SignatureScheme,
@@ -20,8 +20,13 @@ use crate::{
 };
 
 /// The controller's end: no client certificate, and a chain that includes the root, for the client to
-/// compare with its pin. `root` is the root above the credentials' issuing CA.
-pub fn enroll_server(credentials: &LiveCredentials, root: CertificateDer<'static>) -> ServerConfig {
+/// compare with its pin. `root` gives the root above the credentials' issuing CA, for each handshake:
+/// both change when the root is rotated.
+pub fn enroll_server(
+    credentials: &LiveCredentials,
+    root: impl Fn() -> CertificateDer<'static> + Send + Sync + 'static,
+) -> ServerConfig {
+    let root = Box::new(root);
     let config = server_builder()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(WithRoot { credentials: credentials.clone(), root }));
@@ -35,16 +40,21 @@ pub fn enroll_client(pin: Fingerprint) -> ClientConfig {
     harden_client(config, ALPN_ENROLL)
 }
 
-#[derive(Debug)]
 struct WithRoot {
     credentials: LiveCredentials,
-    root: CertificateDer<'static>,
+    root: Box<dyn Fn() -> CertificateDer<'static> + Send + Sync>,
+}
+
+impl fmt::Debug for WithRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WithRoot({:?})", self.credentials)
+    }
 }
 
 impl ResolvesServerCert for WithRoot {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut certified = self.credentials.certified().as_ref().clone();
-        certified.cert.push(self.root.clone());
+        certified.cert.push((self.root)());
         Some(Arc::new(certified))
     }
 }

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::{Credentials, LiveCredentials, link_client, link_server};
-use crate::testing::{World, edges, pinned_clock};
+use crate::{
+    CertificateDer,
+    testing::{World, edges, pinned_clock},
+};
 
 const DIALER: &str = "spiffe://m/ns/prod/edge/dialer";
 const ACCEPTOR: &str = "spiffe://m/ns/prod/edge/acceptor";
@@ -26,6 +29,14 @@ fn link(world: &World) -> (ClientConfig, ServerConfig) {
         link_client(&live(world.credentials(DIALER)), verifier.clone()),
         link_server(&live(world.credentials(ACCEPTOR)), verifier),
     )
+}
+
+/// A root that is never rotated.
+fn constant(
+    root: &CertificateDer<'static>,
+) -> impl Fn() -> CertificateDer<'static> + Send + Sync + 'static {
+    let root = root.clone();
+    move || root.clone()
 }
 
 fn linked(world: &World) -> (Arc<ClientConfig>, Arc<ServerConfig>) {

@@ -44,6 +44,9 @@ pub enum Refusal {
     /// The certificate is on the deny-list.
     #[error("the certificate is revoked")]
     Denied,
+    /// The root CA that the chain leads to has left the trust bundle since the handshake.
+    #[error("the root CA above the certificate is not trusted any more")]
+    RootRemoved,
     /// An identity of another mesh, though below one of our roots.
     #[error("an identity of another mesh")]
     WrongMesh,
@@ -82,6 +85,7 @@ impl Refusal {
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::RevokedIssuer { .. } => "revoked_issuer",
             Self::Denied => "denied",
+            Self::RootRemoved => "root_removed",
             Self::WrongMesh => "wrong_mesh",
             Self::WrongRole { .. } => "wrong_role",
             Self::WrongNamespace => "wrong_namespace",
@@ -116,7 +120,7 @@ impl From<Refusal> for rustls::Error {
                 not_before: time(not_before),
             },
             Refusal::RevokedIssuer { .. } | Refusal::Denied => CertificateError::Revoked,
-            Refusal::NotTrusted(_) => CertificateError::UnknownIssuer,
+            Refusal::NotTrusted(_) | Refusal::RootRemoved => CertificateError::UnknownIssuer,
             other @ (Refusal::WrongMesh
             | Refusal::WrongRole { .. }
             | Refusal::WrongNamespace

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::prompt::as_typed;
-use super::{COMMAND, Deployment, Transcript, clean_command};
+use super::{COMMAND, Deployment, Output, Transcript, clean_command};
 use crate::{Host, Process, wait_until};
 
 /// The default of `--metrics-listen`.
@@ -212,6 +212,14 @@ impl Deployment {
     /// `XDG_CONFIG_HOME` of the operator of a mesh whose directory is below `dir`.
     pub(crate) fn operator_dir(mesh: &str, dir: &Path) -> PathBuf {
         Files::of(mesh, dir).operator()
+    }
+
+    /// Runs another command of `cframe-controller` on the first controller's directory, such as `ca renew`.
+    pub fn controller_program(&self, args: &[&str]) -> Result<Output> {
+        let (dir, program) = (self.controller_dir(), self.programs.controller());
+        let mut command = command(&self.files, &dir, &self.host, program);
+        command.args(args);
+        self.transcript.run(&self.host, command, COMMAND)
     }
 
     /// What the first controller's local HTTP port answers to `GET path`: status code and body.

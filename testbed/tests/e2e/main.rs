@@ -20,6 +20,7 @@ mod packets;
 mod paths;
 mod restarts;
 mod revocation;
+mod rotation;
 mod secrecy;
 mod size;
 mod traffic;

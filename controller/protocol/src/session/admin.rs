@@ -73,7 +73,7 @@ impl AdminConnection {
 
     /// Who answers; `None` if the connection has ended before that was known.
     pub fn peer(&self) -> Option<PeerIdentity> {
-        self.0.peer()
+        self.0.controller()
     }
 
     /// Whether it has not ended, as far as this side knows.

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use cframe_pki::{CertificateDer, tls::SERVER_NAME, verifier::PeerIdentity};
+use cframe_pki::{
+    CertificateDer,
+    tls::SERVER_NAME,
+    verifier::{PeerIdentity, Refusal, peer_identity},
+};
 use quinn::{Connection, EndpointConfig, TokioRuntime, crypto::rustls::NoInitialCipherSuite};
 use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -70,7 +74,7 @@ pub enum DialError {
     #[error(transparent)]
     Connect(#[from] quinn::ConnectError),
     /// The handshake failed: the server refused, or was refused.
-    #[error("{0}")]
+    #[error("{}", handshake(.0))]
     Handshake(#[from] quinn::ConnectionError),
     /// No answer.
     #[error("no answer within {} s", HANDSHAKE_LIMIT.as_secs())]
@@ -78,6 +82,13 @@ pub enum DialError {
     /// The attempt panicked: a fault of this program.
     #[error("the attempt failed by a fault of this program")]
     Panicked,
+}
+
+/// What a handshake ended with. Of our own verifier's reasons one has no alert of its own, and TLS would print
+/// it as a program sees it.
+fn handshake(error: &quinn::ConnectionError) -> String {
+    let text = error.to_string();
+    if text.contains("PinMismatch") { Refusal::PinMismatch.to_string() } else { text }
 }
 
 impl Client {
@@ -149,11 +160,11 @@ impl Client {
 }
 
 impl Connected {
-    /// Who answers.
-    pub(super) fn peer(&self) -> Option<PeerIdentity> {
+    /// Who the controller is, as its certificate has it.
+    pub(super) fn controller(&self) -> Option<PeerIdentity> {
         let any = self.connection.peer_identity()?;
         let chain = any.downcast_ref::<Vec<CertificateDer<'static>>>()?;
-        cframe_pki::verifier::peer_identity(chain).ok()
+        peer_identity(chain).ok()
     }
 
     /// Closes, and returns when the word of it has left this host. Whether it arrives nobody would learn

@@ -5,6 +5,7 @@ mod live;
 
 use std::{sync::Arc, time::Duration};
 
+use cframe_pki::verifier::{Refusal, Trust};
 use tokio::{
     pin, select,
     sync::mpsc,
@@ -66,6 +67,9 @@ pub enum Command {
     },
     /// From the next attempt on, whom to dial.
     Client(Client),
+    /// The trust is another: a session with a controller that it no longer accepts ends, and is begun
+    /// anew. It must be the trust that the client's verifier judges by.
+    Recheck(Trust),
 }
 
 /// Why there is no session.
@@ -80,6 +84,9 @@ pub enum SessionError {
     /// The controller doesn't take the edge's certificate.
     #[error("the controller refuses the certificate: {0}")]
     CertificateRefused(String),
+    /// The edge doesn't take the controller's certificate any more.
+    #[error("the controller is not trusted any more: {0}")]
+    Untrusted(Refusal),
     /// The connection is lost.
     #[error("the connection to the controller is lost: {0}")]
     Lost(#[from] quinn::ConnectionError),
@@ -98,7 +105,10 @@ impl SessionError {
     /// Whether a session was lost without anybody's wanting it to stay away.
     fn is_loss(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::Silent | Self::Closed(CloseCode::Shutdown) => true,
+            Self::Lost(_)
+            | Self::Silent
+            | Self::Untrusted(_)
+            | Self::Closed(CloseCode::Shutdown) => true,
             Self::Closed(_)
             | Self::Unreachable(_)
             | Self::CertificateRefused(_)
@@ -208,6 +218,8 @@ impl EdgeSession {
             Command::Report(report) => self.report = Some(within_limit(report)),
             Command::Client(client) => self.client = client,
             Command::Renew { .. } => self.cannot_renew(),
+            // The next handshake goes by it anyhow.
+            Command::Recheck(_) => {}
         }
     }
 

@@ -255,6 +255,25 @@ pub enum Call {
         /// Ends after these seconds.
         timeout_secs: u32,
     },
+    /// The roots and issuing CAs, and what hangs on each → `Ca`.
+    CaStatus,
+    /// Whose newest valid certificate is under a root or an issuing CA → `Holders`.
+    CaHolders {
+        /// SHA-256 of the CA's public key (SPKI).
+        fingerprint: Fingerprint,
+    },
+    /// Adds a root to the trust bundle → `Changed`.
+    RootAdd {
+        /// The root's certificate in DER.
+        certificate: Vec<u8>,
+    },
+    /// Removes a root from the trust bundle → `Changed`.
+    RootDrop {
+        /// SHA-256 of the root's public key (SPKI).
+        fingerprint: Fingerprint,
+        /// Although somebody depends on it.
+        force: bool,
+    },
 }
 
 impl Call {
@@ -298,6 +317,10 @@ impl Call {
             Self::ControllerDel { .. } => "controller-del",
             Self::Sessions { .. } => "sessions",
             Self::Behind { .. } => "behind",
+            Self::CaStatus => "ca-status",
+            Self::CaHolders { .. } => "ca-holders",
+            Self::RootAdd { .. } => "root-add",
+            Self::RootDrop { .. } => "root-drop",
         }
     }
 }

@@ -11,8 +11,8 @@ use cframe_pki::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdminRow, AuditRow, CertRow, EdgeRow, Endpoint, Enrolled, MeshStatus, NamespaceRow,
-    RegistrationRow, RouteRow, SessionRow, TokenRow, Version,
+    AdminRow, AuditRow, CaStatus, CertRow, EdgeRow, Endpoint, Enrolled, HolderRow, MeshStatus,
+    NamespaceRow, RegistrationRow, RouteRow, SessionRow, TokenRow, Version,
 };
 use crate::frame::message;
 
@@ -73,6 +73,10 @@ pub enum Reply {
     /// Controllers that run and do not answer, so that what their edges have is not known. The next such
     /// reply replaces it.
     Unheard(Vec<Label>),
+    /// The CAs.
+    Ca(CaStatus),
+    /// Those who hang on a CA.
+    Holders(Vec<HolderRow>),
 }
 
 /// A write is done, or with `dry_run` would be.

@@ -164,6 +164,12 @@ fn many(reply: Reply) -> Reply {
         Reply::Certs(rows) => Reply::Certs(vec![rows[0].clone(); MANY]),
         Reply::Admins(rows) => Reply::Admins(vec![rows[0].clone(); MANY]),
         Reply::Audit(rows) => Reply::Audit(vec![rows[0].clone(); MANY]),
+        Reply::Holders(rows) => Reply::Holders(vec![rows[0].clone(); MANY]),
+        Reply::Ca(status) => Reply::Ca(CaStatus {
+            roots: vec![status.roots[0].clone(); MANY],
+            issuers: vec![status.issuers[0].clone(); MANY],
+            ..status
+        }),
         Reply::Status(status) => Reply::Status(MeshStatus {
             namespaces: vec![status.namespaces[0].clone(); MANY],
             controllers: vec![status.controllers[0].clone(); MANY],

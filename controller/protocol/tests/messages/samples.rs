@@ -258,6 +258,10 @@ pub(crate) fn calls() -> Vec<Call> {
         Call::ControllerDel { name: "c1".parse().unwrap(), revoke_issuer: true },
         Call::Sessions { namespace: Some(n()), edge: None, brief: true },
         Call::Behind { namespace: n(), version: version(), timeout_secs: 30 },
+        Call::CaStatus,
+        Call::CaHolders { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
+        Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
+        Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: true },
     ]
 }
 
@@ -300,6 +304,8 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
             Reply::Behind(Behind { total: 3, behind: 1, names: vec!["idc".parse().unwrap()] }),
         ),
         ("unheard", Reply::Unheard(vec!["c2".parse().unwrap()])),
+        ("ca", Reply::Ca(ca_status())),
+        ("holders", Reply::Holders(vec![holder()])),
     ]
 }
 
@@ -336,6 +342,47 @@ pub(crate) fn session_rows() -> Vec<SessionRow> {
     let gone =
         SessionRow { edge: "idc".parse().unwrap(), online: false, applied: None, ..row.clone() };
     vec![row, gone]
+}
+
+pub(crate) fn ca_status() -> CaStatus {
+    let certs = CertCounts { edges: 2, controllers: 1, admins: 1, valid: 7 };
+    CaStatus {
+        roots: vec![RootRow {
+            fingerprint: Fingerprint::from_bytes([0xab; 32]),
+            subject: "cframe root CA abababababababab".into(),
+            not_after: 2_078_360_000,
+            certificate: vec![0x30, 0xff, 0],
+            signs: true,
+            revision: 5,
+            have: 2,
+            edges: 3,
+            lacking: vec![Lacking {
+                namespace: "prod".parse().unwrap(),
+                edge: "idc".parse().unwrap(),
+                online: true,
+            }],
+            certs,
+        }],
+        issuers: vec![IssuerRow {
+            fingerprint: Fingerprint::from_bytes([0xac; 32]),
+            controller: "c1".parse().unwrap(),
+            root: Fingerprint::from_bytes([0xab; 32]),
+            not_after: 1_857_608_000,
+            signs: true,
+            revoked: true,
+            certs,
+        }],
+        next: "nothing to do".into(),
+    }
+}
+
+pub(crate) fn holder() -> HolderRow {
+    HolderRow {
+        id: "spiffe://corp/ns/prod/edge/aws-hk".parse().unwrap(),
+        serial: Serial::from_bytes([9; 16]),
+        not_after: 1_765_592_000,
+        online: true,
+    }
 }
 
 fn namespace_row() -> NamespaceRow {

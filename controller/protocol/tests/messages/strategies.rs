@@ -238,6 +238,13 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
             }),
         ],
         prop_oneof![
+            Just(Call::CaStatus),
+            fingerprint().prop_map(|fingerprint| Call::CaHolders { fingerprint }),
+            bytes(600).prop_map(|certificate| Call::RootAdd { certificate }),
+            (fingerprint(), any::<bool>())
+                .prop_map(|(fingerprint, force)| Call::RootDrop { fingerprint, force }),
+        ],
+        prop_oneof![
             (l(), settings(), text()).prop_map(|(name, settings, description)| {
                 Call::NamespaceAdd { name, settings, description }
             }),
@@ -491,6 +498,66 @@ pub(crate) fn status() -> impl Strategy<Value = MeshStatus> {
         })
 }
 
+fn cert_counts() -> impl Strategy<Value = CertCounts> {
+    any::<(u32, u32, u32, u32)>().prop_map(|(edges, controllers, admins, valid)| CertCounts {
+        edges,
+        controllers,
+        admins,
+        valid,
+    })
+}
+
+fn root_row() -> impl Strategy<Value = RootRow> {
+    let lacking = (label(), label(), any::<bool>()).prop_map(|(namespace, edge, online)| Lacking {
+        namespace,
+        edge,
+        online,
+    });
+    (
+        (fingerprint(), ".{0,40}", bytes(600), any::<(u64, bool)>()),
+        (any::<(u64, u32, u32)>(), vec(lacking, 0..=CaStatus::MAX_LACKING), cert_counts()),
+    )
+        .prop_map(|((fingerprint, subject, certificate, (not_after, signs)), rest)| {
+            let ((revision, have, edges), lacking, certs) = rest;
+            RootRow {
+                fingerprint,
+                subject,
+                not_after,
+                certificate,
+                signs,
+                revision,
+                have,
+                edges,
+                lacking,
+                certs,
+            }
+        })
+}
+
+fn issuer_row() -> impl Strategy<Value = IssuerRow> {
+    (fingerprint(), label(), fingerprint(), any::<(u64, bool, bool)>(), cert_counts()).prop_map(
+        |(fingerprint, controller, root, (not_after, signs, revoked), certs)| IssuerRow {
+            fingerprint,
+            controller,
+            root,
+            not_after,
+            signs,
+            revoked,
+            certs,
+        },
+    )
+}
+
+fn ca_status(rows: usize) -> impl Strategy<Value = CaStatus> {
+    (vec(root_row(), 0..=CaStatus::MAX_ROOTS), vec(issuer_row(), 0..=rows), ".{0,80}")
+        .prop_map(|(roots, issuers, next)| CaStatus { roots, issuers, next })
+}
+
+fn holder_row() -> impl Strategy<Value = HolderRow> {
+    (spiffe(), serial(), any::<(u64, bool)>())
+        .prop_map(|(id, serial, (not_after, online))| HolderRow { id, serial, not_after, online })
+}
+
 /// Any reply, of up to so many rows.
 pub(crate) fn reply(rows: usize) -> impl Strategy<Value = Reply> {
     let changed = (version(), vec(".{0,60}", 0..4))
@@ -533,5 +600,7 @@ pub(crate) fn reply(rows: usize) -> impl Strategy<Value = Reply> {
         vec(audit_row(), 0..=rows).prop_map(Reply::Audit),
         ("[0-9.]{0,9}", any::<u16>())
             .prop_map(|(software, protocol)| Reply::Version { software, protocol }),
+        ca_status(rows).prop_map(Reply::Ca),
+        vec(holder_row(), 0..=rows).prop_map(Reply::Holders),
     ]
 }

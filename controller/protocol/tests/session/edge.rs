@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use cframe_pki::verifier::Refusal;
 use cframe_protocol::{
     frame::encode,
     session::{Client, CloseCode, Command, EdgeSession, Event, SessionError},
@@ -387,4 +388,24 @@ fn report(rtt_us: u32) -> Report {
     let peer = "idc".parse().unwrap();
     let link = LinkReport { peer, up: true, rtt_us, path_mtu: 1452, since_unix: 1 };
     Report { links: vec![link], cert_not_after: 9, applied: None }
+}
+
+#[tokio::test]
+async fn a_session_ends_with_the_root_that_its_controller_was_trusted_by() {
+    let mut world = World::new("m");
+    let old = Server::control(world.control_server());
+    let client = world.edge();
+    let mut edge = Edge::start(vec![old.address()], client.clone(), None);
+    let _peer = old.edge().await;
+    edge.connected().await;
+
+    let trust = world.rotate();
+    edge.command(Command::Recheck(trust.clone())).await;
+    let new = Server::control(world.control_server());
+    edge.command(Command::Client(Client::new(vec![new.address()], client))).await;
+    world.drop_old_root();
+    edge.command(Command::Recheck(trust)).await;
+    let error = edge.disconnected().await;
+    assert!(matches!(error, SessionError::Untrusted(Refusal::RootRemoved)), "{error}");
+    edge.stop().await;
 }

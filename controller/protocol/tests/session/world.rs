@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cframe_pki::{
-    Fingerprint,
+    CertificateDer, Fingerprint,
     bundle::{DenyEntry, DenyList, TrustBundle},
     issue::{IssuingCa, LEAF_LIFETIME, RootCa, VerifiedCsr},
     key::PrivateKey,
@@ -48,6 +48,26 @@ impl World {
         self.trust.replace(self.trust.bundle(), [denied].into_iter().collect()).unwrap();
     }
 
+    /// Puts another root in the place of the one there is; its controllers are below the new one.
+    pub(crate) fn rotate(&mut self) -> Trust {
+        let root = RootCa::generate(self.root.mesh(), unix_now()).unwrap();
+        self.ca = root.issuing_ca(unix_now()).unwrap();
+        let roots = vec![root.certificate().clone(), self.root.certificate().clone()];
+        self.root = root;
+        self.trust_roots(&roots);
+        self.trust.clone()
+    }
+
+    /// Drops all roots but the newest.
+    pub(crate) fn drop_old_root(&self) {
+        self.trust_roots(&[self.root.certificate().clone()]);
+    }
+
+    fn trust_roots(&self, roots: &[CertificateDer<'static>]) {
+        let bundle = TrustBundle { roots: roots.to_vec(), ..TrustBundle::default() };
+        self.trust.replace(bundle, DenyList::default()).unwrap();
+    }
+
     pub(crate) fn control_server(&self) -> Arc<rustls::ServerConfig> {
         self.control_server_as("controller/c1")
     }
@@ -59,7 +79,7 @@ impl World {
 
     pub(crate) fn enroll_server(&self) -> Arc<rustls::ServerConfig> {
         let root = self.root.certificate().clone();
-        Arc::new(tls::enroll_server(&self.credentials("controller/c1"), root))
+        Arc::new(tls::enroll_server(&self.credentials("controller/c1"), move || root.clone()))
     }
 
     /// An edge's or admin's configuration.

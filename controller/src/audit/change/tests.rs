@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cframe_pki::{CertificateDer, Fingerprint, bundle::TrustBundle, identity::Label};
 use proptest::{collection::vec, prelude::*};
@@ -51,6 +51,7 @@ fn mesh(roots: usize) -> record::Mesh {
             revoked_issuers: BTreeSet::new(),
         },
         controllers: BTreeSet::new(),
+        roots_since: BTreeMap::new(),
     }
 }
 

@@ -75,6 +75,10 @@ fn every_call(token: &str, serial: Serial) -> Vec<Call> {
         Call::ControllerDel { name: label("b"), revoke_issuer: true },
         Call::Sessions { namespace: None, edge: None, brief: true },
         Call::Behind { namespace, version: Version::default(), timeout_secs: 1 },
+        Call::CaStatus,
+        Call::CaHolders { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
+        Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
+        Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: false },
     ];
     let numbers: BTreeSet<u8> = calls.iter().map(variant).collect();
     let next = u8::try_from(numbers.len()).unwrap();

@@ -39,7 +39,8 @@ impl Mesh {
         }
         if link.phase != Phase::Closed {
             if link.expires.is_some_and(|at| at <= now) {
-                self.close(now, index, Code::Expired);
+                let code = if link.outdated { Code::Removed } else { Code::Expired };
+                self.close(now, index, code);
             } else if link.limit.is_some_and(|at| at <= now) {
                 let code = if link.phase == Phase::Retired { Code::Replaced } else { Code::Slow };
                 self.close(now, index, code);

@@ -24,6 +24,11 @@ impl Authority {
         Self { root, ca }
     }
 
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        let roots = vec![self.root.certificate().clone()];
+        TrustBundle { roots, revoked_issuers: Default::default() }
+    }
+
     pub(crate) fn issue(
         &self,
         namespace: &str,
@@ -40,8 +45,6 @@ impl Authority {
 
     /// Trust in this authority, which denies nobody yet.
     pub(crate) fn trust(&self) -> Trust {
-        let roots = vec![self.root.certificate().clone()];
-        let bundle = TrustBundle { roots, revoked_issuers: Default::default() };
-        Trust::new("test".parse().unwrap(), bundle, DenyList::default()).unwrap()
+        Trust::new("test".parse().unwrap(), self.bundle(), DenyList::default()).unwrap()
     }
 }

@@ -9,6 +9,7 @@ use cframe_mesh::{Event, Reason};
 use cframe_pki::bundle::{DenyEntry, DenyList};
 
 mod certificates;
+mod roots;
 mod world;
 
 use world::{LATENCY, World, addr, ping};

@@ -34,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) events: Vec<Event>,
     /// What the verifier said, for the log.
     pub(crate) refusals: Arc<Mutex<Vec<String>>>,
-    credentials: LiveCredentials,
+    pub(crate) credentials: LiveCredentials,
     id: SpiffeId,
     starts: u8,
 }
@@ -71,7 +71,7 @@ pub(crate) struct World {
     pub(crate) captured: Vec<Vec<u8>>,
     wire: BinaryHeap<Reverse<Flight>>,
     seq: u64,
-    authority: Authority,
+    pub(crate) authority: Authority,
 }
 
 impl World {

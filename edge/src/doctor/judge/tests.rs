@@ -85,8 +85,8 @@ fn a_clock_before_the_certificate_or_the_state_is_wrong() {
 }
 
 #[test]
-fn a_certificate_is_told_when_a_quarter_of_it_is_left_and_when_it_is_over() {
-    let wrong = only_wrong(|facts, _| facts.clock = NOW + 23 * DAY);
+fn a_certificate_is_told_from_fourteen_days_before_its_end_and_when_it_is_over() {
+    let wrong = only_wrong(|facts, _| facts.clock = NOW + 16 * DAY);
     assert!(wrong.check == "certificate" && wrong.found.contains("days left"), "{wrong}");
     let wrong = only_wrong(|facts, _| facts.clock = NOW + 31 * DAY);
     assert!(wrong.mend.unwrap().contains("--rejoin"));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cframe_mesh::{EcnCodepoint, Mesh, Received, Transmit};
-use cframe_pki::verifier::Trust;
+use cframe_pki::verifier::{Refusal, Trust};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -238,7 +238,10 @@ impl Loop {
             }
             Command::Recheck => {
                 let trust = &self.trust;
-                self.mesh.recheck(now, &mut |peer| trust.denial(peer).is_ok());
+                self.mesh.recheck(now, &mut |peer| {
+                    matches!(trust.denial(peer), Ok(()) | Err(Refusal::RootRemoved))
+                });
+                self.mesh.replace_links(now, &mut |peer| trust.denial(peer).is_err());
             }
             Command::AddressChanged => self.mesh.local_address_changed(now),
             Command::CredentialsRenewed => self.mesh.credentials_renewed(now),

@@ -2,11 +2,17 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, SanType};
+
 use crate::{
+    CertificateDer,
     identity::parse_certificate,
-    issue::{CaError, CaFileError, IssueError, IssuingCa, RootCa, VerifiedCsr, read_certificate},
-    key::PrivateKey,
-    testing::{DAY, LEAF, NOW, World, edges, issue},
+    issue::{
+        CaCertificate, CaError, CaFileError, IssueError, IssuingCa, RootCa, RootError, VerifiedCsr,
+        read_certificate,
+    },
+    key::{PrivateKey, Signer},
+    testing::{DAY, LEAF, NOW, World, edges, issue, params_of, sign_as},
     verifier::PeerSide,
 };
 
@@ -42,10 +48,59 @@ fn an_issuing_ca_whose_key_never_left_its_controller() {
     let world = World::new("m");
     let key = PrivateKey::generate().unwrap();
     let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
-    let certificate = world.root.certify_issuing_ca(&csr, NOW).unwrap();
+    let certificate = world.root.sign_issuing(&csr, NOW).unwrap();
     let ca = IssuingCa::new(certificate, key).unwrap();
     let chain = issue(&ca, "spiffe://m/ns/prod/edge/a", LEAF, NOW).chain;
     world.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
+}
+
+#[test]
+fn a_root_is_known_by_its_certificate_alone() {
+    let world = World::new("m");
+    let root = CaCertificate::root(world.root.certificate()).unwrap();
+    assert_eq!((&root.mesh, root.spki), (world.root.mesh(), world.root.spki_sha256()));
+    assert_eq!(root.not_after, world.root.not_after());
+    assert!(root.subject.starts_with("cframe root CA "), "{}", root.subject);
+    assert!(root.signs(world.ca.certificate()));
+    let other = World::new("m");
+    assert!(!root.signs(other.ca.certificate()), "another root's");
+    let issuing = CaCertificate::issuing(world.ca.certificate()).unwrap();
+    assert_eq!(issuing.spki, world.ca.spki_sha256());
+    assert!(!issuing.signs(world.root.certificate()));
+}
+
+#[test]
+fn only_a_root_of_the_form_that_is_made_here_is_taken_for_one() {
+    let world = World::new("m");
+    let (root, key) = (world.root.certificate(), PrivateKey::generate().unwrap());
+    let refused = |der: &CertificateDer<'_>| CaCertificate::root(der).unwrap_err();
+    assert_eq!(refused(world.ca.certificate()), RootError::Ca(CaError::NotCa(1)));
+    let leaf = world.credentials("spiffe://m/controller/c1").chain.remove(0);
+    assert_eq!(refused(&leaf), RootError::Ca(CaError::NotCa(1)));
+    let made = |spoil: &dyn Fn(&mut CertificateParams)| {
+        let mut params = params_of(world.ca.certificate());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        spoil(&mut params);
+        refused(&params.self_signed(&Signer(&key)).unwrap().into())
+    };
+    let unconstrained = made(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    assert_eq!(unconstrained, RootError::Ca(CaError::NotCa(1)));
+    assert_eq!(made(&|params| params.key_usages.clear()), RootError::Ca(CaError::NotCa(1)));
+    let nameless = made(&|params| params.subject_alt_names.clear());
+    assert!(matches!(nameless, RootError::Ca(CaError::Certificate(_))), "{nameless}");
+    let edge = made(&|params| {
+        params.subject_alt_names = vec![SanType::URI("spiffe://m/x".try_into().unwrap())];
+    });
+    assert!(matches!(edge, RootError::Ca(CaError::MeshName(_))), "{edge}");
+    // Another's certificate under the root's name is no root: it has not signed itself.
+    let mut params = params_of(world.ca.certificate());
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    let below = sign_as(&params, &key, root, world.root.key());
+    assert_eq!(refused(&below), RootError::NotSelfSigned);
+    let mut bytes = root.to_vec();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    assert_eq!(refused(&bytes.into()), RootError::NotSelfSigned);
 }
 
 #[test]

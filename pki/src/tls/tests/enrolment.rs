@@ -7,7 +7,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::live;
+use super::{constant, live};
 use crate::{
     CertificateDer,
     testing::{NOW, World, handshake, pinned_clock},
@@ -31,7 +31,7 @@ fn verdict(
         ocsp: None,
     };
     let mut server: ServerConfig =
-        enroll_server(&live(credentials.clone()), world.root.certificate().clone());
+        enroll_server(&live(credentials.clone()), constant(world.root.certificate()));
     server.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
     let (client, server) = pinned_clock(enroll_client(world.root.spki_sha256()), server);
     let done = handshake(&client, &server);

@@ -9,7 +9,7 @@ use rustls::{
     version::TLS12,
 };
 
-use super::{ACCEPTOR, DIALER, link, linked, live};
+use super::{ACCEPTOR, DIALER, constant, link, linked, live};
 use crate::{
     testing::{World, edges, handshake, id, pinned_clock},
     tls::{
@@ -36,7 +36,7 @@ fn enrolment(world: &World) -> (ClientConfig, ServerConfig) {
     let controller = live(world.credentials(CONTROLLER));
     (
         enroll_client(world.root.spki_sha256()),
-        enroll_server(&controller, world.root.certificate().clone()),
+        enroll_server(&controller, constant(world.root.certificate())),
     )
 }
 

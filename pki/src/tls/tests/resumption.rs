@@ -7,7 +7,7 @@ use rustls::{
     crypto::aws_lc_rs::Ticketer, server::ServerSessionMemoryCache,
 };
 
-use super::link;
+use super::{constant, link};
 use crate::{
     bundle::DenyEntry,
     testing::{Outcome, World, bundle, handshake, pinned_clock, resuming},
@@ -123,7 +123,7 @@ fn no_configuration_keeps_sessions() {
     let servers = [
         link(&world).1,
         control_server(&controller, world.verifier(Policy::ControlClients)),
-        enroll_server(&controller, world.root.certificate().clone()),
+        enroll_server(&controller, constant(world.root.certificate())),
     ];
     for server in servers {
         assert_eq!(server.send_tls13_tickets, 0);

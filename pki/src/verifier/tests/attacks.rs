@@ -118,7 +118,7 @@ fn a_revoked_key_is_refused_wherever_it_is_in_the_chain() {
 fn a_revoked_issuing_ca_with_a_new_certificate_stays_revoked() {
     let world = World::new("m");
     let csr = crate::issue::VerifiedCsr::from_der(&world.ca.key().csr().unwrap()).unwrap();
-    let certificate = world.root.certify_issuing_ca(&csr, NOW).unwrap();
+    let certificate = world.root.sign_issuing(&csr, NOW).unwrap();
     assert_ne!(&certificate, world.ca.certificate());
     let mut revoking = bundle(&[&world.root]);
     revoking.revoked_issuers.insert(world.ca.spki_sha256());

@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
+use cframe_pki::verifier::PeerIdentity;
 use tokio::{
     select,
     time::{Instant, sleep_until, timeout_at},
@@ -50,6 +51,7 @@ impl EdgeSession {
             SessionError::Unreachable(_)
             | SessionError::Closed(_)
             | SessionError::CertificateRefused(_)
+            | SessionError::Untrusted(_)
             | SessionError::Lost(_)
             | SessionError::Silent => CloseCode::Done,
         };
@@ -162,6 +164,10 @@ impl EdgeSession {
                 self.client = client;
                 Ok(())
             }
+            Command::Recheck(trust) => match &live.controller {
+                Some(controller) => trust.denial(controller).map_err(SessionError::Untrusted),
+                None => Ok(()),
+            },
         }
     }
 
@@ -195,6 +201,8 @@ async fn arrival(moving: &mut Option<Moving>) -> Result<Connected, Unreachable> 
 struct Live {
     reader: FrameReader,
     writer: FrameWriter,
+    /// By which certificate the controller is one.
+    controller: Option<PeerIdentity>,
     heard: Instant,
     /// The controller has said something in this session: it is not only busy taking edges in.
     spoken: bool,
@@ -216,6 +224,7 @@ impl Live {
         let mut live = Self {
             reader: FrameReader::new(receive, MAX_FRAME),
             writer: FrameWriter::new(send),
+            controller: connected.controller(),
             heard: now,
             spoken: false,
             sent: now,

@@ -3,8 +3,9 @@
 use crate::{
     frame::{BUDGET, seq_cost},
     v1::{
-        AdminRow, AuditRow, CertRow, CertState, EdgeRow, LinkReport, MeshStatus, NamespaceRow,
-        NamespaceStatus, RegistrationRow, Reply, RouteRow, SessionRow, TokenRow,
+        AdminRow, AuditRow, CaStatus, CertRow, CertState, EdgeRow, HolderRow, IssuerRow, Lacking,
+        LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, RegistrationRow, Reply, RootRow,
+        RouteRow, SessionRow, TokenRow,
     },
 };
 
@@ -37,6 +38,8 @@ impl Reply {
             Self::Sessions(rows) => {
                 pieces(rows.into_iter().flat_map(short_sessions).collect(), Self::Sessions)
             }
+            Self::Holders(rows) => pieces(rows, Self::Holders),
+            Self::Ca(status) => short_authorities(status),
             Self::Status(status) => short_statuses(status),
             Self::Chunk(bytes) if bytes.len() > MAX_CHUNK => {
                 bytes.chunks(MAX_CHUNK).map(|chunk| Self::Chunk(chunk.to_vec())).collect()
@@ -71,6 +74,12 @@ impl Reply {
                 status.controllers.extend(more.controllers);
                 status.namespaces.extend(more.namespaces);
                 status.problems.extend(more.problems);
+            }
+            (Self::Holders(rows), Self::Holders(more)) => rows.extend(more),
+            (Self::Ca(status), Self::Ca(more)) => {
+                status.roots.extend(more.roots);
+                status.issuers.extend(more.issuers);
+                status.next.push_str(&more.next);
             }
             (_, next) => return Some(next),
         }
@@ -174,6 +183,17 @@ fn short_statuses(mut status: MeshStatus) -> Vec<Reply> {
     first.chain(namespaces).chain(problems).map(Reply::Status).collect()
 }
 
+/// The CAs in pieces: each root, whose certificate and edges weigh, then the issuing CAs, and the first
+/// piece has the sentence.
+fn short_authorities(status: CaStatus) -> Vec<Reply> {
+    let CaStatus { roots, issuers, next } = status;
+    let piece = |roots, issuers| CaStatus { roots, issuers, next: String::new() };
+    let mut pieces = vec![CaStatus { next, ..piece(Vec::new(), Vec::new()) }];
+    pieces.extend(cut(roots).into_iter().map(|roots| piece(roots, Vec::new())));
+    pieces.extend(cut(issuers).into_iter().map(|issuers| piece(Vec::new(), issuers)));
+    pieces.into_iter().map(Reply::Ca).collect()
+}
+
 /// What a row takes besides its place in the list, at least as much as its reader's budget counts.
 trait Weigh {
     fn weigh(&self) -> usize;
@@ -217,6 +237,27 @@ impl Weigh for CertRow {
             CertState::Revoked { reason, .. } => reason.len(),
         };
         5 * TEXT + 2 * self.id.to_string().len() + reason
+    }
+}
+
+impl Weigh for RootRow {
+    fn weigh(&self) -> usize {
+        let names = |row: &Lacking| row.namespace.as_str().len() + row.edge.as_str().len();
+        let lacking: usize = self.lacking.iter().map(|row| 2 * TEXT + names(row)).sum();
+        let list = seq_cost(self.lacking.len(), size_of::<Lacking>());
+        4 * TEXT + self.subject.len() + self.certificate.len() + lacking + list
+    }
+}
+
+impl Weigh for IssuerRow {
+    fn weigh(&self) -> usize {
+        4 * TEXT + self.controller.as_str().len()
+    }
+}
+
+impl Weigh for HolderRow {
+    fn weigh(&self) -> usize {
+        4 * TEXT + 2 * self.id.to_string().len()
     }
 }
 

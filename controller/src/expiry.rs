@@ -1,0 +1,302 @@
+//! What expires: the CAs, and the certificates of those who should have renewed them. From two weeks before
+//! on it is a line in `status`, a number for the monitoring, and once a day a line in the log.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cframe_pki::{
+    identity::Role,
+    renewal::{days_left, expires_soon},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    calls::ca::{holdings, roots},
+    model::State,
+    server::Context,
+};
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_secs(60);
+/// How often it is said in the log.
+const TELL: Duration = Duration::from_secs(86_400);
+/// Names in one line of the log.
+const NAMED: usize = 10;
+/// The kinds, which are the labels of the metrics too.
+const KINDS: [&str; 5] = ["root", "issuer", "controller", "edge", "admin"];
+
+/// Something that expires.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    /// One of `root`, `issuer`, `controller`, `edge` and `admin`.
+    pub(crate) kind: &'static str,
+    /// Whose it is, or its fingerprint.
+    pub(crate) name: String,
+    not_before: u64,
+    /// Unix seconds.
+    pub(crate) not_after: u64,
+}
+
+impl Expiry {
+    /// Whether it is time to say so.
+    pub(crate) fn is_soon(&self, now: u64) -> bool {
+        expires_soon(self.not_before, self.not_after, now)
+    }
+
+    /// What to do about it, with what it is about.
+    pub(crate) fn sentence(&self, now: u64) -> String {
+        let left = days_left(self.not_after, now);
+        let when = match left {
+            ..0 => format!("has expired {} days ago", -left),
+            0 => "expires within a day".to_owned(),
+            1 => "expires in 1 day".to_owned(),
+            days => format!("expires in {days} days"),
+        };
+        let name = &self.name;
+        match self.kind {
+            "root" => format!("the root CA {name} {when}: see `cfctl ca status`"),
+            "issuer" => format!("the issuing CA {name} {when}: see `cfctl ca status`"),
+            "edge" if left < 0 => format!(
+                "the certificate of edge {name} {when}: let it join again, `cfctl token create --rejoin`"
+            ),
+            "edge" => format!(
+                "the certificate of edge {name} {when}, and was not renewed: is it connected?"
+            ),
+            "admin" => format!(
+                "the certificate of admin {name} {when}: any cfctl command of theirs renews it"
+            ),
+            kind => {
+                format!("the certificate of {kind} {name} {when}, and was not renewed: see its log")
+            }
+        }
+    }
+}
+
+/// Everything that expires and that somebody still depends on.
+pub(crate) fn all(state: &State, now: u64) -> Vec<Expiry> {
+    let mut found: Vec<Expiry> = roots(state)
+        .into_iter()
+        .map(|root| Expiry {
+            kind: "root",
+            name: root.spki.to_string(),
+            not_before: root.not_before,
+            not_after: root.not_after,
+        })
+        .collect();
+    let signing = state.issuers.values().filter(|issuer| issuer.record.signs);
+    found.extend(signing.map(|issuer| Expiry {
+        kind: "issuer",
+        name: format!("of controller {}", issuer.record.controller),
+        not_before: issuer.record.not_before,
+        not_after: issuer.record.not_after,
+    }));
+    for holding in holdings(state, now) {
+        let cert = holding.cert;
+        let name = match &cert.id.role {
+            Role::Edge { namespace, name } => {
+                if !is_edge(state, namespace, name) {
+                    continue;
+                }
+                format!("{namespace}/{name}")
+            }
+            Role::Admin { name } if !state.admins.contains_key(name) => continue,
+            Role::Controller { name } | Role::Admin { name } => name.to_string(),
+        };
+        found.push(Expiry {
+            kind: cert.id.role.kind(),
+            name,
+            not_before: cert.not_before,
+            not_after: cert.not_after,
+        });
+    }
+    found.extend(expired_edges(state, now));
+    found
+}
+
+/// Edges that let their last certificate expire: they were away, and are to join again.
+fn expired_edges(state: &State, now: u64) -> impl Iterator<Item = Expiry> + '_ {
+    state.certs_of.iter().filter_map(move |(id, serials)| {
+        let Role::Edge { namespace, name } = &id.role else { return None };
+        if !is_edge(state, namespace, name) || state.valid_certs(id, now).next().is_some() {
+            return None;
+        }
+        let certs = serials.iter().filter(|serial| !state.denied.contains_key(serial));
+        let last = certs.filter_map(|serial| state.certs.get(serial)).map(|cert| &cert.record);
+        let last = last.max_by_key(|cert| cert.not_after)?;
+        Some(Expiry {
+            kind: "edge",
+            name: format!("{namespace}/{name}"),
+            not_before: last.not_before,
+            not_after: last.not_after,
+        })
+    })
+}
+
+fn is_edge(
+    state: &State,
+    namespace: &cframe_pki::identity::Label,
+    name: &cframe_pki::identity::Label,
+) -> bool {
+    state.namespaces.get(namespace).is_some_and(|space| space.edges.contains_key(name))
+}
+
+/// Keeps the metrics, and says what ends soon once a day, until stopped.
+pub(crate) async fn watch(context: Arc<Context>, stop: CancellationToken) {
+    let mut told: BTreeMap<&'static str, Instant> = BTreeMap::new();
+    loop {
+        let mesh = &context.mesh;
+        let now = mesh.now();
+        let found = mesh.read(|state| all(state, now));
+        for kind in KINDS {
+            let of: Vec<&Expiry> = found.iter().filter(|expiry| expiry.kind == kind).collect();
+            let first = of.iter().map(|expiry| expiry.not_after).min();
+            let soon: Vec<&&Expiry> = of.iter().filter(|expiry| expiry.is_soon(now)).collect();
+            mesh.metrics.expiry(kind, first.map(|first| seconds_left(first, now)), soon.len());
+            if soon.is_empty() {
+                told.remove(kind);
+            } else if told.get(kind).is_none_or(|at| at.elapsed() >= TELL) {
+                told.insert(kind, Instant::now());
+                for expiry in soon.iter().take(NAMED) {
+                    tracing::warn!(kind, "{}", expiry.sentence(now));
+                }
+                if soon.len() > NAMED {
+                    tracing::warn!(
+                        kind,
+                        more = soon.len() - NAMED,
+                        "and more of the kind expire soon"
+                    );
+                }
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+            return;
+        }
+    }
+}
+
+fn seconds_left(until: u64, now: u64) -> i64 {
+    let seconds = |time| i64::try_from(time).unwrap_or(i64::MAX);
+    seconds(until).saturating_sub(seconds(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use cframe_pki::{
+        Fingerprint, Serial,
+        bundle::TrustBundle,
+        issue::{ROOT_LIFETIME, RootCa},
+    };
+
+    use super::*;
+    use crate::{
+        record::{self, Key},
+        store::{Entry, View},
+    };
+
+    const NOW: u64 = 1_800_000_000;
+    const DAY: u64 = 86_400;
+
+    fn entry(key: Key, record: &impl serde::Serialize) -> Entry {
+        Entry { key: key.to_string(), value: record::encode(record), modified: 1 }
+    }
+
+    fn cert(id: &str, serial: u8) -> Entry {
+        let cert = record::Cert {
+            id: id.parse().unwrap(),
+            spki: Fingerprint::from_bytes([serial; 32]),
+            not_before: NOW,
+            not_after: NOW + 30 * DAY,
+            renews: None,
+            issuer: Some(Fingerprint::from_bytes([7; 32])),
+            bundle: None,
+        };
+        entry(Key::Cert(Serial::from_bytes([serial; 16])), &cert)
+    }
+
+    /// A mesh of today with one edge, and a controller whose issuing CA lives for three years.
+    fn state() -> State {
+        let name = || "m.test".parse().unwrap();
+        let root = RootCa::generate(&name(), NOW).unwrap();
+        let mesh = record::Mesh {
+            name: name(),
+            epoch: 1,
+            revision: 1,
+            trust: TrustBundle {
+                roots: vec![root.certificate().clone()],
+                ..TrustBundle::default()
+            },
+            controllers: [].into(),
+            roots_since: [].into(),
+        };
+        let namespace = record::Namespace {
+            description: String::new(),
+            settings: Default::default(),
+            revision: 1,
+        };
+        let edge =
+            record::Edge { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
+        let issuer = record::Issuer {
+            controller: "c1".parse().unwrap(),
+            root: root.spki_sha256(),
+            not_before: NOW,
+            not_after: NOW + 3 * 365 * DAY,
+            added: NOW,
+            signs: true,
+        };
+        let label = |text: &str| text.parse().unwrap();
+        let entries = vec![
+            entry(Key::Mesh, &mesh),
+            entry(Key::Namespace(label("prod")), &namespace),
+            entry(Key::Edge(label("prod"), label("a")), &edge),
+            entry(Key::Admin(label("eve")), &record::Admin { read_only: false }),
+            entry(Key::Issuer(Fingerprint::from_bytes([7; 32])), &issuer),
+            cert("spiffe://m.test/ns/prod/edge/a", 1),
+            cert("spiffe://m.test/ns/prod/edge/gone", 2),
+            cert("spiffe://m.test/admin/eve", 3),
+            cert("spiffe://m.test/controller/c1", 4),
+        ];
+        State::load(&View { revision: 1, entries }).unwrap()
+    }
+
+    fn told(days: u64) -> Vec<String> {
+        let (state, now) = (state(), NOW + days * DAY);
+        let soon = all(&state, now).into_iter().filter(|expiry| expiry.is_soon(now));
+        soon.map(|expiry| expiry.sentence(now)).collect()
+    }
+
+    #[test]
+    fn what_was_not_renewed_is_told_from_fourteen_days_before_its_end() {
+        assert_eq!(told(0), [""; 0]);
+        assert_eq!(told(15), [""; 0]);
+        let told = told(20);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told.iter().all(|line| line.contains("expires in 10 days")), "{told:?}");
+        assert!(
+            !told.iter().any(|line| line.contains("gone")),
+            "an edge that was removed: {told:?}"
+        );
+    }
+
+    #[test]
+    fn an_edge_that_let_its_certificate_expire_is_told_to_join_again() {
+        let told = told(33);
+        let edge = "the certificate of edge prod/a has expired 3 days ago: let it join again, `cfctl token \
+                    create --rejoin`";
+        assert_eq!(told, [edge]);
+    }
+
+    #[test]
+    fn cas_are_told_too() {
+        let issuer = told(3 * 365 - 10);
+        assert!(
+            issuer
+                .iter()
+                .any(|line| line.starts_with("the issuing CA of controller c1 expires in 10"))
+        );
+        let root = told(ROOT_LIFETIME.as_secs() / DAY - 1);
+        assert!(root.iter().any(|line| line.starts_with("the root CA ")), "{root:?}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Signing with another issuing CA, without a restart.
+//!
+//! What is durable first: the record that this CA signs, with a certificate of the controller's own under it,
+//! then which one signs, then the credentials, and then both are in force. A stop in between leaves a
+//! controller whose own certificate is by another of its CAs, which it renews at its start.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use cframe_pki::{Fingerprint, tls::Credentials};
+
+use crate::{
+    calls::{
+        BRIEF, Sightings,
+        ca::{lacking, names, roots},
+    },
+    issuing::{self, Issuer},
+    model::State,
+    server::Context,
+};
+
+/// Has the controller sign with the issuing CA of this fingerprint, which lies in its directory. With `force`
+/// also if edges lack the root above it. Answers with what to look at twice, a sentence each.
+pub(crate) async fn sign_with(
+    context: &Arc<Context>,
+    fingerprint: Fingerprint,
+    force: bool,
+) -> Result<Vec<String>> {
+    let authorities = context.authorities.clone();
+    let authorities = authorities.context("this controller keeps no issuing CAs on disk")?;
+    let _turn = context.renewing.lock().await;
+    let issuer = {
+        let authorities = authorities.clone();
+        tokio::task::spawn_blocking(move || authorities.load(fingerprint)).await??
+    };
+    let mesh = &context.mesh;
+    let now = mesh.now();
+    let sessions = Sightings::gather(context, BRIEF).await;
+    let warnings = mesh.read(|state| check(state, &sessions, &issuer, now))?;
+    if !warnings.is_empty() && !force {
+        bail!(
+            "{}; wait (`cfctl ca status --wait`), or do it all the same with --force",
+            warnings.join("; ")
+        );
+    }
+    let id = context.credentials.identity().id.clone();
+    let credentials = issuing::certify_own(mesh, &issuer, &id).await?;
+    let (kept, directory) = (credentials.clone(), context.credentials_dir.clone());
+    tokio::task::spawn_blocking(move || {
+        authorities.select(fingerprint)?;
+        if let Some(directory) = directory {
+            Credentials::save(&kept, &directory)?;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    let root = issuer.pin();
+    context.issuer.replace(Arc::new(issuer));
+    context.credentials.replace(credentials)?;
+    tracing::info!(issuer = %fingerprint, %root, force, "signing with another issuing CA");
+    Ok(warnings)
+}
+
+/// Whether the issuing CA can be used, and whom that cuts off.
+fn check(
+    state: &State,
+    sessions: &Sightings<'_>,
+    issuer: &Issuer,
+    now: u64,
+) -> Result<Vec<String>> {
+    let mesh = &state.mesh.record;
+    let (own, root) = (issuer.ca().spki_sha256(), issuer.pin());
+    if *issuer.ca().mesh() != mesh.name {
+        bail!("the issuing CA is of mesh {}, and this is mesh {}", issuer.ca().mesh(), mesh.name);
+    }
+    if !roots(state).iter().any(|known| known.spki == root) {
+        return Err(anyhow!(
+            "the root {root} above the issuing CA is not in the trust bundle, so that everybody would refuse \
+             this controller; add it first: `cfctl ca rotate add`"
+        ));
+    }
+    if mesh.trust.revoked_issuers.contains(&own) {
+        bail!("the issuing CA {own} was revoked; make a new one");
+    }
+    let (_, lacking) = lacking(state, sessions, &[root], now);
+    if lacking.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!(
+        "{} edges are not known to have the root {root}, and would refuse this controller and whoever it \
+         certifies: {}",
+        lacking.len(),
+        names(&lacking)
+    )])
+}
