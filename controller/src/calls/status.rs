@@ -1,11 +1,11 @@
 //! `status`: the mesh as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use cframe_pki::{identity::Label, renewal::days_left};
-use cframe_protocol::v1::{ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceStatus};
+use cframe_protocol::v1::{ControllerRow, EdgeLiveness, MeshStatus, NamespaceStatus};
 
-use super::{count, edge};
+use super::count;
 use crate::{
     model::{Namespace, State},
     server::Context,
@@ -81,47 +81,83 @@ fn namespace(
     problems: &mut Vec<String>,
 ) -> NamespaceStatus {
     let newest = state.version(name).unwrap_or_default();
+    let sessions = &context.mesh.sessions;
     let (mut online, mut in_sync) = (0, 0);
-    let mut up = BTreeSet::new();
-    for found in &space.edges {
-        let row = edge::row(state, &context.mesh.sessions, name, found, now);
-        let synced = row.applied.is_some_and(|applied| applied.at_least(&newest));
-        match row.state {
-            EdgeLiveness::Online { .. } => {
-                online += 1;
-                in_sync += usize::from(synced);
+    let mut links = Links::among(space);
+    sessions.look(name, |known| {
+        for (number, edge) in space.edges.keys().enumerate() {
+            let seen = known.seen(edge);
+            let id = state.edge_id(name, edge);
+            match sessions.liveness(seen, state.certs_of.contains_key(&id)) {
+                EdgeLiveness::Online { .. } => {
+                    online += 1;
+                    let applied = seen.and_then(|seen| seen.applied);
+                    in_sync += usize::from(applied.is_some_and(|at| at.at_least(&newest)));
+                }
+                EdgeLiveness::Offline { .. } => {
+                    problems.push(format!("edge {name}/{edge} is offline"));
+                }
+                EdgeLiveness::NeverSeen => {
+                    problems.push(format!("edge {name}/{edge} has not joined yet"));
+                }
             }
-            EdgeLiveness::Offline { .. } => {
-                problems.push(format!("edge {name}/{} is offline", row.name))
-            }
-            EdgeLiveness::NeverSeen => {
-                problems.push(format!("edge {name}/{} has not joined yet", row.name));
+            let expires = state.valid_certs(&id, now).map(|(_, cert)| cert.not_after).max();
+            problems.extend(expires.and_then(|at| expiring(name, edge, at, now)));
+            for link in seen.iter().flat_map(|seen| &seen.links).filter(|link| link.up) {
+                links.up(number, &link.peer);
             }
         }
-        problems.extend(expiring(name, &row, now));
-        // Each link has two ends that tell of it.
-        let links = row.links.iter().filter(|link| link.up);
-        up.extend(links.map(|link| {
-            let (one, other) = (&row.name, &link.peer);
-            if one < other { (one.clone(), other.clone()) } else { (other.clone(), one.clone()) }
-        }));
-    }
+    });
     let silent = space.edges.values().filter(|edge| edge.record.endpoints.is_empty()).count();
-    let pairs = |edges: usize| edges * edges.saturating_sub(1) / 2;
     NamespaceStatus {
         name: name.clone(),
         edges: count(space.edges.len()),
         online: count(online),
         in_sync: count(in_sync),
-        links_up: count(up.len()),
+        links_up: links.count(),
         // Two edges without endpoints have no path.
         links_expected: count(pairs(space.edges.len()) - pairs(silent)),
         revision: space.record.revision,
     }
 }
 
-fn expiring(namespace: &Label, row: &EdgeRow, now: u64) -> Option<String> {
-    let left = days_left(row.cert_expires?, now);
+fn pairs(edges: usize) -> usize {
+    edges * edges.saturating_sub(1) / 2
+}
+
+/// Which links are up. Each has two ends that tell of it, and is one: a bit for each pair of edges, since a thousand
+/// edges have half a million of them.
+struct Links<'a> {
+    numbers: HashMap<&'a Label, usize>,
+    bits: Vec<u64>,
+}
+
+impl<'a> Links<'a> {
+    fn among(space: &'a Namespace) -> Self {
+        let numbers = space.edges.keys().enumerate().map(|(number, name)| (name, number));
+        let words = pairs(space.edges.len()).div_ceil(64);
+        Self { numbers: numbers.collect(), bits: vec![0; words] }
+    }
+
+    /// One of the ends says so. A peer that is gone is passed over.
+    fn up(&mut self, edge: usize, peer: &Label) {
+        let Some(peer) = self.numbers.get(peer).copied().filter(|peer| *peer != edge) else {
+            return;
+        };
+        // The pairs below a number's own are all those of smaller numbers.
+        let bit = pairs(edge.max(peer)) + edge.min(peer);
+        if let Some(word) = self.bits.get_mut(bit / 64) {
+            *word |= 1 << (bit % 64);
+        }
+    }
+
+    fn count(&self) -> u32 {
+        self.bits.iter().map(|word| word.count_ones()).sum()
+    }
+}
+
+fn expiring(namespace: &Label, edge: &Label, expires: u64, now: u64) -> Option<String> {
+    let left = days_left(expires, now);
     (left < SOON)
-        .then(|| format!("the certificate of edge {namespace}/{} expires in {left} days", row.name))
+        .then(|| format!("the certificate of edge {namespace}/{edge} expires in {left} days"))
 }

@@ -16,12 +16,31 @@ const ORDERS: usize = 4;
 /// All sessions. The lock is held for look-ups and never across an await.
 #[derive(Debug)]
 pub struct Registry {
-    edges: Mutex<HashMap<(Label, Label), Edge>>,
+    edges: Mutex<Edges>,
     /// Counts what a waiting call looks at: acknowledgements, arrivals, departures.
     progress: watch::Sender<u64>,
     /// Edges that were here before this controller was, are offline since then.
     started: u64,
     next: std::sync::atomic::AtomicU64,
+}
+
+/// By namespace and name.
+#[derive(Debug, Default)]
+struct Edges {
+    spaces: HashMap<Label, HashMap<Label, Edge>>,
+    /// Those with a session.
+    sessions: usize,
+}
+
+/// What is known of the edges of a namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a>(Option<&'a HashMap<Label, Edge>>);
+
+impl<'a> Known<'a> {
+    /// What is known of one of them.
+    pub fn seen(self, name: &Label) -> Option<&'a Seen> {
+        self.0?.get(name).map(|edge| &edge.seen)
+    }
 }
 
 #[derive(Debug)]
@@ -98,8 +117,8 @@ impl Registry {
         let (orders, to_do) = mpsc::channel(ORDERS);
         let (end, why) = watch::channel(None);
         let handle = Handle { number, peer, orders, end };
-        let before = self.lock().insert(key.clone(), Edge { session: Some(handle), seen });
-        if let Some(Handle { end, .. }) = before.and_then(|edge| edge.session) {
+        let before = self.lock().insert(&key, Edge { session: Some(handle), seen });
+        if let Some(Handle { end, .. }) = before {
             finish(&end, GoodbyeReason::Replaced);
         }
         self.tick();
@@ -108,8 +127,8 @@ impl Registry {
 
     /// Forgets an edge that is gone, and ends its session.
     pub fn remove(&self, namespace: &Label, edge: &Label) {
-        let gone = self.lock().remove(&(namespace.clone(), edge.clone()));
-        if let Some(Handle { end, .. }) = gone.and_then(|edge| edge.session) {
+        let gone = self.lock().remove(namespace, edge);
+        if let Some(Handle { end, .. }) = gone {
             finish(&end, GoodbyeReason::Removed);
         }
         self.tick();
@@ -117,7 +136,7 @@ impl Registry {
 
     /// Ends the sessions of those peers.
     pub fn close_where(&self, peers: impl Fn(&PeerIdentity) -> bool, reason: GoodbyeReason) {
-        for edge in self.lock().values() {
+        for edge in self.lock().spaces.values().flat_map(HashMap::values) {
             if let Some(session) = edge.session.as_ref().filter(|session| peers(&session.peer)) {
                 finish(&session.end, reason);
             }
@@ -127,8 +146,7 @@ impl Registry {
     /// Gives an edge's session an order; false if it has none here.
     pub fn order(&self, namespace: &Label, edge: &Label, order: Order) -> bool {
         let edges = self.lock();
-        let session =
-            edges.get(&(namespace.clone(), edge.clone())).and_then(|edge| edge.session.as_ref());
+        let session = edges.get(namespace, edge).and_then(|edge| edge.session.as_ref());
         // A full queue holds the same order already.
         session.is_some_and(|session| {
             !matches!(session.orders.try_send(order), Err(mpsc::error::TrySendError::Closed(_)))
@@ -137,7 +155,12 @@ impl Registry {
 
     /// What is known of an edge.
     pub fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
-        self.lock().get(&(namespace.clone(), edge.clone())).map(|edge| edge.seen.clone())
+        self.lock().get(namespace, edge).map(|edge| edge.seen.clone())
+    }
+
+    /// Looks at what is known of a namespace's edges, for as long as it takes.
+    pub fn look<T>(&self, namespace: &Label, with: impl FnOnce(Known<'_>) -> T) -> T {
+        with(Known(self.lock().spaces.get(namespace)))
     }
 
     /// How an edge is to be shown.
@@ -153,13 +176,14 @@ impl Registry {
     /// Those of a namespace's edges that have a session, each with what it has applied.
     pub fn online(&self, namespace: &Label) -> Vec<(Label, Option<Version>)> {
         let edges = self.lock();
-        let of = edges.iter().filter(|((space, _), edge)| space == namespace && edge.seen.online);
-        of.map(|((_, name), edge)| (name.clone(), edge.seen.applied)).collect()
+        let of = edges.spaces.get(namespace).into_iter().flatten();
+        let online = of.filter(|(_, edge)| edge.seen.online);
+        online.map(|(name, edge)| (name.clone(), edge.seen.applied)).collect()
     }
 
     /// The number of sessions.
     pub fn count(&self) -> usize {
-        self.lock().values().filter(|edge| edge.session.is_some()).count()
+        self.lock().sessions
     }
 
     /// Word of anything that [`online`](Self::online) shows.
@@ -171,8 +195,33 @@ impl Registry {
         self.progress.send_modify(|count| *count += 1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Label, Label), Edge>> {
+    fn lock(&self) -> MutexGuard<'_, Edges> {
         self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Edges {
+    fn get(&self, namespace: &Label, name: &Label) -> Option<&Edge> {
+        self.spaces.get(namespace)?.get(name)
+    }
+
+    /// Puts an edge with a session in; answers with the session that it had.
+    fn insert(&mut self, (namespace, name): &(Label, Label), edge: Edge) -> Option<Handle> {
+        let space = self.spaces.entry(namespace.clone()).or_default();
+        let before = space.insert(name.clone(), edge).and_then(|edge| edge.session);
+        self.sessions += usize::from(before.is_none());
+        before
+    }
+
+    /// Takes an edge out; answers with the session that it had.
+    fn remove(&mut self, namespace: &Label, name: &Label) -> Option<Handle> {
+        let space = self.spaces.get_mut(namespace)?;
+        let before = space.remove(name).and_then(|edge| edge.session);
+        if space.is_empty() {
+            self.spaces.remove(namespace);
+        }
+        self.sessions -= usize::from(before.is_some());
+        before
     }
 }
 
@@ -189,10 +238,15 @@ impl Entry<'_> {
     }
 
     fn update(&self, change: impl FnOnce(&mut Seen)) {
-        let mut edges = self.registry.lock();
-        if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
+        if let Some(edge) = self.own(&mut self.registry.lock()) {
             change(&mut edge.seen);
         }
+    }
+
+    /// Its edge, unless that has another session by now or is gone.
+    fn own<'e>(&self, edges: &'e mut Edges) -> Option<&'e mut Edge> {
+        let edge = edges.spaces.get_mut(&self.key.0)?.get_mut(&self.key.1)?;
+        self.owns(edge).then_some(edge)
     }
 
     fn owns(&self, edge: &Edge) -> bool {
@@ -204,12 +258,13 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let now = (self.now)();
         let mut edges = self.registry.lock();
-        if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
+        if let Some(edge) = self.own(&mut edges) {
             edge.session = None;
             edge.seen.online = false;
             // What was true of its links is not known to be so any more.
             edge.seen.links = Vec::new();
             edge.seen.since = now;
+            edges.sessions -= 1;
         }
         drop(edges);
         self.registry.tick();

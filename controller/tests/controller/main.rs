@@ -8,5 +8,6 @@ mod attacks;
 mod enrolment;
 mod program;
 mod revocation;
+mod slow;
 mod state;
 mod world;
