@@ -118,7 +118,7 @@ async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
 }
 
 #[tokio::test]
-async fn an_edge_pings_more_often_than_once_a_second_with_and_without_answers() {
+async fn an_edge_pings_more_often_than_every_two_seconds_with_and_without_answers() {
     let world = World::new("m");
     let server = Server::control(world.control_server());
     let mut edge = Edge::start(vec![server.address()], world.edge(), None);
@@ -134,7 +134,7 @@ async fn an_edge_pings_more_often_than_once_a_second_with_and_without_answers() 
         }
     }
     let between = pings[2] - pings[0];
-    assert!((1.0..2.0).contains(&between.as_secs_f64()), "{between:?}");
+    assert!((2.5..4.0).contains(&between.as_secs_f64()), "{between:?}");
     edge.stop().await;
 }
 
