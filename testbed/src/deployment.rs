@@ -65,10 +65,23 @@ impl Deployment {
 
     /// The same for a mesh of another name, in a directory of its own below `dir`, with a transcript.
     pub fn start_mesh(mesh: &str, dir: &Path, host: &Host, transcript: Transcript) -> Result<Self> {
+        Files::of(mesh, dir).make()?;
+        Self::start_or_resume(mesh, dir, host, transcript)
+    }
+
+    /// The same for a mesh that may have been made there by an earlier run, on a host of the same addresses.
+    pub fn start_or_resume(
+        mesh: &str,
+        dir: &Path,
+        host: &Host,
+        transcript: Transcript,
+    ) -> Result<Self> {
         let programs = Programs::locate()?;
         let files = Files::of(mesh, dir);
-        files.make()?;
-        controller::init(mesh, &files, host, programs.controller(), transcript)?;
+        if !files.contexts().exists() {
+            files.make_if_absent()?;
+            controller::init(mesh, &files, host, programs.controller(), transcript)?;
+        }
         let controller = controller::spawn(mesh, &files, host, programs.controller(), transcript)?;
         let (mesh, host) = (mesh.to_owned(), host.clone());
         let mut deployment = Self { mesh, host, files, programs, transcript, controller };

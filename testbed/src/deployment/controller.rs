@@ -35,6 +35,12 @@ impl Files {
             .with_context(|| format!("making {dir}: is there a mesh of that name already?"))
     }
 
+    /// The same for one that may be there.
+    pub(super) fn make_if_absent(&self) -> Result<()> {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
+        made.with_context(|| format!("making {}", self.0.display()))
+    }
+
     pub(super) fn controller(&self) -> PathBuf {
         self.0.join("controller")
     }
