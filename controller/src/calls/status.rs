@@ -1,7 +1,5 @@
 //! `status`: the mesh as a whole.
 
-use std::collections::HashMap;
-
 use cframe_pki::{identity::Label, renewal::days_left};
 use cframe_protocol::v1::{ControllerRow, EdgeLiveness, MeshStatus, NamespaceStatus};
 
@@ -128,27 +126,38 @@ fn pairs(edges: usize) -> usize {
 /// Which links are up. Each has two ends that tell of it, and is one: a bit for each pair of edges, since a thousand
 /// edges have half a million of them.
 struct Links<'a> {
-    numbers: HashMap<&'a Label, usize>,
+    /// In order.
+    names: Vec<&'a Label>,
+    /// Behind the peer that was found last: edges tell of their links in order, and ten thousand of a million.
+    next: usize,
     bits: Vec<u64>,
 }
 
 impl<'a> Links<'a> {
     fn among(space: &'a Namespace) -> Self {
-        let numbers = space.edges.keys().enumerate().map(|(number, name)| (name, number));
-        let words = pairs(space.edges.len()).div_ceil(64);
-        Self { numbers: numbers.collect(), bits: vec![0; words] }
+        let names: Vec<&Label> = space.edges.keys().collect();
+        let words = pairs(names.len()).div_ceil(64);
+        Self { names, next: 0, bits: vec![0; words] }
     }
 
     /// One of the ends says so. A peer that is gone is passed over.
     fn up(&mut self, edge: usize, peer: &Label) {
-        let Some(peer) = self.numbers.get(peer).copied().filter(|peer| *peer != edge) else {
-            return;
-        };
+        let Some(peer) = self.number(peer).filter(|peer| *peer != edge) else { return };
         // The pairs below a number's own are all those of smaller numbers.
         let bit = pairs(edge.max(peer)) + edge.min(peer);
         if let Some(word) = self.bits.get_mut(bit / 64) {
             *word |= 1 << (bit % 64);
         }
+    }
+
+    fn number(&mut self, name: &Label) -> Option<usize> {
+        let number = if self.names.get(self.next) == Some(&name) {
+            self.next
+        } else {
+            self.names.binary_search(&name).ok()?
+        };
+        self.next = number + 1;
+        Some(number)
     }
 
     fn count(&self) -> u32 {

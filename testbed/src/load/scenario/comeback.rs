@@ -27,7 +27,8 @@ pub(super) const ALL: Targets = Targets { seconds: 120.0, mib: 1_024.0 };
 
 /// From then on a session that is lost is one that was healthy.
 const HEALTHY: Duration = Duration::from_secs(31);
-const LOOK: Duration = Duration::from_millis(200);
+/// The controller answers for all edges each time.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(
     world: &mut World,
