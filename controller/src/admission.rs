@@ -5,7 +5,8 @@
 //! - More: an address has to show that it can receive (Retry, RFC 9000 §8.1.2), which costs no state.
 //! - Each address that has, and every address while few are under way, has a budget that refills.
 //!   Whoever has used it up is ignored; QUIC tries again by itself.
-//! - At most so many handshakes, and so many connections, at once.
+//! - At most so many handshakes at once, fewer than are done before a client gives up: who comes then is refused,
+//!   before anything is computed. And at most so many connections.
 
 use std::{
     collections::HashMap,
@@ -36,9 +37,12 @@ pub struct Limits {
 
 impl Limits {
     /// Of the control port: a thousand edges behind one address come back within seconds.
+    ///
+    /// Handshakes under way share the processors, and a client gives up after 4 s: 64 are done in time by a machine that
+    /// does 20 in a second. With more under way than it can do in time it would do none.
     pub const CONTROL: Self = Self {
-        validate_from: 64,
-        handshakes: 512,
+        validate_from: 32,
+        handshakes: 64,
         connections: 16_384,
         burst: 1_024,
         per_second: 256,
@@ -63,6 +67,10 @@ pub enum Verdict {
     Accept(Place),
     /// Have the address validated.
     Retry,
+    /// Say that there is too much to do. QUIC's client ends the attempt, and comes back after a while that it has from
+    /// chance; ignored, it would ask four times in as many seconds, and thousands of them would fill the socket that
+    /// the sessions' packets come by.
+    Refuse(&'static str),
     /// Say nothing.
     Ignore(&'static str),
 }
@@ -108,11 +116,11 @@ impl Admission {
     /// Decides about an attempt. `validated`: the address has answered a Retry.
     pub fn judge(&self, from: SocketAddr, validated: bool, now: Instant) -> Verdict {
         let shaking = self.counts.handshakes.load(Ordering::Relaxed);
+        if shaking >= self.limits.handshakes {
+            return Verdict::Refuse("busy");
+        }
         if shaking >= self.limits.validate_from && !validated {
             return Verdict::Retry;
-        }
-        if shaking >= self.limits.handshakes {
-            return Verdict::Ignore("busy");
         }
         if self.counts.connections.load(Ordering::Relaxed) >= self.limits.connections {
             return Verdict::Ignore("full");
@@ -263,7 +271,7 @@ mod tests {
             };
             places.push(place);
         }
-        assert!(matches!(admission.judge(address(9), true, now), Verdict::Ignore("busy")));
+        assert!(matches!(admission.judge(address(9), true, now), Verdict::Refuse("busy")));
         places.iter_mut().for_each(Place::established);
         for last in 10..12 {
             let Verdict::Accept(place) = admission.judge(address(last), true, now) else {

@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     audit::{self, Act, Journal, Keep, journal::Kind},
     draft::Draft,
-    feed::Feed,
+    feed::{Feed, PutOff},
     metrics::Metrics,
     model::{Effects, LoadError, State},
     record::ROOT,
@@ -56,6 +56,8 @@ pub struct Mesh {
     /// What is wrong with the store, for `status` and `/readyz`.
     trouble: Mutex<Option<String>>,
     feeds: Mutex<HashMap<Label, Arc<Feed>>>,
+    /// Namespaces whose edges have been told often of late.
+    put_off: PutOff,
     lanes: Vec<tokio::sync::Mutex<()>>,
     trust: Trust,
     /// Word of every replacement of it.
@@ -104,6 +106,7 @@ impl Mesh {
             .filter_map(|name| Some((name.clone(), Arc::new(Feed::new(state.version(name)?)))));
         Ok(Self {
             feeds: Mutex::new(feeds.collect()),
+            put_off: PutOff::default(),
             applied: watch::channel(state.revision).0,
             trouble: Mutex::default(),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
@@ -384,13 +387,30 @@ impl Mesh {
         for name in &effects.gone {
             feeds.remove(name);
         }
+        let now = Instant::now();
         for name in &effects.updated {
             let Some(version) = self.read(|state| state.version(name)) else { continue };
             match feeds.get(name) {
-                Some(feed) => feed.announce(version),
+                // Who is cut off is so at once.
+                Some(feed) if effects.trust => feed.announce(version),
+                Some(feed) => {
+                    if let Some(due) = feed.offer(version, now) {
+                        self.put_off.add(name, due);
+                    }
+                }
                 None => {
                     feeds.insert(name.clone(), Arc::new(Feed::new(version)));
                 }
+            }
+        }
+    }
+
+    /// Announces what was put off until now, at its newest version.
+    fn announce_due(&self) {
+        for name in self.put_off.take(Instant::now()) {
+            let version = self.read(|state| state.version(&name));
+            if let (Some(feed), Some(version)) = (self.feed(&name), version) {
+                feed.announce(version);
             }
         }
     }

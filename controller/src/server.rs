@@ -375,6 +375,10 @@ async fn accept(
                 // It may always be retried: it is not validated.
                 let _ = incoming.retry();
             }
+            Verdict::Refuse(reason) => {
+                context.mesh.metrics.refused(reason);
+                incoming.refuse();
+            }
             Verdict::Ignore(reason) => {
                 context.mesh.metrics.refused(reason);
                 incoming.ignore();

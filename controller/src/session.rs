@@ -308,18 +308,22 @@ impl<'a> Session<'a> {
 
     /// Sends what the edge lacks, if it lacks anything.
     async fn push(&mut self) -> Result<(), Ended> {
-        let newest = *self.newest.borrow_and_update();
-        if self.have == Some(newest) {
-            return Ok(());
+        let announced = *self.newest.borrow_and_update();
+        if let Some(have) = self.have.filter(|have| *have != announced) {
+            // What it was sent last may be newer than what has been announced since; and never back: another
+            // controller may be ahead of this one.
+            let newest = self.context.mesh.read(|state| state.version(&self.key.0));
+            if let Some(newest) = newest.filter(|newest| !newest.at_least(&have)) {
+                self.context.mesh.metrics.behind();
+                tracing::warn!(
+                    namespace = %self.key.0, edge = %self.key.1, %have, %newest,
+                    "the edge has a newer state than this controller; if that stays so, the store was put \
+                     back from a copy: use restore"
+                );
+                return Ok(());
+            }
         }
-        // Never back: another controller may be ahead of this one.
-        if let Some(have) = self.have.filter(|have| !newest.at_least(have)) {
-            self.context.mesh.metrics.behind();
-            tracing::warn!(
-                namespace = %self.key.0, edge = %self.key.1, %have, %newest,
-                "the edge has a newer state than this controller; if that stays so, the store was put \
-                 back from a copy: use restore"
-            );
+        if self.have.is_some_and(|have| have.at_least(&announced)) {
             return Ok(());
         }
         let begun = Instant::now();

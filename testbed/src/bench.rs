@@ -34,6 +34,9 @@ use tokio::sync::oneshot;
 
 use crate::signals::Signals;
 use crate::{Lab, privilege};
+pub(crate) use cpu::seconds as cpu_seconds;
+pub(crate) use statistics::percentile;
+
 use contender::Kit;
 use peers::Peers;
 use scenario::Scenario;

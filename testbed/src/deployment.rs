@@ -70,6 +70,23 @@ impl Deployment {
         Self::start_configured(mesh, dir, host, transcript, "")
     }
 
+    /// The same for a mesh that may have been made there by an earlier run, on a host of the same addresses.
+    pub fn start_or_resume(
+        mesh: &str,
+        dir: &Path,
+        host: &Host,
+        transcript: Transcript,
+    ) -> Result<Self> {
+        let files = Files::of(mesh, dir);
+        let origin = if files.contexts().exists() {
+            Origin::Made
+        } else {
+            files.make_if_absent()?;
+            Origin::Mesh(mesh, "")
+        };
+        Self::begin(mesh, files, &origin, host, transcript)
+    }
+
     /// The same with a text for the controllers' configuration file: a store that several can share, say.
     pub fn start_configured(
         mesh: &str,
@@ -78,12 +95,21 @@ impl Deployment {
         transcript: Transcript,
         config: &str,
     ) -> Result<Self> {
-        let programs = Programs::locate()?;
         let files = Files::of(mesh, dir);
         files.make()?;
-        let origin = Origin::Mesh(mesh, config);
+        Self::begin(mesh, files, &Origin::Mesh(mesh, config), host, transcript)
+    }
+
+    fn begin(
+        mesh: &str,
+        files: Files,
+        origin: &Origin<'_>,
+        host: &Host,
+        transcript: Transcript,
+    ) -> Result<Self> {
+        let programs = Programs::locate()?;
         let first =
-            controller::make(&origin, mesh, &files, host, &programs.controller(), transcript)?;
+            controller::make(origin, mesh, &files, host, &programs.controller(), transcript)?;
         let (mesh, host) = (mesh.to_owned(), host.clone());
         Ok(Self { mesh, host, files, programs, transcript, controllers: vec![first] })
     }

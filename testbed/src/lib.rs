@@ -35,6 +35,7 @@ mod host;
 pub mod http;
 pub mod iperf;
 mod lab;
+pub mod load;
 mod netns;
 mod pcap;
 mod ping;

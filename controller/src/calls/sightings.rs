@@ -87,6 +87,28 @@ impl<'a> Sightings<'a> {
         }
     }
 
+    /// Looks at what is known of a namespace's edges, each by its name, for as long as it takes.
+    pub(super) fn look<T>(
+        &self,
+        namespace: &Label,
+        with: impl for<'s> FnOnce(&(dyn Fn(&Label) -> Option<&'s Seen> + 's)) -> T,
+    ) -> T {
+        self.local.look(namespace, |known| {
+            with(&|edge: &Label| {
+                let here = known.seen(edge);
+                if self.others.is_empty() {
+                    return here;
+                }
+                let there = self.others.get(&(namespace.clone(), edge.clone()));
+                match (here, there) {
+                    (Some(here), Some(there)) if is_newer(there, here) => Some(there),
+                    (None, there) => there,
+                    (here, _) => here,
+                }
+            })
+        })
+    }
+
     /// Whether an edge has a session, and what it was last known to have applied.
     pub(crate) fn applied(&self, namespace: &Label, edge: &Label) -> (bool, Option<Version>) {
         let there = self.others.get(&(namespace.clone(), edge.clone()));

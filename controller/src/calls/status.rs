@@ -1,12 +1,12 @@
 //! `status`: the mesh as a whole.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, ControllerRow, EdgeLiveness, MeshStatus, NamespaceStatus, Reply};
 
 use super::{
-    count, edge,
+    count,
     sightings::{Of, Sightings},
 };
 use crate::{
@@ -51,7 +51,7 @@ pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
         let namespaces = state
             .namespaces
             .iter()
-            .map(|(name, space)| namespace(&sightings, state, (name, space), now, &mut problems))
+            .map(|(name, space)| namespace(&sightings, state, (name, space), &mut problems))
             .collect();
         let more = problems.len().saturating_sub(MAX_PROBLEMS);
         if more > 0 {
@@ -132,46 +132,90 @@ fn namespace(
     sightings: &Sightings<'_>,
     state: &State,
     (name, space): (&Label, &Namespace),
-    now: u64,
     problems: &mut Vec<String>,
 ) -> NamespaceStatus {
     let newest = state.version(name).unwrap_or_default();
     let (mut online, mut in_sync) = (0, 0);
-    let mut up = BTreeSet::new();
-    for found in &space.edges {
-        let row = edge::row(state, sightings, name, found, now);
-        let synced = row.applied.is_some_and(|applied| applied.at_least(&newest));
-        match row.state {
-            EdgeLiveness::Online { .. } => {
-                online += 1;
-                in_sync += usize::from(synced);
+    let mut links = Links::among(space);
+    sightings.look(name, |known| {
+        for (number, edge) in space.edges.keys().enumerate() {
+            let seen = known(edge);
+            let id = state.edge_id(name, edge);
+            match sightings.liveness(seen, state.certs_of.contains_key(&id)) {
+                EdgeLiveness::Online { .. } => {
+                    online += 1;
+                    let applied = seen.and_then(|seen| seen.applied);
+                    in_sync += usize::from(applied.is_some_and(|at| at.at_least(&newest)));
+                }
+                EdgeLiveness::Offline { .. } => {
+                    problems.push(format!("edge {name}/{edge} is offline"));
+                }
+                // The controller that may have it is a problem already.
+                EdgeLiveness::Unknown => {}
+                EdgeLiveness::NeverSeen => {
+                    problems.push(format!("edge {name}/{edge} has not joined yet"));
+                }
             }
-            EdgeLiveness::Offline { .. } => {
-                problems.push(format!("edge {name}/{} is offline", row.name))
-            }
-            // The controller that may have it is a problem already.
-            EdgeLiveness::Unknown => {}
-            EdgeLiveness::NeverSeen => {
-                problems.push(format!("edge {name}/{} has not joined yet", row.name));
+            for link in seen.iter().flat_map(|seen| &seen.links).filter(|link| link.up) {
+                links.up(number, &link.peer);
             }
         }
-        // Each link has two ends that tell of it.
-        let links = row.links.iter().filter(|link| link.up);
-        up.extend(links.map(|link| {
-            let (one, other) = (&row.name, &link.peer);
-            if one < other { (one.clone(), other.clone()) } else { (other.clone(), one.clone()) }
-        }));
-    }
+    });
     let silent = space.edges.values().filter(|edge| edge.record.endpoints.is_empty()).count();
-    let pairs = |edges: usize| edges * edges.saturating_sub(1) / 2;
     NamespaceStatus {
         name: name.clone(),
         edges: count(space.edges.len()),
         online: count(online),
         in_sync: count(in_sync),
-        links_up: count(up.len()),
+        links_up: links.count(),
         // Two edges without endpoints have no path.
         links_expected: count(pairs(space.edges.len()) - pairs(silent)),
         revision: space.record.revision,
+    }
+}
+
+fn pairs(edges: usize) -> usize {
+    edges * edges.saturating_sub(1) / 2
+}
+
+/// Which links are up. Each has two ends that tell of it, and is one: a bit for each pair of edges, since a thousand
+/// edges have half a million of them.
+struct Links<'a> {
+    /// In order.
+    names: Vec<&'a Label>,
+    /// Behind the peer that was found last: edges tell of their links in order, and ten thousand of a million.
+    next: usize,
+    bits: Vec<u64>,
+}
+
+impl<'a> Links<'a> {
+    fn among(space: &'a Namespace) -> Self {
+        let names: Vec<&Label> = space.edges.keys().collect();
+        let words = pairs(names.len()).div_ceil(64);
+        Self { names, next: 0, bits: vec![0; words] }
+    }
+
+    /// One of the ends says so. A peer that is gone is passed over.
+    fn up(&mut self, edge: usize, peer: &Label) {
+        let Some(peer) = self.number(peer).filter(|peer| *peer != edge) else { return };
+        // The pairs below a number's own are all those of smaller numbers.
+        let bit = pairs(edge.max(peer)) + edge.min(peer);
+        if let Some(word) = self.bits.get_mut(bit / 64) {
+            *word |= 1 << (bit % 64);
+        }
+    }
+
+    fn number(&mut self, name: &Label) -> Option<usize> {
+        let number = if self.names.get(self.next) == Some(&name) {
+            self.next
+        } else {
+            self.names.binary_search(&name).ok()?
+        };
+        self.next = number + 1;
+        Some(number)
+    }
+
+    fn count(&self) -> u32 {
+        self.bits.iter().map(|word| word.count_ones()).sum()
     }
 }

@@ -59,6 +59,10 @@ impl Mesh {
         loop {
             let step = tokio::select! {
                 batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| self.take(&batch)),
+                () = self.put_off.due() => {
+                    self.announce_due();
+                    continue;
+                }
                 () = sleep_until(compare) => {
                     compare = Instant::now() + self.compare;
                     self.compare(&mut *watch).await

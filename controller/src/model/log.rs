@@ -49,16 +49,37 @@ impl Log {
         true
     }
 
+    /// Whether the changes since `version` are kept.
+    pub fn has(&self, version: Version) -> bool {
+        self.start(version).is_some()
+    }
+
+    /// How many changes led from `version` to the newest; `None` if they are not kept, or one of them is about whom to
+    /// trust: who has none of it yet is not to begin with whom it has been taken from.
+    pub fn behind(&self, version: Version) -> Option<usize> {
+        let start = self.start(version)?;
+        let changes = || self.steps.iter().skip(start).flat_map(|(_, changes)| changes);
+        let trust = |change: &Change| {
+            matches!(change, Change::Trust(_) | Change::Denied(_) | Change::NotDenied(_))
+        };
+        (!changes().any(trust)).then(|| changes().count())
+    }
+
+    /// The first step after `version`.
+    fn start(&self, version: Version) -> Option<usize> {
+        if version == self.floor {
+            return Some(0);
+        }
+        // Of one epoch, and neither revision ever goes back: the steps are in this order.
+        let order = |version: &Version| (version.mesh, version.namespace);
+        let start = self.steps.partition_point(|(at, _)| order(at) <= order(&version));
+        let (at, _) = self.steps.get(start.checked_sub(1)?)?;
+        (*at == version).then_some(start)
+    }
+
     /// The changes from `version` to the newest, each thing once; `None` if they are not kept.
     pub fn since(&self, version: Version) -> Option<Vec<Change>> {
-        if version == self.newest() {
-            return Some(Vec::new());
-        }
-        let start = if version == self.floor {
-            0
-        } else {
-            self.steps.iter().rposition(|(at, _)| *at == version)? + 1
-        };
+        let start = self.start(version)?;
         let mut latest = HashMap::new();
         let changes = || self.steps.iter().skip(start).flat_map(|(_, changes)| changes);
         for (index, change) in changes().enumerate() {

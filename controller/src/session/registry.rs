@@ -16,10 +16,29 @@ const ORDERS: usize = 4;
 /// All sessions. The lock is held for look-ups and never across an await.
 #[derive(Debug)]
 pub struct Registry {
-    edges: Mutex<HashMap<(Label, Label), Edge>>,
+    edges: Mutex<Edges>,
     /// Counts what a waiting call looks at: acknowledgements, arrivals, departures.
     progress: watch::Sender<u64>,
     next: std::sync::atomic::AtomicU64,
+}
+
+/// By namespace and name.
+#[derive(Debug, Default)]
+struct Edges {
+    spaces: HashMap<Label, HashMap<Label, Edge>>,
+    /// Those with a session.
+    sessions: usize,
+}
+
+/// What is known of the edges of a namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a>(Option<&'a HashMap<Label, Edge>>);
+
+impl<'a> Known<'a> {
+    /// What is known of one of them.
+    pub fn seen(self, name: &Label) -> Option<&'a Seen> {
+        self.0?.get(name).map(|edge| &edge.seen)
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +114,8 @@ impl Registry {
         let (orders, to_do) = mpsc::channel(ORDERS);
         let (end, why) = watch::channel(None);
         let handle = Handle { number, peer, orders, end };
-        let before = self.lock().insert(key.clone(), Edge { session: Some(handle), seen });
-        if let Some(Handle { end, .. }) = before.and_then(|edge| edge.session) {
+        let before = self.lock().insert(&key, Edge { session: Some(handle), seen });
+        if let Some(Handle { end, .. }) = before {
             finish(&end, GoodbyeReason::Replaced);
         }
         self.tick();
@@ -105,8 +124,8 @@ impl Registry {
 
     /// Forgets an edge that is gone, and ends its session.
     pub fn remove(&self, namespace: &Label, edge: &Label) {
-        let gone = self.lock().remove(&(namespace.clone(), edge.clone()));
-        if let Some(Handle { end, .. }) = gone.and_then(|edge| edge.session) {
+        let gone = self.lock().remove(namespace, edge);
+        if let Some(Handle { end, .. }) = gone {
             finish(&end, GoodbyeReason::Removed);
         }
         self.tick();
@@ -114,7 +133,7 @@ impl Registry {
 
     /// Ends the sessions of those peers for which there is a reason.
     pub fn close_where(&self, why: impl Fn(&PeerIdentity) -> Option<GoodbyeReason>) {
-        for edge in self.lock().values() {
+        for edge in self.lock().spaces.values().flat_map(HashMap::values) {
             let Some(session) = &edge.session else { continue };
             if let Some(reason) = why(&session.peer) {
                 finish(&session.end, reason);
@@ -125,8 +144,7 @@ impl Registry {
     /// Gives an edge's session an order; false if it has none here.
     pub fn order(&self, namespace: &Label, edge: &Label, order: Order) -> bool {
         let edges = self.lock();
-        let session =
-            edges.get(&(namespace.clone(), edge.clone())).and_then(|edge| edge.session.as_ref());
+        let session = edges.get(namespace, edge).and_then(|edge| edge.session.as_ref());
         // A full queue holds the same order already.
         session.is_some_and(|session| {
             !matches!(session.orders.try_send(order), Err(mpsc::error::TrySendError::Closed(_)))
@@ -135,14 +153,19 @@ impl Registry {
 
     /// What is known of an edge.
     pub fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
-        self.lock().get(&(namespace.clone(), edge.clone())).map(|edge| edge.seen.clone())
+        self.lock().get(namespace, edge).map(|edge| edge.seen.clone())
+    }
+
+    /// Looks at what is known of a namespace's edges, for as long as it takes.
+    pub fn look<T>(&self, namespace: &Label, with: impl FnOnce(Known<'_>) -> T) -> T {
+        with(Known(self.lock().spaces.get(namespace)))
     }
 
     /// A namespace's edges that have a session, or had one, each with what is known of it but for its links.
     pub fn of(&self, namespace: &Label) -> Vec<(Label, Seen)> {
         let edges = self.lock();
-        let of = edges.iter().filter(|((space, _), _)| space == namespace);
-        of.map(|((_, name), edge)| {
+        let of = edges.spaces.get(namespace).into_iter().flatten();
+        of.map(|(name, edge)| {
             let Seen { online, since, software, address, applied, links: _ } = &edge.seen;
             let (software, links) = (software.clone(), Vec::new());
             let (online, since, address, applied) = (*online, *since, *address, *applied);
@@ -154,20 +177,21 @@ impl Registry {
     /// Whether an edge has a session, since when, and what it was last known to have applied.
     pub fn applied(&self, namespace: &Label, edge: &Label) -> Option<(bool, u64, Option<Version>)> {
         let edges = self.lock();
-        let seen = edges.get(&(namespace.clone(), edge.clone())).map(|edge| &edge.seen);
+        let seen = edges.get(namespace, edge).map(|edge| &edge.seen);
         seen.map(|seen| (seen.online, seen.since, seen.applied))
     }
 
     /// All that is known of the edges that are wanted.
     pub fn all(&self, wanted: impl Fn(&Label, &Label) -> bool) -> Vec<((Label, Label), Seen)> {
         let edges = self.lock();
-        let of = edges.iter().filter(|((space, name), _)| wanted(space, name));
-        of.map(|(key, edge)| (key.clone(), edge.seen.clone())).collect()
+        let all = edges.spaces.iter().flat_map(|(space, of)| of.iter().map(move |at| (space, at)));
+        let of = all.filter(|(space, (name, _))| wanted(space, name));
+        of.map(|(space, (name, edge))| ((space.clone(), name.clone()), edge.seen.clone())).collect()
     }
 
     /// The number of sessions.
     pub fn count(&self) -> usize {
-        self.lock().values().filter(|edge| edge.session.is_some()).count()
+        self.lock().sessions
     }
 
     /// Word of anything that [`of`](Self::of) shows.
@@ -179,8 +203,33 @@ impl Registry {
         self.progress.send_modify(|count| *count += 1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Label, Label), Edge>> {
+    fn lock(&self) -> MutexGuard<'_, Edges> {
         self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Edges {
+    fn get(&self, namespace: &Label, name: &Label) -> Option<&Edge> {
+        self.spaces.get(namespace)?.get(name)
+    }
+
+    /// Puts an edge with a session in; answers with the session that it had.
+    fn insert(&mut self, (namespace, name): &(Label, Label), edge: Edge) -> Option<Handle> {
+        let space = self.spaces.entry(namespace.clone()).or_default();
+        let before = space.insert(name.clone(), edge).and_then(|edge| edge.session);
+        self.sessions += usize::from(before.is_none());
+        before
+    }
+
+    /// Takes an edge out; answers with the session that it had.
+    fn remove(&mut self, namespace: &Label, name: &Label) -> Option<Handle> {
+        let space = self.spaces.get_mut(namespace)?;
+        let before = space.remove(name).and_then(|edge| edge.session);
+        if space.is_empty() {
+            self.spaces.remove(namespace);
+        }
+        self.sessions -= usize::from(before.is_some());
+        before
     }
 }
 
@@ -197,10 +246,15 @@ impl Entry<'_> {
     }
 
     fn update(&self, change: impl FnOnce(&mut Seen)) {
-        let mut edges = self.registry.lock();
-        if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
+        if let Some(edge) = self.own(&mut self.registry.lock()) {
             change(&mut edge.seen);
         }
+    }
+
+    /// Its edge, unless that has another session by now or is gone.
+    fn own<'e>(&self, edges: &'e mut Edges) -> Option<&'e mut Edge> {
+        let edge = edges.spaces.get_mut(&self.key.0)?.get_mut(&self.key.1)?;
+        self.owns(edge).then_some(edge)
     }
 
     fn owns(&self, edge: &Edge) -> bool {
@@ -212,12 +266,13 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let now = (self.now)();
         let mut edges = self.registry.lock();
-        if let Some(edge) = edges.get_mut(&self.key).filter(|edge| self.owns(edge)) {
+        if let Some(edge) = self.own(&mut edges) {
             edge.session = None;
             edge.seen.online = false;
             // What was true of its links is not known to be so any more.
             edge.seen.links = Vec::new();
             edge.seen.since = now;
+            edges.sessions -= 1;
         }
         drop(edges);
         self.registry.tick();

@@ -15,5 +15,6 @@ mod program;
 mod revocation;
 mod rotation;
 mod several;
+mod slow;
 mod state;
 mod world;

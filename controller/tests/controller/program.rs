@@ -304,7 +304,7 @@ async fn content(admin: &Client) -> (Vec<Reply>, u64, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_kill_an_edge_is_in_sync_within_a_second_of_the_restart() {
+async fn after_a_kill_an_edge_is_in_sync_within_two_seconds_of_the_restart() {
     let site = Site::init();
     let admin = site.admin();
     let mut running = site.run();
@@ -332,7 +332,7 @@ async fn after_a_kill_an_edge_is_in_sync_within_a_second_of_the_restart() {
         edge.until(|state| state.prefixes.contains_key(&prefix)).await;
         let took = begun.elapsed();
         eprintln!("{outage} s of outage, in sync {took:?} after the start");
-        assert!(took < Duration::from_secs(1), "{took:?} after {outage} s");
+        assert!(took < Duration::from_secs(2), "{took:?} after {outage} s");
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Process;
 
 /// User and system time of all threads of the processes since their start, in seconds (`utime` and `stime` of
 /// proc(5)).
-pub(super) fn seconds(processes: &[&Process]) -> Result<f64> {
+pub(crate) fn seconds(processes: &[&Process]) -> Result<f64> {
     let per_second = rustix::param::clock_ticks_per_second() as f64;
     processes.iter().map(|process| Ok(ticks_of(process.pid())? as f64 / per_second)).sum()
 }

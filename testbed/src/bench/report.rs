@@ -34,16 +34,22 @@ pub(super) fn write(store: &Store, out: &Path) -> Result<()> {
     }
     text += &scenarios(store);
     text += &failures(store);
+    text += &fs::read_to_string(out).map(|old| by_hand(&old).to_owned()).unwrap_or_default();
     fs::write(out, text).with_context(|| format!("writing {}", out.display()))?;
     println!("{}", targets_table(store).trim_start());
     println!("Report: {}", out.display());
     Ok(())
 }
 
+/// What is in the former report and not of this program: the last section, of other measurements.
+fn by_hand(report: &str) -> &str {
+    report.find("\n## Control plane\n").map_or("", |start| &report[start..])
+}
+
 fn head(store: &Store) -> String {
     let mut text = format!(
         "# Benchmarks\n\n\
-         Made by `testbed/bench`; not written by hand. All tunnels run on the same two gateways (network\n\
+         Made by `testbed/bench`; but for the last section not written by hand. All tunnels run on the same two gateways (network\n\
          namespaces) and are measured in turns; both ends of a tunnel and of a flow share the machine. Every\n\
          tunnel's MTU is {MTU}. Figures are medians (smallest – largest round). Machines are noisy: ratios\n\
          count, and their intervals are those of the rounds.\n\n"
@@ -282,6 +288,12 @@ impl Plot {
 mod tests {
     use super::*;
     use crate::bench::store::{Key, Sample};
+
+    #[test]
+    fn what_was_written_by_hand_stays() {
+        assert_eq!(by_hand("# Benchmarks\n\n## Control plane\n\nx\n"), "\n## Control plane\n\nx\n");
+        assert_eq!(by_hand("# Benchmarks\n\n## Notes\n"), "");
+    }
 
     fn store() -> Store {
         let mut store = Store::default();

@@ -14,7 +14,7 @@ pub(super) fn range(values: &[f64]) -> Option<(f64, f64)> {
 }
 
 /// The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank).
-pub(super) fn percentile(values: &[f64], share: f64) -> Option<f64> {
+pub(crate) fn percentile(values: &[f64], share: f64) -> Option<f64> {
     let sorted = sorted(values);
     let last = sorted.len().checked_sub(1)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to the length")]

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use cframe_testbed::bench::{self, aead_loop};
-use cframe_testbed::{Found, Lab, Nat, ThreeSites, clean, crash, demo, down, list, privilege, wan};
+use cframe_testbed::{
+    Found, Lab, Nat, ThreeSites, clean, crash, demo, down, list, load, privilege, wan,
+};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,6 +36,8 @@ enum Command {
     Crash(crash::Options),
     /// Measure other tunnels and ours in turns, and report
     Bench(bench::Options),
+    /// Load a controller with the sessions of thousands of edges, and measure
+    Load(load::Options),
     /// One end of the loop with the AEAD alone, which `bench --limit` measures
     #[command(hide = true)]
     AeadLoop(aead_loop::Options),
@@ -93,6 +97,7 @@ fn run(command: Command) -> Result<()> {
         }
         // It sees to its privileges itself: before them, peers are fetched.
         Command::Bench(options) => bench::run(&options),
+        Command::Load(options) => load::run(&options),
         Command::AeadLoop(options) => aead_loop::run(&options),
         Command::Clean => {
             privilege::ensure()?;

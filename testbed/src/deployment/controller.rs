@@ -35,7 +35,12 @@ impl Files {
             .with_context(|| format!("making {dir}: is there a mesh of that name already?"))
     }
 
-    /// The first controller's data directory.
+    /// The same for one that may be there.
+    pub(super) fn make_if_absent(&self) -> Result<()> {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
+        made.with_context(|| format!("making {}", self.0.display()))
+    }
+
     pub(super) fn controller(&self) -> PathBuf {
         self.0.join("controller")
     }
@@ -146,6 +151,8 @@ impl Controller {
 pub(super) enum Origin<'a> {
     /// As the first of a mesh of this name, with this for its configuration file.
     Mesh(&'a str, &'a str),
+    /// It is there, of an earlier run.
+    Made,
     /// As one more, by this name, signed by the root of the first.
     Join(&'a str),
 }
@@ -160,25 +167,29 @@ pub(super) fn make(
     transcript: Transcript,
 ) -> Result<Controller> {
     let (name, dir) = match origin {
-        Origin::Mesh(..) => ("controller", files.controller()),
+        Origin::Mesh(..) | Origin::Made => ("controller", files.controller()),
         Origin::Join(name) => (*name, files.joined(name)),
     };
     let command = || command(files, &dir, host, program.to_owned());
-    let mut init = command();
-    init.arg("init");
-    match origin {
-        Origin::Mesh(mesh, config) => {
-            fs::write(files.config(), config).context("writing the controller's configuration")?;
-            init.args(["--mesh", mesh]);
+    if !matches!(origin, Origin::Made) {
+        let mut init = command();
+        init.arg("init");
+        match origin {
+            Origin::Mesh(mesh, config) => {
+                fs::write(files.config(), config)
+                    .context("writing the controller's configuration")?;
+                init.args(["--mesh", mesh]);
+            }
+            Origin::Join(name) => {
+                init.args(["--join", "--name", name, "--root"]).arg(files.controller().join("ca"));
+            }
+            Origin::Made => {}
         }
-        Origin::Join(name) => {
-            init.args(["--join", "--name", name, "--root"]).arg(files.controller().join("ca"));
+        for address in host.addresses() {
+            init.args(["--address", &address.addr().to_string()]);
         }
+        transcript.run(host, init, COMMAND)?.success()?;
     }
-    for address in host.addresses() {
-        init.args(["--address", &address.addr().to_string()]);
-    }
-    transcript.run(host, init, COMMAND)?.success()?;
     let mut run = command();
     run.arg("run");
     transcript.typed(host, &format!("{} &", as_typed(&run)));

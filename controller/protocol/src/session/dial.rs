@@ -26,7 +26,9 @@ use crate::v1::Endpoint;
 /// One attempt follows another after this long, if that has not failed before.
 const STAGGER: Duration = Duration::from_millis(250);
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// QUIC asks again after 0.3, 0.9 and 2.1 s. With a limit just above 4.5 s the controller would take up handshakes that are
+/// given up at once.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Whom to dial, and as whom. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ impl Client {
     }
 
     /// Dials all addresses, in random order, a quarter second apart, and takes the first that
-    /// answers. Each has 5 s to be resolved and 5 s to answer.
+    /// answers. Each has 5 s to be resolved and 4 s to answer.
     ///
     /// Cancel-safe: what has begun is broken off.
     ///

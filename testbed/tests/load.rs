@@ -1,0 +1,53 @@
+//! The scenarios of `testbed load`, a hundred times smaller, judged by what is counted and not by time.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+use cframe_testbed::load::{Options, Report, Size, measure};
+
+fn load(scenarios: &[&str]) -> Report {
+    let only = scenarios.iter().map(|name| (*name).to_owned()).collect();
+    measure(&Options { only, check: false, store: None, size: Size::SMALL }).unwrap()
+}
+
+fn figure(report: &Report, scenario: &str, what: &str) -> f64 {
+    let found = report.figure(scenario, what);
+    found.unwrap_or_else(|| panic!("no {what} of {scenario} in {:#?}", report.figures()))
+}
+
+#[test]
+fn an_edit_is_one_small_update_for_each_edge_however_many_routes_there_are() {
+    let report = load(&["edit"]);
+    for scenario in ["edit", "edit-routes"] {
+        let bytes = figure(&report, scenario, "stream bytes for an edge and an edit");
+        assert!(bytes <= 200.0, "{scenario}: {bytes}");
+        let updates = figure(&report, scenario, "updates for an edge and an edit");
+        assert_eq!(updates, 1.0, "{scenario}");
+    }
+}
+
+#[test]
+fn a_flapping_route_is_coalesced_and_nothing_else_is_lost() {
+    let report = load(&["flap"]);
+    let figure = |what| figure(&report, "flap", what);
+    assert!(figure("updates for an edge in a second") <= 15.0);
+    assert_eq!(figure("edges whose state is another in the end"), 0.0);
+    assert_eq!(figure("added routes that are lost"), 0.0);
+}
+
+#[test]
+fn a_revocation_reaches_everybody_and_outlives_a_restart_of_everything() {
+    let report = load(&["revocation"]);
+    let figure = |what| figure(&report, "revocation", what);
+    assert_eq!(figure("denials that edges lack after a restart of everything"), 0.0);
+    assert_eq!(figure("revoked edges with a session after it"), 0.0);
+}
+
+#[test]
+fn edges_come_back_to_a_controller_that_was_killed_with_one_handshake_each() {
+    let report = load(&["return-many"]);
+    let figure = |what| figure(&report, "return-many", what);
+    let handshakes = figure("handshakes for an edge");
+    assert!(handshakes <= 1.5, "{handshakes}");
+    let memory = figure("controller, most memory");
+    assert!(memory <= 64.0, "{memory} MiB");
+}
