@@ -5,6 +5,7 @@ export PATH="$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin"
 # PROGRAM=PACKAGE
 needed=(
     gcc=gcc ip=iproute2 nft=nftables ethtool=ethtool ping=iputils-ping curl=curl iperf3=iperf3
+    etcd=etcd-server etcdctl=etcd-client openssl=openssl
 )
 
 # Installs what is missing.

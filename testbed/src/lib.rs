@@ -34,15 +34,18 @@ mod host;
 pub mod http;
 pub mod iperf;
 mod lab;
+mod machine;
 mod netns;
 mod pcap;
 mod ping;
 pub mod privilege;
 mod process;
 mod programs;
+pub mod runbook;
 mod signals;
 mod sys;
 mod tool;
+pub mod units;
 mod wait;
 pub mod wan;
 
@@ -52,6 +55,7 @@ pub use lab::{
     Found, Lab, Nat, PathMtu, PublicHost, PublicHostBuilder, Site, SiteBuilder, ThreeSites, Uplink,
     Wan, clean, down, list,
 };
+pub use machine::Machine;
 pub use netns::Netns;
 pub use pcap::{Packet, Pcap};
 pub use ping::{Ping, PingStats, Pinger, Probe};
