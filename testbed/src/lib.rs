@@ -36,15 +36,18 @@ pub mod http;
 pub mod iperf;
 mod lab;
 pub mod load;
+mod machine;
 mod netns;
 mod pcap;
 mod ping;
 pub mod privilege;
 mod process;
 mod programs;
+pub mod runbook;
 mod signals;
 mod sys;
 mod tool;
+pub mod units;
 mod wait;
 pub mod wan;
 
@@ -54,6 +57,7 @@ pub use lab::{
     Found, Lab, Nat, PathMtu, PublicHost, PublicHostBuilder, Site, SiteBuilder, ThreeSites, Uplink,
     Wan, clean, down, list,
 };
+pub use machine::Machine;
 pub use netns::Netns;
 pub use pcap::{Packet, Pcap};
 pub use ping::{Ping, PingStats, Pinger, Probe};

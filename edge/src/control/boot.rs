@@ -11,9 +11,9 @@ use cframe_mesh::{Crypto, Mesh, Offload};
 use cframe_pki::{
     bundle::DenyList,
     identity::{Label, PeerIdentity, Role},
-    tls::{self, LiveCredentials},
+    tls::{self, Credentials, LiveCredentials},
     unix_now,
-    verifier::{PeerVerifier, Policy, Trust},
+    verifier::{PeerSide, PeerVerifier, Policy, Refusal, Trust},
 };
 use cframe_protocol::{
     LINK_PORT,
@@ -52,9 +52,9 @@ pub(super) async fn boot(
     let started = Instant::now();
     let state = State::open(&config.paths.data)?;
     let (credentials, identity, enrolment) = state::load(&state.dir)?;
+    let snapshot = load_snapshot(&state, &credentials, &identity);
     let credentials = LiveCredentials::new(credentials)?;
     let (namespace, name) = namespace_and_name(&identity)?;
-    let snapshot = load_snapshot(&state, &identity);
     let trust = trust(&identity, &enrolment, snapshot.as_ref())?;
     let settings = snapshot.as_ref().map_or(enrolment.settings, |kept| kept.desired.settings);
 
@@ -183,8 +183,18 @@ fn namespace_and_name(identity: &PeerIdentity) -> Result<(Label, Label)> {
 }
 
 /// A snapshot that cannot be used is named and left alone; the controller sends another.
-fn load_snapshot(state: &State, identity: &PeerIdentity) -> Option<Snapshot> {
+fn load_snapshot(
+    state: &State,
+    credentials: &Credentials,
+    identity: &PeerIdentity,
+) -> Option<Snapshot> {
     match snapshot::load(&state.dir.join(snapshot::FILE)) {
+        Ok(Some(kept)) if kept.id == identity.id && distrusts(&kept, credentials, identity) => {
+            warn!(
+                "the state on disk does not trust the root of our certificate; waiting for a controller"
+            );
+            None
+        }
         Ok(Some(kept)) if kept.id == identity.id => Some(kept),
         Ok(Some(kept)) => {
             warn!(of = %kept.id, "the state on disk is another edge's; waiting for a controller");
@@ -197,6 +207,17 @@ fn load_snapshot(state: &State, identity: &PeerIdentity) -> Option<Snapshot> {
             None
         }
     }
+}
+
+/// Whether our certificate, of a join since, has a root that the state does not know: after a change of roots, or of a
+/// mesh that was made again. By that state we would take no controller for one.
+fn distrusts(kept: &Snapshot, credentials: &Credentials, identity: &PeerIdentity) -> bool {
+    let (mesh, bundle) = (identity.id.mesh.clone(), kept.desired.trust.clone());
+    let Ok(trust) = Trust::new(mesh, bundle, DenyList::default()) else { return false };
+    let verifier = PeerVerifier::new(trust, Policy::ControlClients);
+    // Whether it is valid now is not the question.
+    let judged = verifier.judge(&credentials.chain, PeerSide::Client, identity.not_after);
+    matches!(judged, Err(Refusal::NotTrusted(_)))
 }
 
 fn trust(
