@@ -113,6 +113,9 @@ fn request(directory: &DataDir, out: &Path) -> Result<(), Failure> {
 }
 
 fn sign(request: &Path, root: &Path, out: &Path) -> Result<(), Failure> {
+    if out.symlink_metadata().is_ok() {
+        return Err(Failure::conflict(anyhow!("{} exists; name a new file", out.display())));
+    }
     let text = files::read_public(request)?;
     let csr = VerifiedCsr::from_pem(text).with_context(|| format!("{}", request.display()))?;
     let root = load_root(root)?;

@@ -145,16 +145,15 @@ impl Etcd {
     }
 
     async fn range(&self, wanted: &Page) -> Result<View, ReadError> {
-        if wanted.start >= wanted.end || wanted.limit == 0 {
-            // etcd takes 0 for no limit.
-            return Ok(View { revision: 0, entries: Vec::new() });
-        }
         let limit = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
         let order = if wanted.from_end { SortOrder::Descend } else { SortOrder::Ascend };
-        let mut options = GetOptions::new()
-            .with_range(wanted.end.as_str())
-            .with_limit(limit)
-            .with_sort(SortTarget::Key, order);
+        let mut options = if wanted.start >= wanted.end || limit == 0 {
+            // To etcd 0 is no limit, and a range that is none a fault: only the revision is asked for.
+            GetOptions::new().with_count_only()
+        } else {
+            let range = GetOptions::new().with_range(wanted.end.as_str()).with_limit(limit);
+            range.with_sort(SortTarget::Key, order)
+        };
         if !wanted.values {
             options = options.with_keys_only();
         }

@@ -528,7 +528,8 @@ fn the_root_signs_a_request_and_says_for_which_key() {
     };
     let output = sign();
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains(&key.spki_sha256().to_string()), "{}", stderr(&output));
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains(&key.spki_sha256().to_string()), "{shown}");
     let certificate = cframe_pki::issue::read_certificate(&out).unwrap();
     let ca = cframe_pki::issue::IssuingCa::new(certificate, key).unwrap();
     assert_eq!(ca.mesh().as_str(), "m.test");
