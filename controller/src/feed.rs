@@ -92,7 +92,8 @@ impl Feed {
     /// Tells the sessions, unless they have been told often of late: then it says when to do so by
     /// [`announce`](Self::announce), and what happens until then is in the same update.
     pub fn offer(&self, version: Version, now: Instant) -> Option<Instant> {
-        let due = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let edges = self.newest.receiver_count();
+        let due = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(now, edges);
         if due.is_none() {
             self.announce(version);
         }
