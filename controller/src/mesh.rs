@@ -54,7 +54,7 @@ pub struct Mesh {
     /// The revision that `state` is at.
     applied: watch::Sender<Revision>,
     /// What is wrong with the store, for `status` and `/readyz`.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
     feeds: Mutex<HashMap<Label, Arc<Feed>>>,
     /// Namespaces whose edges have been told often of late.
     put_off: PutOff,
@@ -70,6 +70,13 @@ pub struct Mesh {
     pub sessions: Registry,
     /// The counters.
     pub metrics: Metrics,
+}
+
+/// What is wrong with the store: a write that goes well says nothing of the watch.
+#[derive(Debug, Default)]
+struct Trouble {
+    writing: Option<String>,
+    following: Option<String>,
 }
 
 /// Why a mesh cannot be served.
@@ -177,7 +184,8 @@ impl Mesh {
 
     /// What is wrong with the store, if anything is.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.following.as_ref().or(trouble.writing.as_ref()).cloned()
     }
 
     /// Where a namespace's sessions hear of versions.
@@ -328,9 +336,12 @@ impl Mesh {
         let result = self.store.commit(txn).await;
         self.metrics.commit(begun.elapsed(), &result);
         match &result {
-            Ok(_) => self.set_trouble(None),
+            Ok(_) => self.set_trouble(|trouble| trouble.writing = None),
             Err(CommitError::Conflict(_) | CommitError::TooLarge(_)) => {}
-            Err(error) => self.set_trouble(Some(error.to_string())),
+            Err(error) => {
+                let error = error.to_string();
+                self.set_trouble(|trouble| trouble.writing = Some(error));
+            }
         }
         result
     }
@@ -362,8 +373,8 @@ impl Mesh {
         &self.lanes[usize::try_from(hasher.finish() % lanes).unwrap_or(0)]
     }
 
-    fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    fn set_trouble(&self, set: impl FnOnce(&mut Trouble)) {
+        set(&mut self.trouble.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Trust first: nobody who is cut off gets in again while the sessions are closed.

@@ -14,6 +14,9 @@ use crate::{
 
 /// How long a controller that was killed is taken for one that runs.
 pub const TTL: Duration = Duration::from_secs(5);
+/// How often it is looked whether the key is there, and for how many looks it may not be.
+const LOOK: Duration = Duration::from_secs(1);
+const MISSED: u32 = 3;
 /// The pause before the key is written again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -34,18 +37,44 @@ pub(crate) async fn keep(context: Arc<Context>, stop: CancellationToken) {
         let Some(advertised) = stop.run_until_cancelled(advertising).await else { return };
         match advertised {
             Ok(mut kept) => {
-                if stop.run_until_cancelled(kept.lost()).await.is_none() {
+                let lost = async {
+                    tokio::select! {
+                        () = kept.lost() => {}
+                        () = replaced(&context, &boot) => {}
+                    }
+                };
+                if stop.run_until_cancelled(lost).await.is_none() {
                     // Others hear of it at once: it is dropped here.
                     return;
                 }
                 tracing::warn!(
-                    "the store holds this controller for one that is gone; telling it again"
+                    "the store has this controller as gone, or as another process; telling it again"
                 );
             }
             Err(error) => tracing::warn!(%error, "the store is not told that this controller runs"),
         }
         if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
             return;
+        }
+    }
+}
+
+/// Waits until the key has not been this process's for a while, for all that its lease says: it was deleted
+/// by hand or by a restore, or another process has the same name.
+async fn replaced(context: &Context, boot: &str) {
+    let name = context.name();
+    let mut missed = 0;
+    while missed < MISSED {
+        tokio::time::sleep(LOOK).await;
+        let found =
+            context.mesh.read(|state| state.alive.get(&name).map(|own| own.record.boot.clone()));
+        match found {
+            Some(found) if found == boot => missed = 0,
+            Some(_) => {
+                missed += 1;
+                tracing::error!(controller = %name, "another process runs as this controller: stop one of them");
+            }
+            None => missed += 1,
         }
     }
 }

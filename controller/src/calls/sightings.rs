@@ -148,18 +148,23 @@ pub(super) fn sessions(registry: &Registry, of: Of<'_>) -> Reply {
         of.namespace.is_none_or(|wanted| wanted == namespace)
             && of.edge.is_none_or(|wanted| wanted == edge)
     };
-    let rows = registry.all(wanted).into_iter().map(|((namespace, edge), seen)| {
-        let Seen { online, since, software, address, applied, links } = seen;
-        let links = if of.brief { brief(links) } else { links };
-        SessionRow { namespace, edge, online, since, software, address, applied, links }
+    let rows = registry.all(wanted, |namespace, edge, seen| SessionRow {
+        namespace: namespace.clone(),
+        edge: edge.clone(),
+        online: seen.online,
+        since: seen.since,
+        software: seen.software.clone(),
+        address: seen.address,
+        applied: seen.applied,
+        links: if of.brief { brief(&seen.links) } else { seen.links.clone() },
     });
-    Reply::Sessions(rows.collect())
+    Reply::Sessions(rows)
 }
 
 /// Only which links are up.
-fn brief(links: Vec<LinkReport>) -> Vec<LinkReport> {
-    let up = links.into_iter().filter(|link| link.up);
-    up.map(|link| LinkReport { rtt_us: 0, path_mtu: 0, since_unix: 0, ..link }).collect()
+fn brief(links: &[LinkReport]) -> Vec<LinkReport> {
+    let up = links.iter().filter(|link| link.up);
+    up.map(|link| LinkReport { rtt_us: 0, path_mtu: 0, since_unix: 0, ..link.clone() }).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use cframe_pki::identity::Label;
+use tokio::sync::Notify;
 
 /// In the long run an update is followed by the next after this long for each edge that is told, within bounds:
 /// it is the telling that costs. What changes meanwhile is in that one.
@@ -47,20 +48,30 @@ fn interval(edges: usize) -> Duration {
 
 /// Announcements that are put off, one for each namespace at most.
 #[derive(Debug, Default)]
-pub(crate) struct PutOff(Mutex<BTreeMap<Label, Instant>>);
+pub(crate) struct PutOff {
+    waiting: Mutex<BTreeMap<Label, Instant>>,
+    added: Notify,
+}
 
 impl PutOff {
     /// One that is there already stays as it is: it will be of the newest version then.
     pub(crate) fn add(&self, namespace: &Label, due: Instant) {
         self.lock().entry(namespace.clone()).or_insert(due);
+        self.added.notify_one();
     }
 
-    /// Waits until one is due; if there is none, for ever.
+    /// Waits until one is due. One waits at a time.
     pub(crate) async fn due(&self) {
-        let first = self.lock().values().min().copied();
-        match first {
-            Some(due) => tokio::time::sleep_until(due.into()).await,
-            None => std::future::pending().await,
+        loop {
+            let first = self.lock().values().min().copied();
+            let Some(due) = first else {
+                self.added.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(due.into()) => return,
+                () = self.added.notified() => {}
+            }
         }
     }
 
@@ -76,7 +87,7 @@ impl PutOff {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Label, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

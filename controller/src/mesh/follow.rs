@@ -33,20 +33,31 @@ impl Mesh {
             loop {
                 let end = self.follow_once().await;
                 tracing::warn!(reason = %end, "the store's watch is begun again");
-                self.set_trouble(Some(end.to_string()));
+                self.set_trouble(|trouble| trouble.following = Some(end.to_string()));
                 self.metrics.watch_restarted();
                 let mut pause = AGAIN;
                 sleep(pause).await;
                 while let Err(error) = self.list_again().await {
                     tracing::error!(%error, "the store");
-                    self.set_trouble(Some(error.to_string()));
+                    self.set_trouble(|trouble| trouble.following = Some(error.to_string()));
                     pause = (pause * 2).min(AGAIN_MOST);
                     sleep(pause).await;
                 }
-                self.set_trouble(None);
+                self.set_trouble(|trouble| trouble.following = None);
             }
         };
-        stop.run_until_cancelled(followed).await;
+        // Beside it: what is in memory reaches the edges also while the store does not answer.
+        let announced = async {
+            loop {
+                self.put_off.due().await;
+                self.announce_due();
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = followed => {}
+            () = announced => {}
+        }
     }
 
     async fn follow_once(&self) -> FollowError {
@@ -59,10 +70,6 @@ impl Mesh {
         loop {
             let step = tokio::select! {
                 batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| self.take(&batch)),
-                () = self.put_off.due() => {
-                    self.announce_due();
-                    continue;
-                }
                 () = sleep_until(compare) => {
                     compare = Instant::now() + self.compare;
                     self.compare(&mut *watch).await

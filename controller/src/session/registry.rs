@@ -181,12 +181,16 @@ impl Registry {
         seen.map(|seen| (seen.online, seen.since, seen.applied))
     }
 
-    /// All that is known of the edges that are wanted.
-    pub fn all(&self, wanted: impl Fn(&Label, &Label) -> bool) -> Vec<((Label, Label), Seen)> {
+    /// All that is known of the edges that are wanted, each as it is to be shown.
+    pub fn all<T>(
+        &self,
+        wanted: impl Fn(&Label, &Label) -> bool,
+        show: impl Fn(&Label, &Label, &Seen) -> T,
+    ) -> Vec<T> {
         let edges = self.lock();
         let all = edges.spaces.iter().flat_map(|(space, of)| of.iter().map(move |at| (space, at)));
         let of = all.filter(|(space, (name, _))| wanted(space, name));
-        of.map(|(space, (name, edge))| ((space.clone(), name.clone()), edge.seen.clone())).collect()
+        of.map(|(space, (name, edge))| show(space, name, &edge.seen)).collect()
     }
 
     /// The number of sessions.

@@ -10,8 +10,8 @@ use cframe_pki::identity::Role;
 use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, Command, EnrollFailure, admin_call},
     v1::{
-        Call, CertRow, Desired, EdgeLiveness, EdgeRow, Endpoint, ErrorCode, GoodbyeReason, Reply,
-        Version,
+        AuditQuery, Call, CertRow, Desired, EdgeLiveness, EdgeRow, Endpoint, ErrorCode,
+        GoodbyeReason, Reply, Version,
     },
 };
 use tokio::task::JoinSet;
@@ -409,4 +409,31 @@ async fn row(member: &Member, edge: &str) -> EdgeRow {
 
 fn wait(version: Version, timeout_secs: u32) -> Call {
     Call::Wait { namespace: label("prod"), version, timeout_secs }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_controllers_ask_each_other_is_not_in_the_audit_log() {
+    let pair = Pair::with_edges(&["x"]).await;
+    pair.both_run().await;
+    for _ in 0..5 {
+        pair.a.status().await;
+        pair.b.call(Call::EdgeList { namespace: None }).await.unwrap();
+    }
+    // What is refused is recorded, behind all that came before it.
+    let missing = Call::ControllerDel { name: label("nobody"), revoke_issuer: false };
+    for member in [&pair.a, &pair.b] {
+        member.refusal(missing.clone()).await;
+    }
+    let logged = async || match pair.a.reply(Call::Audit(AuditQuery::default())).await {
+        Reply::Audit(rows) => rows.into_iter().map(|row| row.record).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    until(async || {
+        logged().await.iter().filter(|record| record.contains("controller-del")).count() == 2
+    })
+    .await;
+    for record in logged().await {
+        let looks = ["\"sessions\"", "\"behind\"", "\"status\"", "\"edge-list\""];
+        assert!(!looks.iter().any(|call| record.contains(call)), "{record}");
+    }
 }
