@@ -7,6 +7,9 @@
 //!   Whoever has used it up is ignored; QUIC tries again by itself.
 //! - At most so many handshakes at once, fewer than are done before a client gives up: who comes then is refused,
 //!   before anything is computed. And at most so many connections.
+//! - Of these handshakes one address has a share, so that one that begins them and finishes none leaves places to
+//!   others. Only those of its own count, for which it has shown that it is there: the rest are few, and may be somebody
+//!   else's who uses its name.
 
 use std::{
     collections::HashMap,
@@ -25,6 +28,10 @@ pub struct Limits {
     pub validate_from: usize,
     /// Handshakes under way at most.
     pub handshakes: usize,
+    /// Handshakes under way of one source at most, of those whose address was validated. With
+    /// [`validate_from`](Self::validate_from) less than [`handshakes`](Self::handshakes): the difference is what no
+    /// single host can take.
+    pub share: u32,
     /// Connections at most.
     pub connections: usize,
     /// Handshakes that one source may have at once.
@@ -41,8 +48,9 @@ impl Limits {
     /// Handshakes under way share the processors, and a client gives up after 4 s: 64 are done in time by a machine that
     /// does 20 in a second. With more under way than it can do in time it would do none.
     pub const CONTROL: Self = Self {
-        validate_from: 32,
+        validate_from: 16,
         handshakes: 64,
+        share: 32,
         connections: 16_384,
         burst: 1_024,
         per_second: 256,
@@ -53,6 +61,7 @@ impl Limits {
     pub const ENROLL: Self = Self {
         validate_from: 16,
         handshakes: 128,
+        share: 64,
         connections: 1_024,
         burst: 128,
         per_second: 16,
@@ -96,7 +105,10 @@ struct Counts {
 struct Budget {
     left: f64,
     at: Instant,
+    /// Connections, handshakes under way included.
     held: u32,
+    /// Handshakes under way whose address was validated.
+    shaking: u32,
 }
 
 /// A connection's place; of the handshakes too until [`established`](Self::established).
@@ -104,6 +116,7 @@ struct Budget {
 pub struct Place {
     counts: Arc<Counts>,
     source: IpAddr,
+    validated: bool,
     shaking: bool,
 }
 
@@ -126,15 +139,20 @@ impl Admission {
             return Verdict::Ignore("full");
         }
         let source = source(from);
-        if !self.spend(source, now) {
-            return Verdict::Ignore("rate");
+        if let Err(verdict) = self.spend(source, validated, now) {
+            return verdict;
         }
         self.counts.handshakes.fetch_add(1, Ordering::Relaxed);
         self.counts.connections.fetch_add(1, Ordering::Relaxed);
-        Verdict::Accept(Place { counts: Arc::clone(&self.counts), source, shaking: true })
+        Verdict::Accept(Place {
+            counts: Arc::clone(&self.counts),
+            source,
+            validated,
+            shaking: true,
+        })
     }
 
-    fn spend(&self, source: IpAddr, now: Instant) -> bool {
+    fn spend(&self, source: IpAddr, validated: bool, now: Instant) -> Result<(), Verdict> {
         let (burst, rate) = (f64::from(self.limits.burst), f64::from(self.limits.per_second));
         let refilled = |budget: &Budget| {
             let passed = now.saturating_duration_since(budget.at).as_secs_f64();
@@ -145,19 +163,23 @@ impl Admission {
             // Full budgets need no account.
             sources.retain(|_, budget| budget.held > 0 || refilled(budget) < burst);
             if sources.len() >= SOURCES {
-                return false;
+                return Err(Verdict::Ignore("rate"));
             }
         }
-        let fresh = Budget { left: burst, at: now, held: 0 };
+        let fresh = Budget { left: burst, at: now, held: 0, shaking: 0 };
         let budget = sources.entry(source).or_insert(fresh);
         budget.left = refilled(budget);
         budget.at = now;
-        let enough = budget.left >= 1.0 && budget.held < self.limits.per_source;
-        if enough {
-            budget.left -= 1.0;
-            budget.held += 1;
+        if validated && budget.shaking >= self.limits.share {
+            return Err(Verdict::Refuse("share"));
         }
-        enough
+        if budget.left < 1.0 || budget.held >= self.limits.per_source {
+            return Err(Verdict::Ignore("rate"));
+        }
+        budget.left -= 1.0;
+        budget.held += 1;
+        budget.shaking += u32::from(validated);
+        Ok(())
     }
 }
 
@@ -172,6 +194,15 @@ impl Place {
     pub fn established(&mut self) {
         if std::mem::take(&mut self.shaking) {
             self.counts.handshakes.fetch_sub(1, Ordering::Relaxed);
+            if self.validated {
+                self.account(|budget| budget.shaking = budget.shaking.saturating_sub(1));
+            }
+        }
+    }
+
+    fn account(&self, change: impl FnOnce(&mut Budget)) {
+        if let Some(budget) = self.counts.sources().get_mut(&self.source) {
+            change(budget);
         }
     }
 }
@@ -180,9 +211,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.established();
         self.counts.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(budget) = self.counts.sources().get_mut(&self.source) {
-            budget.held = budget.held.saturating_sub(1);
-        }
+        self.account(|budget| budget.held = budget.held.saturating_sub(1));
     }
 }
 
@@ -203,6 +232,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         validate_from: 2,
         handshakes: 4,
+        share: 3,
         connections: 6,
         burst: 3,
         per_second: 1,
@@ -258,6 +288,47 @@ mod tests {
         assert!(matches!(admission.judge(address(2), true, later), Verdict::Accept(_)));
         places.pop();
         assert!(matches!(admission.judge(address(1), true, later), Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn a_source_that_finishes_no_handshake_leaves_places_to_others() {
+        let limits = Limits { validate_from: 1, share: 2, burst: 100, per_source: 100, ..LIMITS };
+        let admission = Admission::new(limits);
+        let now = Instant::now();
+        // All that one host can get: what needs no validated address, and its share.
+        let stranger = admission.judge(address(1), false, now);
+        assert!(matches!(admission.judge(address(1), false, now), Verdict::Retry));
+        let mut places = Vec::new();
+        while let Verdict::Accept(place) = admission.judge(address(1), true, now) {
+            places.push(place);
+        }
+        assert_eq!(places.len(), 2);
+        assert!(matches!(admission.judge(address(1), true, now), Verdict::Refuse("share")));
+        assert!(matches!(admission.judge(address(2), true, now), Verdict::Accept(_)));
+        // A handshake that is done makes room for another, one that was given up too.
+        places[0].established();
+        let third = admission.judge(address(1), true, now);
+        assert!(matches!(third, Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, now), Verdict::Refuse("share")));
+        drop((third, stranger));
+        assert!(matches!(admission.judge(address(1), true, now), Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn who_uses_another_s_address_does_not_take_its_share() {
+        let admission = Admission::new(Limits { share: 1, ..LIMITS });
+        let now = Instant::now();
+        let spoofed = [(); 2].map(|()| admission.judge(address(1), false, now));
+        assert!(spoofed.iter().all(|verdict| matches!(verdict, Verdict::Accept(_))));
+        assert!(matches!(admission.judge(address(1), true, now), Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn no_host_can_take_all_handshakes_of_a_port() {
+        for Limits { validate_from, share, handshakes, .. } in [Limits::CONTROL, Limits::ENROLL] {
+            assert!(share as usize <= handshakes / 2);
+            assert!(validate_from + (share as usize) < handshakes);
+        }
     }
 
     #[test]

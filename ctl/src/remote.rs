@@ -12,10 +12,10 @@ use cframe_pki::{
     verifier::{PeerVerifier, Policy},
 };
 use cframe_protocol::{
-    session::{AdminConnection, CallFailure, Client, CloseCode, Replies},
+    session::{AdminConnection, CallFailure, Client, CloseCode, Replies, Unreachable},
     v1::{Call, Endpoint, ErrorCode, Reply},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::{
@@ -32,6 +32,8 @@ pub struct Remote {
     client: Client,
     limit: Duration,
     connection: Option<AdminConnection>,
+    /// The last refusal of controllers that had too much to do.
+    busy: Option<Unreachable>,
 }
 
 impl Remote {
@@ -51,6 +53,7 @@ impl Remote {
             client: Client::new(context.controllers.clone(), Arc::new(config)),
             limit,
             connection: None,
+            busy: None,
         })
     }
 
@@ -66,13 +69,32 @@ impl Remote {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connection = AdminConnection::connect(&self.client).await?;
+                let connection = self.connect().await?;
                 debug!(context = self.name, elapsed = ?started.elapsed(), "connected");
                 connection
             }
         };
         debug!(call = call.name(), dry_run, "asking");
         self.connection.insert(connection).call(call, dry_run).await
+    }
+
+    /// Tries again for as long as a controller is there and has too much to do; the caller limits that.
+    async fn connect(&mut self) -> Result<AdminConnection, Unreachable> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match AdminConnection::connect(&self.client).await {
+                Err(unreachable) if unreachable.is_busy() => {
+                    debug!(context = self.name, %unreachable, "busy");
+                    self.busy = Some(unreachable);
+                }
+                other => {
+                    self.busy = None;
+                    return other;
+                }
+            }
+            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            pause = LONGEST_PAUSE.min(2 * pause);
+        }
     }
 
     fn failure(&self, failure: CallFailure) -> Failure {
@@ -86,6 +108,12 @@ impl Remote {
             return Failure::new(Exit::Unreachable, message)
                 .hint("a change may have been made; look before you repeat it");
         }
+        if let Some(unreachable) = &self.busy {
+            let message = format!("context {}: after {limit} {unreachable}", self.name);
+            return Failure::new(Exit::Unreachable, message).hint(
+                "many edges come back at once, or somebody floods it; try again, or longer with --timeout",
+            );
+        }
         let addresses: Vec<&str> = self.client.addresses.iter().map(Endpoint::as_str).collect();
         let message = format!(
             "no controller of context {} has answered within {limit}: tried {}",
@@ -95,6 +123,10 @@ impl Remote {
         Failure::new(Exit::Unreachable, message).hint(UNREACHABLE)
     }
 }
+
+/// Pauses between attempts at controllers that have too much to do: half to all of this.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A controller says something every five seconds to somebody who follows.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -202,7 +234,7 @@ fn describe(context: &str, failure: CallFailure) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use cframe_protocol::{session::Unreachable, v1::CallError};
+    use cframe_protocol::v1::CallError;
 
     use super::*;
 

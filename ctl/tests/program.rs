@@ -134,6 +134,25 @@ fn a_revoked_admin_is_told_that_it_is_not_allowed() {
 }
 
 #[test]
+fn a_controller_with_too_much_to_do_is_asked_again_until_the_time_is_over() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.busy_controller(3, answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    assert_exit(&run(home.path(), &config, "version"), 0);
+
+    let controller = mesh.busy_controller(usize::MAX, answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let started = Instant::now();
+    let output = run(home.path(), &config, "version --timeout 700ms");
+    assert!(started.elapsed() >= Duration::from_millis(700));
+    assert_exit(&output, 6);
+    let error = text(&output.stderr);
+    for part in ["after 700ms", &controller.address.to_string(), "refused", "--timeout"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn an_unreachable_controller_is_named_with_every_address() {
     let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
     // Bound and mute.

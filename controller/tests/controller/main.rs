@@ -9,6 +9,7 @@ mod audit;
 mod authorities;
 mod enrolment;
 mod etcd;
+mod half_open;
 mod joining;
 mod pair;
 mod program;

@@ -81,6 +81,11 @@ impl Mesh {
 
     /// Starts a controller on a free port of loopback.
     pub(crate) fn controller(&self, answer: Answer) -> StandIn {
+        self.busy_controller(0, answer)
+    }
+
+    /// The same, and the first so many connections are refused, as by a controller with too much to do.
+    pub(crate) fn busy_controller(&self, refusals: usize, answer: Answer) -> StandIn {
         let id = SpiffeId::controller(self.name.clone(), "ctl-1".parse().unwrap());
         let credentials = self.credentials(&id, Duration::from_secs(86_400));
         let credentials = LiveCredentials::new(credentials).unwrap();
@@ -88,7 +93,7 @@ impl Mesh {
         let verifier = PeerVerifier::new(trust.clone(), Policy::ControlClients);
         let tls = Arc::new(tls::control_server(&credentials, verifier));
         let config = transport::server_config(tls, transport::control_server()).unwrap();
-        StandIn::start(config, trust, answer)
+        StandIn::start(config, trust, refusals, answer)
     }
 }
 
@@ -101,7 +106,7 @@ pub(crate) struct StandIn {
 }
 
 impl StandIn {
-    fn start(config: quinn::ServerConfig, trust: Trust, answer: Answer) -> Self {
+    fn start(config: quinn::ServerConfig, trust: Trust, refusals: usize, answer: Answer) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -112,7 +117,7 @@ impl StandIn {
                 let endpoint = quinn::Endpoint::server(config, bind).unwrap();
                 tell.send(endpoint.local_addr().unwrap()).unwrap();
                 tokio::select! {
-                    () = accept(&endpoint, answer) => {}
+                    () = accept(&endpoint, refusals, answer) => {}
                     _ = stopped => {}
                 }
             });
@@ -138,7 +143,11 @@ impl Drop for StandIn {
     }
 }
 
-async fn accept(endpoint: &quinn::Endpoint, answer: Answer) {
+async fn accept(endpoint: &quinn::Endpoint, refusals: usize, answer: Answer) {
+    for _ in 0..refusals {
+        let Some(incoming) = endpoint.accept().await else { return };
+        incoming.refuse();
+    }
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {
             let Ok(connection) = incoming.await else { return };

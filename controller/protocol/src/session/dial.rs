@@ -93,6 +93,32 @@ fn handshake(error: &quinn::ConnectionError) -> String {
     if text.contains("PinMismatch") { Refusal::PinMismatch.to_string() } else { text }
 }
 
+impl DialError {
+    /// Whether the server has too much to do (RFC 9000 §20.1, CONNECTION_REFUSED): nothing was done, and another
+    /// attempt a moment later may succeed.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Handshake(quinn::ConnectionError::ConnectionClosed(close)) => {
+                close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED
+            }
+            Self::Handshake(error) => CloseCode::of(error) == Some(CloseCode::Busy),
+            Self::Resolve(_)
+            | Self::Socket(_)
+            | Self::Tls(_)
+            | Self::Connect(_)
+            | Self::Silent
+            | Self::Panicked => false,
+        }
+    }
+}
+
+impl Unreachable {
+    /// Whether a controller was there that had too much to do.
+    pub fn is_busy(&self) -> bool {
+        self.attempts.iter().any(|(_, error)| error.is_busy())
+    }
+}
+
 impl Client {
     /// Without a mark.
     pub fn new(addresses: Vec<Endpoint>, tls: Arc<rustls::ClientConfig>) -> Self {
