@@ -73,7 +73,7 @@ pub fn permit(holder: &Holder, call: &Call) -> Result<(), CallError> {
     }
 }
 
-/// Whether a call only shows what is no secret, to an admin or to another controller.
+/// Whether a call only shows what is no secret; one controller's question to another does no more.
 pub(crate) fn looks(call: &Call) -> bool {
     matches!(access(call), Access::Look | Access::Peer)
 }

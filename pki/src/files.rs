@@ -41,7 +41,7 @@ pub enum FileError {
         /// The loosest that is accepted.
         wanted: u32,
     },
-    /// It belongs to another user than the one we run as.
+    /// It belongs to another user than the one we run as, and to another than its directory where that is root.
     #[error(
         "{} belongs to uid {found} and this runs as uid {ours}; run: chown {ours} {}",
         path.display(), path.display()
@@ -104,7 +104,8 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_parent(to)
 }
 
-/// Reads a file that must be private: ours, regular, and of mode 0600 or stricter.
+/// Reads a file that must be private: ours, regular, and of mode 0600 or stricter. Root also reads those of the user
+/// whose directory they are in: a service's, which it looks at.
 ///
 /// # Errors
 /// When it is not, or the system refuses.
@@ -115,7 +116,12 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     if !metadata.is_file() {
         return Err(FileError::Kind { path: path.to_owned(), wanted: "regular file" });
     }
-    private(path, &metadata, 0o600)?;
+    let ours = rustix::process::geteuid().as_raw();
+    let owner = match ours {
+        0 => expected_by_root(metadata.uid(), directory_owner(path)),
+        ours => ours,
+    };
+    private(path, &metadata, owner, 0o600)?;
     read_to_end(path, file, metadata.len()).map(Zeroizing::new)
 }
 
@@ -143,12 +149,25 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), FileError> {
     if !metadata.is_dir() {
         return Err(FileError::Kind { path: path.to_owned(), wanted: "directory" });
     }
-    private(path, &metadata, 0o700)
+    private(path, &metadata, rustix::process::geteuid().as_raw(), 0o700)
 }
 
-fn private(path: &Path, metadata: &std::fs::Metadata, wanted: u32) -> Result<(), FileError> {
+/// Whose a file may be that root reads: root's, or the user's who has its directory too.
+fn expected_by_root(found: u32, directory: Option<u32>) -> u32 {
+    if directory == Some(found) { found } else { 0 }
+}
+
+fn directory_owner(path: &Path) -> Option<u32> {
+    Some(std::fs::metadata(parent(path)).ok()?.uid())
+}
+
+fn private(
+    path: &Path,
+    metadata: &std::fs::Metadata,
+    ours: u32,
+    wanted: u32,
+) -> Result<(), FileError> {
     let path = || path.to_owned();
-    let ours = rustix::process::geteuid().as_raw();
     if metadata.uid() != ours {
         return Err(FileError::Owner { path: path(), found: metadata.uid(), ours });
     }
@@ -232,11 +251,15 @@ impl Drop for Temporary {
     }
 }
 
-fn sync_parent(path: &Path) -> Result<(), FileError> {
-    let parent = match path.parent() {
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+fn sync_parent(path: &Path) -> Result<(), FileError> {
+    let parent = parent(path);
     File::open(parent)
         .and_then(|directory| directory.sync_all())
         .map_err(io_error("sync the directory", parent))

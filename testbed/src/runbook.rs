@@ -29,7 +29,6 @@
 //! - A `copy` fence copies files between hosts, with their modes. What ends with `/` is a directory.
 //! - Each section with something to run says how many pings may be lost from its first command to its
 //!   last: `<!-- lost: 0 -->`, or `any` where there is no traffic yet or no more.
-//! - `<!-- needs: etcd -->` leaves a section out unless that is there.
 
 mod expect;
 mod parse;
@@ -47,8 +46,6 @@ pub struct Section {
     pub line: usize,
     /// Its heading.
     pub title: String,
-    /// What must be there for it to run.
-    pub needs: Vec<String>,
     /// How many pings may be lost in it; any number without.
     pub lost: Option<usize>,
     /// What is run.

@@ -80,10 +80,7 @@ fn the_commands_of_the_operations_guide_do_what_it_says() {
     let runner = Runner::new(machines, pinger.unwrap());
     let start = Instant::now();
     for section in &sections {
-        let report = match section.needs.as_slice() {
-            [] => runner.section(section).map(|report| report.to_string()),
-            needs => Ok(format!("{}: LEFT OUT, needs {}", section.title, needs.join(", "))),
-        };
+        let report = runner.section(section);
         let report = report.unwrap_or_else(|error| panic!("doc/operations.md: {error:#}"));
         // Past the test harness, which shows what passing tests print to nobody.
         writeln!(std::io::stdout().lock(), "figure: operations: {report}").unwrap();

@@ -1,5 +1,7 @@
 //! Certificates: pure decisions, apart from the signature.
 
+use std::collections::BTreeSet;
+
 use cframe_pki::{
     Fingerprint, Serial,
     identity::{Label, Role},
@@ -186,14 +188,20 @@ pub(super) fn revoke_issuer(
     let mut draft = Draft::default();
     if distrust(&mut mesh, fingerprint)? {
         draft.bump_mesh(&state.mesh, mesh);
-        draft.warnings = cut_off_below(state, fingerprint, now);
+        draft.warnings = cut_off_below(state, &BTreeSet::from([fingerprint]), now);
     }
     Ok(draft)
 }
 
-/// Whom distrusting an issuing CA cuts off, a sentence each.
-pub(super) fn cut_off_below(state: &State, issuer: Fingerprint, now: u64) -> Vec<String> {
-    let below: Vec<_> = ca::holdings(state, now).filter(|of| of.issuer == Some(issuer)).collect();
+/// Whom distrusting issuing CAs cuts off, a sentence each.
+pub(super) fn cut_off_below(
+    state: &State,
+    issuers: &BTreeSet<Fingerprint>,
+    now: u64,
+) -> Vec<String> {
+    let is_below = |issuer: Fingerprint| issuers.contains(&issuer);
+    let below: Vec<_> =
+        ca::holdings(state, now).filter(|of| of.issuer.is_some_and(is_below)).collect();
     ca::cut_off(&below)
 }
 

@@ -1,6 +1,8 @@
 //! Controllers: pure decisions.
 
-use cframe_pki::identity::Label;
+use std::collections::BTreeSet;
+
+use cframe_pki::{Fingerprint, identity::Label};
 use cframe_protocol::v1::{CallError, ErrorCode, RegistrationRow, Reply, Running};
 
 use super::cert;
@@ -22,7 +24,7 @@ pub(super) fn show(state: &State, name: &Label) -> Result<Reply, CallError> {
     Ok(Reply::Controllers(vec![row(state, (name, found))?]))
 }
 
-/// Removes a controller: its addresses, its certificates, and if that is wanted all that its CA has signed.
+/// Removes a controller: its addresses, its certificates, and if that is wanted all that its CAs have signed.
 pub(super) fn delete(
     state: &State,
     name: &Label,
@@ -52,9 +54,11 @@ pub(super) fn delete(
     let mut mesh = state.mesh.record.clone();
     mesh.controllers = registration::addresses(state, name, &[]);
     if revoke_issuer {
-        let (issuer, _) = issuer(name, &found.record)?;
-        cert::distrust(&mut mesh, issuer)?;
-        draft.warnings = cert::cut_off_below(state, issuer, now);
+        let issuers = issuers(state, name, &found.record, now)?;
+        for issuer in &issuers {
+            cert::distrust(&mut mesh, *issuer)?;
+        }
+        draft.warnings = cert::cut_off_below(state, &issuers, now);
     }
     draft.bump_mesh(&state.mesh, mesh);
     for (serial, cert) in state.valid_certs(&state.controller_id(name), now) {
@@ -90,10 +94,23 @@ fn row(
     })
 }
 
-fn issuer(
+/// All issuing CAs of a controller that are good: it keeps the keys of those that it had before, too.
+fn issuers(
+    state: &State,
     name: &Label,
     record: &record::Controller,
-) -> Result<(cframe_pki::Fingerprint, u64), CallError> {
+    now: u64,
+) -> Result<BTreeSet<Fingerprint>, CallError> {
+    let known = state
+        .issuers
+        .iter()
+        .filter(|(_, issuer)| issuer.record.controller == *name && issuer.record.not_after > now);
+    let mut all: BTreeSet<_> = known.map(|(fingerprint, _)| *fingerprint).collect();
+    all.insert(issuer(name, record)?.0);
+    Ok(all)
+}
+
+fn issuer(name: &Label, record: &record::Controller) -> Result<(Fingerprint, u64), CallError> {
     registration::issuer(record).map_err(|error| {
         CallError::new(
             ErrorCode::Internal,

@@ -14,6 +14,7 @@ use cframe_controller::{
     Parts, RunError,
     audit::Keep,
     cli::{DataDir, Initial, Joined, Joining, Signer, initialise, join},
+    local,
     store::{
         Advertisement, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch,
         WatchError, redb::Redb,
@@ -146,6 +147,9 @@ impl Member {
         let lost = Arc::new(Notify::new());
         let (inner, tell) = (self.store.clone(), Arc::clone(&lost));
         let store = Shared { inner, killed: Arc::clone(&killed), lost: tell };
+        let inside = runtime.enter();
+        let local = local::bind(&self.data.socket()).unwrap();
+        drop(inside);
         let parts = Parts {
             store: Arc::new(store),
             issuer: self.data.issuer().unwrap(),
@@ -155,7 +159,7 @@ impl Member {
             control,
             enroll,
             http: None,
-            local: None,
+            local: Some(local),
             clock: Arc::new(cframe_pki::unix_now),
             audit: Keep::default(),
             authorities: Some(self.data.authorities()),

@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cframe_controller::RunError;
-use cframe_pki::identity::Role;
+use cframe_controller::{RunError, local};
+use cframe_pki::{
+    identity::Role,
+    issue::{RootCa, VerifiedCsr},
+    unix_now,
+};
 use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, Command, EnrollFailure, admin_call},
     v1::{
@@ -345,13 +349,30 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     let missing = Call::ControllerDel { name: label("c"), revoke_issuer: false };
     assert_eq!(pair.a.refusal(missing).await.code, ErrorCode::NotFound);
 
-    // In other hands: with its CA it goes although it runs, and with it whom it has let in.
+    // It signs with another CA since, and still has the key of the one that it has let an edge in with.
+    let authorities = pair.b.data.authorities();
+    let root = RootCa::load(&pair.a.data.ca()).unwrap();
+    let csr = VerifiedCsr::from_der(&authorities.request().unwrap()).unwrap();
+    let certificate = root.sign_issuing(&csr, unix_now()).unwrap();
+    let later = authorities.complete(&certificate, root.certificate()).unwrap();
+    local::ask_issuer(&pair.b.data.socket(), later, false).await.unwrap().unwrap();
+    until(async || {
+        let pieces = pair.a.call(Call::CaStatus).await.unwrap();
+        let mut rows = pieces.into_iter().flat_map(|piece| match piece {
+            Reply::Ca(status) => status.issuers,
+            other => panic!("{other:?}"),
+        });
+        rows.any(|row| row.fingerprint == later && row.signs)
+    })
+    .await;
+
+    // In other hands: with its CAs it goes although it runs, and with it whom it has let in.
     let mut cut = Edge::connect(pair.a.only(&y), None);
     cut.until(|_| true).await;
     let changed = pair.a.change(del(true)).await;
     let state = kept.until(|state| state.version.mesh >= changed.version.mesh).await;
     assert_eq!(state.controllers.len(), 1, "one update has both");
-    assert_eq!(state.trust.revoked_issuers.len(), 1);
+    assert_eq!(state.trust.revoked_issuers.len(), 2);
     assert!(!state.denied.is_empty());
     cut.event(|seen| matches!(seen, Seen::Goodbye(GoodbyeReason::Revoked))).await;
     assert!(matches!(pair.b.ended().await, Err(RunError::Removed(_))));
@@ -362,6 +383,27 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
         pair.a.refusal(Call::ControllerShow { name: label("b") }).await.code,
         ErrorCode::NotFound
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_controllers_ask_each_other_leaves_no_record() {
+    let pair = Pair::with_edges(&["x"]).await;
+    pair.both_run().await;
+    pair.a.status().await;
+    // Its record comes after those that the question could have left.
+    pair.b.refusal(Call::ControllerDel { name: label("c"), revoke_issuer: false }).await;
+    let log = async || {
+        let query = AuditQuery::default();
+        let replies = pair.b.call(Call::Audit(query)).await.unwrap();
+        let rows = replies.into_iter().flat_map(|reply| match reply {
+            Reply::Audit(rows) => rows,
+            other => panic!("{other:?}"),
+        });
+        rows.map(|row| row.record).collect::<Vec<_>>().join("\n")
+    };
+    until(async || log().await.contains("\"controller-del\"")).await;
+    let log = log().await;
+    assert!(!log.contains("\"sessions\"") && !log.contains("\"status\""), "{log}");
 }
 
 /// An edge that knows both controllers and is with this one for long enough to be moved at once.

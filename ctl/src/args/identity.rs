@@ -201,7 +201,7 @@ Examples:
         /// Controller to remove.
         #[arg(value_parser = value::label)]
         name: Label,
-        /// Cut off its issuing CA too: edges that enrolled or renewed with it have to join again.
+        /// Cut off all its issuing CAs too: edges that enrolled or renewed with them have to join again.
         #[arg(long)]
         revoke_issuer: bool,
     },

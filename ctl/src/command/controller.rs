@@ -43,7 +43,7 @@ async fn del<C: Controller>(
         )];
         if revoke_issuer {
             impact.push(
-                "no certificate that its issuing CA has signed works any more: edges and admins that have \
+                "no certificate that its issuing CAs have signed works any more: edges and admins that have \
                  one lose all their connections at once"
                     .into(),
             );

@@ -351,3 +351,6 @@ fn boot_id() -> Result<[u8; 16]> {
     state::random(&mut boot)?;
     Ok(boot)
 }
+
+#[cfg(test)]
+mod tests;

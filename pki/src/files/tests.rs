@@ -103,6 +103,30 @@ fn a_secret_of_another_user_is_refused() {
 }
 
 #[test]
+fn root_reads_a_secret_of_the_user_who_has_its_directory_and_of_no_other() {
+    assert_eq!(expected_by_root(0, Some(0)), 0);
+    assert_eq!(expected_by_root(0, Some(998)), 0);
+    assert_eq!(expected_by_root(998, Some(998)), 998);
+    assert_eq!(expected_by_root(998, Some(0)), 0, "somebody else's in root's directory");
+    assert_eq!(expected_by_root(998, Some(997)), 0);
+    assert_eq!(expected_by_root(998, None), 0);
+    if !rustix::process::geteuid().is_root() {
+        return; // Only root gives files away.
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (directory, path) = (home.path().join("service"), home.path().join("service/key"));
+    ensure_private_dir(&directory).unwrap();
+    write_secret(&path, b"one").unwrap();
+    chown(&path, Some(12345), None).unwrap();
+    chown(&directory, Some(12345), None).unwrap();
+    assert_eq!(*read_secret(&path).unwrap(), b"one");
+    set_mode(&path, 0o640);
+    assert!(matches!(read_secret(&path), Err(FileError::Loose { .. })));
+    let error = ensure_private_dir(&directory).unwrap_err();
+    assert!(matches!(error, FileError::Owner { .. }), "root makes nothing in it: {error}");
+}
+
+#[test]
 fn what_is_no_file_is_no_secret() {
     let home = tempfile::tempdir().unwrap();
     assert!(matches!(read_secret(home.path()), Err(FileError::Kind { .. })));

@@ -56,7 +56,6 @@ impl Parser<'_> {
             self.sections.push(Section {
                 line: number,
                 title: title.trim().to_owned(),
-                needs: Vec::new(),
                 lost: None,
                 steps: Vec::new(),
             });
@@ -79,20 +78,12 @@ impl Parser<'_> {
 
     fn mark(&mut self, mark: &str) -> Result<()> {
         let Some((name, value)) = mark.split_once(": ") else { return Ok(()) };
-        match name {
-            "lost" => {
-                let lost = match value {
-                    "any" => None,
-                    number => Some(number.parse().context("a number of pings, or `any`")?),
-                };
-                self.section()?.lost = lost;
-                self.marked = true;
-            }
-            "needs" => {
-                let needs = value.split(", ").map(str::to_owned);
-                self.section()?.needs.extend(needs);
-            }
-            _ => {}
+        if name == "lost" {
+            self.section()?.lost = match value {
+                "any" => None,
+                number => Some(number.parse().context("a number of pings, or `any`")?),
+            };
+            self.marked = true;
         }
         Ok(())
     }
@@ -236,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_block_has_its_host_its_time_and_what_it_prints() {
-        let text = "# T\n\n## First\n<!-- lost: any -->\n<!-- needs: etcd, ca -->\n\nOn **ctl1** and **operator**:\n\n\
+        let text = "# T\n\n## First\n<!-- lost: any -->\n\nOn **ctl1** and **operator**:\n\n\
                     ```sh host=ctl1,operator until=20s\na\nb \\\n  c\n```\n```output\nx … y\n```\n\n\
                     ```toml\nkey = 1\n```\n## Empty\n";
         let sections = parse(text, &HOSTS).unwrap();
@@ -247,10 +238,9 @@ mod tests {
             until: true,
             expected: vec!["x … y".to_owned()],
         };
-        let step = Step { line: 10, action: Action::Run(commands) };
-        let needs = vec!["etcd".to_owned(), "ca".to_owned()];
+        let step = Step { line: 9, action: Action::Run(commands) };
         let title = "First".to_owned();
-        assert_eq!(sections, [Section { line: 3, title, needs, lost: None, steps: vec![step] }]);
+        assert_eq!(sections, [Section { line: 3, title, lost: None, steps: vec![step] }]);
     }
 
     #[test]

@@ -233,7 +233,7 @@ pub enum Call {
     ControllerDel {
         /// Its name.
         name: Label,
-        /// Distrust its issuing CA too, which cuts off whoever has a certificate of it. Then it may run.
+        /// Distrust all its issuing CAs too, which cuts off whoever has a certificate of them. Then it may run.
         revoke_issuer: bool,
     },
     /// From another controller: the sessions that this one has or had → `Sessions`.
