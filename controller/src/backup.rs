@@ -252,11 +252,11 @@ pub async fn restore(
         return Err(BackupError::NotEmpty);
     }
     let mut claim = Claim::take(store, epoch).await?;
-    let leftover = found.into_iter().map(|entry| Op::Delete { key: entry.key });
+    let leftover = found.into_iter().map(|entry| Op::Delete { key: entry.key }).collect();
     let (last, others): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| op.key() == mesh);
     let most = store.max_ops().min(AT_ONCE) - 1;
-    for part in leftover.collect::<Vec<_>>().chunks(most).chain(others.chunks(most)) {
-        claim.commit(store, part.to_vec()).await?;
+    for part in parts(leftover, most).into_iter().chain(parts(others, most)) {
+        claim.commit(store, part).await?;
     }
     claim.end(store, last, Compare { key: mesh, modified: 0 }).await?;
     Ok(epoch)
@@ -264,6 +264,31 @@ pub async fn restore(
 
 /// The most effects of one transaction of a restore.
 const AT_ONCE: usize = 1_000;
+/// Bytes of one transaction of a restore, unless a single value is larger: etcd takes 1.5 MiB.
+const BYTES_AT_ONCE: usize = 512 << 10;
+
+/// What is done at once: so many effects at most, and no more bytes than are taken.
+fn parts(ops: Vec<Op>, most: usize) -> Vec<Vec<Op>> {
+    let mut parts: Vec<Vec<Op>> = Vec::new();
+    let mut bytes = 0;
+    for op in ops {
+        let size = match &op {
+            Op::Put { key, value } => key.len() + value.len(),
+            Op::Delete { key } => key.len(),
+        };
+        match parts.last_mut().filter(|part| part.len() < most && bytes + size <= BYTES_AT_ONCE) {
+            Some(part) => {
+                bytes += size;
+                part.push(op);
+            }
+            None => {
+                bytes = size;
+                parts.push(vec![op]);
+            }
+        }
+    }
+    parts
+}
 
 /// The key that whoever restores has, and writes again in every transaction: of two at once, the later one goes
 /// on and the other ends.
@@ -327,4 +352,20 @@ fn end(out: &mut Vec<u8>, entries: usize) {
 
 fn last_line(dump: &[u8]) -> &[u8] {
     dump.split_inclusive(|byte| *byte == b'\n').next_back().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_ends_at_its_number_or_its_size() {
+        let op = |size| Op::Put { key: "a".to_owned(), value: vec![0; size] };
+        let lengths = |ops, most| parts(ops, most).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths((0..5).map(|_| op(1)).collect(), 2), [2, 2, 1]);
+        // Records of the audit log are up to 16 KiB each.
+        assert_eq!(lengths((0..126).map(|_| op(16 << 10)).collect(), 126), [31, 31, 31, 31, 2]);
+        assert_eq!(lengths(vec![op(1), op(BYTES_AT_ONCE), op(1)], 126), [1, 1, 1]);
+        assert!(parts(Vec::new(), 126).is_empty());
+    }
 }

@@ -19,9 +19,11 @@ use crate::{
     issuing::{self, verify_csr},
     model::State,
     peers,
+    record::Key,
     roles::{Holder, permit},
     server::Context,
     session::Order,
+    store::Revision,
 };
 
 mod admin;
@@ -138,6 +140,16 @@ fn authorise(context: &Context, caller: &Caller, call: &Call) -> Result<(), Call
     }
 }
 
+/// Whether the caller is an admin yet when a decision is taken anew, with the revision of its record.
+fn still_admin(state: &State, caller: &Caller) -> Result<Revision, CallError> {
+    let name = &caller.name;
+    if state.denied.contains_key(&caller.peer.serial) {
+        return Err(refused(format!("the certificate of admin {name} was revoked")));
+    }
+    let own = state.admins.get(name).map(|admin| admin.modified);
+    own.ok_or_else(|| refused(format!("{name} is not an admin of this mesh any more")))
+}
+
 fn refused(message: String) -> CallError {
     CallError::new(ErrorCode::NotAllowed, message)
 }
@@ -244,7 +256,12 @@ async fn dispatch(
             let csr = verify_csr(&csr)?;
             let issuer = context.issuer.current();
             let decide = |state: &State| {
-                admin::add(state, &issuer, &name, read_only, &csr, &caller.name, now)
+                let own = still_admin(state, caller)?;
+                let (mut draft, enrolled) =
+                    admin::add(state, &issuer, &name, read_only, &csr, &caller.name, now)?;
+                draft.compare(Key::Admin(caller.name.clone()), own);
+                draft.compare(Key::Denied(caller.peer.serial), 0);
+                Ok((draft, enrolled))
             };
             make(context, act, name.as_str(), dry_run, decide, Reply::AdminEnrolled).await?
         }

@@ -2,7 +2,8 @@
 //!
 //! Whatever changes a namespace's desired state compares the namespace's record and counts its revision
 //! up, so that of two writers who decided upon the same state one has to decide again. Whatever issues a
-//! certificate compares the record too, so that it never slips past a revocation.
+//! certificate compares the record too, and writes the holder's own record again: so it never slips past a
+//! revocation or a removal, whichever of the two comes first.
 
 use cframe_pki::{
     Serial,
@@ -49,6 +50,14 @@ impl Draft {
         let (key, value) = (key.to_string(), record::encode(record));
         debug_assert!(self.txn.ops.iter().all(|op| op.key() != key), "{key} is written twice");
         self.txn.ops.push(Op::Put { key, value });
+    }
+
+    /// Writes a record again as it is, so that whoever has decided upon it too has to decide again.
+    pub fn rewrite<T: Serialize>(&mut self, key: Key, stored: &Stored<T>) {
+        self.compare(key.clone(), stored.modified);
+        if !self.writes(&key) {
+            self.put(key, &stored.record);
+        }
     }
 
     /// Removes a record.

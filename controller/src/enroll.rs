@@ -126,7 +126,7 @@ fn join(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    draft.compare(Key::Edge(namespace.clone(), name.clone()), edge.modified);
+    draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
     draft.compare(Key::Token(key), state.tokens.get(&key).map_or(0, |token| token.modified));
     draft.put(Key::Token(key), &record::Token { used: Some(now), ..token.clone() });
     calls::deny_certs(&mut draft, state, namespace, name, now, "the edge joined again");

@@ -203,6 +203,13 @@ pub(crate) async fn certify_own(
     act.subject = act.who.to_string();
     let written = mesh.write(id.role.name().as_str(), &act, |state| {
         let mut draft = Draft::default();
+        let name = id.role.name();
+        let registration = Key::Controller(name.clone());
+        match state.controllers.get(name) {
+            Some(registered) => draft.rewrite(registration, registered),
+            // A store from before there were registrations.
+            None => draft.compare(registration, 0),
+        }
         let issued = issuer.issue(state, &csr, id, mesh.now())?;
         issued.record(&mut draft);
         announce(&mut draft, state, issuer, id.role.name(), mesh.now());

@@ -20,12 +20,15 @@ use cframe_protocol::{
 };
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::{presence, server::Context};
+use crate::{model::State, presence, server::Context};
 
 /// How long a controller may say nothing.
 pub const SILENCE: Duration = Duration::from_millis(1_500);
 /// How long an answer may take that keeps coming.
 const WHOLE: Duration = Duration::from_secs(8);
+/// Pieces of one answer at most: each is a frame, which takes up no more memory than
+/// [`BUDGET`](cframe_protocol::frame::BUDGET) when it is read. Of thousands of edges there are hundreds.
+const PIECES: usize = 2_048;
 /// Calls that a controller has under way with another at once.
 pub(crate) const STREAMS: u32 = 256;
 
@@ -74,10 +77,19 @@ async fn ask(context: &Context, name: &Label, call: Call) -> Result<Vec<Reply>, 
 }
 
 async fn ask_once(context: &Context, name: &Label, call: Call) -> Result<Vec<Reply>, CallFailure> {
+    let asked = call.name();
     let asking = async {
         let mut replies = open(context, name, call).await?;
         let mut answer: Vec<Reply> = Vec::new();
-        while let Some(reply) = next(&mut replies).await? {
+        let mut pieces = 0;
+        while let Some(mut reply) = next(&mut replies).await? {
+            pieces += 1;
+            if pieces > PIECES {
+                return Err(CallFailure::Protocol(format!(
+                    "controller {name} has more than {PIECES} pieces of an answer to {asked}; look what runs there"
+                )));
+            }
+            context.mesh.read(|state| keep_known(state, &mut reply));
             let rest = match answer.last_mut() {
                 Some(last) => last.merge(reply),
                 None => Some(reply),
@@ -91,6 +103,15 @@ async fn ask_once(context: &Context, name: &Label, call: Call) -> Result<Vec<Rep
         context.peers.forget(name);
     }
     answer
+}
+
+/// Leaves out what is about edges that there are none of: nobody asks for them, and a mesh has only so many.
+fn keep_known(state: &State, reply: &mut Reply) {
+    if let Reply::Sessions(rows) = reply {
+        rows.retain(|row| {
+            state.namespaces.get(&row.namespace).is_some_and(|of| of.edges.contains_key(&row.edge))
+        });
+    }
 }
 
 /// Begins a question; the answer is to be read with [`next`].
@@ -161,5 +182,30 @@ impl Peers {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Label, Arc<AdminConnection>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cframe_protocol::v1::SessionRow;
+
+    use super::*;
+
+    #[test]
+    fn edges_that_there_are_none_of_are_left_out_of_an_answer() {
+        let row = |namespace: &str, edge: &str| SessionRow {
+            namespace: namespace.parse().unwrap(),
+            edge: edge.parse().unwrap(),
+            online: true,
+            since: 1,
+            software: String::new(),
+            address: "192.0.2.1:1".parse().unwrap(),
+            applied: None,
+            links: Vec::new(),
+        };
+        let rows = vec![row("prod", "hk"), row("prod", "xx"), row("test", "hk")];
+        let mut reply = Reply::Sessions(rows);
+        keep_known(&crate::audit::change::tests::state(), &mut reply);
+        assert_eq!(reply, Reply::Sessions(vec![row("prod", "hk")]));
     }
 }

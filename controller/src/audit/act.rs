@@ -113,6 +113,22 @@ impl Act {
         Self { namespace: Some(namespace.clone()), subject: format!("{namespace}/{edge}"), ..self }
     }
 
+    /// One step of it, with a record of its own.
+    #[must_use]
+    pub(crate) fn step(&self) -> Self {
+        Self {
+            who: self.who.clone(),
+            serial: self.serial,
+            from: self.from,
+            call: self.call,
+            namespace: self.namespace.clone(),
+            subject: self.subject.clone(),
+            dry_run: self.dry_run,
+            looks: self.looks,
+            recorded: AtomicBool::new(false),
+        }
+    }
+
     /// Whether it leaves no record when it is allowed, or fails for another reason.
     pub fn looks(&self) -> bool {
         self.looks

@@ -34,9 +34,22 @@ pub struct Change {
     pub after: Value,
 }
 
-/// The changes of a transaction that was decided upon `state`, and how many more there are than these.
+/// The changes of a transaction that was decided upon `state`, and how many more there are than these. What is
+/// written again as it was is none.
 pub fn changes(state: &State, txn: &Txn) -> (Vec<Change>, u64) {
-    let mut kept: Vec<Change> = txn.ops.iter().take(MOST).map(|op| change(state, op)).collect();
+    let mut unchanged = 0;
+    let mut kept: Vec<Change> = Vec::new();
+    for op in &txn.ops {
+        if kept.len() == MOST {
+            break;
+        }
+        let change = change(state, op);
+        if change.is_none() {
+            unchanged += 1;
+        } else {
+            kept.push(change);
+        }
+    }
     let mut room = BYTES;
     let fits = kept.iter().take_while(|change| {
         let size = serde_json::to_vec(change).map_or(usize::MAX, |json| json.len());
@@ -45,8 +58,16 @@ pub fn changes(state: &State, txn: &Txn) -> (Vec<Change>, u64) {
     });
     let fits = fits.count();
     kept.truncate(fits);
-    let more = txn.ops.len() - kept.len();
+    let more = txn.ops.len() - unchanged - kept.len();
     (kept, more as u64)
+}
+
+impl Change {
+    /// Whether no field differs.
+    fn is_none(&self) -> bool {
+        let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
+        empty(&self.before) && empty(&self.after)
+    }
 }
 
 fn change(state: &State, op: &Op) -> Change {
@@ -151,4 +172,4 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

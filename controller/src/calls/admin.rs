@@ -42,7 +42,7 @@ pub(super) fn add(
                      them, `cfctl cert revoke` ends those that nobody needs"
                 )));
             }
-            draft.compare(key, admin.modified);
+            draft.rewrite(key, admin);
             admin.record.read_only
         }
         Some(_) => {

@@ -32,7 +32,7 @@ pub(super) fn enroll(
     now: u64,
 ) -> Result<(Draft, Enrolled), CallError> {
     let space = check::namespace(state, namespace)?;
-    super::edge::find(space, namespace, name)?;
+    let edge = super::edge::find(space, namespace, name)?;
     let id = state.edge_id(namespace, name);
     if let Some((serial, _)) = state.valid_certs(&id, now).next() {
         return Err(conflict(format!(
@@ -41,6 +41,7 @@ pub(super) fn enroll(
         )));
     }
     let mut draft = Draft::within(namespace, space);
+    draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
     let mut issued = issuer.issue(state, csr, &id, now)?;
     issued.record.bundle = Some(state.mesh.record.revision);
     issued.record(&mut draft);
@@ -117,6 +118,7 @@ pub(super) fn revoke(
             .push(format!("certificate {serial} has expired; nothing was left to revoke"));
         return Ok(draft);
     }
+    compare_holder(&mut draft, state, &cert.id.role);
     draft.deny(state, serial, cert, now, reason);
     let others: Vec<String> = state
         .valid_certs(&cert.id, now)
@@ -132,6 +134,24 @@ pub(super) fn revoke(
         ));
     }
     Ok(draft)
+}
+
+/// Has a certificate that the holder gets meanwhile change the decision.
+fn compare_holder(draft: &mut Draft, state: &State, holder: &Role) {
+    let key = match holder {
+        Role::Edge { namespace, name } => Key::Edge(namespace.clone(), name.clone()),
+        Role::Controller { name } => Key::Controller(name.clone()),
+        Role::Admin { name } => Key::Admin(name.clone()),
+    };
+    let modified = match holder {
+        Role::Edge { namespace, name } => {
+            let space = state.namespaces.get(namespace);
+            space.and_then(|space| space.edges.get(name)).map(|edge| edge.modified)
+        }
+        Role::Controller { name } => state.controllers.get(name).map(|found| found.modified),
+        Role::Admin { name } => state.admins.get(name).map(|admin| admin.modified),
+    };
+    draft.compare(key, modified.unwrap_or(0));
 }
 
 /// The certificate, or a refusal.
@@ -245,7 +265,7 @@ pub(crate) fn renew(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    draft.compare(Key::Edge(namespace.clone(), name.clone()), edge.modified);
+    draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
     let mut issued = issuer.issue(state, csr, &id, now)?;
     issued.record.renews = Some(current);
     issued.record(&mut draft);

@@ -71,7 +71,8 @@ pub(super) fn delete(
     let mut draft = Draft::within(name, space);
     draft.namespace = None;
     draft.delete(Key::Namespace(name.clone()));
-    for edge in space.edges.keys() {
+    for (edge, found) in &space.edges {
+        draft.compare(Key::Edge(name.clone(), edge.clone()), found.modified);
         draft.delete(Key::Edge(name.clone(), edge.clone()));
         let why = format!("namespace {name} was removed");
         super::edge::deny_certs(&mut draft, state, name, edge, now, &why);

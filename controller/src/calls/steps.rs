@@ -19,7 +19,8 @@ use crate::{
 /// What a step leaves free of a transaction: for what goes with every write, and the last edge's certificates.
 const SPARE: usize = 24;
 
-/// Carries steps out until what `whole` decides fits into one transaction. Each leaves a record.
+/// Carries steps out until what `whole` decides fits into one transaction. Each leaves a record of its own, so
+/// that the act has one too, also if it fails in the end.
 pub(super) async fn make_room(
     mesh: &Mesh,
     act: &Act,
@@ -29,7 +30,8 @@ pub(super) async fn make_room(
 ) -> Result<(), CallError> {
     let room = mesh.store().max_ops().saturating_sub(SPARE);
     while mesh.read(&whole)?.size() > room {
-        let done = mesh.write(lane, act, |state| {
+        let of_step = act.step();
+        let done = mesh.write(lane, &of_step, |state| {
             let draft = step(state, room)?;
             let done = draft.is_empty();
             Ok((draft, done))
@@ -73,10 +75,11 @@ pub(super) fn of_namespace(
     tokens(&mut draft, state, room, |token| token.namespace == *namespace);
     if draft.txn.ops.is_empty() {
         let why = format!("namespace {namespace} was removed");
-        for edge in space.edges.keys() {
+        for (edge, found) in &space.edges {
             if draft.size() >= room {
                 break;
             }
+            draft.compare(Key::Edge(namespace.clone(), edge.clone()), found.modified);
             draft.delete(Key::Edge(namespace.clone(), edge.clone()));
             super::edge::deny_certs(&mut draft, state, namespace, edge, now, &why);
         }

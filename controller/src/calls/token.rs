@@ -61,7 +61,7 @@ pub(super) fn create(
 ) -> Result<(Draft, TokenMade), CallError> {
     let Wanted { namespace, edge, ttl_secs, rejoin, by } = *wanted;
     let space = check::namespace(state, namespace)?;
-    super::edge::find(space, namespace, edge)?;
+    let found = super::edge::find(space, namespace, edge)?;
     if !(1..=MAX_TTL).contains(&ttl_secs) {
         return Err(invalid(format!("a token lives 1 to {MAX_TTL} seconds, not {ttl_secs}")));
     }
@@ -84,6 +84,8 @@ pub(super) fn create(
         created_by: by.to_string(),
         used: None,
     };
+    // Whoever removes the edge removes its tokens.
+    draft.rewrite(Key::Edge(namespace.clone(), edge.clone()), found);
     let key = TokenKey(*fresh.id.as_bytes());
     draft.compare(Key::Token(key), 0);
     draft.put(Key::Token(key), &token);
@@ -138,7 +140,12 @@ pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
                  shows it",
             );
         }
-        invalid(format!("{id:?} is not a token's id: it has 32 lower-case hex digits"))
+        // It may be a part of one.
+        invalid(format!(
+            "this is not a token's id, which has 32 lower-case hex digits: it has {} characters; `cfctl token \
+             list` shows the ids",
+            id.chars().count()
+        ))
     })?;
     let usable = state.tokens.get(&key).filter(|token| token.record.used.is_none());
     let Some(token) = usable else {
@@ -167,4 +174,19 @@ pub(super) fn row((id, token): (&TokenKey, &Stored<record::Token>), now: u64) ->
         rejoin: token.rejoin,
         created_by: token.created_by.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_id_is_not_repeated() {
+        let state = crate::audit::change::tests::state();
+        for pasted in ["cfj1.c2VjcmV0", "c2VjcmV0LXBhcnQ"] {
+            let error = revoke(&state, pasted).unwrap_err();
+            assert!(!error.message.contains("c2VjcmV0"), "{error}");
+            assert!(error.message.contains("32 lower-case hex digits"), "{error}");
+        }
+    }
 }

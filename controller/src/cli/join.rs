@@ -326,6 +326,8 @@ fn decide(
     };
     if old != Some(&record) {
         registration::register(&mut draft, state, &joining.name, &record)?;
+    } else if let Some(old) = state.controllers.get(&joining.name).filter(|_| !draft.is_empty()) {
+        draft.rewrite(Key::Controller(joining.name.clone()), old);
     }
     Ok(draft)
 }

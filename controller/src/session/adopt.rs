@@ -43,6 +43,11 @@ fn decide(state: &State, peer: &PeerIdentity) -> Result<(Draft, ()), CallError> 
             issuer: peer.issuer,
             bundle: None,
         };
+        if let Role::Edge { namespace, name } = &peer.id.role
+            && let Some(edge) = state.namespaces.get(namespace).and_then(|of| of.edges.get(name))
+        {
+            draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
+        }
         draft.compare(key.clone(), 0);
         draft.put(key, &record);
     }

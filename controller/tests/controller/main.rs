@@ -13,6 +13,7 @@ mod half_open;
 mod joining;
 mod pair;
 mod program;
+mod races;
 mod revocation;
 mod rotation;
 mod several;

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use cframe_controller::{
     cli::{DataDir, Initial, Joined, Joining, Signer, initialise, join},
     local,
     store::{
-        Advertisement, Boxed, CommitError, ReadError, Revision, Store, Txn, View, Watch,
+        Advertisement, Batch, Boxed, CommitError, Op, ReadError, Revision, Store, Txn, View, Watch,
         WatchError, redb::Redb,
     },
 };
@@ -26,7 +26,12 @@ use cframe_protocol::{
     v1::{Call, CallError, Changed, Endpoint, MeshStatus, Reply, TokenMade},
 };
 use tempfile::TempDir;
-use tokio::{runtime::Runtime, sync::Notify, task::JoinHandle, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{
@@ -45,6 +50,10 @@ pub(crate) struct Member {
     pub(crate) control: SocketAddr,
     pub(crate) enroll: SocketAddr,
     pub(crate) admin: Client,
+    /// While this is true, it hears of no write.
+    pub(crate) held: watch::Sender<bool>,
+    /// The transactions that it has tried and that write about certificates or remove something.
+    pub(crate) tried: Arc<AtomicUsize>,
     store: Redb,
     running: Option<Running>,
 }
@@ -86,6 +95,8 @@ impl Pair {
                 control: control.local_addr().unwrap(),
                 enroll: enroll.local_addr().unwrap(),
                 admin,
+                held: watch::Sender::new(false),
+                tried: Arc::default(),
                 store: store.clone(),
                 running: None,
             };
@@ -146,7 +157,8 @@ impl Member {
         let (stop, killed) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let lost = Arc::new(Notify::new());
         let (inner, tell) = (self.store.clone(), Arc::clone(&lost));
-        let store = Shared { inner, killed: Arc::clone(&killed), lost: tell };
+        let (held, tried) = (self.held.clone(), Arc::clone(&self.tried));
+        let store = Shared { inner, killed: Arc::clone(&killed), lost: tell, held, tried };
         let inside = runtime.enter();
         let local = local::bind(&self.data.socket()).unwrap();
         drop(inside);
@@ -191,6 +203,16 @@ impl Member {
     /// The store takes away what it has advertised.
     pub(crate) fn lose_lease(&self) {
         self.running.as_ref().unwrap().lost.notify_one();
+    }
+
+    /// Lets it try something upon what it knew when it was held back, and only then hear of the rest.
+    pub(crate) async fn too_late<T>(&self, doing: impl Future<Output = T>) -> T {
+        let before = self.tried.load(Ordering::SeqCst);
+        let release = async {
+            until(async || self.tried.load(Ordering::SeqCst) > before).await;
+            self.held.send_replace(false);
+        };
+        tokio::join!(doing, release).0
     }
 
     pub(crate) async fn call(&self, call: Call) -> Result<Vec<Reply>, CallFailure> {
@@ -258,6 +280,27 @@ struct Shared {
     /// Its writer cannot take back what it has advertised any more: the lease has to run out.
     killed: Arc<AtomicBool>,
     lost: Arc<Notify>,
+    held: watch::Sender<bool>,
+    tried: Arc<AtomicUsize>,
+}
+
+/// A watch that can be held back.
+struct Held {
+    inner: Box<dyn Watch>,
+    next: Option<Batch>,
+    held: watch::Receiver<bool>,
+}
+
+impl Watch for Held {
+    fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>> {
+        Box::pin(async {
+            if self.next.is_none() {
+                self.next = Some(self.inner.next().await?);
+            }
+            let _ = self.held.wait_for(|held| !held).await;
+            Ok(self.next.take().unwrap())
+        })
+    }
 }
 
 struct Leased {
@@ -304,7 +347,17 @@ impl Store for Shared {
     }
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
-        self.inner.commit(txn)
+        let counts = |op: &Op| match op {
+            Op::Put { key, .. } => key.contains("/certs/"),
+            Op::Delete { key } => key.starts_with(cframe_controller::record::ROOT),
+        };
+        let counted = txn.ops.iter().any(counts);
+        let committed = self.inner.commit(txn);
+        Box::pin(async move {
+            let result = committed.await;
+            self.tried.fetch_add(usize::from(counted), Ordering::SeqCst);
+            result
+        })
     }
 
     fn watch<'a>(
@@ -312,7 +365,10 @@ impl Store for Shared {
         prefix: &'a str,
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>> {
-        self.inner.watch(prefix, from)
+        Box::pin(async move {
+            let (inner, held) = (self.inner.watch(prefix, from).await?, self.held.subscribe());
+            Ok(Box::new(Held { inner, next: None, held }) as Box<dyn Watch>)
+        })
     }
 
     fn advertise(

@@ -55,7 +55,7 @@ fn mesh(roots: usize) -> record::Mesh {
     }
 }
 
-fn state() -> State {
+pub(crate) fn state() -> State {
     let (prod, hk) = (label("prod"), label("hk"));
     let namespace =
         record::Namespace { description: String::new(), settings: Default::default(), revision: 4 };
@@ -114,6 +114,19 @@ fn what_arrives_and_what_goes_is_kept_whole_without_the_hash_of_a_secret() {
             json!({ "key": "admins/alice", "before": { "read_only": true }, "after": null }),
         ]
     );
+}
+
+#[test]
+fn what_is_written_again_as_it_was_is_no_change() {
+    let state = state();
+    let (prod, hk) = (label("prod"), label("hk"));
+    let mut draft = Draft::default();
+    draft.rewrite(Key::Edge(prod.clone(), hk.clone()), &state.namespaces[&prod].edges[&hk]);
+    draft.rewrite(Key::Admin(label("alice")), &state.admins[&label("alice")]);
+    draft.delete(Key::Token(TokenKey([1; 16])));
+    assert_eq!(draft.txn.compares.len(), 2);
+    let changed = changed(draft);
+    assert_eq!(changed.len(), 1, "{changed:?}");
 }
 
 #[test]

@@ -45,12 +45,21 @@ pub(super) async fn commit(
         let attempt =
             members.attempt(member, |client| async move { kv(&client).txn(request).await });
         let fault = match attempt.await {
-            Ok(answer) => return judge(txn, &mark, &answer, open),
+            Ok(answer) => {
+                let judged = judge(txn, &mark, &answer, open);
+                if !open {
+                    mark.give_back();
+                }
+                return judged;
+            }
             Err(fault) => fault,
         };
         open |= fault.fate == Fate::Unknown;
         let again = fault.is_passing() && (!open || fenced) && Instant::now() < deadline;
         if !again {
+            if !open {
+                mark.give_back();
+            }
             return Err(refusal(fault, open));
         }
         tracing::debug!(reason = %fault.text, "a commit is tried again");

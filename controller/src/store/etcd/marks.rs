@@ -2,8 +2,8 @@
 //! answer reads there whether it happened.
 //!
 //! A handle has a few such keys and lends one to each commit, so that what is in one is about the last commit
-//! that had it. They are no part of the mesh and of no backup. Those of handles that are gone are
-//! cleared away after a day.
+//! that had it. It comes back with a sure answer only: an attempt without one may write it later. They are no
+//! part of the mesh and of no backup. Those of handles that are gone are cleared away after a day.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -74,8 +74,9 @@ impl Marks {
     }
 }
 
-impl Drop for Mark<'_> {
-    fn drop(&mut self) {
+impl Mark<'_> {
+    /// Lends it to others: nothing of this commit is under way any more.
+    pub(super) fn give_back(self) {
         let mut free = self.marks.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.names.push(self.name);
     }
@@ -104,5 +105,22 @@ pub(super) async fn clear(members: &Members) {
         if deleted.await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_lent_again_only_after_a_sure_answer() {
+        let marks = Marks::default();
+        let first = marks.lend();
+        let key = first.key.clone();
+        first.give_back();
+        let again = marks.lend();
+        assert_eq!(again.key, key);
+        drop(again);
+        assert_ne!(marks.lend().key, key);
     }
 }

@@ -1,0 +1,130 @@
+//! A certificate that one controller issues while another, which has not heard of it yet, takes its holder
+//! away: whoever comes second decides anew.
+
+use cframe_pki::{CertificateDer, Serial, key::PrivateKey, tls::Credentials};
+use cframe_protocol::{
+    session::{CallFailure, Client, Command, EnrollFailure, admin_call},
+    v1::{AdminEnrolled, Call, CertState, Endpoint, Enrolled, ErrorCode, Reply},
+};
+
+use crate::{
+    pair::{Member, Pair, until},
+    world::{Edge, Identity, PATIENCE, Seen, client, join, label},
+};
+
+fn csr() -> Vec<u8> {
+    PrivateKey::generate().unwrap().csr().unwrap().to_vec()
+}
+
+/// Has an edge's certificate renewed by a controller.
+async fn renew(member: &Member, identity: &Identity) -> Serial {
+    let mut edge = Edge::connect(member.only(identity), None);
+    edge.until(|_| true).await;
+    edge.commands.send(Command::Renew { csr: csr() }).await.unwrap();
+    let renewed = edge.event(|seen| matches!(seen, Seen::Renewed(_))).await;
+    let Seen::Renewed(Ok(Enrolled { chain, .. })) = renewed else { panic!("{renewed:?}") };
+    serial(chain)
+}
+
+fn serial(chain: Vec<Vec<u8>>) -> Serial {
+    let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+    cframe_pki::verifier::peer_identity(&chain).unwrap().serial
+}
+
+async fn is_revoked(member: &Member, serial: Serial) -> bool {
+    let Reply::Certs(rows) = member.reply(Call::CertShow { serial }).await else { panic!("a row") };
+    matches!(rows[0].state, CertState::Revoked { .. })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_elsewhere_does_not_outlive_the_edge() {
+    let del = Call::EdgeDel { namespace: label("prod"), name: label("x") };
+    let cascade = Call::NamespaceDel { name: label("prod"), cascade: true };
+    for removal in [del, cascade] {
+        let pair = Pair::with_edges(&["x"]).await;
+        let identity = pair.join("x").await;
+        pair.a.held.send_replace(true);
+        let renewed = renew(&pair.b, &identity).await;
+        pair.a.too_late(pair.a.change(removal)).await;
+        for serial in [identity.serial(), renewed] {
+            until(async || is_revoked(&pair.b, serial).await).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_elsewhere_does_not_outlive_a_second_join() {
+    let pair = Pair::with_edges(&["x"]).await;
+    let identity = pair.join("x").await;
+    let (namespace, edge) = (label("prod"), label("x"));
+    let call = Call::TokenCreate { namespace, edge, ttl_secs: 600, rejoin: true };
+    let Reply::TokenMade(made) = pair.a.reply(call).await else { panic!("a token") };
+    let mut token: cframe_pki::token::JoinToken = made.token.parse().unwrap();
+    token.addresses = vec![pair.a.enroll.to_string()];
+    pair.a.held.send_replace(true);
+    let renewed = renew(&pair.b, &identity).await;
+    let again = pair.a.too_late(join(&token)).await.unwrap();
+    until(async || is_revoked(&pair.b, renewed).await).await;
+    assert!(!is_revoked(&pair.b, again.serial()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_tokens_at_two_controllers_one_has_the_edge_join() {
+    let pair = Pair::with_edges(&["x"]).await;
+    let (mut here, mut there) = (pair.a.token("x").await, pair.a.token("x").await);
+    here.addresses = vec![pair.a.enroll.to_string()];
+    there.addresses = vec![pair.b.enroll.to_string()];
+    until(async || {
+        let call = Call::TokenList { namespace: None };
+        let Reply::Tokens(rows) = pair.b.reply(call).await else { panic!("rows") };
+        rows.len() == 2
+    })
+    .await;
+    pair.a.held.send_replace(true);
+    join(&there).await.unwrap();
+    match pair.a.too_late(join(&here)).await {
+        Err(EnrollFailure::Refused(error)) => assert_eq!(error.code, ErrorCode::Conflict),
+        other => panic!("{:?}", other.map(|joined| joined.serial())),
+    }
+}
+
+async fn admin(by: &Client, name: &str) -> Result<(Client, Serial), CallFailure> {
+    let key = PrivateKey::generate().unwrap();
+    let csr = key.csr().unwrap().to_vec();
+    let call = Call::AdminAdd { name: label(name), csr, read_only: false };
+    let Reply::AdminEnrolled(AdminEnrolled { chain, trust, .. }) =
+        admin_call(by, call, false, PATIENCE).await?.remove(0)
+    else {
+        panic!("a certificate")
+    };
+    let serial = serial(chain.clone());
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    Ok((client(&Credentials { chain, key }, trust, by.addresses.clone()), serial))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_who_is_removed_renews_nothing_whichever_comes_first() {
+    let pair = Pair::with_edges(&[]).await;
+    let (mallory, _) = admin(&pair.b.admin, "mallory").await.unwrap();
+    let (trudy, _) = admin(&pair.b.admin, "trudy").await.unwrap();
+    let del = |name| Call::AdminDel { name: label(name) };
+    until(async || {
+        let Reply::Admins(rows) = pair.a.reply(Call::AdminList).await else { panic!("rows") };
+        rows.len() == 3
+    })
+    .await;
+    // The renewal first.
+    pair.a.held.send_replace(true);
+    let (_, renewed) = admin(&mallory, "mallory").await.unwrap();
+    pair.a.too_late(pair.a.change(del("mallory"))).await;
+    until(async || is_revoked(&pair.b, renewed).await).await;
+    // The removal first.
+    let at = vec![Endpoint::from(pair.a.control)];
+    let trudy = Client { addresses: at, ..trudy };
+    pair.a.held.send_replace(true);
+    pair.b.change(del("trudy")).await;
+    let renewed = pair.a.too_late(admin(&trudy, "trudy")).await;
+    assert!(renewed.is_err(), "{:?}", renewed.map(|(_, serial)| serial));
+    let Reply::Admins(rows) = pair.b.reply(Call::AdminList).await else { panic!("rows") };
+    assert_eq!(rows.len(), 1, "{rows:?}");
+}
