@@ -14,7 +14,7 @@ use cframe_pki::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    calls::ca::{holdings, roots},
+    calls::ca::{holdings, roots, signing},
     model::State,
     server::Context,
 };
@@ -86,12 +86,11 @@ pub(crate) fn all(state: &State, now: u64) -> Vec<Expiry> {
             not_after: root.not_after,
         })
         .collect();
-    let signing = state.issuers.values().filter(|issuer| issuer.record.signs);
-    found.extend(signing.map(|issuer| Expiry {
+    found.extend(signing(state).map(|issuer| Expiry {
         kind: "issuer",
-        name: format!("of controller {}", issuer.record.controller),
-        not_before: issuer.record.not_before,
-        not_after: issuer.record.not_after,
+        name: format!("of controller {}", issuer.controller),
+        not_before: issuer.not_before,
+        not_after: issuer.not_after,
     }));
     for holding in holdings(state, now) {
         let cert = holding.cert;
@@ -103,6 +102,7 @@ pub(crate) fn all(state: &State, now: u64) -> Vec<Expiry> {
                 format!("{namespace}/{name}")
             }
             Role::Admin { name } if !state.admins.contains_key(name) => continue,
+            Role::Controller { name } if !state.is_controller(name) => continue,
             Role::Controller { name } | Role::Admin { name } => name.to_string(),
         };
         found.push(Expiry {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cframe_pki::{
     CertificateDer, Fingerprint,
     bundle::TrustBundle,
-    identity::{Label, SpiffeId},
+    identity::{Label, PeerIdentity, Role, SpiffeId},
     issue::{CaCertificate, IssuedCertificate, IssuingCa, LEAF_LIFETIME, RootError, VerifiedCsr},
     key::PrivateKey,
     tls::Credentials,
@@ -14,7 +14,7 @@ use cframe_protocol::v1::{CallError, ErrorCode};
 use thiserror::Error;
 
 use crate::{
-    audit::{Act, Who},
+    audit::Act,
     check::invalid,
     draft::Draft,
     mesh::Mesh,
@@ -188,7 +188,7 @@ pub enum RenewError {
 }
 
 /// Has a CA make the controller's own certificate, with a new key, and records both: that one, and that
-/// this CA signs from now on. Answers with the new credentials, which nobody uses yet.
+/// this CA signs from now on, with the record of the act. Answers with the new credentials, which nobody uses yet.
 ///
 /// # Errors
 /// If one of these fails; then nothing is recorded.
@@ -196,32 +196,33 @@ pub(crate) async fn certify_own(
     mesh: &Mesh,
     issuer: &Issuer,
     id: &SpiffeId,
+    act: &Act,
 ) -> Result<Credentials, RenewError> {
     let key = PrivateKey::generate()?;
     let csr = verify_csr(&key.csr()?)?;
-    let mut act = Act::new(Who::holder(&id.role), "renewal");
-    act.subject = act.who.to_string();
-    let written = mesh.write(id.role.name().as_str(), &act, |state| {
+    let name = id.role.name();
+    let written = mesh.write(name.as_str(), act, |state| {
         let mut draft = Draft::default();
-        let name = id.role.name();
+        if !state.is_controller(name) {
+            let why = format!("controller {name} was removed from the mesh");
+            return Err(CallError::new(ErrorCode::NotAllowed, why));
+        }
+        let issued = issuer.issue(state, &csr, id, mesh.now())?;
+        issued.record(&mut draft);
+        announce(&mut draft, state, issuer, name, mesh.now());
         let registration = Key::Controller(name.clone());
         match state.controllers.get(name) {
             Some(registered) => draft.rewrite(registration, registered),
             // A store from before there were registrations.
             None => draft.compare(registration, 0),
         }
-        let issued = issuer.issue(state, &csr, id, mesh.now())?;
-        issued.record(&mut draft);
-        announce(&mut draft, state, issuer, id.role.name(), mesh.now());
         Ok((draft, issued))
     });
-    let written = written.await;
-    mesh.settle(&act, written.as_ref().err());
-    let (_, issued) = written?;
+    let (_, issued) = written.await?;
     Ok(Credentials { chain: issuer.chain(&issued.certificate), key })
 }
 
-/// Records the CA that a controller signs with, and that its others don't.
+/// Records the CA that a controller signs with, also in its registration if it has one, and that its others don't.
 pub(crate) fn announce(
     draft: &mut Draft,
     state: &State,
@@ -243,6 +244,39 @@ pub(crate) fn announce(
         draft.compare(Key::Issuer(*spki), other.modified);
         draft.put(Key::Issuer(*spki), &record::Issuer { signs: false, ..other.record.clone() });
     }
+    if let Some(registered) = state.controllers.get(controller) {
+        let certificate = issuer.ca().certificate();
+        draft.compare(Key::Controller(controller.clone()), registered.modified);
+        if registered.record.issuer != *certificate {
+            let issuer = certificate.clone();
+            let record = record::Controller { issuer, ..registered.record.clone() };
+            draft.put(Key::Controller(controller.clone()), &record);
+        }
+    }
+}
+
+/// Records a certificate that was verified, unless it is known: it was issued after the backup that the store
+/// was restored from.
+pub(crate) fn adopt(draft: &mut Draft, state: &State, peer: &PeerIdentity) {
+    if state.certs.contains_key(&peer.serial) {
+        return;
+    }
+    let record = record::Cert {
+        id: peer.id.clone(),
+        spki: peer.spki,
+        not_before: peer.not_before,
+        not_after: peer.not_after,
+        renews: None,
+        issuer: peer.issuer,
+        bundle: None,
+    };
+    if let Role::Edge { namespace, name } = &peer.id.role
+        && let Some(edge) = state.namespaces.get(namespace).and_then(|of| of.edges.get(name))
+    {
+        draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
+    }
+    draft.compare(Key::Cert(peer.serial), 0);
+    draft.put(Key::Cert(peer.serial), &record);
 }
 
 /// The serial of a chain's leaf, for the log.

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::{Act, Who},
     backup, calls,
-    issuing::verify_csr,
+    check::conflict,
+    issuing::{RenewError, verify_csr},
     rotation,
     server::Context,
 };
@@ -161,7 +162,7 @@ async fn answer(context: &Arc<Context>, stream: UnixStream) -> anyhow::Result<()
         let result = admin(context, uid, wanted).await.map_err(|error| format!("{error:#}"));
         serde_json::to_vec(&result)?
     } else if let Some(wanted) = line.strip_prefix(ISSUER) {
-        let result = issuer(context, wanted).await.map_err(|error| format!("{error:#}"));
+        let result = issuer(context, uid, wanted).await.map_err(|error| format!("{error:#}"));
         serde_json::to_vec(&result)?
     } else {
         anyhow::bail!("the request {:?} is not known", line.chars().take(40).collect::<String>());
@@ -171,12 +172,21 @@ async fn answer(context: &Arc<Context>, stream: UnixStream) -> anyhow::Result<()
     Ok(())
 }
 
-async fn issuer(context: &Arc<Context>, wanted: &str) -> anyhow::Result<Vec<String>> {
+async fn issuer(context: &Arc<Context>, uid: u32, wanted: &str) -> anyhow::Result<Vec<String>> {
     let parts: Vec<&str> = wanted.split(' ').collect();
     let [fingerprint, how @ (CAREFUL | FORCE)] = parts.as_slice() else {
         anyhow::bail!("expected FINGERPRINT {CAREFUL}|{FORCE}");
     };
-    rotation::sign_with(context, fingerprint.parse()?, *how == FORCE).await
+    let fingerprint: Fingerprint = fingerprint.parse()?;
+    let mut act = Act::new(Who::Local(uid), "ca-use");
+    act.subject = fingerprint.to_string();
+    let result = rotation::sign_with(context, fingerprint, *how == FORCE, &act).await;
+    let refusal = result.as_ref().err().map(|error| match error.downcast_ref() {
+        Some(RenewError::Call(error)) => error.clone(),
+        _ => conflict(format!("{error:#}")),
+    });
+    context.mesh.settle(&act, refusal.as_ref());
+    result
 }
 
 async fn admin(context: &Context, uid: u32, wanted: &str) -> anyhow::Result<AdminEnrolled> {

@@ -88,7 +88,7 @@ pub struct Effects {
     pub gone: BTreeSet<Label>,
     /// Edges that are gone, with their namespaces.
     pub gone_edges: BTreeSet<(Label, Label)>,
-    /// Whether trust or the deny-list is another now.
+    /// Whether trust or the deny-list is another now, or a controller was removed.
     pub trust: bool,
 }
 
@@ -245,6 +245,12 @@ impl State {
             let cert = &self.certs.get(serial)?.record;
             (cert.not_after > now && !self.denied.contains_key(serial)).then_some((*serial, cert))
         })
+    }
+
+    /// Whether the mesh has a controller of this name. A store from before there were registrations does not
+    /// say.
+    pub fn is_controller(&self, name: &Label) -> bool {
+        self.controllers.is_empty() || self.controllers.contains_key(name)
     }
 
     /// The identity of a controller of this mesh.
@@ -405,6 +411,7 @@ impl State {
             }
             Key::Controller(name) => {
                 self.controllers.remove(name);
+                touched.trust = true;
             }
             Key::Alive(name) => {
                 self.alive.remove(name);

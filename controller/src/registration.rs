@@ -70,38 +70,28 @@ pub fn issuer(record: &record::Controller) -> Result<(Fingerprint, u64), CaError
     Ok((ca.spki, ca.not_after))
 }
 
-/// Whether this controller is one of the mesh's, which it need not be to start on a store from before there
-/// were registrations.
+/// Whether this controller is one of the mesh's.
 pub(crate) fn is_member(context: &Context) -> bool {
-    let name = context.name();
     let accepted = context.mesh.trust().denial(&context.credentials.identity()).is_ok();
-    let known = context
-        .mesh
-        .read(|state| state.controllers.is_empty() || state.controllers.contains_key(&name));
-    accepted && known
+    accepted && context.mesh.read(|state| state.is_controller(&context.name()))
 }
 
-/// Has the running controller's registration say what is so: its issuing CA, which may have been replaced.
-/// In a store from before there were registrations, it takes over all addresses that the mesh has.
+/// In a store from before there were registrations, has this controller take over all addresses that the mesh
+/// has. It adds none to others: who was removed does not come back by itself.
 ///
 /// # Errors
 /// If the store does not take it.
-pub(crate) async fn refresh(context: &Context) -> Result<(), CallError> {
+pub(crate) async fn take_over(context: &Context) -> Result<(), CallError> {
     let name = context.name();
     let current = context.issuer.current();
-    let issuer = current.ca().certificate();
     let decide = |state: &State| {
         let mut draft = Draft::default();
-        let old = state.controllers.get(&name).map(|stored| &stored.record);
-        if old.is_some_and(|old| old.issuer == *issuer) {
+        if !state.controllers.is_empty() {
             return Ok((draft, ()));
         }
-        let addresses = match old {
-            Some(old) => old.addresses.clone(),
-            None => state.mesh.record.controllers.iter().cloned().collect(),
-        };
-        let added = old.map_or(context.mesh.now(), |old| old.added);
-        let record = record::Controller { addresses, issuer: issuer.clone(), added };
+        let addresses = state.mesh.record.controllers.iter().cloned().collect();
+        let issuer = current.ca().certificate().clone();
+        let record = record::Controller { addresses, issuer, added: context.mesh.now() };
         register(&mut draft, state, &name, &record)?;
         Ok((draft, ()))
     };

@@ -10,21 +10,25 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use cframe_pki::{Fingerprint, tls::Credentials};
 
 use crate::{
+    audit::{Act, Who},
     calls::{
         BRIEF, Sightings,
         ca::{lacking, names, roots},
     },
+    draft::Draft,
     issuing::{self, Issuer},
     model::State,
+    record::{self, Key},
     server::Context,
 };
 
 /// Has the controller sign with the issuing CA of this fingerprint, which lies in its directory. With `force`
-/// also if edges lack the root above it. Answers with what to look at twice, a sentence each.
+/// also if edges lack the root above it. The act is recorded with the change. Answers with what to look at twice, a sentence each.
 pub(crate) async fn sign_with(
     context: &Arc<Context>,
     fingerprint: Fingerprint,
     force: bool,
+    act: &Act,
 ) -> Result<Vec<String>> {
     let authorities = context.authorities.clone();
     let authorities = authorities.context("this controller keeps no issuing CAs on disk")?;
@@ -35,6 +39,7 @@ pub(crate) async fn sign_with(
     };
     let mesh = &context.mesh;
     let now = mesh.now();
+    keep(context, &issuer).await?;
     let sessions = Sightings::gather(context, BRIEF).await;
     let warnings = mesh.read(|state| check(state, &sessions, &issuer, now))?;
     if !warnings.is_empty() && !force {
@@ -44,7 +49,7 @@ pub(crate) async fn sign_with(
         );
     }
     let id = context.credentials.identity().id.clone();
-    let credentials = issuing::certify_own(mesh, &issuer, &id).await?;
+    let credentials = issuing::certify_own(mesh, &issuer, &id, act).await?;
     let (kept, directory) = (credentials.clone(), context.credentials_dir.clone());
     tokio::task::spawn_blocking(move || {
         authorities.select(fingerprint)?;
@@ -59,6 +64,25 @@ pub(crate) async fn sign_with(
     context.credentials.replace(credentials)?;
     tracing::info!(issuer = %fingerprint, %root, force, "signing with another issuing CA");
     Ok(warnings)
+}
+
+/// Has the store know a CA that this host has the key of, also if it is not used: it goes with the controller.
+async fn keep(context: &Context, issuer: &Issuer) -> Result<()> {
+    let (mesh, name, spki) = (&context.mesh, context.name(), issuer.ca().spki_sha256());
+    let decide = |state: &State| {
+        let mut draft = Draft::default();
+        let known = state.issuers.contains_key(&spki);
+        if !known && *issuer.ca().mesh() == state.mesh.record.name && state.is_controller(&name) {
+            let record = issuer.record(state, &name, mesh.now());
+            draft.compare(Key::Issuer(spki), 0);
+            draft.put(Key::Issuer(spki), &record::Issuer { signs: false, ..record });
+        }
+        Ok((draft, ()))
+    };
+    let mut act = Act::new(Who::Controller(name.clone()), "issuer");
+    act.subject = spki.to_string();
+    mesh.write(name.as_str(), &act, decide).await?;
+    Ok(())
 }
 
 /// Whether the issuing CA can be used, and whom that cuts off.

@@ -259,10 +259,11 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
     Ok(())
 }
 
-/// Returns when this controller's own certificate, or its CA, is not accepted any more.
+/// Returns when this controller's own certificate, or its CA, is not accepted any more, or it is none of the
+/// mesh's.
 async fn removed(context: &Context) {
     let mut judged = context.mesh.judged();
-    while context.mesh.trust().denial(&context.credentials.identity()).is_ok() {
+    while registration::is_member(context) {
         if judged.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit::{Act, Who},
     draft::Draft,
-    issuing,
+    issuing::{self, RenewError},
     model::State,
     record::Key,
     registration,
@@ -66,13 +66,20 @@ pub(crate) async fn renew_own(context: Arc<Context>, stop: CancellationToken) {
     }
 }
 
-/// Has the store know which CA this controller signs with.
+/// Has the store know which CA this controller signs with, and its certificate, which a restored one may not.
 async fn announce(context: &Context) -> Result<(), CallError> {
     let _turn = context.renewing.lock().await;
     let (mesh, issuer, name) = (&context.mesh, context.issuer.current(), context.name());
+    let own = context.credentials.identity();
     let decide = |state: &State| {
         let mut draft = Draft::default();
-        issuing::announce(&mut draft, state, &issuer, &name, mesh.now());
+        // Who was removed says nothing more.
+        if state.is_controller(&name) {
+            issuing::announce(&mut draft, state, &issuer, &name, mesh.now());
+            if own.not_after > mesh.now() {
+                issuing::adopt(&mut draft, state, &own);
+            }
+        }
         Ok((draft, ()))
     };
     if mesh.read(|state| decide(state).map(|(draft, ())| draft.is_empty()))? {
@@ -80,8 +87,7 @@ async fn announce(context: &Context) -> Result<(), CallError> {
     }
     let mut act = Act::new(Who::Controller(name.clone()), "issuer");
     act.subject = issuer.ca().spki_sha256().to_string();
-    mesh.write(name.as_str(), &act, decide).await.map(drop)?;
-    registration::refresh(context).await
+    mesh.write(name.as_str(), &act, decide).await.map(drop)
 }
 
 /// When it is time, or the certificate is by another CA than the one that signs: the controller was stopped
@@ -99,7 +105,13 @@ fn is_time(not_before: u64, not_after: u64, now: u64, seed: u64) -> bool {
 async fn renew(context: &Context) -> anyhow::Result<()> {
     let _turn = context.renewing.lock().await;
     let (issuer, id) = (context.issuer.current(), context.credentials.identity().id.clone());
-    let credentials = issuing::certify_own(&context.mesh, &issuer, &id).await?;
+    let mut act = Act::new(Who::holder(&id.role), "renewal");
+    act.subject = act.who.to_string();
+    let made = issuing::certify_own(&context.mesh, &issuer, &id, &act).await;
+    if let Err(RenewError::Call(error)) = &made {
+        context.mesh.settle(&act, Some(error));
+    }
+    let credentials = made?;
     context.credentials.replace(credentials.clone())?;
     if let Some(directory) = context.credentials_dir.clone() {
         let save = move || Credentials::save(&credentials, &directory);
@@ -118,9 +130,9 @@ fn set_gauges(context: &Context, not_after: u64, now: u64) {
     metrics.issuer_seconds.set(left(context.issuer.current().ca().not_after()));
 }
 
-/// Has the registration say what is so, once; tries until the store takes it.
+/// Has a store from before there were registrations get one; tries until it takes it.
 pub(crate) async fn register(context: Arc<Context>, stop: CancellationToken) {
-    while let Err(error) = registration::refresh(&context).await {
+    while let Err(error) = registration::take_over(&context).await {
         tracing::warn!(%error, "this controller's registration was not written");
         if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
             return;

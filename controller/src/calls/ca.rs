@@ -182,10 +182,15 @@ pub(crate) fn roots(state: &State) -> Vec<CaCertificate> {
 
 /// The roots that controllers sign under.
 fn signing_roots(state: &State) -> BTreeSet<Fingerprint> {
+    signing(state).map(|ca| ca.root).collect()
+}
+
+/// The issuing CAs in use: not revoked, and of controllers that the mesh has.
+pub(crate) fn signing(state: &State) -> impl Iterator<Item = &record::Issuer> {
     let revoked = &state.mesh.record.trust.revoked_issuers;
-    let signing =
-        state.issuers.iter().filter(|(spki, ca)| ca.record.signs && !revoked.contains(spki));
-    signing.map(|(_, ca)| ca.record.root).collect()
+    let unrevoked = state.issuers.iter().filter(|(spki, _)| !revoked.contains(spki));
+    let signing = unrevoked.map(|(_, ca)| &ca.record).filter(|ca| ca.signs);
+    signing.filter(|ca| state.is_controller(&ca.controller))
 }
 
 /// Those whose newest certificate is under a root or an issuing CA.
@@ -314,8 +319,8 @@ fn obstacles(
     now: u64,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    let signing = state.issuers.values().filter(|ca| ca.record.signs && ca.record.root == root);
-    let signing: Vec<String> = signing.map(|ca| ca.record.controller.to_string()).collect();
+    let signing = signing(state).filter(|ca| ca.root == root);
+    let signing: Vec<String> = signing.map(|ca| ca.controller.to_string()).collect();
     if !signing.is_empty() {
         found.push(format!("controllers sign under it: {}", signing.join(", ")));
     }

@@ -25,6 +25,7 @@ pub(super) fn show(state: &State, name: &Label) -> Result<Reply, CallError> {
 }
 
 /// Removes a controller: its addresses, its certificates, and if that is wanted all that its CAs have signed.
+/// Its host has the keys of its earlier ones too.
 pub(super) fn delete(
     state: &State,
     name: &Label,
@@ -51,10 +52,20 @@ pub(super) fn delete(
     }
     draft.compare(Key::Controller(name.clone()), found.modified);
     draft.delete(Key::Controller(name.clone()));
+    let issuers: Vec<_> =
+        state.issuers.iter().filter(|(_, issuer)| issuer.record.controller == *name).collect();
+    for (spki, issuer) in &issuers {
+        draft.compare(Key::Issuer(**spki), issuer.modified);
+        if issuer.record.signs {
+            let record = record::Issuer { signs: false, ..issuer.record.clone() };
+            draft.put(Key::Issuer(**spki), &record);
+        }
+    }
     let mut mesh = state.mesh.record.clone();
     mesh.controllers = registration::addresses(state, name, &[]);
     if revoke_issuer {
-        let issuers = issuers(state, name, &found.record, now)?;
+        let mut issuers: BTreeSet<Fingerprint> = issuers.iter().map(|(spki, _)| **spki).collect();
+        issuers.insert(issuer(name, &found.record)?.0);
         for issuer in &issuers {
             cert::distrust(&mut mesh, *issuer)?;
         }
@@ -92,22 +103,6 @@ fn row(
         issuer_expires,
         running,
     })
-}
-
-/// All issuing CAs of a controller that are good: it keeps the keys of those that it had before, too.
-fn issuers(
-    state: &State,
-    name: &Label,
-    record: &record::Controller,
-    now: u64,
-) -> Result<BTreeSet<Fingerprint>, CallError> {
-    let known = state
-        .issuers
-        .iter()
-        .filter(|(_, issuer)| issuer.record.controller == *name && issuer.record.not_after > now);
-    let mut all: BTreeSet<_> = known.map(|(fingerprint, _)| *fingerprint).collect();
-    all.insert(issuer(name, record)?.0);
-    Ok(all)
 }
 
 fn issuer(name: &Label, record: &record::Controller) -> Result<(Fingerprint, u64), CallError> {

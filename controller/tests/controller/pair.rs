@@ -54,7 +54,7 @@ pub(crate) struct Member {
     pub(crate) held: watch::Sender<bool>,
     /// The transactions that it has tried and that write about certificates or remove something.
     pub(crate) tried: Arc<AtomicUsize>,
-    store: Redb,
+    pub(crate) store: Redb,
     running: Option<Running>,
 }
 

@@ -11,7 +11,7 @@ use cframe_pki::{
 };
 use cframe_protocol::{
     session::{Command, EnrollFailure},
-    v1::{CaStatus, Call, ErrorCode, GoodbyeReason, HolderRow, MeshStatus, Reply},
+    v1::{AuditQuery, CaStatus, Call, ErrorCode, GoodbyeReason, HolderRow, MeshStatus, Reply},
 };
 
 use crate::world::{Edge, Identity, Seen, World, join, label};
@@ -79,6 +79,37 @@ impl World {
     async fn sign_with(&self, issuer: Fingerprint, force: bool) -> Result<Vec<String>, String> {
         let answer = local::ask_issuer(&self.data.socket(), issuer, force).await;
         answer.map(Option::unwrap).map_err(|error| error.to_string())
+    }
+
+    /// Waits until the audit log has these results of changes to a CA; a refusal's comes a moment later.
+    async fn uses_recorded(&self, issuer: Fingerprint, results: &[&str]) {
+        let subject = issuer.to_string();
+        let found = async || {
+            let rows = match self.reply(Call::Audit(AuditQuery::default())).await {
+                Reply::Audit(rows) => rows,
+                other => panic!("{other:?}"),
+            };
+            let records = rows.iter().map(|row| serde_json::from_str(&row.record).unwrap());
+            let uses = records.filter(|record: &serde_json::Value| {
+                let who = record["who"].as_str().unwrap();
+                record["call"] == "ca-use"
+                    && record["subject"] == subject
+                    && who.starts_with("local/")
+            });
+            let mut found: Vec<String> =
+                uses.map(|record| record["result"].as_str().unwrap().to_owned()).collect();
+            found.sort();
+            found == results
+        };
+        crate::pair::until(found).await;
+    }
+
+    /// What the controller's registration says, and so what is revoked with it.
+    async fn registered_issuer(&self) -> Fingerprint {
+        match self.reply(Call::ControllerShow { name: label("controller") }).await {
+            Reply::Controllers(rows) => rows[0].issuer,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Both wait until the store knows who signs.
@@ -171,6 +202,8 @@ async fn a_root_is_rotated_step_by_step_and_back() {
     let second = world.issuing_ca(&root);
     let error = world.sign_with(second, true).await.unwrap_err();
     assert!(error.contains("rotate add"), "{error}");
+    let rows = world.ca().await.issuers;
+    assert!(rows.iter().any(|row| row.fingerprint == second && !row.signs), "it has the key");
     world.change(add(&root)).await;
     for edge in &mut edges {
         edge.until(|state| state.trust.roots.len() == 2).await;
@@ -186,6 +219,8 @@ async fn a_root_is_rotated_step_by_step_and_back() {
     world.renew_admin().await;
 
     assert_eq!(world.sign_with(second, false).await.unwrap(), [""; 0]);
+    assert_eq!(world.registered_issuer().await, second);
+    world.uses_recorded(second, &["conflict", "ok"]).await;
     assert!(world.ca().await.roots[1].signs);
     assert!(world.ca().await.next.contains("rotate renew"), "{}", world.ca().await.next);
     // A token of now pins the root that signs now, and the enrolment port shows that one.

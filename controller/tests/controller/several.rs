@@ -5,8 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cframe_controller::{RunError, local};
+use cframe_controller::{
+    RunError, local,
+    record::{self, Key},
+    store::{Op, Store, Txn},
+};
 use cframe_pki::{
+    Fingerprint,
     identity::Role,
     issue::{RootCa, VerifiedCsr},
     unix_now,
@@ -14,7 +19,7 @@ use cframe_pki::{
 use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, Command, EnrollFailure, admin_call},
     v1::{
-        AuditQuery, Call, CertRow, Desired, EdgeLiveness, EdgeRow, Endpoint, ErrorCode,
+        AuditQuery, Call, CertRow, CertState, Desired, EdgeLiveness, EdgeRow, Endpoint, ErrorCode,
         GoodbyeReason, Reply, Version,
     },
 };
@@ -365,6 +370,17 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
         rows.any(|row| row.fingerprint == later && row.signs)
     })
     .await;
+    // One that it had before, and may sign with again.
+    let earlier = Fingerprint::from_bytes([9; 32]);
+    let issuer = record::Issuer {
+        controller: label("b"),
+        root: Fingerprint::from_bytes([8; 32]),
+        not_before: 0,
+        not_after: u64::MAX / 2,
+        added: u64::MAX / 2,
+        signs: false,
+    };
+    put(&pair.a, &Key::Issuer(earlier), Some(record::encode(&issuer))).await;
 
     // In other hands: with its CAs it goes although it runs, and with it whom it has let in.
     let mut cut = Edge::connect(pair.a.only(&y), None);
@@ -372,7 +388,11 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     let changed = pair.a.change(del(true)).await;
     let state = kept.until(|state| state.version.mesh >= changed.version.mesh).await;
     assert_eq!(state.controllers.len(), 1, "one update has both");
-    assert_eq!(state.trust.revoked_issuers.len(), 2);
+    assert_eq!(state.trust.revoked_issuers.len(), 3);
+    assert!(state.trust.revoked_issuers.contains(&earlier));
+    let Reply::Ca(ca) = pair.a.reply(Call::CaStatus).await else { panic!("the CAs") };
+    let mut of_b = ca.issuers.iter().filter(|row| row.controller == label("b"));
+    assert!(of_b.all(|row| row.revoked && !row.signs), "nothing waits for it");
     assert!(!state.denied.is_empty());
     cut.event(|seen| matches!(seen, Seen::Goodbye(GoodbyeReason::Revoked))).await;
     assert!(matches!(pair.b.ended().await, Err(RunError::Removed(_))));
@@ -385,25 +405,46 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_controllers_ask_each_other_leaves_no_record() {
-    let pair = Pair::with_edges(&["x"]).await;
-    pair.both_run().await;
-    pair.a.status().await;
-    // Its record comes after those that the question could have left.
-    pair.b.refusal(Call::ControllerDel { name: label("c"), revoke_issuer: false }).await;
-    let log = async || {
-        let query = AuditQuery::default();
-        let replies = pair.b.call(Call::Audit(query)).await.unwrap();
-        let rows = replies.into_iter().flat_map(|reply| match reply {
-            Reply::Audit(rows) => rows,
-            other => panic!("{other:?}"),
-        });
-        rows.map(|row| row.record).collect::<Vec<_>>().join("\n")
+/// Writes past the controllers.
+async fn put(member: &Member, key: &Key, value: Option<Vec<u8>>) {
+    let key = key.to_string();
+    let op = match value {
+        Some(value) => Op::Put { key, value },
+        None => Op::Delete { key },
     };
-    until(async || log().await.contains("\"controller-del\"")).await;
-    let log = log().await;
-    assert!(!log.contains("\"sessions\"") && !log.contains("\"status\""), "{log}");
+    member.store.commit(Txn { compares: Vec::new(), ops: vec![op] }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_without_its_registration_stops() {
+    let mut pair = Pair::with_edges(&[]).await;
+    put(&pair.a, &Key::Controller(label("b")), None).await;
+    assert!(matches!(pair.b.ended().await, Err(RunError::Removed(_))));
+    pair.b.start().await;
+    assert!(matches!(pair.b.ended().await, Err(RunError::Removed(_))));
+    let show = Call::ControllerShow { name: label("b") };
+    assert_eq!(pair.a.refusal(show).await.code, ErrorCode::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controllers_certificate_that_the_store_lost_is_denied_with_it() {
+    let mut pair = Pair::with_edges(&[]).await;
+    pair.b.stop().await;
+    let serial = pair.b.data.credentials().unwrap().identity().serial;
+    put(&pair.a, &Key::Cert(serial), None).await;
+    pair.b.start().await;
+    until(async || certs(&pair.a).await.iter().any(|row| row.serial == serial)).await;
+    pair.b.stop().await;
+    let show = || Call::ControllerShow { name: label("b") };
+    until(async || match pair.a.reply(show()).await {
+        Reply::Controllers(rows) => rows[0].running.is_none(),
+        other => panic!("{other:?}"),
+    })
+    .await;
+    pair.a.change(Call::ControllerDel { name: label("b"), revoke_issuer: false }).await;
+    let rows = certs(&pair.a).await;
+    let own = rows.iter().find(|row| row.serial == serial).unwrap();
+    assert!(matches!(own.state, CertState::Revoked { .. }), "{own:?}");
 }
 
 /// An edge that knows both controllers and is with this one for long enough to be moved at once.

@@ -1,9 +1,9 @@
 //! The next step of a rotation, in words.
 
 use cframe_pki::renewal::expires_soon;
-use cframe_protocol::v1::{CaStatus, IssuerRow, RootRow};
+use cframe_protocol::v1::{CaStatus, RootRow};
 
-use super::{holdings, names, roots, some};
+use super::{holdings, names, roots, signing, some};
 use crate::model::State;
 
 /// Towards the newest root: everybody has it, the controllers sign under it, certificates are renewed, and
@@ -13,7 +13,7 @@ pub(super) fn step(state: &State, status: &CaStatus, now: u64) -> String {
         return "the trust bundle has no root of this mesh's form".to_owned();
     };
     if status.roots.len() == 1 {
-        return alone(state, status, now);
+        return alone(state, now);
     }
     if newest.have < newest.edges {
         let missing = newest.edges - newest.have;
@@ -23,11 +23,8 @@ pub(super) fn step(state: &State, status: &CaStatus, now: u64) -> String {
             names(&newest.lacking)
         );
     }
-    let behind: Vec<&IssuerRow> = status
-        .issuers
-        .iter()
-        .filter(|ca| ca.signs && !ca.revoked && ca.root != newest.fingerprint)
-        .collect();
+    let behind: Vec<_> =
+        signing(state).filter(|ca| ca.not_after > now && ca.root != newest.fingerprint).collect();
     if !behind.is_empty() || !newest.signs {
         let hosts = some(behind.iter().map(|ca| ca.controller.to_string()));
         return format!(
@@ -61,18 +58,14 @@ pub(super) fn step(state: &State, status: &CaStatus, now: u64) -> String {
     format!("drop what nobody depends on: {}", drops.join(", "))
 }
 
-fn alone(state: &State, status: &CaStatus, now: u64) -> String {
+fn alone(state: &State, now: u64) -> String {
     if roots(state).iter().any(|root| expires_soon(root.not_before, root.not_after, now)) {
         return "the root ends soon: `cframe-controller ca new-root`, then `cfctl ca rotate add`"
             .to_owned();
     }
-    let ending = status.issuers.iter().filter(|row| row.signs).filter(|row| {
-        state
-            .issuers
-            .get(&row.fingerprint)
-            .is_some_and(|ca| expires_soon(ca.record.not_before, ca.record.not_after, now))
-    });
-    let ending: Vec<String> = ending.map(|row| row.controller.to_string()).collect();
+    let ending = signing(state)
+        .filter(|ca| ca.not_after > now && expires_soon(ca.not_before, ca.not_after, now));
+    let ending: Vec<String> = ending.map(|ca| ca.controller.to_string()).collect();
     if !ending.is_empty() {
         return format!(
             "issuing CAs end soon: `cframe-controller ca renew --root DIR` on the host of {}",
