@@ -18,7 +18,10 @@ use cframe_pki::{
 };
 use cframe_protocol::v1::{CallError, Changed, ErrorCode, Version};
 use thiserror::Error;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 use crate::{
     audit::{self, Act, Journal, Keep, journal::Kind},
@@ -41,6 +44,8 @@ const LANES: usize = 64;
 const ATTEMPTS: usize = 16;
 /// How long a write may take to come back by the watch.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After this long the watch is begun again for it: the store has taken the write, so another member may tell.
+const LATE: Duration = Duration::from_millis(200);
 /// How often the state in memory is compared with the store.
 const COMPARE: Duration = Duration::from_secs(300);
 
@@ -53,6 +58,8 @@ pub struct Mesh {
     state: RwLock<State>,
     /// The revision that `state` is at.
     applied: watch::Sender<Revision>,
+    /// Word of a write that has not come back for [`LATE`].
+    late: Notify,
     /// What is wrong with the store, for `status` and `/readyz`.
     trouble: Mutex<Trouble>,
     feeds: Mutex<HashMap<Label, Arc<Feed>>>,
@@ -115,6 +122,7 @@ impl Mesh {
             feeds: Mutex::new(feeds.collect()),
             put_off: PutOff::default(),
             applied: watch::channel(state.revision).0,
+            late: Notify::new(),
             trouble: Mutex::default(),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             state: RwLock::new(state),
@@ -356,6 +364,9 @@ impl Mesh {
     /// Waits until the state has a revision.
     async fn reach(&self, revision: Revision) -> Result<(), CallError> {
         let mut applied = self.applied.subscribe();
+        if timeout(LATE, applied.wait_for(|at| *at >= revision)).await.is_err() {
+            self.late.notify_one();
+        }
         match timeout(PATIENCE, applied.wait_for(|at| *at >= revision)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(CallError::new(

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Mesh;
+use super::{LATE, Mesh};
 use crate::{
     model::{LoadError, State},
     record::{Key, ROOT},
@@ -21,6 +21,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_MOST: Duration = Duration::from_secs(2);
 /// A watch that is silent for this long has told what it knows, most times.
 const SETTLE: Duration = Duration::from_millis(100);
+/// A watch is not begun again for a late write before it is so old.
+const SELDOM: Duration = Duration::from_secs(1);
 /// And how long it may take for what a list has already: a watch that is dead ends before.
 const GRACE: Duration = Duration::from_secs(8);
 /// The keys that a log line names.
@@ -33,8 +35,12 @@ impl Mesh {
             loop {
                 let end = self.follow_once().await;
                 tracing::warn!(reason = %end, "the store's watch is begun again");
-                self.set_trouble(|trouble| trouble.following = Some(end.to_string()));
                 self.metrics.watch_restarted();
+                if matches!(end, FollowError::Late) {
+                    // From where it was, at the member that has taken the write.
+                    continue;
+                }
+                self.set_trouble(|trouble| trouble.following = Some(end.to_string()));
                 let mut pause = AGAIN;
                 sleep(pause).await;
                 while let Err(error) = self.list_again().await {
@@ -66,10 +72,17 @@ impl Mesh {
             Ok(watch) => watch,
             Err(error) => return error.into(),
         };
-        let mut compare = Instant::now() + self.compare;
+        let begun = Instant::now();
+        let mut compare = begun + self.compare;
         loop {
+            // Not again and again: a machine that is busy is no watch that is dead.
+            let late = async {
+                sleep_until(begun + SELDOM).await;
+                self.late.notified().await;
+            };
             let step = tokio::select! {
                 batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| self.take(&batch)),
+                () = late => return FollowError::Late,
                 () = sleep_until(compare) => {
                     compare = Instant::now() + self.compare;
                     self.compare(&mut *watch).await
@@ -178,6 +191,8 @@ enum FollowError {
          other means than `cframe-controller restore`; nothing is taken from it"
     )]
     Back { applied: Revision, listed: Revision },
+    #[error("it has not told of a write that the store took {LATE:?} ago")]
+    Late,
     #[error("a fault of this program: {0}")]
     Broken(String),
 }

@@ -10,6 +10,7 @@ mod admission;
 mod attacks;
 mod blackhole;
 mod changes;
+mod cluster;
 mod controller;
 mod enrolment;
 mod floods;
