@@ -38,8 +38,8 @@ impl Cluster {
         let quiet = Transcript::default();
         let mut deployment =
             Deployment::start_configured("lab", lab.dir(), &hosts[0], quiet, &config).unwrap();
-        for n in 1..controllers {
-            deployment.add_controller(&format!("ctl{}", n + 1), &hosts[n]).unwrap();
+        for host in &hosts[1..controllers] {
+            deployment.add_controller(host.name(), host).unwrap();
         }
         deployment.ctl_ok(&["namespace", "add", "prod"]).unwrap();
         let cluster = Self { deployment, members, hosts, lab, sites: 0, _share: share };
