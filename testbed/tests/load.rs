@@ -40,6 +40,14 @@ fn a_flapping_route_is_coalesced_and_nothing_else_is_lost() {
 }
 
 #[test]
+fn a_revocation_reaches_everybody_and_outlives_a_restart_of_everything() {
+    let report = load(&["revocation"]);
+    let figure = |what| figure(&report, "revocation", what);
+    assert_eq!(figure("denials that edges lack after a restart of everything"), 0.0);
+    assert_eq!(figure("revoked edges with a session after it"), 0.0);
+}
+
+#[test]
 fn edges_come_back_to_a_controller_that_was_killed_with_one_handshake_each() {
     let report = load(&["return-many"]);
     let figure = |what| figure(&report, "return-many", what);
