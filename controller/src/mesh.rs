@@ -18,10 +18,7 @@ use cframe_pki::{
 };
 use cframe_protocol::v1::{CallError, Changed, ErrorCode, Version};
 use thiserror::Error;
-use tokio::{
-    sync::{Notify, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     audit::{self, Act, Journal, Keep, journal::Kind},
@@ -59,7 +56,7 @@ pub struct Mesh {
     /// The revision that `state` is at.
     applied: watch::Sender<Revision>,
     /// Word of a write that has not come back for [`LATE`].
-    late: Notify,
+    late: watch::Sender<Revision>,
     /// What is wrong with the store, for `status` and `/readyz`.
     trouble: Mutex<Trouble>,
     feeds: Mutex<HashMap<Label, Arc<Feed>>>,
@@ -122,7 +119,7 @@ impl Mesh {
             feeds: Mutex::new(feeds.collect()),
             put_off: PutOff::default(),
             applied: watch::channel(state.revision).0,
-            late: Notify::new(),
+            late: watch::channel(0).0,
             trouble: Mutex::default(),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
             state: RwLock::new(state),
@@ -365,7 +362,11 @@ impl Mesh {
     async fn reach(&self, revision: Revision) -> Result<(), CallError> {
         let mut applied = self.applied.subscribe();
         if timeout(LATE, applied.wait_for(|at| *at >= revision)).await.is_err() {
-            self.late.notify_one();
+            self.late.send_if_modified(|late| {
+                let later = revision > *late;
+                *late = revision.max(*late);
+                later
+            });
         }
         match timeout(PATIENCE, applied.wait_for(|at| *at >= revision)).await {
             Ok(Ok(_)) => Ok(()),

@@ -15,7 +15,8 @@ use crate::{
 /// The sessions of all controllers that answered.
 pub(crate) struct Sightings<'a> {
     local: &'a Registry,
-    others: HashMap<(Label, Label), Seen>,
+    /// By namespace and name.
+    others: HashMap<Label, HashMap<Label, Seen>>,
     /// The controllers that run and did not answer, with the reason.
     pub(super) unheard: Vec<(Label, String)>,
     /// Edges that nobody has seen are offline since then, in Unix seconds.
@@ -65,42 +66,26 @@ impl<'a> Sightings<'a> {
     fn take(&mut self, reply: Reply) {
         let Reply::Sessions(rows) = reply else { return };
         for row in rows {
-            let (key, seen) = seen(row);
-            let newer = self.others.get(&key).is_none_or(|known| is_newer(&seen, known));
-            if newer {
-                self.others.insert(key, seen);
+            let ((namespace, edge), seen) = seen(row);
+            let others = self.others.entry(namespace).or_default();
+            if others.get(&edge).is_none_or(|known| is_newer(&seen, known)) {
+                others.insert(edge, seen);
             }
         }
     }
 
-    /// What is known of an edge: of its session, or of the last of those that it had.
-    pub(super) fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
-        let here = self.local.seen(namespace, edge);
-        if self.others.is_empty() {
-            return here;
-        }
-        let there = self.others.get(&(namespace.clone(), edge.clone()));
-        match (here, there) {
-            (Some(here), Some(there)) if is_newer(there, &here) => Some(there.clone()),
-            (None, there) => there.cloned(),
-            (here, _) => here,
-        }
-    }
-
-    /// Looks at what is known of a namespace's edges, each by its name, for as long as it takes.
+    /// Looks at what is known of a namespace's edges, each by its name, for as long as it takes: of the session
+    /// that it has, or of the last of those that it had.
     pub(super) fn look<T>(
         &self,
         namespace: &Label,
         with: impl for<'s> FnOnce(&(dyn Fn(&Label) -> Option<&'s Seen> + 's)) -> T,
     ) -> T {
+        let others = self.others.get(namespace);
         self.local.look(namespace, |known| {
             with(&|edge: &Label| {
-                let here = known.seen(edge);
-                if self.others.is_empty() {
-                    return here;
-                }
-                let there = self.others.get(&(namespace.clone(), edge.clone()));
-                match (here, there) {
+                let there = others.and_then(|others| others.get(edge));
+                match (known.seen(edge), there) {
                     (Some(here), Some(there)) if is_newer(there, here) => Some(there),
                     (None, there) => there,
                     (here, _) => here,
@@ -109,14 +94,16 @@ impl<'a> Sightings<'a> {
         })
     }
 
+    /// The same of one edge.
+    pub(super) fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
+        self.look(namespace, |known| known(edge).cloned())
+    }
+
     /// Whether an edge has a session, and what it was last known to have applied.
     pub(crate) fn applied(&self, namespace: &Label, edge: &Label) -> (bool, Option<Version>) {
-        let there = self.others.get(&(namespace.clone(), edge.clone()));
-        let there = there.map(|seen| (seen.online, seen.since, seen.applied));
-        let here = self.local.applied(namespace, edge);
-        let newest =
-            here.into_iter().chain(there).max_by_key(|(online, since, _)| (*online, *since));
-        newest.map_or((false, None), |(online, _, applied)| (online, applied))
+        let seen =
+            self.look(namespace, |known| known(edge).map(|seen| (seen.online, seen.applied)));
+        seen.unwrap_or((false, None))
     }
 
     /// How an edge is to be shown.

@@ -78,7 +78,10 @@ impl Mesh {
             // Not again and again: a machine that is busy is no watch that is dead.
             let late = async {
                 sleep_until(begun + SELDOM).await;
-                self.late.notified().await;
+                let applied = self.applied.subscribe();
+                let mut late = self.late.subscribe();
+                // The sender is this mesh's own.
+                let _ = late.wait_for(|late| *late > *applied.borrow()).await;
             };
             let step = tokio::select! {
                 batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| self.take(&batch)),

@@ -151,11 +151,6 @@ impl Registry {
         })
     }
 
-    /// What is known of an edge.
-    pub fn seen(&self, namespace: &Label, edge: &Label) -> Option<Seen> {
-        self.lock().get(namespace, edge).map(|edge| edge.seen.clone())
-    }
-
     /// Looks at what is known of a namespace's edges, for as long as it takes.
     pub fn look<T>(&self, namespace: &Label, with: impl FnOnce(Known<'_>) -> T) -> T {
         with(Known(self.lock().spaces.get(namespace)))
@@ -172,13 +167,6 @@ impl Registry {
             (name.clone(), Seen { online, since, software, address, applied, links })
         })
         .collect()
-    }
-
-    /// Whether an edge has a session, since when, and what it was last known to have applied.
-    pub fn applied(&self, namespace: &Label, edge: &Label) -> Option<(bool, u64, Option<Version>)> {
-        let edges = self.lock();
-        let seen = edges.get(namespace, edge).map(|edge| &edge.seen);
-        seen.map(|seen| (seen.online, seen.since, seen.applied))
     }
 
     /// All that is known of the edges that are wanted, each as it is to be shown.

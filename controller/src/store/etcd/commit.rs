@@ -145,16 +145,7 @@ fn refusal(fault: Fault, open: bool) -> CommitError {
     if open {
         return CommitError::Unavailable(fault.text);
     }
-    match fault.fate {
-        Fate::Full => CommitError::Full(fault.text),
-        Fate::TooLarge => CommitError::TooLarge(fault.text),
-        Fate::NotDone
-        | Fate::Stale
-        | Fate::Denied
-        | Fate::Compacted
-        | Fate::NoLease
-        | Fate::Unknown => CommitError::Unavailable(fault.text),
-    }
+    fault.into_commit()
 }
 
 #[cfg(test)]

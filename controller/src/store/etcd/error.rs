@@ -4,6 +4,8 @@ use std::{error::Error as _, io};
 
 use etcd_client::Error;
 
+use crate::store::CommitError;
+
 /// What became of a call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -31,6 +33,22 @@ pub(super) struct Fault {
     pub(super) fate: Fate,
     /// For people, one line.
     pub(super) text: String,
+}
+
+impl Fault {
+    /// What it means for a write.
+    pub(super) fn into_commit(self) -> CommitError {
+        match self.fate {
+            Fate::Full => CommitError::Full(self.text),
+            Fate::TooLarge => CommitError::TooLarge(self.text),
+            Fate::NotDone
+            | Fate::Stale
+            | Fate::Denied
+            | Fate::Compacted
+            | Fate::NoLease
+            | Fate::Unknown => CommitError::Unavailable(self.text),
+        }
+    }
 }
 
 /// gRPC's codes, <https://grpc.io/docs/guides/status-codes/>.

@@ -23,28 +23,18 @@ pub(super) async fn put(
     value: Vec<u8>,
     ttl: Duration,
 ) -> Result<(i64, Duration), CommitError> {
-    let unavailable = |fault: Fault| match fault.fate {
-        Fate::Full => CommitError::Full(fault.text),
-        Fate::TooLarge => CommitError::TooLarge(fault.text),
-        Fate::NotDone
-        | Fate::Stale
-        | Fate::Denied
-        | Fate::Compacted
-        | Fate::NoLease
-        | Fate::Unknown => CommitError::Unavailable(fault.text),
-    };
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     // One that is granted without an answer expires.
     let granted =
         members.read(|client| async move { client.lease_client().grant(seconds, None).await });
-    let granted = granted.await.map_err(unavailable)?;
+    let granted = granted.await.map_err(Fault::into_commit)?;
     let lease = granted.id();
     let put = members.read(|client| {
         let options = PutOptions::new().with_lease(lease);
         let (mut kv, key, value) = (kv(&client), key.clone(), value.clone());
         async move { kv.put(key, value, Some(options)).await }
     });
-    put.await.map_err(unavailable)?;
+    put.await.map_err(Fault::into_commit)?;
     Ok((lease, Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0)).max(ttl)))
 }
 

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, io,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
