@@ -15,7 +15,7 @@ use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, CloseCode, Replies, Unreachable},
     v1::{Call, Endpoint, ErrorCode, Reply},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::{
@@ -80,21 +80,13 @@ impl Remote {
 
     /// Tries again for as long as a controller is there and has too much to do; the caller limits that.
     async fn connect(&mut self) -> Result<AdminConnection, Unreachable> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match AdminConnection::connect(&self.client).await {
-                Err(unreachable) if unreachable.is_busy() => {
-                    debug!(context = self.name, %unreachable, "busy");
-                    self.busy = Some(unreachable);
-                }
-                other => {
-                    self.busy = None;
-                    return other;
-                }
-            }
-            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
-            pause = LONGEST_PAUSE.min(2 * pause);
-        }
+        let connecting = self.client.connect_when_free(|unreachable| {
+            debug!(context = self.name, %unreachable, "busy");
+            self.busy = Some(unreachable);
+        });
+        let connected = connecting.await;
+        self.busy = None;
+        connected.map(AdminConnection::over)
     }
 
     fn failure(&self, failure: CallFailure) -> Failure {
@@ -123,10 +115,6 @@ impl Remote {
         Failure::new(Exit::Unreachable, message).hint(UNREACHABLE)
     }
 }
-
-/// Pauses between attempts at controllers that have too much to do: half to all of this.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A controller says something every five seconds to somebody who follows.
 const SILENCE: Duration = Duration::from_secs(15);

@@ -194,7 +194,7 @@ impl Site {
 }
 
 impl Site {
-    /// The certificate's end, or that of a root that certificates hang on.
+    /// The certificate's end, near or past.
     fn expiry_problem(&self, now: u64) -> Option<String> {
         let identity = self.credentials.identity();
         if now > identity.not_after {

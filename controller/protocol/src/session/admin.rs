@@ -63,12 +63,17 @@ pub async fn admin_call(
 pub struct AdminConnection(Connected);
 
 impl AdminConnection {
-    /// Connects to whichever controller answers.
+    /// Connects to whichever controller answers, as [`Client::connect_when_free`] does.
     ///
     /// # Errors
     /// When none does.
     pub async fn connect(client: &Client) -> Result<Self, Unreachable> {
-        client.connect().await.map(Self)
+        client.connect_when_free(|_| ()).await.map(Self)
+    }
+
+    /// Makes calls over this connection.
+    pub fn over(connected: Connected) -> Self {
+        Self(connected)
     }
 
     /// Who answers; `None` if the connection has ended before that was known.

@@ -17,7 +17,7 @@ use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{CloseCode, transport};
@@ -29,6 +29,9 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 /// QUIC asks again after 0.3, 0.9 and 2.1 s. With a limit just above 4.5 s the controller would take up handshakes that are
 /// given up at once.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
+/// Pauses between attempts at controllers that have too much to do: half to all of this.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whom to dial, and as whom. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -136,6 +139,26 @@ impl Client {
         self.connect_elsewhere(None).await
     }
 
+    /// The same, and tries again for as long as a controller is there and has too much to do, each time of which
+    /// `busy` is told. The caller limits that.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_when_free(
+        &self,
+        mut busy: impl FnMut(Unreachable),
+    ) -> Result<Connected, Unreachable> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.connect().await {
+                Err(unreachable) if unreachable.is_busy() => busy(unreachable),
+                other => return other,
+            }
+            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            pause = LONGEST_PAUSE.min(2 * pause);
+        }
+    }
+
     /// The same, with one address tried after all others: a controller that was just lost.
     ///
     /// # Errors
@@ -207,9 +230,9 @@ impl Connected {
         let before = self.connection.stats().udp_tx.datagrams;
         self.connection.close(code.into(), code.to_string().as_bytes());
         let sent = async {
-            tokio::time::sleep(LOOK).await;
+            sleep(LOOK).await;
             while self.connection.stats().udp_tx.datagrams == before {
-                tokio::time::sleep(LOOK).await;
+                sleep(LOOK).await;
             }
         };
         let left = async {
@@ -301,7 +324,7 @@ mod tests {
 
     /// Ends after some milliseconds with the number of the attempt.
     async fn attempt(number: u32, millis: u64, wins: bool) -> Result<u32, u32> {
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        sleep(Duration::from_millis(millis)).await;
         if wins { Ok(number) } else { Err(number) }
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use cframe_pki::{tls, token::JoinToken};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Client, CloseCode, Connected, FrameReader, FrameWriter, Unreachable};
 use crate::{
@@ -50,16 +50,21 @@ pub async fn enroll(
         secret: token.secret.as_bytes().to_vec(),
         csr,
     };
-    timeout(limit, async {
-        let connected = client.connect().await?;
+    let late = || EnrollFailure::Unanswered(format!("no answer within {} s", limit.as_secs()));
+    let (deadline, mut busy) = (Instant::now() + limit, None);
+    let connecting = client.connect_when_free(|unreachable| busy = Some(unreachable));
+    let Ok(connected) = timeout_at(deadline, connecting).await else {
+        // Nothing was sent: the token is still good.
+        return Err(busy.map_or_else(late, EnrollFailure::Unreachable));
+    };
+    let connected = connected?;
+    timeout_at(deadline, async {
         let reply = ask(&connected, &request).await;
         connected.close(CloseCode::Done).await;
         Ok(reply?.result?)
     })
     .await
-    .unwrap_or_else(|_| {
-        Err(EnrollFailure::Unanswered(format!("no answer within {} s", limit.as_secs())))
-    })
+    .unwrap_or_else(|_| Err(late()))
 }
 
 async fn ask(connected: &Connected, request: &EnrollRequest) -> Result<EnrollReply, EnrollFailure> {

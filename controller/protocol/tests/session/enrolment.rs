@@ -33,6 +33,41 @@ async fn a_token_is_given_for_a_certificate() {
 }
 
 #[tokio::test]
+async fn a_controller_that_has_too_much_to_do_is_asked_again() {
+    let world = World::new("m");
+    let server = Server::enroll(world.enroll_server());
+    let token = token(&server, world.pin());
+    let answering = async {
+        for _ in 0..2 {
+            soon(server.0.accept()).await.unwrap().refuse();
+        }
+        answer(&server, Ok(enrolled())).await
+    };
+    let (result, _) = tokio::join!(enroll(&token, vec![1], None, LIMIT), answering);
+    assert_eq!(result.unwrap(), enrolled());
+}
+
+#[tokio::test]
+async fn one_that_stays_so_has_not_been_given_the_token() {
+    let world = World::new("m");
+    let server = Server::enroll(world.enroll_server());
+    let token = token(&server, world.pin());
+    let refusing = async {
+        while let Some(incoming) = server.0.accept().await {
+            incoming.refuse();
+        }
+    };
+    let joining = enroll(&token, vec![1], None, Duration::from_millis(500));
+    tokio::select! {
+        () = refusing => panic!("the endpoint has closed"),
+        result = joining => match result {
+            Err(EnrollFailure::Unreachable(unreachable)) => assert!(unreachable.is_busy()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_sent_to_a_server_with_another_root() {
     let world = World::new("m");
     let impostor = World::new("m");
