@@ -60,7 +60,13 @@ impl Draft {
         }
     }
 
-    /// Removes a record.
+    /// Removes a record, if it is as the decision saw it.
+    pub fn remove(&mut self, key: Key, modified: Revision) {
+        self.compare(key.clone(), modified);
+        self.delete(key);
+    }
+
+    /// Removes a record that something else guards.
     pub fn delete(&mut self, key: Key) {
         self.txn.ops.push(Op::Delete { key: key.to_string() });
     }
@@ -117,6 +123,23 @@ impl Draft {
             Role::Controller { .. } => self.bump_mesh(&state.mesh, state.mesh.record.clone()),
             Role::Admin { .. } => {}
         }
+    }
+
+    /// A key that this would write over what others have written since the decision, which no draft may. Edges and
+    /// routes are guarded by their namespace's record, which whoever writes them counts up; new certificates
+    /// by their random serials.
+    pub fn unguarded(&self) -> Option<&str> {
+        let compares = |key: &str| self.txn.compares.iter().any(|compare| compare.key == key);
+        let guarded = |op: &Op| match op.key().parse() {
+            Ok(Key::Edge(namespace, _) | Key::Route(namespace, _)) => {
+                let namespace = Key::Namespace(namespace);
+                self.writes(&namespace) && compares(&namespace.to_string())
+            }
+            Ok(Key::Cert(_)) => matches!(op, Op::Put { .. }),
+            _ => false,
+        };
+        let mut keys = self.txn.ops.iter();
+        keys.find(|op| !compares(op.key()) && !guarded(op)).map(Op::key)
     }
 
     /// How much of a transaction it takes up, of what [`crate::store::Store::max_ops`] allows.

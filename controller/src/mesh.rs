@@ -302,6 +302,7 @@ impl Mesh {
             let (decided_at, draft, value, changes) = {
                 let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
                 let (draft, value) = decide(&state)?;
+                debug_assert_eq!(draft.unguarded(), None, "written without a look");
                 let changes = act.map(|_| audit::change::changes(&state, &draft.txn));
                 (state.revision, draft, value, changes)
             };

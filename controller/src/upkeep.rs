@@ -193,8 +193,7 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
     let tokens = state.tokens.iter().filter(|(_, token)| token.record.expires <= now);
     for (id, token) in tokens.take(left) {
         left -= 1;
-        draft.compare(Key::Token(*id), token.modified);
-        draft.delete(Key::Token(*id));
+        draft.remove(Key::Token(*id), token.modified);
     }
     let certs = state
         .certs
@@ -202,23 +201,20 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
         .filter(|(_, cert)| cert.record.not_after.saturating_add(KEEP_EXPIRED) <= now);
     for (serial, cert) in certs.take(left) {
         left -= 1;
-        draft.compare(Key::Cert(*serial), cert.modified);
-        draft.delete(Key::Cert(*serial));
+        draft.remove(Key::Cert(*serial), cert.modified);
     }
     let issuers = state
         .issuers
         .iter()
         .filter(|(_, issuer)| issuer.record.not_after.saturating_add(KEEP_EXPIRED) <= now);
     for (spki, issuer) in issuers.take(AT_ONCE) {
-        draft.compare(Key::Issuer(*spki), issuer.modified);
-        draft.delete(Key::Issuer(*spki));
+        draft.remove(Key::Issuer(*spki), issuer.modified);
     }
     let over = |entry: &DenyEntry| entry.expires.saturating_add(KEEP_DENIED) <= now;
     let denied = state.denied.iter().filter(|(_, denied)| over(&denied.record.entry));
     // Each may count its namespace's revision up.
     for (serial, denied) in denied.take(left / 2) {
-        draft.compare(Key::Denied(*serial), denied.modified);
-        draft.delete(Key::Denied(*serial));
+        draft.remove(Key::Denied(*serial), denied.modified);
         draft.concern(state, &denied.record.entry.id.role);
     }
     draft

@@ -50,8 +50,7 @@ pub(super) fn delete(
     if !alive {
         draft.compare(Key::Alive(name.clone()), 0);
     }
-    draft.compare(Key::Controller(name.clone()), found.modified);
-    draft.delete(Key::Controller(name.clone()));
+    draft.remove(Key::Controller(name.clone()), found.modified);
     let issuers: Vec<_> =
         state.issuers.iter().filter(|(_, issuer)| issuer.record.controller == *name).collect();
     for (spki, issuer) in &issuers {

@@ -88,8 +88,7 @@ pub(super) fn delete(
     let space = check::namespace(state, namespace)?;
     let old = find(space, namespace, name)?;
     let mut draft = Draft::within(namespace, space);
-    draft.compare(Key::Edge(namespace.clone(), name.clone()), old.modified);
-    draft.delete(Key::Edge(namespace.clone(), name.clone()));
+    draft.remove(Key::Edge(namespace.clone(), name.clone()), old.modified);
     draft.bump(namespace, space);
     let routes: Vec<_> = space.routes_of(name).map(|(route, _)| route.clone()).collect();
     if !routes.is_empty() {
@@ -101,7 +100,7 @@ pub(super) fn delete(
     }
     for (id, token) in &state.tokens {
         if token.record.namespace == *namespace && token.record.edge == *name {
-            draft.delete(Key::Token(*id));
+            draft.remove(Key::Token(*id), token.modified);
         }
     }
     deny_certs(&mut draft, state, namespace, name, now, "the edge was removed");

@@ -72,8 +72,7 @@ pub(super) fn delete(
     draft.namespace = None;
     draft.delete(Key::Namespace(name.clone()));
     for (edge, found) in &space.edges {
-        draft.compare(Key::Edge(name.clone(), edge.clone()), found.modified);
-        draft.delete(Key::Edge(name.clone(), edge.clone()));
+        draft.remove(Key::Edge(name.clone(), edge.clone()), found.modified);
         let why = format!("namespace {name} was removed");
         super::edge::deny_certs(&mut draft, state, name, edge, now, &why);
     }
@@ -82,7 +81,7 @@ pub(super) fn delete(
     }
     for (id, token) in &state.tokens {
         if token.record.namespace == *name {
-            draft.delete(Key::Token(*id));
+            draft.remove(Key::Token(*id), token.modified);
         }
     }
     Ok(draft)

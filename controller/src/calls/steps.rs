@@ -79,8 +79,7 @@ pub(super) fn of_namespace(
             if draft.size() >= room {
                 break;
             }
-            draft.compare(Key::Edge(namespace.clone(), edge.clone()), found.modified);
-            draft.delete(Key::Edge(namespace.clone(), edge.clone()));
+            draft.remove(Key::Edge(namespace.clone(), edge.clone()), found.modified);
             super::edge::deny_certs(&mut draft, state, namespace, edge, now, &why);
         }
     }
@@ -95,9 +94,9 @@ fn tokens(
     is_one: impl Fn(&crate::record::Token) -> bool,
 ) {
     let left = room.saturating_sub(draft.txn.ops.len());
-    let ids = state.tokens.iter().filter(|(_, token)| is_one(&token.record)).map(|(id, _)| *id);
-    for id in ids.take(left) {
-        draft.delete(Key::Token(id));
+    let tokens = state.tokens.iter().filter(|(_, token)| is_one(&token.record));
+    for (id, token) in tokens.take(left) {
+        draft.remove(Key::Token(*id), token.modified);
     }
 }
 

@@ -157,8 +157,7 @@ pub(super) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
         ));
     };
     let mut draft = Draft { namespace: Some(token.record.namespace.clone()), ..Draft::default() };
-    draft.compare(Key::Token(key), token.modified);
-    draft.delete(Key::Token(key));
+    draft.remove(Key::Token(key), token.modified);
     Ok(draft)
 }
 

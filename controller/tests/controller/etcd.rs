@@ -3,7 +3,7 @@
 //! `etcd` and `etcdctl` are Debian's packages etcd-server and etcd-client. Without them these tests fail.
 
 mod access;
-mod cluster;
+pub(crate) mod cluster;
 mod faults;
 mod mesh;
 mod program;

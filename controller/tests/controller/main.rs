@@ -20,3 +20,4 @@ mod several;
 mod slow;
 mod state;
 mod world;
+mod writers;

@@ -13,7 +13,7 @@ use std::{
 use cframe_controller::{
     Parts, RunError,
     audit::Keep,
-    cli::{DataDir, Initial, Joined, Joining, Signer, initialise, join},
+    cli::{DataDir, Initial, Joined, Joining, Signer, initialise_in, join},
     local,
     store::{
         Advertisement, Batch, Boxed, CommitError, Op, ReadError, Revision, Store, Txn, View, Watch,
@@ -52,9 +52,9 @@ pub(crate) struct Member {
     pub(crate) admin: Client,
     /// While this is true, it hears of no write.
     pub(crate) held: watch::Sender<bool>,
-    /// The transactions that it has tried and that write about certificates or remove something.
+    /// The transactions that it has tried and that issue or deny certificates, or remove something.
     pub(crate) tried: Arc<AtomicUsize>,
-    pub(crate) store: Redb,
+    pub(crate) store: Arc<dyn Store>,
     running: Option<Running>,
 }
 
@@ -70,6 +70,18 @@ impl Pair {
     /// With namespace `prod`, and these edges with one prefix each: 10.1.0.0/16, 10.2.0.0/16, …
     pub(crate) async fn with_edges(names: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
+        let path = directory.path().join("store.redb");
+        let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(store.unwrap());
+        Self::on([Arc::clone(&store), store], directory, names).await
+    }
+
+    /// The same with a handle each to a store that is empty.
+    pub(crate) async fn on(
+        stores: [Arc<dyn Store>; 2],
+        directory: TempDir,
+        names: &[&str],
+    ) -> Self {
         let data = |name: &str| DataDir::new(directory.path().join(name));
         let mut places: Vec<_> = (0..2).map(|_| (socket(), socket())).collect();
         let at = |place: usize| places[place].0.local_addr().unwrap();
@@ -79,14 +91,13 @@ impl Pair {
             admin: label("root"),
             addresses: vec![Endpoint::from(at(0))],
         };
-        let context = initialise(&data("a"), &initial).await.unwrap();
-        let store = data("a").open_store().await.unwrap();
+        let context = initialise_in(&data("a"), &initial, &*stores[0]).await.unwrap();
         let joining = Joining { name: label("b"), addresses: vec![Endpoint::from(at(1))] };
         let root = RootCa::load(&data("a").ca()).unwrap();
-        let joined = join(&store, &data("b"), &joining, Signer::Root(Box::new(root))).await;
+        let joined = join(&*stores[1], &data("b"), &joining, Signer::Root(Box::new(root))).await;
         assert_eq!(joined.unwrap(), Joined::Member("m.test".parse().unwrap()));
         let mut members = Vec::new();
-        for name in ["a", "b"] {
+        for (name, store) in ["a", "b"].into_iter().zip(stores) {
             let (control, enroll) = places.remove(0);
             let mut admin = admin_client(&context);
             admin.addresses = vec![Endpoint::from(control.local_addr().unwrap())];
@@ -97,7 +108,7 @@ impl Pair {
                 admin,
                 held: watch::Sender::new(false),
                 tried: Arc::default(),
-                store: store.clone(),
+                store,
                 running: None,
             };
             member.run(control, enroll);
@@ -156,7 +167,7 @@ impl Member {
             .unwrap();
         let (stop, killed) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let lost = Arc::new(Notify::new());
-        let (inner, tell) = (self.store.clone(), Arc::clone(&lost));
+        let (inner, tell) = (Arc::clone(&self.store), Arc::clone(&lost));
         let (held, tried) = (self.held.clone(), Arc::clone(&self.tried));
         let store = Shared { inner, killed: Arc::clone(&killed), lost: tell, held, tried };
         let inside = runtime.enter();
@@ -276,7 +287,7 @@ impl Drop for Running {
 
 /// One of several handles to a store, which none of them closes.
 struct Shared {
-    inner: Redb,
+    inner: Arc<dyn Store>,
     /// Its writer cannot take back what it has advertised any more: the lease has to run out.
     killed: Arc<AtomicBool>,
     lost: Arc<Notify>,
@@ -348,7 +359,7 @@ impl Store for Shared {
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         let counts = |op: &Op| match op {
-            Op::Put { key, .. } => key.contains("/certs/"),
+            Op::Put { key, .. } => key.contains("/certs/") || key.contains("/denied/"),
             Op::Delete { key } => key.starts_with(cframe_controller::record::ROOT),
         };
         let counted = txn.ops.iter().any(counts);

@@ -1,5 +1,5 @@
-//! A certificate that one controller issues while another, which has not heard of it yet, takes its holder
-//! away: whoever comes second decides anew.
+//! What one controller decides upon what another, of which it has not heard yet, has changed: whoever comes second
+//! decides anew. Most are about a certificate that the one issues while the other takes its holder away.
 
 use cframe_pki::{CertificateDer, Serial, key::PrivateKey, tls::Credentials};
 use cframe_protocol::{
@@ -127,4 +127,48 @@ async fn an_admin_who_is_removed_renews_nothing_whichever_comes_first() {
     assert!(renewed.is_err(), "{:?}", renewed.map(|(_, serial)| serial));
     let Reply::Admins(rows) = pair.b.reply(Call::AdminList).await else { panic!("rows") };
     assert_eq!(rows.len(), 1, "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_who_is_removed_adds_nobody() {
+    let pair = Pair::with_edges(&[]).await;
+    let (mallory, _) = admin(&pair.b.admin, "mallory").await.unwrap();
+    until(async || {
+        let Reply::Admins(rows) = pair.a.reply(Call::AdminList).await else { panic!("rows") };
+        rows.len() == 2
+    })
+    .await;
+    let at = vec![Endpoint::from(pair.a.control)];
+    let mallory = Client { addresses: at, ..mallory };
+    pair.a.held.send_replace(true);
+    pair.b.change(Call::AdminDel { name: label("mallory") }).await;
+    let added = pair.a.too_late(admin(&mallory, "trudy")).await;
+    assert!(added.is_err(), "{:?}", added.map(|(_, serial)| serial));
+    let Reply::Admins(rows) = pair.b.reply(Call::AdminList).await else { panic!("rows") };
+    assert_eq!(rows.len(), 1, "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_names_the_certificate_that_another_controller_has_just_issued() {
+    let pair = Pair::with_edges(&["x"]).await;
+    let identity = pair.join("x").await;
+    pair.a.held.send_replace(true);
+    let renewed = renew(&pair.b, &identity).await;
+    let revoke = Call::CertRevoke { serial: identity.serial(), reason: "stolen".to_owned() };
+    let changed = pair.a.too_late(pair.a.change(revoke)).await;
+    let named = |warning: &String| warning.contains(&renewed.to_string());
+    assert!(changed.warnings.iter().any(named), "{changed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_has_just_started_is_not_removed() {
+    let mut pair = Pair::with_edges(&[]).await;
+    pair.b.stop().await;
+    until(async || pair.a.status().await.controllers.len() == 1).await;
+    pair.a.held.send_replace(true);
+    pair.b.start().await;
+    until(async || pair.b.status().await.controllers.len() == 2).await;
+    let del = Call::ControllerDel { name: label("b"), revoke_issuer: false };
+    let error = pair.a.too_late(pair.a.refusal(del)).await;
+    assert!(error.code == ErrorCode::Conflict && error.message.contains("runs"), "{error}");
 }

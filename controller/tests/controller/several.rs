@@ -8,7 +8,7 @@ use std::{
 use cframe_controller::{
     RunError, local,
     record::{self, Key},
-    store::{Op, Store, Txn},
+    store::{Op, Txn},
 };
 use cframe_pki::{
     Fingerprint,

@@ -1,10 +1,9 @@
 use std::time::Instant;
 
 use cframe_protocol::{
-    session::{AdminConnection, Command},
+    session::Command,
     v1::{Call, EdgeLiveness, EdgeRow, ErrorCode, LinkReport, Reply, Report},
 };
-use tokio::task::JoinSet;
 
 use crate::world::{Edge, PATIENCE, Seen, World, edge_add, label, route_add};
 
@@ -42,53 +41,6 @@ async fn an_edit_reaches_every_session_as_a_difference() {
     let Reply::Status(status) = world.reply(Call::Status).await else { panic!("status") };
     let prod = &status.namespaces[0];
     assert_eq!((prod.edges, prod.online, prod.in_sync, prod.links_expected), (3, 3, 3, 3));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_64_writers_of_one_prefix_one_wins() {
-    let names: Vec<String> = (0..16).map(|index| format!("e{index}")).collect();
-    let world = World::with_edges(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let admin = std::sync::Arc::new(AdminConnection::connect(&world.admin).await.unwrap());
-    for round in 0..3 {
-        let mut writers = JoinSet::new();
-        for writer in 0..64 {
-            let admin = std::sync::Arc::clone(&admin);
-            // Each overlaps every other: nested prefixes around one address, of 16 edges.
-            let prefix = format!("10.{}.0.0/{}", 128 + round * 16, 12 + writer % 12);
-            let edge = format!("e{}", writer % 16);
-            let call = route_add(&format!("w{round}-{writer}"), &prefix, &edge);
-            writers.spawn(async move {
-                let replies = admin.call(call, false).await.unwrap();
-                replies.collect().await.map(|_| edge)
-            });
-        }
-        let mut winners = std::collections::BTreeSet::new();
-        for result in writers.join_all().await {
-            match result {
-                Ok(edge) => {
-                    winners.insert(edge);
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    assert!(text.contains("overlaps") || text.contains("already there"), "{text}");
-                }
-            }
-        }
-        assert_eq!(winners.len(), 1, "{winners:?}");
-    }
-    no_two_edges_overlap(&world).await;
-}
-
-async fn no_two_edges_overlap(world: &World) {
-    let Reply::Routes(routes) = world.reply(Call::RouteList { namespace: None }).await else {
-        panic!("routes")
-    };
-    for one in &routes {
-        for other in &routes {
-            let share = one.prefix.contains(&other.prefix) || other.prefix.contains(&one.prefix);
-            assert!(!share || one.edge == other.edge, "{one:?} and {other:?}");
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
