@@ -103,8 +103,17 @@ fn whatever_happens_to_etcd_writes_come_back_and_no_edge_sees_an_older_state() {
                 acknowledged.after(Instant::now(), PATIENCE);
             }
         };
+        // Not the first host, where the operator is.
+        const CUT: usize = 1;
+        let leads = find(cluster, Member::leads);
+        if leads != CUT {
+            cluster.members[leads].hand_over(&cluster.members[CUT]);
+            assert_eq!(find(cluster, Member::leads), CUT);
+        }
         calm();
+        cut_off(cluster, CUT, &edges, &acks);
 
+        calm();
         let leader = &cluster.members[find(cluster, Member::leads)];
         let since = Instant::now();
         leader.kill();
@@ -147,6 +156,31 @@ fn whatever_happens_to_etcd_writes_come_back_and_no_edge_sees_an_older_state() {
         "edges that saw an older state during etcd's faults",
         format_args!("0 in {looks} looks at 3 edges, {writes} writes (bound 0)"),
     );
+}
+
+/// The host of a controller and of etcd's leader hears nothing and says nothing.
+fn cut_off(cluster: &Cluster, cut: usize, edges: &[Edge], acks: &[Acknowledged]) {
+    let host = &cluster.hosts[cut];
+    assert_eq!(connected(&edges[cut]), Some(host.address()));
+    host.uplink().cut(true).unwrap();
+    let since = Instant::now();
+    let others: Vec<usize> = (0..3).filter(|n| *n != cut).collect();
+    let took = others.iter().map(|n| acks[*n].after(since, PATIENCE)).max().unwrap();
+    within(
+        "the host of a controller and of etcd's leader cut off → a write by each of the others",
+        took,
+        WRITES,
+    );
+    let addresses: Vec<IpAddr> = others.iter().map(|n| cluster.hosts[*n].address()).collect();
+    wait_at(&edges[cut], &addresses, PATIENCE);
+    within("… → its edge with another controller", since.elapsed(), 5 * SECOND);
+    cluster.wait_revision(edges, cluster.revision(0), PATIENCE);
+
+    host.uplink().cut(false).unwrap();
+    let took = acks[cut].after(Instant::now(), PATIENCE);
+    figure("… and reached again → a write by its controller", format_args!("{took:.1?}"));
+    cluster.wait_revision(edges, cluster.revision(cut), PATIENCE);
+    cluster.members[cut].wait_healthy();
 }
 
 /// The member with the most watches stops without a word, and what it has not told of is compacted.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep, timeout},
@@ -22,6 +23,8 @@ use crate::store::ReadError;
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// How long a call may take with all its attempts: a leader is elected within.
 pub(super) const BUDGET: Duration = Duration::from_secs(8);
+/// How long the others may take to say whether they have a leader, of which the first is used.
+const PROBE: Duration = Duration::from_millis(500);
 /// The pause after no member did what was asked.
 const PAUSE: Duration = Duration::from_millis(100);
 /// etcd refuses more pings than one in 5 s.
@@ -93,7 +96,34 @@ impl Members {
 
     /// Has the next one used, if it still is this one that is.
     pub(super) fn leave(&self, member: usize) {
-        let next = (member + 1) % self.all.len();
+        self.leave_for(member, self.after(member));
+    }
+
+    /// The same with the first of the others that says that it has a leader, if one does: the next may be the
+    /// one whose loss has silenced this one.
+    pub(super) async fn leave_for_led(&self, member: usize) {
+        let next = self.after(member);
+        let others = (0..self.all.len()).filter(|other| *other != member);
+        let mut asked: FuturesUnordered<_> =
+            others.map(|other| async move { (other, self.is_led(other).await) }).collect();
+        let led = async {
+            while let Some((other, led)) = asked.next().await {
+                if led {
+                    return Some(other);
+                }
+            }
+            None
+        };
+        // Of one there is nothing to choose.
+        let led = if self.all.len() > 2 { timeout(PROBE, led).await } else { Ok(None) };
+        self.leave_for(member, led.ok().flatten().unwrap_or(next));
+    }
+
+    fn after(&self, member: usize) -> usize {
+        (member + 1) % self.all.len()
+    }
+
+    fn leave_for(&self, member: usize, next: usize) {
         let left =
             self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
         if left.is_ok() && next != member {
@@ -175,16 +205,20 @@ impl Members {
         format!("{up} of {} members", self.all.len())
     }
 
+    /// Whether a member answers and has a leader: without one it takes part in nothing.
+    async fn is_led(&self, member: usize) -> bool {
+        let asked = self
+            .attempt(member, |client| async move { client.maintenance_client().status().await });
+        match asked.await {
+            Ok(status) => status.leader() != 0,
+            Err(fault) => fault.fate == Fate::Denied,
+        }
+    }
+
     /// Asks every member how it is.
     pub(super) async fn look(&self) {
         for (index, member) in self.all.iter().enumerate() {
-            let asked = self
-                .attempt(index, |client| async move { client.maintenance_client().status().await });
-            let up = match asked.await {
-                // Without a leader it takes part in nothing.
-                Ok(status) => status.leader() != 0,
-                Err(fault) => fault.fate == Fate::Denied,
-            };
+            let up = self.is_led(index).await;
             let was = member.up.swap(up, Ordering::Relaxed);
             match (was, up) {
                 (true, false) => {
@@ -214,7 +248,7 @@ pub(super) struct Round(usize);
 impl Round {
     /// Leaves a member; after the last one waits a little.
     pub(super) async fn next(&mut self, members: &Members, member: usize) {
-        members.leave(member);
+        members.leave_for_led(member).await;
         self.0 += 1;
         if self.0.is_multiple_of(members.all.len()) {
             sleep(PAUSE).await;

@@ -104,6 +104,15 @@ impl Member {
         self.status().is_some_and(|status| status["leader"] == status["header"]["member_id"])
     }
 
+    /// Has this member, which leads, give the lead to another.
+    pub(crate) fn hand_over(&self, to: &Self) {
+        let id = to.status().unwrap()["header"]["member_id"].as_u64().unwrap();
+        let id = format!("{id:x}");
+        let args = ["move-leader", &id, "--command-timeout", "5s"];
+        let moved = self.etcdctl(&args).output().unwrap();
+        assert!(moved.status.success(), "{moved:?}");
+    }
+
     /// The store's revision.
     pub(crate) fn revision(&self) -> u64 {
         self.status().unwrap()["header"]["revision"].as_u64().unwrap()
