@@ -1,12 +1,12 @@
 //! Getting in: TLS on both sides, users and passwords.
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
 use cframe_controller::store::{
     ReadError, Store,
     etcd::{Config, Etcd},
 };
-use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
@@ -50,18 +50,29 @@ impl Pki {
         }
     }
 
+    /// For members that let in who has a certificate.
     fn setup(&self) -> Setup {
-        let flags = [
-            ("--cert-file", &self.server.0),
-            ("--key-file", &self.server.1),
-            ("--trusted-ca-file", &self.ca_file),
-        ];
-        let mut arguments: Vec<String> = flags
+        let mut setup = self.without_clients();
+        let ca = self.ca_file.display().to_string();
+        setup.arguments.extend(["--trusted-ca-file".to_owned(), ca]);
+        setup.arguments.push("--client-cert-auth".to_owned());
+        setup
+    }
+
+    /// For members that ask for no certificate.
+    fn without_clients(&self) -> Setup {
+        let files = [("--cert-file", &self.server.0), ("--key-file", &self.server.1)];
+        let arguments = files
             .into_iter()
             .flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()])
             .collect();
-        arguments.push("--client-cert-auth".to_owned());
         Setup { arguments, tls: true }
+    }
+
+    /// Without a certificate of its own.
+    fn config(&self, cluster: &Cluster) -> Config {
+        let ca = Some(self.ca.clone().into_bytes());
+        Config { endpoints: cluster.endpoints(), ca, ..Config::default() }
     }
 
     fn identity(&self) -> Option<(Vec<u8>, Zeroizing<Vec<u8>>)> {
@@ -82,8 +93,7 @@ async fn tls_lets_in_who_has_a_certificate_and_trusts_the_right_ca() {
     let network = network();
     let pki = Pki::new(&format!("{network}.1"));
     let cluster = Cluster::with(1, network, &pki.setup());
-    let ca = Some(pki.ca.clone().into_bytes());
-    let config = Config { endpoints: cluster.endpoints(), ca, ..Config::default() };
+    let config = pki.config(&cluster);
     let store = Etcd::new(&Config { identity: pki.identity(), ..config.clone() }).unwrap();
     until(PATIENCE, async || store.list(PREFIX).await.is_ok()).await;
     let revision = write(&store, "a", "1").await.unwrap();
@@ -100,37 +110,58 @@ async fn tls_lets_in_who_has_a_certificate_and_trusts_the_right_ca() {
     assert!(pki.directory.path().exists());
 }
 
-/// Two users: `root`, and `cframe` who may use the keys of the store only.
-async fn enable_auth(cluster: &Cluster) {
-    let client = cluster.client(0).await;
-    let mut auth = client.auth_client();
-    auth.role_add("store").await.unwrap();
-    let all = Permission::new(PermissionType::Readwrite, "/cframe/").with_prefix();
-    auth.role_grant_permission("store", all).await.unwrap();
-    for (user, password, role) in [("root", "toor", "root"), ("cframe", "s3cret", "store")] {
-        auth.user_add(user, password, None).await.unwrap();
-        auth.user_grant_role(user, role).await.unwrap();
-    }
-    auth.auth_enable().await.unwrap();
+/// The passwords of two users: `root`, and `cframe` who may use the keys of the store only.
+struct Passwords {
+    root: String,
+    cframe: String,
 }
 
-fn user(cluster: &Cluster, name: &str, password: &str) -> Etcd {
+/// Does what the operations guide says, as it stands there, over TLS and without a certificate.
+fn enable_auth(cluster: &Cluster, pki: &Pki) -> Passwords {
+    let guide = include_str!("../../../../doc/operations.md");
+    let (_, section) =
+        guide.split_once("**Instead of a client's certificate, a password.**").unwrap();
+    let (_, block) = section.split_once("```sh\n").unwrap();
+    let (script, _) = block.split_once("```").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut bash = Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", script]).current_dir(&directory);
+    bash.envs([("ETCDCTL_API", "3"), ("ETCDCTL_ENDPOINTS", &cluster.endpoints().join(","))]);
+    bash.env("ETCDCTL_CACERT", &pki.ca_file);
+    let output = bash.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let password = |name: &str| {
+        let path = directory.path().join(name);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::read_to_string(path).unwrap().trim_end().to_owned()
+    };
+    Passwords { root: password("etcd-root.password"), cframe: password("etcd.password") }
+}
+
+fn user(cluster: &Cluster, pki: &Pki, name: &str, password: &str) -> Etcd {
     let user = Some((name.to_owned(), Zeroizing::new(password.to_owned())));
-    Etcd::new(&Config { endpoints: cluster.endpoints(), user, ..Config::default() }).unwrap()
+    Etcd::new(&Config { user, ..pki.config(cluster) }).unwrap()
+}
+
+/// One member with users.
+async fn with_users(more: &[&str]) -> (Cluster, Pki, Passwords) {
+    let network = network();
+    let pki = Pki::new(&format!("{network}.1"));
+    let mut setup = pki.without_clients();
+    setup.arguments.extend(more.iter().map(ToString::to_string));
+    let cluster = Cluster::with(1, network, &setup);
+    let anybody = Etcd::new(&pki.config(&cluster)).unwrap();
+    until(PATIENCE, async || anybody.list(PREFIX).await.is_ok()).await;
+    let passwords = enable_auth(&cluster, &pki);
+    (cluster, pki, passwords)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_gets_in_by_password_and_stays_when_tokens_end() {
     const TTL: u64 = 1;
-    let setup = Setup {
-        arguments: vec!["--auth-token-ttl".to_owned(), TTL.to_string()],
-        ..Setup::default()
-    };
-    let mut cluster = Cluster::with(1, network(), &setup);
-    cluster.ready().await;
-    enable_auth(&cluster).await;
-
-    let store = user(&cluster, "cframe", "s3cret");
+    let ttl = TTL.to_string();
+    let (mut cluster, pki, passwords) = with_users(&["--auth-token-ttl", &ttl]).await;
+    let store = user(&cluster, &pki, "cframe", &passwords.cframe);
     let from = write(&store, "a", "0").await.unwrap();
     let mut watch = store.watch(PREFIX, from).await.unwrap();
     // It is renewed while it is used, and used again after it has ended.
@@ -143,7 +174,8 @@ async fn a_user_gets_in_by_password_and_stays_when_tokens_end() {
     assert!(timeout(quiet, held.lost()).await.is_err(), "a lease was lost with the token");
 
     // A change of users makes all tokens old.
-    let options = ConnectOptions::new().with_user("root", "toor");
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&pki.ca));
+    let options = ConnectOptions::new().with_tls(tls).with_user("root", passwords.root);
     let root = Client::connect(cluster.endpoints(), Some(options)).await.unwrap();
     root.auth_client().user_add("more", "x", None).await.unwrap();
     write(&store, "a", "2").await.unwrap();
@@ -158,17 +190,17 @@ async fn a_user_gets_in_by_password_and_stays_when_tokens_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_is_told_at_once_and_without_the_password() {
-    let cluster = Cluster::start(1).await;
-    enable_auth(&cluster).await;
+    let (cluster, pki, passwords) = with_users(&[]).await;
     let begun = Instant::now();
     for (name, password) in [("cframe", "wrong-pass"), ("nobody", "wrong-pass")] {
-        let reason = unavailable(user(&cluster, name, password).list(PREFIX).await);
+        let reason = unavailable(user(&cluster, &pki, name, password).list(PREFIX).await);
         assert!(reason.contains("invalid user ID or password"), "{reason}");
         assert!(!reason.contains("wrong-pass"), "{reason}");
     }
-    let reason = unavailable(cluster.store().list(PREFIX).await);
+    let anybody = Etcd::new(&pki.config(&cluster)).unwrap();
+    let reason = unavailable(anybody.list(PREFIX).await);
     assert!(reason.contains("user name is empty"), "{reason}");
-    let elsewhere = user(&cluster, "cframe", "s3cret");
+    let elsewhere = user(&cluster, &pki, "cframe", &passwords.cframe);
     let reason = unavailable(elsewhere.list("/elsewhere/").await);
     assert!(reason.contains("permission denied"), "{reason}");
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
