@@ -31,6 +31,7 @@ use crate::{
     store::{CommitError, Op, ReadError, Revision, Store, Txn, View},
 };
 
+mod compare;
 mod follow;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,8 @@ pub struct Mesh {
     judged: watch::Sender<()>,
     clock: Clock,
     compare: Duration,
+    /// How far memory may be behind a list.
+    grace: Duration,
     journal: Journal,
     keep: Keep,
     /// The sessions of edges.
@@ -127,6 +130,7 @@ impl Mesh {
             judged: watch::channel(()).0,
             clock,
             compare: COMPARE,
+            grace: compare::GRACE,
             journal: Journal::new(controller),
             keep,
             store,

@@ -1,4 +1,4 @@
-//! Following the store: its watch, a list after a watch has ended, and a comparison from time to time.
+//! Following the store: its watch, and a list after a watch has ended.
 //!
 //! What was applied is never taken back: a list of an earlier revision is refused, unless its mesh has a later
 //! epoch, as that of a restore has.
@@ -6,34 +6,29 @@
 use std::{sync::PoisonError, time::Duration};
 
 use thiserror::Error;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{LATE, Mesh};
+use super::{LATE, Mesh, compare::Comparison};
 use crate::{
     model::{LoadError, State},
-    record::{Key, ROOT},
-    store::{Batch, ReadError, Revision, Watch, WatchError},
+    record::ROOT,
+    store::{Batch, ReadError, Revision, WatchError},
 };
 
 /// The pause before a lost watch is begun again, doubled while the store cannot be read.
 const AGAIN: Duration = Duration::from_millis(250);
 const AGAIN_MOST: Duration = Duration::from_secs(2);
-/// A watch that is silent for this long has told what it knows, most times.
-const SETTLE: Duration = Duration::from_millis(100);
 /// A watch is not begun again for a late write before it is so old.
 const SELDOM: Duration = Duration::from_secs(1);
-/// And how long it may take for what a list has already: a watch that is dead ends before.
-const GRACE: Duration = Duration::from_secs(8);
-/// The keys that a log line names.
-const NAMED: usize = 5;
 
 impl Mesh {
     /// Follows the store until cancelled: the one task that changes the state.
     pub async fn follow(&self, stop: CancellationToken) {
         let followed = async {
+            let mut comparison = Comparison::new(self);
             loop {
-                let end = self.follow_once().await;
+                let end = self.follow_once(&mut comparison).await;
                 tracing::warn!(reason = %end, "the store's watch is begun again");
                 self.metrics.watch_restarted();
                 if matches!(end, FollowError::Late) {
@@ -50,6 +45,7 @@ impl Mesh {
                     sleep(pause).await;
                 }
                 self.set_trouble(|trouble| trouble.following = None);
+                comparison = Comparison::new(self);
             }
         };
         // Beside it: what is in memory reaches the edges also while the store does not answer.
@@ -66,14 +62,13 @@ impl Mesh {
         }
     }
 
-    async fn follow_once(&self) -> FollowError {
+    async fn follow_once(&self, comparison: &mut Comparison<'_>) -> FollowError {
         let from = self.read(|state| state.revision);
         let mut watch = match self.store.watch(ROOT, from).await {
             Ok(watch) => watch,
             Err(error) => return error.into(),
         };
         let begun = Instant::now();
-        let mut compare = begun + self.compare;
         loop {
             // Not again and again: a machine that is busy is no watch that is dead.
             let late = async {
@@ -84,12 +79,12 @@ impl Mesh {
                 let _ = late.wait_for(|late| *late > *applied.borrow()).await;
             };
             let step = tokio::select! {
-                batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| self.take(&batch)),
+                batch = watch.next() => batch.map_err(FollowError::from).and_then(|batch| {
+                    comparison.note(&batch);
+                    self.take(&batch)
+                }),
                 () = late => return FollowError::Late,
-                () = sleep_until(compare) => {
-                    compare = Instant::now() + self.compare;
-                    self.compare(&mut *watch).await
-                }
+                step = comparison.step() => step,
             };
             if let Err(error) = step {
                 return error;
@@ -100,7 +95,6 @@ impl Mesh {
     fn take(&self, batch: &Batch) -> Result<(), FollowError> {
         let effects = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            // A list was ahead of the watch.
             if batch.revision <= state.revision {
                 return Ok(());
             }
@@ -118,7 +112,7 @@ impl Mesh {
         self.replace(new)
     }
 
-    async fn load(&self) -> Result<State, FollowError> {
+    pub(super) async fn load(&self) -> Result<State, FollowError> {
         let view = self.list().await?;
         // Of a large mesh it takes a while.
         let loaded = tokio::task::spawn_blocking(move || State::load(&view)).await;
@@ -142,47 +136,11 @@ impl Mesh {
         self.applied.send_replace(revision);
         Ok(())
     }
-
-    /// Looks whether memory is as the store, at the revision of a list. It always is, unless this program or
-    /// the store has a fault; then the store is right.
-    async fn compare(&self, watch: &mut dyn Watch) -> Result<(), FollowError> {
-        let before = self.read(|state| state.revision);
-        let new = self.load().await?;
-        self.metrics.listed_again("timer");
-        if new.revision < before {
-            return self.replace(new);
-        }
-        let deadline = Instant::now() + GRACE;
-        let mut next = None;
-        loop {
-            if let Ok(batch) = timeout(SETTLE, watch.next()).await {
-                let batch = batch?;
-                if batch.revision <= new.revision {
-                    self.take(&batch)?;
-                    continue;
-                }
-                next = Some(batch);
-            }
-            let different = self.read(|state| state.differences(&new));
-            if different.is_empty() {
-                break;
-            }
-            // The watch has gone on without it, or had longer than a watch that is dead lives.
-            if next.is_some() || Instant::now() >= deadline {
-                self.metrics.different(different.len());
-                let keys: Vec<_> = different.iter().take(NAMED).map(Key::to_string).collect();
-                let (count, keys) = (different.len(), keys.join(", "));
-                tracing::error!(count, %keys, "memory was not as the store; the store's is taken");
-                self.replace(new)?;
-                break;
-            }
-        }
-        next.map_or(Ok(()), |batch| self.take(&batch))
-    }
 }
 
+/// Why the store's watch is begun again.
 #[derive(Debug, Error)]
-enum FollowError {
+pub(super) enum FollowError {
     #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
@@ -194,6 +152,8 @@ enum FollowError {
          other means than `cframe-controller restore`; nothing is taken from it"
     )]
     Back { applied: Revision, listed: Revision },
+    #[error("{0} records in memory were not as in the store")]
+    Different(usize),
     #[error("it has not told of a write that the store took {LATE:?} ago")]
     Late,
     #[error("a fault of this program: {0}")]

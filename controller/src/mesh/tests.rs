@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cframe_protocol::v1::Settings;
 use tempfile::TempDir;
@@ -12,16 +12,24 @@ use crate::{
     store::{Advertisement, Batch, Boxed, Op, Txn, View, Watch, WatchError, redb::Redb},
 };
 
-/// A store whose watch leaves revisions out, and whose lists are old, when told to.
+/// A store whose watch leaves revisions out, and whose lists are old or take long, when told to.
 struct Faulty {
     inner: Redb,
     deaf: Arc<AtomicBool>,
     kept: Mutex<Option<View>>,
+    /// While somebody else has it, lists wait with what they have read.
+    turn: tokio::sync::Mutex<()>,
+    /// Lists that wait, and all there were.
+    waiting: AtomicUsize,
+    lists: AtomicUsize,
+    /// Batches that the watch left out.
+    left_out: Arc<AtomicUsize>,
 }
 
 struct FaultyWatch {
     inner: Box<dyn Watch>,
     deaf: Arc<AtomicBool>,
+    left_out: Arc<AtomicUsize>,
 }
 
 impl Watch for FaultyWatch {
@@ -32,6 +40,7 @@ impl Watch for FaultyWatch {
                 if !self.deaf.load(Ordering::SeqCst) {
                     return Ok(batch);
                 }
+                self.left_out.fetch_add(1, Ordering::SeqCst);
             }
         })
     }
@@ -49,7 +58,14 @@ impl Store for Faulty {
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
         match self.kept.lock().unwrap().clone() {
             Some(view) => Box::pin(async { Ok(view) }),
-            None => self.inner.list(prefix),
+            None => Box::pin(async move {
+                let view = self.inner.list(prefix).await;
+                self.lists.fetch_add(1, Ordering::SeqCst);
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+                let _turn = self.turn.lock().await;
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                view
+            }),
         }
     }
 
@@ -67,7 +83,8 @@ impl Store for Faulty {
                 return Err(WatchError::Ended("as the test wants it".to_owned()));
             }
             let inner = self.inner.watch(prefix, from).await?;
-            Ok(Box::new(FaultyWatch { inner, deaf: Arc::clone(&self.deaf) }) as Box<dyn Watch>)
+            let (deaf, left_out) = (Arc::clone(&self.deaf), Arc::clone(&self.left_out));
+            Ok(Box::new(FaultyWatch { inner, deaf, left_out }) as Box<dyn Watch>)
         })
     }
 
@@ -105,9 +122,17 @@ impl Followed {
         };
         initialise(&data, &initial).await.unwrap();
         let inner = Redb::open(&data.store()).unwrap();
-        let store = Arc::new(Faulty { inner, deaf: Arc::default(), kept: Mutex::default() });
+        let store = Arc::new(Faulty {
+            inner,
+            deaf: Arc::default(),
+            kept: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            lists: AtomicUsize::new(0),
+            left_out: Arc::default(),
+        });
         let clock: Clock = Arc::new(|| 1_800_000_000);
-        let mesh = Mesh::open(
+        let mut mesh = Mesh::open(
             Arc::clone(&store) as Arc<dyn Store>,
             clock,
             initial.name.clone(),
@@ -115,6 +140,7 @@ impl Followed {
         )
         .await
         .unwrap();
+        mesh.grace = Duration::from_secs(1);
         let mesh = Arc::new(mesh.comparing_every(Duration::from_millis(20)));
         let stop = CancellationToken::new();
         let (followed, stopped) = (Arc::clone(&mesh), stop.clone());
@@ -134,6 +160,23 @@ impl Followed {
             revision: 1,
         };
         self.put(Key::Namespace(namespace.parse().unwrap()), record::encode(&record)).await
+    }
+
+    async fn remove(&self, namespace: &str) {
+        let key = Key::Namespace(namespace.parse().unwrap()).to_string();
+        let txn = Txn { compares: Vec::new(), ops: vec![Op::Delete { key }] };
+        self.store.inner.commit(txn).await.unwrap();
+    }
+
+    fn lists(&self) -> usize {
+        self.store.lists.load(Ordering::SeqCst)
+    }
+
+    /// Until a list has read what there is, and waits for this guard to go.
+    async fn list_waits(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let turn = self.store.turn.lock().await;
+        self.until(|_| self.store.waiting.load(Ordering::SeqCst) == 1).await;
+        turn
     }
 
     async fn until(&self, what: impl Fn(&Mesh) -> bool) {
@@ -176,6 +219,46 @@ async fn what_the_watch_left_out_is_found_by_comparing_and_counted() {
     world.add("three").await;
     world.until(|mesh| has(mesh, "three")).await;
     assert!(world.counted("cframe_controller_relist_differences_total 1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_while_a_comparison_reads_the_store_waits_for_nothing_and_is_no_difference()
+{
+    let world = Followed::start().await;
+    world.add("stays").await;
+    world.add("goes").await;
+    world.add("changes").await;
+    world.until(|mesh| has(mesh, "changes")).await;
+    let turn = world.list_waits().await;
+    world.add("comes").await;
+    world.add("changes").await;
+    world.remove("goes").await;
+    world.until(|mesh| has(mesh, "comes") && !has(mesh, "goes")).await;
+    // The next list comes after what this one leads to.
+    let lists = world.lists();
+    drop(turn);
+    world.until(|_| world.lists() > lists).await;
+    assert!(world.counted("cframe_controller_relist_differences_total 0"));
+    assert!(has(&world.mesh, "stays") && has(&world.mesh, "comes") && !has(&world.mesh, "goes"));
+
+    // What the watch has left out is found though memory is ahead of the list.
+    let turn = world.list_waits().await;
+    world.store.deaf.store(true, Ordering::SeqCst);
+    world.remove("stays").await;
+    world.add("unheard").await;
+    world.until(|_| world.store.left_out.load(Ordering::SeqCst) == 2).await;
+    world.store.deaf.store(false, Ordering::SeqCst);
+    // That list was before. The next has it, and nothing of what follows.
+    drop(turn);
+    let turn = world.list_waits().await;
+    world.add("heard").await;
+    world.until(|mesh| has(mesh, "heard")).await;
+    assert!(has(&world.mesh, "stays") && !has(&world.mesh, "unheard"));
+    let lists = world.lists();
+    drop(turn);
+    world.until(|_| world.lists() > lists).await;
+    assert!(world.counted("cframe_controller_relist_differences_total 2"));
+    world.until(|mesh| has(mesh, "unheard") && !has(mesh, "stays")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

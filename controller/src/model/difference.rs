@@ -6,12 +6,8 @@ use super::{Namespace, State};
 use crate::record::Key;
 
 impl State {
-    /// The keys that are not in both as the same record of the same revision. Of a state that is not older than
-    /// `other`, none: what `other` lacks was written since.
+    /// The keys that are not in both as the same record of the same revision.
     pub fn differences(&self, other: &Self) -> Vec<Key> {
-        if self.revision > other.revision {
-            return Vec::new();
-        }
         let mut found = Vec::new();
         // All fields by name, so that none that is added is forgotten. Indexes follow from the rest.
         let Self {

@@ -126,10 +126,10 @@ impl EtcdWatch {
                         let silent = Fault::silent(self.members.endpoint(self.member));
                         return Err(WatchError::Ended(silent.text));
                     }
-                    self.asked = Some(Instant::now());
                     if let Err(error) = self.stream.request_progress().await {
                         return Err(self.failed(&error));
                     }
+                    self.asked = Some(Instant::now());
                 }
             }
         }
