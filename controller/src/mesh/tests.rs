@@ -2,14 +2,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cframe_protocol::v1::Settings;
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{write::PATIENCE, *};
 use crate::{
     cli::{DataDir, Initial, initialise},
     record::{self, Key},
-    store::{Advertisement, Batch, Boxed, Op, Txn, View, Watch, WatchError, redb::Redb},
+    store::{
+        Advertisement, Batch, Boxed, CommitError, Op, Txn, View, Watch, WatchError, redb::Redb,
+    },
 };
 
 /// A store whose watch leaves revisions out, and whose lists are old or take long, when told to.
