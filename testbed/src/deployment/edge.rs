@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -77,6 +77,17 @@ impl<'a> Enrolment<'a> {
     #[must_use]
     pub fn args(self, args: &[&str]) -> Self {
         Self { args: owned(args), ..self }
+    }
+
+    /// Removes what an edge of this name has left on its host.
+    pub fn afresh(self) -> Result<Self> {
+        let dir = self.deployment.files.edge(&self.namespace, &self.name);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", dir.display()))
+            }
+            Ok(()) | Err(_) => Ok(self),
+        }
     }
 
     /// `cfctl edge add`, alone.

@@ -12,6 +12,7 @@ use crate::{Host, privilege, tool};
 
 const LOOK: Duration = Duration::from_millis(100);
 const NAME: &str = "gateway";
+const DEVICE: &str = "dev cframe0";
 
 pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
     privilege::ensure_tun()?;
@@ -23,7 +24,8 @@ pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
     // Of a run that was broken off.
     deployment.ctl(&delete)?;
     let site = world.lab.site(NAME).public("203.0.113.7/24").inner("172.30.0.0/16").build()?;
-    let mut edge = deployment.edge(&site).namespace(namespace).name(NAME).enrol()?;
+    let edge = deployment.edge(&site).namespace(namespace).name(NAME);
+    let mut edge = edge.afresh()?.enrol()?;
     let begun = edge.process().started();
     let routes = space.routes as usize;
     while installed(&edge)? < routes {
@@ -36,23 +38,23 @@ pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
     report.tell("routes in the kernel", there as f64, "");
     report.bound("edge started → in the kernel", took.as_secs_f64(), "s", 5.0);
 
-    let number = 7;
-    let name = format!("edit-{number}");
-    let before = in_kernel(edge.host())?;
+    // Asking the kernel for one address costs the same however many routes there are, unlike the edge's status.
+    let leads = || tool::run(edge.host().command("ip").args(["route", "get", "30.0.0.113"]), "");
+    ensure!(!leads().is_ok_and(|route| route.contains(DEVICE)), "the route is there already");
+    let name = "one-more";
     let add =
-        ["route", "add", &name, "-n", namespace, "--cidr", "30.0.0.112/28", "--edge", "edge-0007"];
+        ["route", "add", name, "-n", namespace, "--cidr", "30.0.0.112/28", "--edge", "edge-0007"];
     let edited = Instant::now();
     deployment.ctl_ok(&add)?;
-    while installed(&edge)? < before.min(routes + 1) {
+    while !leads().is_ok_and(|route| route.contains(DEVICE)) {
         ensure!(edited.elapsed() < PATIENCE, "the edit does not come");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     report.tell(
         "one more route: cfctl started → in the kernel",
-        edited.elapsed().as_secs_f64(),
-        "s",
+        edited.elapsed().as_secs_f64() * 1e3,
+        "ms",
     );
-    deployment.ctl_ok(&["route", "del", &name, "-n", namespace, "--yes"])?;
+    deployment.ctl_ok(&["route", "del", name, "-n", namespace, "--yes"])?;
     edge.stop()?;
     edge.run(&["down"])?;
     deployment.ctl(&delete)?.success()?;
