@@ -85,6 +85,18 @@ async fn keep(context: &Context, issuer: &Issuer) -> Result<()> {
     Ok(())
 }
 
+/// The same of all on disk that are good for something: a `ca renew` may have died after it had written one.
+pub(crate) async fn keep_all(context: &Context) -> Result<()> {
+    let Some(authorities) = context.authorities.clone() else { return Ok(()) };
+    let now = context.mesh.now();
+    for issuer in tokio::task::spawn_blocking(move || authorities.list()).await?? {
+        if issuer.ca().not_after() > now {
+            keep(context, &issuer).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether the issuing CA can be used, and whom that cuts off.
 fn check(
     state: &State,

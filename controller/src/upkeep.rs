@@ -21,7 +21,7 @@ use crate::{
     issuing::{self, RenewError},
     model::State,
     record::Key,
-    registration,
+    registration, rotation,
     server::Context,
 };
 
@@ -130,10 +130,15 @@ fn set_gauges(context: &Context, not_after: u64, now: u64) {
     metrics.issuer_seconds.set(left(context.issuer.current().ca().not_after()));
 }
 
-/// Has a store from before there were registrations get one; tries until it takes it.
+/// Has the store know of this controller and of all its CAs, also if it is from before there were registrations;
+/// tries until it takes it.
 pub(crate) async fn register(context: Arc<Context>, stop: CancellationToken) {
-    while let Err(error) = registration::take_over(&context).await {
-        tracing::warn!(%error, "this controller's registration was not written");
+    let known = async || {
+        registration::take_over(&context).await?;
+        rotation::keep_all(&context).await
+    };
+    while let Err(error) = known().await {
+        tracing::warn!(%error, "this controller's registration or its CAs were not written");
         if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
             return;
         }

@@ -20,7 +20,7 @@ use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, Command, EnrollFailure, admin_call},
     v1::{
         AuditQuery, Call, CertRow, CertState, Desired, EdgeLiveness, EdgeRow, Endpoint, ErrorCode,
-        GoodbyeReason, Reply, Version,
+        GoodbyeReason, IssuerRow, Reply, Version,
     },
 };
 use tokio::task::JoinSet;
@@ -331,6 +331,37 @@ async fn a_revoked_controller_is_cut_off_by_the_other_and_by_edges() {
     assert!(matches!(state_of(&pair.a, "x").await, EdgeLiveness::Online { .. }));
 }
 
+/// As the first half of `ca renew` does: on the disk of one, signed with the root that the other has.
+fn another_ca(of: &Member, root: &Member) -> Fingerprint {
+    let authorities = of.data.authorities();
+    let root = RootCa::load(&root.data.ca()).unwrap();
+    let csr = VerifiedCsr::from_der(&authorities.request().unwrap()).unwrap();
+    let certificate = root.sign_issuing(&csr, unix_now()).unwrap();
+    authorities.complete(&certificate, root.certificate()).unwrap()
+}
+
+/// The issuing CAs, as a controller knows them.
+async fn issuers(member: &Member) -> Vec<IssuerRow> {
+    let pieces = member.call(Call::CaStatus).await.unwrap().into_iter();
+    let rows = pieces.flat_map(|piece| match piece {
+        Reply::Ca(status) => status.issuers,
+        other => panic!("{other:?}"),
+    });
+    rows.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_a_renewal_cut_short_has_left_is_known_once_its_controller_starts() {
+    let mut pair = Pair::with_edges(&[]).await;
+    let left = another_ca(&pair.b, &pair.a);
+    pair.b.stop().await;
+    pair.b.start().await;
+    let row = async || issuers(&pair.a).await.into_iter().find(|row| row.fingerprint == left);
+    until(async || row().await.is_some()).await;
+    let row = row().await.unwrap();
+    assert!(row.controller.as_str() == "b" && !row.signs, "{row:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     let mut pair = Pair::with_edges(&["x", "y"]).await;
@@ -355,21 +386,10 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     assert_eq!(pair.a.refusal(missing).await.code, ErrorCode::NotFound);
 
     // It signs with another CA since, and still has the key of the one that it has let an edge in with.
-    let authorities = pair.b.data.authorities();
-    let root = RootCa::load(&pair.a.data.ca()).unwrap();
-    let csr = VerifiedCsr::from_der(&authorities.request().unwrap()).unwrap();
-    let certificate = root.sign_issuing(&csr, unix_now()).unwrap();
-    let later = authorities.complete(&certificate, root.certificate()).unwrap();
+    let later = another_ca(&pair.b, &pair.a);
     local::ask_issuer(&pair.b.data.socket(), later, false).await.unwrap().unwrap();
-    until(async || {
-        let pieces = pair.a.call(Call::CaStatus).await.unwrap();
-        let mut rows = pieces.into_iter().flat_map(|piece| match piece {
-            Reply::Ca(status) => status.issuers,
-            other => panic!("{other:?}"),
-        });
-        rows.any(|row| row.fingerprint == later && row.signs)
-    })
-    .await;
+    until(async || issuers(&pair.a).await.iter().any(|row| row.fingerprint == later && row.signs))
+        .await;
     // One that it had before, and may sign with again.
     let earlier = Fingerprint::from_bytes([9; 32]);
     let issuer = record::Issuer {
