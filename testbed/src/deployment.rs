@@ -70,19 +70,21 @@ impl Deployment {
         Self::start_configured(mesh, dir, host, transcript, "")
     }
 
-    /// The same for a mesh that may have been made there by an earlier run, on a host of the same addresses.
+    /// As [`start_configured`](Self::start_configured) for a mesh that may have been made there by an earlier run, on a
+    /// host of the same addresses.
     pub fn start_or_resume(
         mesh: &str,
         dir: &Path,
         host: &Host,
         transcript: Transcript,
+        config: &str,
     ) -> Result<Self> {
         let files = Files::of(mesh, dir);
         let origin = if files.contexts().exists() {
             Origin::Made
         } else {
             files.make_if_absent()?;
-            Origin::Mesh(mesh, "")
+            Origin::Mesh(mesh, config)
         };
         Self::begin(mesh, files, &origin, host, transcript)
     }

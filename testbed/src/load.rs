@@ -40,6 +40,9 @@ pub struct Options {
     /// Keep the mesh and the certificates here for the next run
     #[arg(long, value_name = "DIRECTORY")]
     pub store: Option<PathBuf>,
+    /// Have the mesh in a member of etcd beside the controller, not in the embedded store
+    #[arg(long)]
+    pub etcd: bool,
     /// How large it all is
     #[command(flatten)]
     pub size: Size,

@@ -5,12 +5,12 @@
 use cframe_testbed::load::{Options, Report, Size, measure};
 
 fn load(scenarios: &[&str]) -> Report {
-    load_sized(scenarios, Size::SMALL)
+    load_as(scenarios, Size::SMALL, false)
 }
 
-fn load_sized(scenarios: &[&str], size: Size) -> Report {
+fn load_as(scenarios: &[&str], size: Size, etcd: bool) -> Report {
     let only = scenarios.iter().map(|name| (*name).to_owned()).collect();
-    measure(&Options { only, check: false, store: None, size }).unwrap()
+    measure(&Options { only, check: false, store: None, etcd, size }).unwrap()
 }
 
 fn figure(report: &Report, scenario: &str, what: &str) -> f64 {
@@ -32,7 +32,7 @@ fn an_edit_is_one_small_update_for_each_edge_however_many_routes_there_are() {
 #[test]
 fn a_flapping_route_is_coalesced_and_nothing_else_is_lost() {
     // Fewer are told sooner, and of more.
-    let report = load_sized(&["flap"], Size { namespaces: 1, edges: 100, ..Size::SMALL });
+    let report = load_as(&["flap"], Size { namespaces: 1, edges: 100, ..Size::SMALL }, false);
     let figure = |what| figure(&report, "flap", what);
     assert!(figure("updates for an edge in a second") <= 15.0);
     assert_eq!(figure("edges whose state is another in the end"), 0.0);
@@ -45,6 +45,14 @@ fn a_revocation_reaches_everybody_and_outlives_a_restart_of_everything() {
     let figure = |what| figure(&report, "revocation", what);
     assert_eq!(figure("denials that edges lack after a restart of everything"), 0.0);
     assert_eq!(figure("revoked edges with a session after it"), 0.0);
+}
+
+#[test]
+fn revocations_and_edges_that_come_back_are_the_same_with_the_store_in_etcd() {
+    let report = load_as(&["revocation", "return-many"], Size::SMALL, true);
+    let lacking = "denials that edges lack after a restart of everything";
+    assert_eq!(figure(&report, "revocation", lacking), 0.0);
+    assert!(figure(&report, "return-many", "handshakes for an edge") <= 1.5);
 }
 
 #[test]

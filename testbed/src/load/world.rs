@@ -1,7 +1,7 @@
 //! The controller, its operator, and the three parts of its mesh.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use super::operator::Operator;
 use super::{Options, Size};
 use crate::deployment::{Deployment, Transcript};
-use crate::{Lab, Process, PublicHost};
+use crate::{Host, Lab, Process, PublicHost, wait_until};
 
 /// The controller's host answers at all of these, and who dials one of them comes from it: the kernel takes the
 /// destination as the source where a route of type `local` names none (`ip-route(8)`). So every edge has an address of
@@ -22,6 +22,11 @@ const NET: &str = "100.64.0.0/10";
 const FIRST: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 /// Besides the sockets of edges.
 const FILES: u64 = 200;
+
+const ETCD_CONFIG: &str =
+    "[store]\nkind = \"etcd\"\n\n[etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+/// How long etcd may take to come up.
+const ETCD: Duration = Duration::from_secs(20);
 
 /// A namespace with its edges.
 #[derive(Clone, Debug)]
@@ -50,6 +55,7 @@ impl Space {
 pub(super) struct World {
     pub(super) size: Size,
     pub(super) deployment: Deployment,
+    _etcd: Option<Process>,
     pub(super) host: PublicHost,
     /// Where certificates are kept.
     pub(super) certificates: PathBuf,
@@ -65,8 +71,12 @@ impl World {
         host.ip(&format!("route add local {NET} dev lo"))?;
         let dir = options.store.clone().unwrap_or_else(|| lab.dir().to_owned());
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let deployment = Deployment::start_or_resume("load", &dir, &host, Transcript::default())?;
-        Ok(Self { size, deployment, host, certificates: dir.join("certificates"), lab })
+        let etcd = if options.etcd { Some(start_etcd(&host, &dir)?) } else { None };
+        let config = if options.etcd { ETCD_CONFIG } else { "" };
+        let quiet = Transcript::default();
+        let deployment = Deployment::start_or_resume("load", &dir, &host, quiet, config)?;
+        let certificates = dir.join("certificates");
+        Ok(Self { size, deployment, _etcd: etcd, host, certificates, lab })
     }
 
     /// A runtime whose threads are in the controller's namespace, if the caller's is: threads take that over.
@@ -113,6 +123,20 @@ impl World {
         let (edges, routes) = (self.size.many, self.size.routes);
         Ok(Space { namespace: "routes".parse()?, edges, routes, first })
     }
+}
+
+/// A member alone, with its own defaults.
+fn start_etcd(host: &Host, dir: &Path) -> Result<Process> {
+    let mut command = host.command("etcd");
+    command.arg("--data-dir").arg(dir.join("etcd"));
+    let process = host.spawn("etcd", command)?;
+    let healthy = || {
+        let mut asked = host.command("etcdctl");
+        asked.env("ETCDCTL_API", "3").args(["endpoint", "health"]);
+        asked.output().is_ok_and(|output| output.status.success())
+    };
+    wait_until(ETCD, healthy).with_context(|| format!("etcd: {}", process.log_tail(5)))?;
+    Ok(process)
 }
 
 fn allow_files(wanted: u64) -> Result<()> {
