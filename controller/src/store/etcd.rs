@@ -44,8 +44,15 @@ pub use marks::PREFIX as MARKS;
 
 /// etcd's `--max-txn-ops` is 128 unless its operator says otherwise, of which a commit needs one itself.
 const MAX_OPS: usize = 127;
-/// Entries of one page of a list.
-const PAGE: i64 = 512;
+/// Entries of the first page of a list, and of any at most. For each page etcd counts all that follow: many small
+/// pages of a large mesh take seconds.
+const PAGE: usize = 512;
+const PAGE_MOST: usize = 16_384;
+/// And at least: so many of the largest values that etcd takes (1.5 MiB) fit into [`MAX_ANSWER`].
+const PAGE_LEAST: usize = 32;
+/// What a page is to have, judged by those before: over a slow path too it has to come within
+/// [`ANSWER`](members::ANSWER).
+const PAGE_BYTES: usize = 1 << 20;
 /// The largest answer that is read: a page of large values.
 const MAX_ANSWER: usize = 64 << 20;
 /// How often a list is begun again because etcd was compacted under it.
@@ -172,8 +179,11 @@ impl Etcd {
         let end = range_end(prefix);
         let mut key = if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() };
         let mut view: Option<View> = None;
+        let (mut size, mut bytes) = (PAGE, 0);
         loop {
-            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let mut options = GetOptions::new()
+                .with_range(end.clone())
+                .with_limit(i64::try_from(size).unwrap_or(i64::MAX));
             if let Some(view) = &view {
                 options = options.with_revision(signed(view.revision));
             }
@@ -181,13 +191,22 @@ impl Etcd {
                 let (mut kv, key, options) = (kv(&client), key.clone(), options.clone());
                 async move { kv.get(key, Some(options)).await }
             });
-            let mut page = page.await?;
+            let mut page = match page.await {
+                // Those that follow are larger than those before.
+                Err(fault) if fault.fate == Fate::TooLarge && size > PAGE_LEAST => {
+                    size = PAGE_LEAST;
+                    continue;
+                }
+                page => page?,
+            };
             let revision = page.header().map_or(0, |header| unsigned(header.revision()));
             let view = view.get_or_insert(View { revision, entries: Vec::new() });
             let more = page.more();
             for found in page.take_kvs() {
+                bytes += found.key().len() + found.value().len();
                 view.entries.push(entry(found)?);
             }
+            size = page_size(view.entries.len(), bytes);
             let Some(last) = view.entries.last().filter(|_| more) else {
                 return Ok(std::mem::replace(view, View { revision, entries: Vec::new() }));
             };
@@ -195,6 +214,11 @@ impl Etcd {
             key = [last.key.as_bytes(), &[0]].concat();
         }
     }
+}
+
+/// Entries of the next page, by those that there were and their bytes.
+fn page_size(entries: usize, bytes: usize) -> usize {
+    (PAGE_BYTES * entries.max(1) / bytes.max(1)).clamp(PAGE_LEAST, PAGE_MOST)
 }
 
 impl Store for Etcd {

@@ -58,13 +58,15 @@ mod code {
 }
 
 /// What etcd says (etcd's api/v3rpc/rpctypes/error.go), as far as it tells that nothing was done.
-const WORDS: [(&str, Fate); 15] = [
+const WORDS: [(&str, Fate); 16] = [
     ("no leader", Fate::NotDone),
     ("too many requests", Fate::NotDone),
     ("not capable", Fate::NotDone),
     ("database space exceeded", Fate::Full),
     ("request is too large", Fate::TooLarge),
     ("received message larger than max", Fate::TooLarge),
+    // This side's own word (tonic).
+    ("decoded message length too large", Fate::TooLarge),
     ("too many operations in txn", Fate::TooLarge),
     ("revision has been compacted", Fate::Compacted),
     ("lease not found", Fate::NoLease),

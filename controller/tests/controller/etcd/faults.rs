@@ -195,6 +195,29 @@ async fn large_revisions_come_whole_though_they_come_in_fragments() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_comes_whole_though_small_entries_are_followed_by_large_ones() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.store();
+    let mut names = Vec::new();
+    for round in 0..6 {
+        let few: Vec<String> = (0..100).map(|index| format!("a/{round}/{index:03}")).collect();
+        let ops = few.iter().map(|name| put(name, "x")).collect();
+        store.commit(Txn { compares: Vec::new(), ops }).await.unwrap();
+        names.extend(few);
+    }
+    // More than one answer may have: by those before, all would be in the second page.
+    let large = "x".repeat(1_400_000);
+    for index in 0..60 {
+        let name = format!("b/{index:03}");
+        write(&*store, &name, &large).await.unwrap();
+        names.push(name);
+    }
+    let listed = store.list(PREFIX).await.unwrap().entries;
+    let found = listed.iter().map(|entry| entry.key.strip_prefix(PREFIX).unwrap());
+    assert!(found.eq(names), "{} entries", listed.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_etcd_takes_no_writes_and_says_so() {
     let setup = super::cluster::Setup {
         arguments: ["--quota-backend-bytes", "600000"].map(str::to_owned).into(),
