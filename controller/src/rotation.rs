@@ -76,6 +76,12 @@ async fn keep(context: &Context, issuer: &Issuer) -> Result<()> {
             let record = issuer.record(state, &name, mesh.now());
             draft.compare(Key::Issuer(spki), 0);
             draft.put(Key::Issuer(spki), &record::Issuer { signs: false, ..record });
+            // Whoever removes the controller, with its CAs, has to decide upon this one too.
+            let registration = Key::Controller(name.clone());
+            match state.controllers.get(&name) {
+                Some(registered) => draft.rewrite(registration, registered),
+                None => draft.compare(registration, 0),
+            }
         }
         Ok((draft, ()))
     };
@@ -85,13 +91,23 @@ async fn keep(context: &Context, issuer: &Issuer) -> Result<()> {
     Ok(())
 }
 
-/// The same of all on disk that are good for something: a `ca renew` may have died after it had written one.
+/// The same of all on disk that are good for something: a `ca renew` may have died after it had written one. What
+/// cannot be read is told of, and left.
 pub(crate) async fn keep_all(context: &Context) -> Result<()> {
     let Some(authorities) = context.authorities.clone() else { return Ok(()) };
-    let now = context.mesh.now();
-    for issuer in tokio::task::spawn_blocking(move || authorities.list()).await?? {
+    let all = match tokio::task::spawn_blocking(move || authorities.list()).await? {
+        Ok(all) => all,
+        Err(error) => {
+            tracing::warn!(%error, "not all issuing CAs of this controller can be read");
+            return Ok(());
+        }
+    };
+    let (now, _turn) = (context.mesh.now(), context.renewing.lock().await);
+    let current = context.issuer.current().ca().spki_sha256();
+    // The one in use is announced when it comes into use.
+    for issuer in all.iter().filter(|issuer| issuer.ca().spki_sha256() != current) {
         if issuer.ca().not_after() > now {
-            keep(context, &issuer).await?;
+            keep(context, issuer).await?;
         }
     }
     Ok(())

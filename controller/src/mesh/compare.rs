@@ -42,6 +42,13 @@ impl<'a> Comparison<'a> {
         Self { mesh, stage: rest(mesh), told: BTreeMap::new() }
     }
 
+    /// A watch begins: it has all the time again to bring memory as far as the list.
+    pub(super) fn watched(&mut self) {
+        if let Stage::Settling { deadline, .. } = &mut self.stage {
+            *deadline = Instant::now() + self.mesh.grace;
+        }
+    }
+
     /// Hears of what the watch tells of.
     pub(super) fn note(&mut self, batch: &Batch) {
         if !matches!(self.stage, Stage::Resting { .. }) {

@@ -69,6 +69,7 @@ impl Mesh {
             Err(error) => return error.into(),
         };
         let begun = Instant::now();
+        comparison.watched();
         loop {
             // Not again and again: a machine that is busy is no watch that is dead.
             let late = async {

@@ -50,9 +50,8 @@ const PAGE: usize = 512;
 const PAGE_MOST: usize = 16_384;
 /// And at least: so many of the largest values that etcd takes (1.5 MiB) fit into [`MAX_ANSWER`].
 const PAGE_LEAST: usize = 32;
-/// What a page is to have, judged by those before: over a slow path too it has to come within
-/// [`ANSWER`](members::ANSWER).
-const PAGE_BYTES: usize = 1 << 20;
+/// What a page is to have, judged by those before.
+const PAGE_BYTES: usize = 512 << 10;
 /// The largest answer that is read: a page of large values.
 const MAX_ANSWER: usize = 64 << 20;
 /// How often a list is begun again because etcd was compacted under it.
@@ -179,7 +178,7 @@ impl Etcd {
         let end = range_end(prefix);
         let mut key = if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() };
         let mut view: Option<View> = None;
-        let (mut size, mut bytes) = (PAGE, 0);
+        let (mut size, mut most) = (PAGE, PAGE_MOST);
         loop {
             let mut options = GetOptions::new()
                 .with_range(end.clone())
@@ -192,9 +191,14 @@ impl Etcd {
                 async move { kv.get(key, Some(options)).await }
             });
             let mut page = match page.await {
-                // Those that follow are larger than those before.
-                Err(fault) if fault.fate == Fate::TooLarge && size > PAGE_LEAST => {
-                    size = PAGE_LEAST;
+                // The entries are larger than those before; or the path is slow, over which the first page came.
+                Err(fault)
+                    if size > PAGE_LEAST
+                        && (fault.fate == Fate::TooLarge
+                            || fault.fate == Fate::Unknown && view.is_some()) =>
+                {
+                    most = (size / 4).max(PAGE_LEAST);
+                    size = most;
                     continue;
                 }
                 page => page?,
@@ -202,11 +206,12 @@ impl Etcd {
             let revision = page.header().map_or(0, |header| unsigned(header.revision()));
             let view = view.get_or_insert(View { revision, entries: Vec::new() });
             let more = page.more();
-            for found in page.take_kvs() {
-                bytes += found.key().len() + found.value().len();
+            let found = page.take_kvs();
+            let bytes = found.iter().map(|found| found.key().len() + found.value().len()).sum();
+            size = page_size(found.len(), bytes).min(most);
+            for found in found {
                 view.entries.push(entry(found)?);
             }
-            size = page_size(view.entries.len(), bytes);
             let Some(last) = view.entries.last().filter(|_| more) else {
                 return Ok(std::mem::replace(view, View { revision, entries: Vec::new() }));
             };
@@ -216,7 +221,7 @@ impl Etcd {
     }
 }
 
-/// Entries of the next page, by those that there were and their bytes.
+/// Entries of the next page, by those of this one and their bytes.
 fn page_size(entries: usize, bytes: usize) -> usize {
     (PAGE_BYTES * entries.max(1) / bytes.max(1)).clamp(PAGE_LEAST, PAGE_MOST)
 }

@@ -52,7 +52,7 @@ pub(crate) struct Member {
     pub(crate) admin: Client,
     /// While this is true, it hears of no write.
     pub(crate) held: watch::Sender<bool>,
-    /// The transactions that it has tried and that issue or deny certificates, or remove something.
+    /// The transactions that it has tried and that write of certificates, denials or issuing CAs, or remove something.
     pub(crate) tried: Arc<AtomicUsize>,
     pub(crate) store: Arc<dyn Store>,
     running: Option<Running>,
@@ -359,7 +359,9 @@ impl Store for Shared {
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         let counts = |op: &Op| match op {
-            Op::Put { key, .. } => key.contains("/certs/") || key.contains("/denied/"),
+            Op::Put { key, .. } => {
+                ["/certs/", "/denied/", "/issuers/"].iter().any(|part| key.contains(part))
+            }
             Op::Delete { key } => key.starts_with(cframe_controller::record::ROOT),
         };
         let counted = txn.ops.iter().any(counts);

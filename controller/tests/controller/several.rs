@@ -363,6 +363,31 @@ async fn a_ca_that_a_renewal_cut_short_has_left_is_known_once_its_controller_sta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_is_removed_with_its_cas_leaves_none_whichever_comes_first() {
+    let del = || Call::ControllerDel { name: label("b"), revoke_issuer: true };
+    // What it tells of its CA first.
+    let mut pair = Pair::with_edges(&[]).await;
+    let left = another_ca(&pair.b, &pair.a);
+    pair.a.held.send_replace(true);
+    pair.b.stop().await;
+    pair.b.start().await;
+    until(async || issuers(&pair.b).await.iter().any(|row| row.fingerprint == left)).await;
+    pair.a.too_late(pair.a.change(del())).await;
+    let rows = issuers(&pair.a).await;
+    assert!(rows.iter().any(|row| row.fingerprint == left && row.revoked), "{rows:?}");
+    // The removal first.
+    let pair = Pair::with_edges(&[]).await;
+    let left = another_ca(&pair.b, &pair.a);
+    pair.b.held.send_replace(true);
+    pair.a.change(del()).await;
+    let socket = pair.b.data.socket();
+    let used = pair.b.too_late(local::ask_issuer(&socket, left, false)).await;
+    assert!(!matches!(used, Ok(Some(_))), "{used:?}");
+    let rows = issuers(&pair.a).await;
+    assert!(rows.iter().all(|row| row.fingerprint != left || row.revoked), "{rows:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     let mut pair = Pair::with_edges(&["x", "y"]).await;
     let (x, y) = (pair.a.join("x").await, pair.b.join("y").await);

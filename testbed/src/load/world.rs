@@ -23,8 +23,12 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 /// Besides the sockets of edges.
 const FILES: u64 = 200;
 
+/// Of the lab and of the mesh.
+const NAME: &str = "load";
 const ETCD_CONFIG: &str =
     "[store]\nkind = \"etcd\"\n\n[etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+/// Below the directory that is kept.
+const ETCD_DATA: &str = "etcd";
 /// How long etcd may take to come up.
 const ETCD: Duration = Duration::from_secs(20);
 
@@ -66,15 +70,21 @@ impl World {
     pub(super) fn start(options: &Options) -> Result<Self> {
         let size = options.size;
         allow_files(u64::from((size.namespaces * size.edges).max(size.many)) + FILES)?;
-        let mut lab = Lab::new("load")?;
+        let mut lab = Lab::new(NAME)?;
         let host = lab.host("controller").public("198.51.100.10/24").build()?;
         host.ip(&format!("route add local {NET} dev lo"))?;
         let dir = options.store.clone().unwrap_or_else(|| lab.dir().to_owned());
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let made = |what: &str| dir.join(what).exists();
+        ensure!(
+            !made(&format!("mesh-{NAME}")) || made(ETCD_DATA) == options.etcd,
+            "the mesh in {} has the other store: with or without --etcd, as it was made",
+            dir.display()
+        );
         let etcd = if options.etcd { Some(start_etcd(&host, &dir)?) } else { None };
         let config = if options.etcd { ETCD_CONFIG } else { "" };
         let quiet = Transcript::default();
-        let deployment = Deployment::start_or_resume("load", &dir, &host, quiet, config)?;
+        let deployment = Deployment::start_or_resume(NAME, &dir, &host, quiet, config)?;
         let certificates = dir.join("certificates");
         Ok(Self { size, deployment, _etcd: etcd, host, certificates, lab })
     }
@@ -128,7 +138,7 @@ impl World {
 /// A member alone, with its own defaults.
 fn start_etcd(host: &Host, dir: &Path) -> Result<Process> {
     let mut command = host.command("etcd");
-    command.arg("--data-dir").arg(dir.join("etcd"));
+    command.arg("--data-dir").arg(dir.join(ETCD_DATA));
     let process = host.spawn("etcd", command)?;
     let healthy = || {
         let mut asked = host.command("etcdctl");

@@ -23,8 +23,9 @@ use crate::store::ReadError;
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// How long a call may take with all its attempts: a leader is elected within.
 pub(super) const BUDGET: Duration = Duration::from_secs(8);
-/// How long the others may take to say whether they have a leader, of which the first is used.
+/// How long the others may take to have a leader, of which the first is used; and the pause between two questions.
 const PROBE: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(50);
 /// The pause after no member did what was asked.
 const PAUSE: Duration = Duration::from_millis(100);
 /// etcd refuses more pings than one in 5 s.
@@ -94,29 +95,40 @@ impl Members {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Has the next one used, if it still is this one that is.
-    pub(super) fn leave(&self, member: usize) {
-        self.leave_for(member, self.after(member));
+    /// Has another one used, if it still is this one that is: the first of the others that has a leader. The next in
+    /// the list may be the one whose loss has silenced this one.
+    pub(super) async fn leave(&self, member: usize) {
+        // Who fails later than another finds it left.
+        if self.current() == member {
+            self.leave_for(member, self.led_but(member).await);
+        }
     }
 
-    /// The same with the first of the others that says that it has a leader, if one does: the next may be the
-    /// one whose loss has silenced this one.
-    pub(super) async fn leave_for_led(&self, member: usize) {
+    /// The first of the others to have a leader; or one that answered, for it may yet; or the next.
+    async fn led_but(&self, member: usize) -> usize {
         let next = self.after(member);
+        if self.all.len() <= 2 {
+            return next;
+        }
+        let answered = AtomicUsize::new(next);
         let others = (0..self.all.len()).filter(|other| *other != member);
-        let mut asked: FuturesUnordered<_> =
-            others.map(|other| async move { (other, self.is_led(other).await) }).collect();
-        let led = async {
-            while let Some((other, led)) = asked.next().await {
-                if led {
-                    return Some(other);
+        let mut asked: FuturesUnordered<_> = others
+            .map(|other| {
+                let answered = &answered;
+                async move {
+                    loop {
+                        match self.is_led(other).await {
+                            Some(true) => return other,
+                            Some(false) => answered.store(other, Ordering::Relaxed),
+                            None => {}
+                        }
+                        sleep(AGAIN).await;
+                    }
                 }
-            }
-            None
-        };
-        // Of one there is nothing to choose.
-        let led = if self.all.len() > 2 { timeout(PROBE, led).await } else { Ok(None) };
-        self.leave_for(member, led.ok().flatten().unwrap_or(next));
+            })
+            .collect();
+        let first = timeout(PROBE, asked.next()).await.ok().flatten();
+        first.unwrap_or_else(|| answered.load(Ordering::Relaxed))
     }
 
     fn after(&self, member: usize) -> usize {
@@ -205,20 +217,20 @@ impl Members {
         format!("{up} of {} members", self.all.len())
     }
 
-    /// Whether a member answers and has a leader: without one it takes part in nothing.
-    async fn is_led(&self, member: usize) -> bool {
+    /// Whether a member has a leader, without which it takes part in nothing; `None` if it does not answer.
+    async fn is_led(&self, member: usize) -> Option<bool> {
         let asked = self
             .attempt(member, |client| async move { client.maintenance_client().status().await });
         match asked.await {
-            Ok(status) => status.leader() != 0,
-            Err(fault) => fault.fate == Fate::Denied,
+            Ok(status) => Some(status.leader() != 0),
+            Err(fault) => (fault.fate == Fate::Denied).then_some(true),
         }
     }
 
     /// Asks every member how it is.
     pub(super) async fn look(&self) {
         for (index, member) in self.all.iter().enumerate() {
-            let up = self.is_led(index).await;
+            let up = self.is_led(index).await == Some(true);
             let was = member.up.swap(up, Ordering::Relaxed);
             match (was, up) {
                 (true, false) => {
@@ -248,7 +260,7 @@ pub(super) struct Round(usize);
 impl Round {
     /// Leaves a member; after the last one waits a little.
     pub(super) async fn next(&mut self, members: &Members, member: usize) {
-        members.leave_for_led(member).await;
+        members.leave(member).await;
         self.0 += 1;
         if self.0.is_multiple_of(members.all.len()) {
             sleep(PAUSE).await;

@@ -156,7 +156,7 @@ impl Watch for EtcdWatch {
             let batch = self.advance().await;
             if matches!(batch, Err(WatchError::Ended(_))) {
                 // The list and the watch that follow are not to wait for it too.
-                self.members.leave(self.member);
+                self.members.leave(self.member).await;
             }
             batch
         })

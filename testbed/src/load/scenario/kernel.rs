@@ -13,6 +13,9 @@ use crate::{Host, privilege, tool};
 
 const LOOK: Duration = Duration::from_millis(100);
 const NAME: &str = "gateway";
+/// The route that comes and goes.
+const MORE: &str = "one-more";
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const EDITS: usize = 8;
 const DEVICE: &str = "dev cframe0";
 
@@ -23,8 +26,10 @@ pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
     let namespace = space.namespace.as_str();
     let deployment = &world.deployment;
     let delete = ["edge", "del", NAME, "--namespace", namespace, "--yes"];
+    let delete_route = ["route", "del", MORE, "-n", namespace, "--yes"];
     // Of a run that was broken off.
     deployment.ctl(&delete)?;
+    deployment.ctl(&delete_route)?;
     let site = world.lab.site(NAME).public("203.0.113.7/24").inner("172.30.0.0/16").build()?;
     let edge = deployment.edge(&site).namespace(namespace).name(NAME);
     let mut edge = edge.afresh()?.enrol()?;
@@ -43,21 +48,21 @@ pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
     // Asking the kernel for one address costs the same however many routes there are, unlike the edge's status.
     let leads = || tool::run(edge.host().command("ip").args(["route", "get", "30.0.0.113"]), "");
     ensure!(!leads().is_ok_and(|route| route.contains(DEVICE)), "the route is there already");
-    let name = "one-more";
     let add =
-        ["route", "add", name, "-n", namespace, "--cidr", "30.0.0.112/28", "--edge", "edge-0007"];
-    let delete_route = ["route", "del", name, "-n", namespace, "--yes"];
+        ["route", "add", MORE, "-n", namespace, "--cidr", "30.0.0.112/28", "--edge", "edge-0007"];
     let mut all = Vec::new();
     for _ in 0..EDITS {
         let edited = Instant::now();
         deployment.ctl_ok(&add)?;
         while !leads().is_ok_and(|route| route.contains(DEVICE)) {
             ensure!(edited.elapsed() < PATIENCE, "the edit does not come");
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         all.push(edited.elapsed().as_secs_f64() * 1e3);
         deployment.ctl_ok(&delete_route)?;
         while leads().is_ok_and(|route| route.contains(DEVICE)) {
             ensure!(edited.elapsed() < PATIENCE, "its end does not come");
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
     let of = |share| percentile(&all, share).unwrap_or(f64::NAN);
