@@ -57,9 +57,11 @@ mod code {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
+const NO_LEADER: &str = "no leader";
+
 /// What etcd says (etcd's api/v3rpc/rpctypes/error.go), as far as it tells that nothing was done.
 const WORDS: [(&str, Fate); 16] = [
-    ("no leader", Fate::NotDone),
+    (NO_LEADER, Fate::NotDone),
     ("too many requests", Fate::NotDone),
     ("not capable", Fate::NotDone),
     ("database space exceeded", Fate::Full),
@@ -123,6 +125,11 @@ impl Fault {
     /// No answer in time.
     pub(super) fn silent(endpoint: &str) -> Self {
         Self { fate: Fate::Unknown, text: format!("etcd at {endpoint} does not answer") }
+    }
+
+    /// Whether a member answered that it knows of no leader.
+    pub(super) fn is_leaderless(&self) -> bool {
+        self.text.contains(NO_LEADER)
     }
 
     /// Whether another try, at another member, can help a call that may be made twice.

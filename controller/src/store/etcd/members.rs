@@ -223,7 +223,8 @@ impl Members {
             .attempt(member, |client| async move { client.maintenance_client().status().await });
         match asked.await {
             Ok(status) => Some(status.leader() != 0),
-            Err(fault) => (fault.fate == Fate::Denied).then_some(true),
+            Err(fault) if fault.fate == Fate::Denied => Some(true),
+            Err(fault) => fault.is_leaderless().then_some(false),
         }
     }
 

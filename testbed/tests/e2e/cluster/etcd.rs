@@ -94,20 +94,24 @@ impl Member {
         Some(rows.pop()?["Status"].take())
     }
 
-    /// Whether it knows a leader.
-    pub(crate) fn is_led(&self) -> bool {
-        self.status().is_some_and(|status| status["leader"].as_u64().is_some_and(|id| id != 0))
+    /// The id of the leader that it knows.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        self.status()?["leader"].as_u64().filter(|id| *id != 0)
     }
 
     /// Whether it is the leader.
     pub(crate) fn leads(&self) -> bool {
-        self.status().is_some_and(|status| status["leader"] == status["header"]["member_id"])
+        self.leader().is_some_and(|leader| leader == self.id())
+    }
+
+    /// Its own id.
+    pub(crate) fn id(&self) -> u64 {
+        self.status().unwrap()["header"]["member_id"].as_u64().unwrap()
     }
 
     /// Has this member, which leads, give the lead to another.
     pub(crate) fn hand_over(&self, to: &Self) {
-        let id = to.status().unwrap()["header"]["member_id"].as_u64().unwrap();
-        let id = format!("{id:x}");
+        let id = format!("{:x}", to.id());
         let args = ["move-leader", &id, "--command-timeout", "5s"];
         let moved = self.etcdctl(&args).output().unwrap();
         assert!(moved.status.success(), "{moved:?}");
