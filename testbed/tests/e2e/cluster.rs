@@ -19,6 +19,7 @@ use world::{Cluster, connected, none_lost, version, wait_at};
 const EDITS: usize = 20;
 /// Bounds of what etcd's faults may cost.
 const WRITES: Duration = Duration::from_secs(3);
+const ELECTED: Duration = SECOND;
 const NOTICED: Duration = Duration::from_secs(10);
 
 #[test]
@@ -83,8 +84,7 @@ fn another_leads(cluster: &Cluster, lost: u64) -> Instant {
     Instant::now()
 }
 
-/// Writes are acknowledged again by every controller, within the bound after a majority has a leader, and are at
-/// every edge.
+/// Writes are acknowledged again by every controller, and are at every edge.
 fn recovered(
     what: &str,
     cluster: &Cluster,
@@ -96,6 +96,7 @@ fn recovered(
     cluster.wait_revision(edges, cluster.revision(0), PATIENCE);
 }
 
+/// Each acknowledges a write within the bound; or, where etcd's election took most of that, soon after it.
 fn written_by<'a>(
     what: &str,
     acks: impl Iterator<Item = &'a Acknowledged>,
@@ -103,11 +104,12 @@ fn written_by<'a>(
 ) {
     let took = acks.map(|acknowledged| acknowledged.after(since, PATIENCE)).max().unwrap();
     let election = led - since;
+    let bound = WRITES.max(election + ELECTED);
     figure(
-        &format!("{what} → a write by each of the others"),
-        format_args!("{took:.1?}, another leader after {election:.1?} (bound {WRITES:?} more)"),
+        &format!("{what} → a write by each controller that is left"),
+        format_args!("{took:.1?}, another leader after {election:.1?} (bound {bound:.1?})"),
     );
-    assert!(took <= election + WRITES, "{what}: {took:?}, {election:?}");
+    assert!(took <= bound, "{what}: {took:?} > {bound:?}");
 }
 
 #[test]
