@@ -20,6 +20,7 @@ use crate::{
     mesh::Mesh,
     model::State,
     record::{self, Key},
+    registration,
 };
 
 /// Signs for this controller.
@@ -210,12 +211,7 @@ pub(crate) async fn certify_own(
         let issued = issuer.issue(state, &csr, id, mesh.now())?;
         issued.record(&mut draft);
         announce(&mut draft, state, issuer, name, mesh.now());
-        let registration = Key::Controller(name.clone());
-        match state.controllers.get(name) {
-            Some(registered) => draft.rewrite(registration, registered),
-            // A store from before there were registrations.
-            None => draft.compare(registration, 0),
-        }
+        registration::rely_on(&mut draft, state, name);
         Ok((draft, issued))
     });
     let (_, issued) = written.await?;

@@ -53,6 +53,17 @@ pub fn register(
     Ok(())
 }
 
+/// Writes a controller's registration again as it is, so that whoever removes the controller and this write decide upon
+/// each other.
+pub(crate) fn rely_on(draft: &mut Draft, state: &State, name: &Label) {
+    let key = Key::Controller(name.clone());
+    match state.controllers.get(name) {
+        Some(registered) => draft.rewrite(key, registered),
+        // A store from before there were registrations.
+        None => draft.compare(key, 0),
+    }
+}
+
 /// What edges are to be told if this controller has these addresses.
 pub fn addresses(state: &State, name: &Label, own: &[Endpoint]) -> BTreeSet<Endpoint> {
     let others = state.controllers.iter().filter(|(other, _)| *other != name);

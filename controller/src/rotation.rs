@@ -19,6 +19,7 @@ use crate::{
     issuing::{self, Issuer},
     model::State,
     record::{self, Key},
+    registration,
     server::Context,
 };
 
@@ -77,11 +78,7 @@ async fn keep(context: &Context, issuer: &Issuer) -> Result<()> {
             draft.compare(Key::Issuer(spki), 0);
             draft.put(Key::Issuer(spki), &record::Issuer { signs: false, ..record });
             // Whoever removes the controller, with its CAs, has to decide upon this one too.
-            let registration = Key::Controller(name.clone());
-            match state.controllers.get(&name) {
-                Some(registered) => draft.rewrite(registration, registered),
-                None => draft.compare(registration, 0),
-            }
+            registration::rely_on(&mut draft, state, &name);
         }
         Ok((draft, ()))
     };
