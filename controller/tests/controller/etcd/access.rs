@@ -7,7 +7,10 @@ use cframe_controller::store::{
     etcd::{Config, Etcd},
 };
 use etcd_client::{Certificate, Client, ConnectOptions, TlsOptions};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    SanType,
+};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
@@ -19,6 +22,7 @@ struct Pki {
     server: (PathBuf, PathBuf),
     ca_file: PathBuf,
     client: (String, String),
+    client_files: [PathBuf; 2],
     directory: tempfile::TempDir,
 }
 
@@ -28,8 +32,10 @@ impl Pki {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let leaf = |names: Vec<SanType>| {
+        let leaf = |common_name: &str, names: Vec<SanType>| {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, common_name);
             params.subject_alt_names = names;
             let key = KeyPair::generate().unwrap();
             (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
@@ -39,12 +45,14 @@ impl Pki {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let server = leaf(vec![SanType::IpAddress(host.parse().unwrap())]);
-        let client = leaf(vec![SanType::DnsName("cframe".try_into().unwrap())]);
+        let server = leaf("member", vec![SanType::IpAddress(host.parse().unwrap())]);
+        // As the operations guide does: etcd takes the common name for the user's.
+        let client = leaf("cframe", Vec::new());
         Self {
             server: (put("server.pem", &server.0), put("server-key.pem", &server.1)),
             ca_file: put("ca.pem", &ca.pem()),
             ca: ca.pem(),
+            client_files: [put("client.pem", &client.0), put("client-key.pem", &client.1)],
             client,
             directory,
         }
@@ -116,7 +124,7 @@ struct Passwords {
     cframe: String,
 }
 
-/// Does what the operations guide says, as it stands there, over TLS and without a certificate.
+/// Does what the operations guide says, as it stands there, over TLS and with the client's certificate.
 fn enable_auth(cluster: &Cluster, pki: &Pki) -> Passwords {
     let guide = include_str!("../../../../doc/operations.md");
     let (_, section) =
@@ -127,7 +135,8 @@ fn enable_auth(cluster: &Cluster, pki: &Pki) -> Passwords {
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script]).current_dir(&directory);
     bash.envs([("ETCDCTL_API", "3"), ("ETCDCTL_ENDPOINTS", &cluster.endpoints().join(","))]);
-    bash.env("ETCDCTL_CACERT", &pki.ca_file);
+    let [cert, key] = &pki.client_files;
+    bash.env("ETCDCTL_CACERT", &pki.ca_file).env("ETCDCTL_CERT", cert).env("ETCDCTL_KEY", key);
     let output = bash.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let password = |name: &str| {
@@ -186,6 +195,33 @@ async fn a_user_gets_in_by_password_and_stays_when_tokens_end() {
     cluster.members[0].start();
     until(PATIENCE, async || write(&store, "a", "3").await.is_ok()).await;
     drop(held);
+}
+
+/// The steps of the operations guide: at each, who has not gone it yet and who has get in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_from_a_certificate_to_a_password_locks_nobody_out() {
+    let network = network();
+    let pki = Pki::new(&format!("{network}.1"));
+    let mut cluster = Cluster::with(1, network, &pki.setup());
+    let nothing = pki.config(&cluster);
+    let certificate = Config { identity: pki.identity(), ..nothing.clone() };
+    let write = async |config: &Config| write(&Etcd::new(config).unwrap(), "a", "1").await.is_ok();
+    until(PATIENCE, async || write(&certificate).await).await;
+    let Passwords { cframe, .. } = enable_auth(&cluster, &pki);
+    let user = Some(("cframe".to_owned(), Zeroizing::new(cframe)));
+    let both = Config { user: user.clone(), ..certificate.clone() };
+    let password = Config { user, ..nothing };
+    // Before a controller has the password, and when it has.
+    assert!(write(&certificate).await && write(&both).await);
+    let member = &mut cluster.members[0];
+    member.kill();
+    member.without("--client-cert-auth");
+    member.without("--trusted-ca-file");
+    member.start();
+    // Before it has let go of the certificate, and when it has.
+    until(PATIENCE, async || write(&both).await).await;
+    assert!(write(&password).await);
+    assert!(!write(&certificate).await, "a certificate is nobody now");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -156,6 +156,13 @@ impl Member {
         self.child = Some(spawn(command));
     }
 
+    /// Has it start without a flag from now on, and without the value of that.
+    pub(crate) fn without(&mut self, flag: &str) {
+        let at = self.arguments.iter().position(|given| given == flag).unwrap();
+        let value = self.arguments.get(at + 1).is_some_and(|next| !next.starts_with("--"));
+        self.arguments.drain(at..=at + usize::from(value));
+    }
+
     pub(crate) fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         child.kill().unwrap();
