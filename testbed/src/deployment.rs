@@ -70,6 +70,11 @@ impl Deployment {
         Self::start_configured(mesh, dir, host, transcript, "")
     }
 
+    /// Whether there is a mesh of this name below a directory.
+    pub fn is_made(mesh: &str, dir: &Path) -> bool {
+        Files::of(mesh, dir).contexts().exists()
+    }
+
     /// As [`start_configured`](Self::start_configured) for a mesh that may have been made there by an earlier run, on a
     /// host of the same addresses.
     pub fn start_or_resume(
@@ -80,7 +85,7 @@ impl Deployment {
         config: &str,
     ) -> Result<Self> {
         let files = Files::of(mesh, dir);
-        let origin = if files.contexts().exists() {
+        let origin = if Self::is_made(mesh, dir) {
             Origin::Made
         } else {
             files.make_if_absent()?;

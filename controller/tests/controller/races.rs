@@ -102,17 +102,22 @@ async fn admin(by: &Client, name: &str) -> Result<(Client, Serial), CallFailure>
     Ok((client(&Credentials { chain, key }, trust, by.addresses.clone()), serial))
 }
 
+/// Until a controller knows so many.
+async fn until_admins(member: &Member, count: usize) {
+    until(async || {
+        let Reply::Admins(rows) = member.reply(Call::AdminList).await else { panic!("rows") };
+        rows.len() == count
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_who_is_removed_renews_nothing_whichever_comes_first() {
     let pair = Pair::with_edges(&[]).await;
     let (mallory, _) = admin(&pair.b.admin, "mallory").await.unwrap();
     let (trudy, _) = admin(&pair.b.admin, "trudy").await.unwrap();
     let del = |name| Call::AdminDel { name: label(name) };
-    until(async || {
-        let Reply::Admins(rows) = pair.a.reply(Call::AdminList).await else { panic!("rows") };
-        rows.len() == 3
-    })
-    .await;
+    until_admins(&pair.a, 3).await;
     // The renewal first.
     pair.a.held.send_replace(true);
     let (_, renewed) = admin(&mallory, "mallory").await.unwrap();
@@ -133,11 +138,7 @@ async fn an_admin_who_is_removed_renews_nothing_whichever_comes_first() {
 async fn an_admin_who_is_removed_adds_nobody() {
     let pair = Pair::with_edges(&[]).await;
     let (mallory, _) = admin(&pair.b.admin, "mallory").await.unwrap();
-    until(async || {
-        let Reply::Admins(rows) = pair.a.reply(Call::AdminList).await else { panic!("rows") };
-        rows.len() == 2
-    })
-    .await;
+    until_admins(&pair.a, 2).await;
     let at = vec![Endpoint::from(pair.a.control)];
     let mallory = Client { addresses: at, ..mallory };
     pair.a.held.send_replace(true);
@@ -145,11 +146,7 @@ async fn an_admin_who_is_removed_adds_nobody() {
     let added = pair.a.too_late(admin(&mallory, "trudy")).await;
     assert!(added.is_err(), "{:?}", added.map(|(_, serial)| serial));
     // Of this one too, who would have added her.
-    until(async || {
-        let Reply::Admins(rows) = pair.a.reply(Call::AdminList).await else { panic!("rows") };
-        rows.len() == 1
-    })
-    .await;
+    until_admins(&pair.a, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,9 +75,9 @@ impl World {
         host.ip(&format!("route add local {NET} dev lo"))?;
         let dir = options.store.clone().unwrap_or_else(|| lab.dir().to_owned());
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let made = |what: &str| dir.join(what).exists();
+        let in_etcd = dir.join(ETCD_DATA).exists();
         ensure!(
-            !made(&format!("mesh-{NAME}")) || made(ETCD_DATA) == options.etcd,
+            !Deployment::is_made(NAME, &dir) || in_etcd == options.etcd,
             "the mesh in {} has the other store: with or without --etcd, as it was made",
             dir.display()
         );

@@ -19,8 +19,9 @@ use world::{Cluster, connected, none_lost, version, wait_at};
 const EDITS: usize = 20;
 /// Bounds of what etcd's faults may cost.
 const WRITES: Duration = Duration::from_secs(3);
-const ELECTED: Duration = SECOND;
 const NOTICED: Duration = Duration::from_secs(10);
+/// How soon after an election that took longer than that.
+const ELECTED: Duration = SECOND;
 
 #[test]
 fn an_edit_through_one_controller_is_at_the_others_edges_and_a_killed_ones_edges_move_without_a_lost_ping()
