@@ -1,11 +1,17 @@
 //! The program `cframe-controller`.
 
-use std::{fmt, io, process::ExitCode};
+use std::{env, fmt, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use cframe_console::{
+    args,
+    exit::Exit,
+    log::{self, LogFormat},
+    output,
+};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, File, Flags, LogFormat, RunFlags};
+use crate::config::{Config, File, Flags, RunFlags};
 
 mod admin;
 mod archive;
@@ -66,30 +72,30 @@ enum Command {
 /// An error with the exit code that goes with it.
 #[derive(Debug)]
 pub struct Failure {
-    code: u8,
+    exit: Exit,
     error: anyhow::Error,
 }
 
 impl Failure {
     /// There is no such thing.
     fn not_found(error: anyhow::Error) -> Self {
-        Self { code: 3, error }
+        Self { exit: Exit::NotFound, error }
     }
 
     /// Nobody answers.
     fn unreachable(error: anyhow::Error) -> Self {
-        Self { code: 6, error }
+        Self { exit: Exit::Unreachable, error }
     }
 
     /// It is there already, or in use.
     fn conflict(error: anyhow::Error) -> Self {
-        Self { code: 4, error }
+        Self { exit: Exit::Conflict, error }
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: 1, error: error.into() }
+        Self { exit: Exit::Error, error: error.into() }
     }
 }
 
@@ -102,12 +108,11 @@ impl fmt::Display for Failure {
 
 /// The whole program: parse, log, run, say what went wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match cli.execute() {
+    match args::parse::<Cli>().execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("cframe-controller: {failure}");
-            ExitCode::from(failure.code)
+            failure.exit.into()
         }
     }
 }
@@ -117,17 +122,14 @@ impl Cli {
         let Self { flags, command } = self;
         match command {
             Command::Version => {
-                println!(
-                    "cframe-controller {} (protocol {})",
+                return Ok(output::print(&format!(
+                    "cframe-controller {} (protocol {})\n",
                     env!("CARGO_PKG_VERSION"),
                     cframe_protocol::v1::PROTOCOL
-                );
-                return Ok(());
+                ))?);
             }
             Command::Completion { shell } => {
-                let name = "cframe-controller";
-                clap_complete::generate(shell, &mut Self::command(), name, &mut io::stdout());
-                return Ok(());
+                return Ok(output::print(&output::completion(args::command::<Self>(), shell))?);
             }
             Command::Init(_)
             | Command::Run(_)
@@ -139,7 +141,7 @@ impl Cli {
         let file = File::load(flags.config.as_deref())?;
         let run = if let Command::Run(run) = &command { run.clone() } else { RunFlags::default() };
         let config = Config::resolve(&flags, &run, file)?;
-        log(config.log_format, flags.verbose);
+        start_log(config.log_format, flags.verbose)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             match command {
@@ -155,20 +157,34 @@ impl Cli {
     }
 }
 
-fn log(format: LogFormat, verbose: u8) {
+/// `RUST_LOG` beats `--verbose`.
+fn start_log(format: LogFormat, verbose: u8) -> anyhow::Result<()> {
     let usual = match verbose {
         0 => "info",
         1 => "info,cframe_controller=debug,cframe_protocol=debug",
         _ => "debug,cframe_controller=trace,cframe_protocol=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match format {
-        LogFormat::Json => log.json().init(),
-        LogFormat::Text => {
-            use io::IsTerminal;
-            let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(colour).init();
+    let directives = env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
+    let filter = directives.and_then(|directives| EnvFilter::try_new(directives).ok());
+    log::start(filter.unwrap_or_else(|| EnvFilter::new(usual)), format, true).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let Some(long) = arg.get_long() else { continue };
+                let name = format!("CFRAME_CONTROLLER_{}", long.replace('-', "_").to_uppercase());
+                assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(name.as_str()));
+            }
+            command.get_subcommands().for_each(check);
         }
+        let command = args::command::<Cli>();
+        command.clone().debug_assert();
+        check(&command);
     }
 }

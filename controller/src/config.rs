@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use cframe_console::log::LogFormat;
 use cframe_protocol::{CONTROL_PORT, ENROLL_PORT};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Deserialize;
 
 use crate::audit::Keep;
@@ -57,13 +58,13 @@ pub struct File {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
     /// Configuration file [default: /etc/cframe/controller.toml, if it is there]
-    #[arg(long, value_name = "FILE", env = "CFRAME_CONFIG", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Keys, certificates and the embedded store [default: /var/lib/cframe/controller]
-    #[arg(long, value_name = "DIR", env = "CFRAME_DATA_DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// How the log is written [default: text]
-    #[arg(long, value_name = "FORMAT", env = "CFRAME_LOG_FORMAT", global = true)]
+    #[arg(long, value_name = "FORMAT", global = true)]
     pub log_format: Option<LogFormat>,
     /// More of a log; RUST_LOG decides if it is set
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -80,38 +81,21 @@ pub struct RunFlags {
     #[arg(
         help = "Where edges and admins connect [default: [::]:58422]",
         long,
-        value_name = "ADDRESS",
-        env = "CFRAME_CONTROL_LISTEN"
+        value_name = "ADDRESS"
     )]
     pub control_listen: Option<SocketAddr>,
     /// Where edges enrol.
-    #[arg(
-        help = "Where edges enrol [default: [::]:58421]",
-        long,
-        value_name = "ADDRESS",
-        env = "CFRAME_ENROLL_LISTEN"
-    )]
+    #[arg(help = "Where edges enrol [default: [::]:58421]", long, value_name = "ADDRESS")]
     pub enroll_listen: Option<SocketAddr>,
     /// Where /metrics, /healthz and /readyz are, or "off" [default: 127.0.0.1:9464]
-    #[arg(long, value_name = "ADDRESS", env = "CFRAME_METRICS_LISTEN")]
+    #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<Metrics>,
     /// How many records of the audit log are kept, the newest [default: 10000]
-    #[arg(long, value_name = "NUMBER", env = "CFRAME_AUDIT_RECORDS")]
+    #[arg(long, value_name = "NUMBER")]
     pub audit_records: Option<AuditRecords>,
     /// For how many days a record of the audit log is kept [default: 365]
-    #[arg(long, value_name = "DAYS", env = "CFRAME_AUDIT_DAYS")]
+    #[arg(long, value_name = "DAYS")]
     pub audit_days: Option<NonZeroU32>,
-}
-
-/// How the log is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One object per line.
-    Json,
 }
 
 /// A number of records of the audit log: at least [`Keep::FEWEST`].

@@ -90,11 +90,7 @@ async fn ask_once(context: &Context, name: &Label, call: Call) -> Result<Vec<Rep
                 )));
             }
             context.mesh.read(|state| keep_known(state, &mut reply));
-            let rest = match answer.last_mut() {
-                Some(last) => last.merge(reply),
-                None => Some(reply),
-            };
-            answer.extend(rest);
+            Reply::add_piece(&mut answer, reply);
         }
         Ok(answer)
     };

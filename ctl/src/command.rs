@@ -1,4 +1,4 @@
-//! The commands that talk to a controller, a module per noun; and those about contexts, which don't.
+//! The commands, one module for each noun.
 
 mod admin;
 mod audit;
@@ -15,14 +15,10 @@ mod tests;
 mod token;
 mod trust;
 
-use crate::{
-    args::MeshCommand,
-    controller::Controller,
-    failure::{Exit, Failure},
-    session::Session,
-};
+use crate::{args::MeshCommand, controller::Controller, failure::Failure, session::Session};
+use cframe_console::exit::Exit;
 
-/// Runs a command that talks to a controller.
+/// Runs a command that calls a controller.
 ///
 /// # Errors
 /// Why it failed, with the exit code.

@@ -1,157 +1,138 @@
-//! Where answers, remarks and questions go.
+//! The terminal: answers on standard output, everything else on standard error, questions.
 
-use std::io::{self, BufRead, Write};
+use std::io::{BufRead, Write};
 
+use cframe_console::{exit::Exit, output};
 use serde::Serialize;
 
 use crate::{
     args::Format,
-    failure::{Exit, Failure, printable},
+    failure::{Failure, printable},
     table::Tone,
 };
 
-/// Standard input, output and error, and how to treat them.
 pub struct Console<'a> {
-    /// Answers.
     pub out: &'a mut dyn Write,
-    /// Everything else.
     pub err: &'a mut dyn Write,
-    /// A person's answers to questions.
     pub input: &'a mut dyn BufRead,
-    /// How.
-    pub manner: Manner,
+    pub style: Style,
 }
 
-/// How answers, remarks and questions are treated.
+/// How to print, and whether to ask.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
-    /// Format of answers.
+pub struct Style {
     pub format: Format,
-    /// Colours in answers.
     pub color_out: bool,
-    /// Colours in everything else.
     pub color_err: bool,
-    /// No remarks.
     pub quiet: bool,
     /// A person can be asked: input and error are terminals.
     pub interactive: bool,
-    /// Progress can be redrawn: error is a terminal.
+    /// A line of progress can be redrawn: error is a terminal.
     pub progress: bool,
 }
 
-/// An answer that has both forms.
+/// An answer, as a table and as data.
 pub trait Answer {
-    /// For `-o table`, or `-o wide`.
+    /// For `-o table`, or with `wide` for `-o wide`.
     fn table(&self, wide: bool, color: bool) -> String;
     /// For `-o json` and `-o yaml`.
     fn data(&self) -> impl Serialize;
 }
 
 impl Console<'_> {
-    /// Prints an answer in the format that is asked for.
+    /// Prints an answer in the format of `-o`.
     ///
     /// # Errors
-    /// When standard output can't be written. A reader that has gone away is no error: what is
-    /// left has nobody to go to.
+    /// When standard output can't be written. A reader that has gone away is no error.
     pub fn answer(&mut self, answer: &impl Answer) -> Result<(), Failure> {
-        let text = match self.manner.format {
-            Format::Table => answer.table(false, self.manner.color_out),
-            Format::Wide => answer.table(true, self.manner.color_out),
+        let text = match self.style.format {
+            Format::Table => answer.table(false, self.style.color_out),
+            Format::Wide => answer.table(true, self.style.color_out),
             Format::Json | Format::Yaml => return self.data(&answer.data()),
         };
         self.print(&text)
     }
 
-    /// Prints JSON or YAML, as is asked for.
+    /// Prints JSON, or YAML with `-o yaml`.
     ///
     /// # Errors
     /// As [`answer`](Self::answer).
     pub fn data(&mut self, data: &impl Serialize) -> Result<(), Failure> {
-        let text = if self.manner.format == Format::Yaml {
+        let text = if self.style.format == Format::Yaml {
             serde_yaml_ng::to_string(data).map_err(anyhow::Error::from)?
         } else {
-            let mut text = serde_json::to_string_pretty(data).map_err(anyhow::Error::from)?;
-            text.push('\n');
-            text
+            serde_json::to_string_pretty(data).map_err(anyhow::Error::from)? + "\n"
         };
         self.print(&text)
     }
 
-    /// Whether answers are for programs.
+    /// Whether answers are for programs: JSON or YAML.
     pub fn structured(&self) -> bool {
-        matches!(self.manner.format, Format::Json | Format::Yaml)
+        matches!(self.style.format, Format::Json | Format::Yaml)
     }
 
-    /// Prints text to standard output as it is.
+    /// Prints text to standard output.
     ///
     /// # Errors
     /// As [`answer`](Self::answer).
     pub fn print(&mut self, text: &str) -> Result<(), Failure> {
-        self.offer(text).map(drop)
+        self.print_to_reader(text).map(drop)
     }
 
-    /// Prints text to standard output as it is, and says whether somebody still reads there.
+    /// Prints text to standard output. Returns false when the reader has gone away.
     ///
     /// # Errors
     /// As [`answer`](Self::answer).
-    pub fn offer(&mut self, text: &str) -> Result<bool, Failure> {
-        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
-        match written {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => {
-                Err(Failure::new(Exit::Error, format!("standard output can't be written: {error}")))
-            }
+    pub fn print_to_reader(&mut self, text: &str) -> Result<bool, Failure> {
+        output::write(self.out, text).map_err(|error| {
+            Failure::new(Exit::Error, format!("standard output can't be written: {error}"))
+        })
+    }
+
+    /// Prints a message to standard error, unless `--quiet` is given.
+    pub fn info(&mut self, text: &str) {
+        if !self.style.quiet {
+            self.print_line("", Tone::Plain, text);
         }
     }
 
-    /// A remark, unless quiet.
-    pub fn note(&mut self, text: &str) {
-        if !self.manner.quiet {
-            self.line("", Tone::Plain, text);
-        }
-    }
-
-    /// A warning; also when quiet, for it is about traffic.
+    /// Prints a warning, also with `--quiet`: it is about traffic.
     pub fn warn(&mut self, text: &str) {
-        self.line("warning: ", Tone::Doubtful, text);
+        self.print_line("warning: ", Tone::Warning, text);
     }
 
-    /// Says why the command failed.
+    /// Prints why the command failed.
     pub fn fail(&mut self, failure: &Failure) {
-        self.line("error: ", Tone::Bad, &failure.message);
+        self.print_line("error: ", Tone::Bad, &failure.message);
         if let Some(hint) = &failure.hint {
-            self.line("hint: ", Tone::Doubtful, hint);
+            self.print_line("hint: ", Tone::Warning, hint);
         }
     }
 
-    /// Redraws the line of progress, where that can be seen.
+    /// Redraws the line of progress, on a terminal.
     pub fn progress(&mut self, text: &str) {
-        if self.manner.progress && !self.manner.quiet {
+        if self.style.progress && !self.style.quiet {
             let _ = write!(self.err, "\r\u{1b}[K{}", printable(text));
             let _ = self.err.flush();
         }
     }
 
-    /// Takes the line of progress away.
-    pub fn progress_done(&mut self) {
+    pub fn clear_progress(&mut self) {
         self.progress("");
     }
 
-    /// Standard error has nowhere to report its own failure to.
-    fn line(&mut self, label: &str, tone: Tone, text: &str) {
-        let label = tone.paint_if(self.manner.color_err, label);
+    /// Errors of standard error are ignored: there is nowhere to report them.
+    fn print_line(&mut self, label: &str, tone: Tone, text: &str) {
+        let label = tone.paint_if(self.style.color_err, label);
         let _ = writeln!(self.err, "{label}{}", printable(text));
     }
 }
 
 impl Console<'_> {
-    /// Whether somebody is there to be asked.
-    ///
     /// # Errors
-    /// A usage failure when nobody can be asked.
-    pub fn askable(&self, action: &str) -> Result<(), Failure> {
-        if self.manner.interactive {
+    /// A usage failure when there is no terminal to ask on.
+    pub fn require_terminal(&self, action: &str) -> Result<(), Failure> {
+        if self.style.interactive {
             return Ok(());
         }
         let message = format!("{action} breaks traffic, and there is no terminal to confirm it on");
@@ -159,19 +140,18 @@ impl Console<'_> {
             .hint("add --yes to do it, or --dry-run to see what it would break"))
     }
 
-    /// Says what would break.
-    pub fn tell(&mut self, impact: &[String]) {
+    pub fn print_impact(&mut self, impact: &[String]) {
         for line in impact {
-            self.line("", Tone::Plain, line);
+            self.print_line("", Tone::Plain, line);
         }
     }
 
-    /// Says what would break, and asks. Anything but yes is no.
+    /// Prints what would break, and asks whether to continue. Anything but yes is no.
     ///
     /// # Errors
     /// When the answer is no.
     pub fn confirm(&mut self, impact: &[String]) -> Result<(), Failure> {
-        self.tell(impact);
+        self.print_impact(impact);
         let _ = write!(self.err, "Continue? [y/N] ");
         let _ = self.err.flush();
         let mut line = String::new();

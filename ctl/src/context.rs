@@ -1,7 +1,6 @@
-//! Contexts: which mesh to manage, through which controllers, and as whom.
+//! Contexts: a mesh, its controllers, and an admin's certificate.
 //!
-//! They are in one TOML file, `~/.config/cframe/config.toml`, which holds private keys and therefore
-//! has mode 0600:
+//! They are in one TOML file, `~/.config/cframe/config.toml`. It holds private keys and has mode 0600:
 //!
 //! ```toml
 //! current = "corp"
@@ -9,11 +8,11 @@
 //! [contexts.corp]
 //! mesh = "corp"
 //! controllers = ["203.0.113.1:58422"]
-//! namespace = "prod"                      # of commands without -n; may be left out
+//! namespace = "prod"                      # for commands without -n; optional
 //! certificate = "-----BEGIN CERTIFICATE-----…"   # the chain, leaf first
 //! key = "-----BEGIN PRIVATE KEY-----…"
 //! trust = "-----BEGIN CERTIFICATE-----…"         # the root CAs
-//! revoked_issuers = ["9f86d081…"]                # issuing CAs that are cut off; may be left out
+//! revoked_issuers = ["9f86d081…"]                # issuing CAs that are not trusted; optional
 //! ```
 //!
 //! `cframe-controller init --admin-context` and `cfctl admin add` write such a file with one context.
@@ -29,6 +28,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use cframe_console::exit::Exit;
 use cframe_pki::{
     Fingerprint,
     bundle::{DenyList, TrustBundle},
@@ -41,41 +41,36 @@ use cframe_pki::{
 use cframe_protocol::v1::Endpoint;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    failure::{Exit, Failure},
-    pem,
-};
+use crate::{failure::Failure, pem};
 
 /// The file of contexts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contexts {
-    /// Name of the context that is used unless a flag says otherwise.
+    /// Name of the context for commands without `--context`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// The contexts by name.
     #[serde(default)]
     pub contexts: BTreeMap<String, Context>,
 }
 
-/// One mesh, and one admin of it.
+/// A mesh, and one admin of it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// The mesh.
     pub mesh: MeshName,
-    /// Where its controllers are reached, on their control port.
+    /// Control ports of its controllers.
     pub controllers: Vec<Endpoint>,
-    /// Namespace of commands without `-n`.
+    /// Namespace for commands without `-n`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Label>,
-    /// The admin's certificate and its issuing CA, PEM.
+    /// The admin's certificate and its issuing CA's, PEM.
     pub certificate: String,
     /// The admin's private key, PEM.
     pub key: String,
     /// The mesh's root CAs, PEM.
     pub trust: String,
-    /// Public keys of issuing CAs that must not be in a controller's chain.
+    /// Issuing CAs that are not trusted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub revoked_issuers: BTreeSet<Fingerprint>,
 }
@@ -91,7 +86,7 @@ impl fmt::Debug for Context {
 }
 
 impl Contexts {
-    /// Where the file is unless a flag says otherwise: below `XDG_CONFIG_HOME`, or `~/.config`.
+    /// The file for commands without `--config`: below `XDG_CONFIG_HOME`, or `~/.config`.
     ///
     /// # Errors
     /// When neither that variable nor `HOME` is set.
@@ -106,28 +101,26 @@ impl Contexts {
             })
     }
 
-    /// Reads the file.
-    ///
     /// # Errors
-    /// When there is none, it is malformed, or others than its owner may use it.
+    /// When there is no file, it is malformed, or users other than its owner may access it.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let bytes = files::read_secret(path).map_err(|error| unreadable(path, error))?;
         Ok(Self::parse(&bytes).with_context(|| format!("{}", path.display()))?)
     }
 
-    /// Reads the file, or starts without contexts where there is none.
+    /// Reads the file. Without a file there are no contexts.
     ///
     /// # Errors
-    /// When it is malformed, or others than its owner may use it.
+    /// When the file is malformed, or users other than its owner may access it.
     pub fn load_or_default(path: &Path) -> Result<Self, Failure> {
         if path.exists() { Self::load(path) } else { Ok(Self::default()) }
     }
 
-    /// Reads contexts that another program has written to a pipe.
+    /// Reads contexts from standard input.
     ///
     /// # Errors
     /// When they are malformed.
-    pub fn read(input: impl Read) -> Result<Self, Failure> {
+    pub fn from_stdin(input: impl Read) -> Result<Self, Failure> {
         let mut bytes = Vec::new();
         input.take(1 << 20).read_to_end(&mut bytes).context("standard input")?;
         Ok(Self::parse(&bytes).context("standard input")?)
@@ -135,7 +128,7 @@ impl Contexts {
 
     fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         let text = std::str::from_utf8(bytes).context("not UTF-8")?;
-        // Not the whole error: it quotes the line, and that can be one of a key.
+        // Without toml's own text: it quotes the line, which may hold a key.
         toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             anyhow::anyhow!("not a file of contexts, line {line}: {}", error.message())
@@ -145,7 +138,7 @@ impl Contexts {
     /// Replaces the file, with mode 0600.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the file can't be written.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
         if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
             && !directory.exists()
@@ -159,7 +152,7 @@ impl Contexts {
     /// Writes a new file, with mode 0600.
     ///
     /// # Errors
-    /// When it exists or can't be written.
+    /// When the file exists or can't be written.
     pub fn create(&self, path: &Path) -> Result<(), Failure> {
         let text = self.to_toml()?;
         Ok(files::write_secret(path, text.as_bytes()).map_err(anyhow::Error::from)?)
@@ -169,13 +162,13 @@ impl Contexts {
         Ok(toml::to_string_pretty(self).context("the contexts can't be written as TOML")?)
     }
 
-    /// The context of this name, or the current one, with its name.
+    /// The context of this name, or the current one, and its name.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no such context, or no current one.
     pub fn select(&self, name: Option<&str>) -> Result<(&str, &Context), Failure> {
         let Some(name) = name.or(self.current.as_deref()) else {
-            let message = "no context is chosen";
+            let message = "there is no current context";
             return Err(Failure::new(Exit::Error, message)
                 .hint(format!("cfctl context use NAME, or --context NAME; {}", self.known())));
         };
@@ -183,7 +176,6 @@ impl Contexts {
         found.map(|(name, context)| (name.as_str(), context)).ok_or_else(|| self.unknown(name))
     }
 
-    /// The failure for a name that no context has.
     pub fn unknown(&self, name: &str) -> Failure {
         Failure::new(Exit::NotFound, format!("there is no context {name:?}")).hint(self.known())
     }
@@ -209,10 +201,8 @@ fn unreadable(path: &Path, error: FileError) -> Failure {
 }
 
 impl Context {
-    /// The admin's certificate and key.
-    ///
     /// # Errors
-    /// When one is malformed, or they don't belong together.
+    /// When the certificate or key is malformed, or they don't belong together.
     pub fn credentials(&self) -> anyhow::Result<Credentials> {
         let chain = pem::certificates(&self.certificate).context("certificate")?;
         let key = PrivateKey::from_pem(&self.key).context("key")?;
@@ -221,17 +211,15 @@ impl Context {
         Ok(credentials)
     }
 
-    /// Whom the certificate speaks for, and until when.
+    /// The identity and validity in the certificate.
     ///
     /// # Errors
-    /// When it is malformed.
+    /// When the certificate is malformed.
     pub fn identity(&self) -> anyhow::Result<PeerIdentity> {
         let chain = pem::certificates(&self.certificate).context("certificate")?;
         Ok(PeerIdentity::from_chain(&chain)?)
     }
 
-    /// Whose certificates count.
-    ///
     /// # Errors
     /// When a root is malformed.
     pub fn trust(&self) -> anyhow::Result<Trust> {

@@ -1,14 +1,15 @@
-//! The controller as commands see it.
+//! Calls to a controller, as the commands make them.
 
 use std::ops::ControlFlow;
 
+use cframe_console::exit::Exit;
 use cframe_protocol::v1::{Call, Reply};
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
-/// Answers admin calls. The commands are tested against one that has its answers ready.
+/// Answers admin calls. In tests of the commands it is a fake with prepared answers.
 pub trait Controller {
-    /// Makes a call, and returns the pieces of its answer.
+    /// Makes a call and returns its whole answer. Lists arrive as one reply.
     ///
     /// # Errors
     /// When no controller can be reached, or it refuses.
@@ -18,18 +19,15 @@ pub trait Controller {
         dry_run: bool,
     ) -> impl Future<Output = Result<Vec<Reply>, Failure>>;
 
-    /// Makes a call that is answered over time, and hands on each piece when it comes.
-    ///
-    /// # Errors
-    /// As [`call`](Self::call).
+    /// Makes a call that is answered over time, and passes on each piece when it arrives.
     fn watch(
         &mut self,
         call: Call,
         each: &mut dyn FnMut(Reply),
     ) -> impl Future<Output = Result<(), Failure>>;
 
-    /// Makes a call whose answer does not end by itself, and hands on each piece until it is told to break off.
-    /// The next call connects anew.
+    /// Makes a call whose answer does not end by itself, and passes on each piece until `each`
+    /// breaks off. The next call uses a new connection.
     ///
     /// # Errors
     /// As [`call`](Self::call), and when the controller falls silent.
@@ -39,38 +37,23 @@ pub trait Controller {
         each: &mut dyn FnMut(Reply) -> ControlFlow<()>,
     ) -> impl Future<Output = Result<ControlFlow<()>, Failure>>;
 
-    /// Lets go of the connection: a person is asked next, and may take minutes.
-    fn rest(&mut self) -> impl Future<Output = ()>;
+    /// Closes the connection: a person is asked next and may take minutes to answer.
+    fn disconnect(&mut self) -> impl Future<Output = ()>;
 }
 
-/// The things of a list answer, put together again.
+/// The content of an answer that is one reply.
 ///
 /// # Errors
-/// When a piece is of another kind.
-pub(crate) fn rows<T>(
-    replies: Vec<Reply>,
-    kind: impl Fn(Reply) -> Option<Vec<T>>,
-) -> Result<Vec<T>, Failure> {
-    let mut rows = Vec::new();
-    for reply in replies {
-        rows.extend(kind(reply).ok_or_else(unexpected)?);
-    }
-    Ok(rows)
-}
-
-/// The one thing that an answer is.
-///
-/// # Errors
-/// When it is none, several, or of another kind.
+/// When there is none, several, or one of another kind.
 pub(crate) fn one<T>(replies: Vec<Reply>, kind: impl Fn(Reply) -> Option<T>) -> Result<T, Failure> {
     let mut replies = replies.into_iter();
     match (replies.next().and_then(kind), replies.next()) {
-        (Some(thing), None) => Ok(thing),
+        (Some(content), None) => Ok(content),
         (None | Some(_), _) => Err(unexpected()),
     }
 }
 
-/// The one row of a list answer that is about one thing.
+/// The row of a list that is about one thing.
 ///
 /// # Errors
 /// When there is none.
@@ -79,11 +62,11 @@ pub(crate) fn first<T>(rows: Vec<T>) -> Result<T, Failure> {
 }
 
 fn unexpected() -> Failure {
-    Failure::new(Exit::Error, "the controller answered something that this cfctl doesn't expect")
+    Failure::new(Exit::Error, "the controller sent an answer that this cfctl does not understand")
         .hint("compare their versions: cfctl version")
 }
 
-/// Takes one kind of [`Reply`] apart: `kind!(Edges)` is a function to `Option` of its content.
+/// Takes the content out of one kind of [`Reply`]: `kind!(Edges)` is a function to `Option`.
 macro_rules! kind {
     ($kind:ident) => {
         |reply| {

@@ -1,17 +1,13 @@
-//! What would break: the sentences that a person reads before saying yes. Pure.
+//! What a change would break, in sentences, for the question before it.
 
-use cframe_pki::{
-    Fingerprint,
-    identity::{Label, Role, SpiffeId},
-};
-use cframe_protocol::v1::{EdgeRow, HolderRow, NamespaceRow, RouteRow};
+use cframe_pki::identity::{Label, Role, SpiffeId};
+use cframe_protocol::v1::{EdgeRow, NamespaceRow, RouteRow};
 use ipnet::IpNet;
 
 use crate::console::count;
 
-/// `3 edges lose 10.2.0.0/16, 10.3.0.0/16 (behind aws-hk)`, `1 edge loses …`; nothing if there is
-/// nobody or nothing to lose.
-fn lose(others: usize, prefixes: &[IpNet], behind: &Label) -> Option<String> {
+/// `3 edges lose 10.2.0.0/16, 10.3.0.0/16 (behind aws-hk)`. `None` without other edges or prefixes.
+fn lost_prefixes(others: usize, prefixes: &[IpNet], behind: &Label) -> Option<String> {
     if others == 0 || prefixes.is_empty() {
         return None;
     }
@@ -24,41 +20,40 @@ fn others(edges: &[EdgeRow], name: &Label) -> usize {
     edges.iter().filter(|edge| edge.name != *name).count()
 }
 
-/// What lies behind an edge, its routes too.
-fn behind(edges: &[EdgeRow], routes: &[RouteRow], name: &Label) -> Vec<IpNet> {
+/// The networks behind an edge, with those of its routes.
+fn prefixes_behind(edges: &[EdgeRow], routes: &[RouteRow], name: &Label) -> Vec<IpNet> {
     let own = edges.iter().filter(|edge| edge.name == *name).flat_map(|edge| &edge.cidrs);
     let routed = routes.iter().filter(|route| route.edge == *name).map(|route| &route.prefix);
     own.chain(routed).copied().collect()
 }
 
-/// Of removing an edge; `edges` and `routes` are those of its namespace.
+/// `edges` and `routes` are those of the namespace.
 pub fn edge_del(
     edges: &[EdgeRow],
     routes: &[RouteRow],
     namespace: &Label,
     name: &Label,
 ) -> Vec<String> {
-    let prefixes = behind(edges, routes, name);
-    let fate = "its routes and tokens are removed, and its certificates revoked for good";
-    lose(others(edges, name), &prefixes, name)
-        .into_iter()
-        .chain([format!("edge {namespace}/{name} is cut off: {fate}")])
-        .collect()
+    let prefixes = prefixes_behind(edges, routes, name);
+    let own = format!(
+        "edge {namespace}/{name} is cut off: its routes and tokens are removed, and its certificates \
+         revoked for good"
+    );
+    lost_prefixes(others(edges, name), &prefixes, name).into_iter().chain([own]).collect()
 }
 
-/// Of setting an edge's own networks to `cidrs`; empty when nothing is lost.
+/// For new networks of an edge; empty when none is lost.
 pub fn edge_set(edges: &[EdgeRow], name: &Label, cidrs: &[IpNet]) -> Vec<String> {
     let own = edges.iter().filter(|edge| edge.name == *name).flat_map(|edge| &edge.cidrs);
     let lost: Vec<IpNet> = own.flat_map(|net| subtract(*net, cidrs)).collect();
-    lose(others(edges, name), &lost, name).into_iter().collect()
+    lost_prefixes(others(edges, name), &lost, name).into_iter().collect()
 }
 
-/// Of removing a route.
 pub fn route_del(edges: &[EdgeRow], route: &RouteRow) -> Vec<String> {
-    lose(others(edges, &route.edge), &[route.prefix], &route.edge).into_iter().collect()
+    lost_prefixes(others(edges, &route.edge), &[route.prefix], &route.edge).into_iter().collect()
 }
 
-/// Of removing a namespace with all that is in it.
+/// For a namespace that is removed with its edges and routes.
 pub fn namespace_del(
     namespace: &NamespaceRow,
     edges: &[EdgeRow],
@@ -78,29 +73,28 @@ pub fn namespace_del(
     ]
 }
 
-/// Of revoking certificates of one identity; `edges` and `routes` are those of its namespace, if it
-/// has one.
+/// For certificates of one identity. `edges` and `routes` are those of its namespace, if it has one.
 pub fn revoke(id: &SpiffeId, certs: usize, edges: &[EdgeRow], routes: &[RouteRow]) -> Vec<String> {
     let certs = count(certs, "certificate");
     match &id.role {
         Role::Edge { namespace, name } => {
-            let prefixes = behind(edges, routes, name);
-            lose(others(edges, name), &prefixes, name)
-                .into_iter()
-                .chain([format!(
-                    "{certs} of edge {namespace}/{name} revoked for good; to come back it joins \
-                     with a token of `cfctl token create --rejoin`"
-                )])
-                .collect()
+            let prefixes = prefixes_behind(edges, routes, name);
+            let own = format!(
+                "{certs} of edge {namespace}/{name} revoked for good; to come back it must join with a \
+                 token of `cfctl token create --rejoin`"
+            );
+            lost_prefixes(others(edges, name), &prefixes, name).into_iter().chain([own]).collect()
         }
         Role::Admin { name } => vec![format!("{certs} of admin {name} revoked for good")],
         Role::Controller { name } => {
-            vec![format!("{certs} of controller {name} revoked: edges and admins leave it")]
+            vec![format!(
+                "{certs} of controller {name} revoked: edges and admins disconnect from it"
+            )]
         }
     }
 }
 
-/// What is left of a network without those to keep, in as few pieces as can be.
+/// The parts of a network that are in none of `keep`, as few networks as possible.
 fn subtract(net: IpNet, keep: &[IpNet]) -> Vec<IpNet> {
     if keep.iter().any(|kept| kept.contains(&net)) {
         return Vec::new();
@@ -108,39 +102,9 @@ fn subtract(net: IpNet, keep: &[IpNet]) -> Vec<IpNet> {
     if !keep.iter().any(|kept| net.contains(kept)) {
         return vec![net];
     }
-    // Something smaller is kept inside, so the network has halves.
+    // A smaller network inside is kept, so the network has halves.
     let halves = net.subnets(net.prefix_len() + 1).into_iter().flatten();
     halves.flat_map(|half| subtract(half, keep)).collect()
-}
-
-/// What the end of an issuing CA does to those whose newest certificate is by it.
-pub fn revoke_issuer(issuer: Fingerprint, holders: &[HolderRow]) -> Vec<String> {
-    const NAMED: usize = 10;
-    let mut impact =
-        vec![format!("no certificate that issuing CA {issuer} has signed works any more")];
-    for (kind, loss) in [
-        ("edge", "cut off at once, to join again with `cfctl token create --rejoin`"),
-        ("controller", "refused by everybody at once"),
-        ("admin", "in need of a new certificate: `cframe-controller admin` on a controller's host"),
-    ] {
-        let names: Vec<String> = holders
-            .iter()
-            .filter(|holder| holder.id.role.kind() == kind)
-            .map(|holder| match holder.id.role.namespace() {
-                Some(namespace) => format!("{namespace}/{}", holder.id.role.name()),
-                None => holder.id.role.name().to_string(),
-            })
-            .collect();
-        if !names.is_empty() {
-            let more = if names.len() > NAMED { ", …" } else { "" };
-            let few = &names[..NAMED.min(names.len())];
-            impact.push(format!("{} {loss}: {}{more}", count(names.len(), kind), few.join(", ")));
-        }
-    }
-    if holders.is_empty() {
-        impact.push("nobody's newest certificate is by it".to_owned());
-    }
-    impact
 }
 
 #[cfg(test)]
@@ -193,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_an_edge_names_who_loses_what() {
+    fn removing_an_edge_says_how_many_lose_what() {
         let impact = edge_del(&edges(), &[pods()], &label("prod"), &label("aws-hk"));
         assert_eq!(impact[0], "3 edges lose 10.2.0.0/16, 10.244.0.0/16 (behind aws-hk)");
         assert!(impact[1].starts_with("edge prod/aws-hk is cut off"));
@@ -202,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn only_networks_that_go_away_are_worth_a_question() {
+    fn only_lost_networks_are_asked_about() {
         let name = label("aws-hk");
         assert_eq!(edge_set(&edges(), &name, &[net("10.2.0.0/16"), net("10.9.0.0/16")]), [""; 0]);
         assert_eq!(edge_set(&edges(), &name, &[net("10.2.0.0/15")]), [""; 0]);
@@ -214,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_a_route_or_namespace_says_how_much_goes() {
+    fn removing_a_route_or_namespace_says_what_is_lost() {
         assert_eq!(route_del(&edges(), &pods()), ["3 edges lose 10.244.0.0/16 (behind aws-hk)"]);
         let row = NamespaceRow {
             name: label("prod"),
@@ -233,32 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn revoking_tells_edges_from_people() {
+    fn revoking_describes_edges_and_admins() {
         let id = |text: &str| text.parse::<SpiffeId>().unwrap();
         let edge = revoke(&id("spiffe://corp/ns/prod/edge/idc"), 2, &edges(), &[]);
         assert_eq!(edge[0], "3 edges lose 10.4.0.0/16 (behind idc)");
         assert!(edge[1].starts_with("2 certificates of edge prod/idc"));
         let admin = revoke(&id("spiffe://corp/admin/eve"), 1, &[], &[]);
         assert_eq!(admin, ["1 certificate of admin eve revoked for good"]);
-    }
-
-    #[test]
-    fn revoking_an_issuing_ca_names_whom_it_cuts_off() {
-        let holder = |id: &str| HolderRow {
-            id: id.parse().unwrap(),
-            serial: cframe_pki::Serial::from_bytes([1; 16]),
-            not_after: 0,
-            online: true,
-        };
-        let issuer = Fingerprint::from_bytes([7; 32]);
-        let holders = ["spiffe://corp/ns/prod/edge/a", "spiffe://corp/ns/prod/edge/b"].map(holder);
-        let impact = revoke_issuer(issuer, &holders);
-        assert_eq!(impact.len(), 2);
-        assert!(
-            impact[1].starts_with("2 edges each is cut off")
-                || impact[1].contains("prod/a, prod/b")
-        );
-        assert!(revoke_issuer(issuer, &[])[1].contains("nobody"));
     }
 
     proptest! {

@@ -1,13 +1,12 @@
 //! cfctl, the command that manages a cframe mesh.
 //!
 //! - [`args`]: the grammar of the command line.
-//! - [`command`]: what the commands do, through a [`controller::Controller`] and a [`console::Console`].
-//! - [`context`]: the file that says which mesh to manage and as whom.
-//! - [`impact`]: what a change would break.
-//! - [`view`]: what is printed, and the JSON that scripts may rely on.
-//! - [`remote`]: the controller over QUIC.
+//! - [`command`]: the commands, which use a [`controller::Controller`] and a [`console::Console`].
+//! - [`context`]: the file with meshes, their controllers and the admin's certificates.
+//! - [`impact`]: sentences about what a change would break.
+//! - [`view`]: tables, and the JSON that scripts rely on.
+//! - [`remote`]: calls to controllers over QUIC.
 
-#![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
 pub mod args;
@@ -18,11 +17,11 @@ pub mod controller;
 pub mod enrollment;
 pub mod failure;
 pub mod impact;
-pub mod moment;
 pub mod pem;
 pub mod remote;
 pub mod session;
 pub mod table;
+pub mod timestamp;
 pub mod value;
 pub mod view;
 
@@ -30,14 +29,15 @@ mod renewal;
 
 use std::path::PathBuf;
 
-use args::{Cli, ColorChoice, Command, CompletionShell, Globals, MeshCommand};
+use args::{Cli, ColorChoice, Command, Globals, MeshCommand};
+use cframe_console::{exit::Exit, output};
 use cframe_pki::identity::PeerIdentity;
-use console::{Console, Manner};
+use console::{Console, Style};
 use context::{Context, Contexts};
-use failure::{Exit, Failure};
-use moment::Moment;
+use failure::Failure;
 use remote::Remote;
-use session::{Session, Terms};
+use session::{Options, Session};
+use timestamp::Timestamp;
 
 /// Runs a command line, and prints why it failed if it does.
 pub fn run(cli: Cli, console: &mut Console<'_>) -> Exit {
@@ -54,7 +54,10 @@ fn dispatch(cli: Cli, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let Cli { globals, command } = cli;
     let now = cframe_pki::unix_now();
     match command {
-        Command::Completion { shell } => completion(console, shell),
+        Command::Completion { shell } => {
+            console.print(&output::completion(cframe_console::args::command::<Cli>(), shell))?;
+            Ok(Exit::Done)
+        }
         Command::Context(verb) => command::context::run(console, &file(&globals)?, verb, now),
         Command::Mesh(MeshCommand::Version { client }) if client || !file(&globals)?.exists() => {
             versions(console)
@@ -82,7 +85,7 @@ async fn with_controller(
     let mut session = Session {
         console,
         controller: Remote::new(name, context, globals.timeout)?,
-        terms: Terms {
+        options: Options {
             namespace: globals.namespace.clone().or_else(|| context.namespace.clone()),
             dry_run: globals.dry_run,
             yes: globals.yes,
@@ -93,7 +96,7 @@ async fn with_controller(
         context: Some((path.clone(), name.to_owned())),
     };
     let outcome = command::run(&mut session, command).await;
-    if outcome.is_ok() && !globals.dry_run && renewal::due(&identity, now) {
+    if outcome.is_ok() && !globals.dry_run && renewal::is_due(&identity, now) {
         let Session { console, controller, .. } = &mut session;
         if let Err(failure) = renewal::renew(controller, &path, name, context).await {
             warn_of_expiry(console, name, &identity, &failure, now);
@@ -101,26 +104,26 @@ async fn with_controller(
     }
     if outcome.is_ok() && !globals.dry_run {
         // The next command tries again.
-        if let Err(failure) = renewal::follow(&mut session.controller, &path, name).await {
-            tracing::debug!(context = name, %failure, "the roots were not brought up to date");
+        if let Err(failure) = renewal::update_trust(&mut session.controller, &path, name).await {
+            tracing::debug!(context = name, %failure, "the roots were not updated");
         }
     }
     session.controller.close().await;
     outcome
 }
 
-/// An expired certificate would only show as a refused handshake.
+/// With an expired certificate, the handshake would fail without a clear reason.
 fn unexpired(name: &str, context: &Context, now: u64) -> Result<PeerIdentity, Failure> {
     let identity = context.identity().map_err(|error| error.context(format!("context {name}")))?;
     if identity.not_after >= now {
         return Ok(identity);
     }
-    let expired = Moment(identity.not_after);
-    let message = format!("the certificate of context {name} has expired on {expired}");
-    Err(Failure::new(Exit::NotAllowed, message).hint(remedy(&identity)))
+    let expired = Timestamp(identity.not_after);
+    let message = format!("the certificate of context {name} expired on {expired}");
+    Err(Failure::new(Exit::NotAllowed, message).hint(how_to_replace(&identity)))
 }
 
-/// Says that a certificate was not renewed, and when that gets urgent, what else there is.
+/// Warns that a certificate was not renewed, and in its last days how to get a new one.
 fn warn_of_expiry(
     console: &mut Console<'_>,
     name: &str,
@@ -128,18 +131,18 @@ fn warn_of_expiry(
     failure: &Failure,
     now: u64,
 ) {
-    const SOON: u64 = 7 * 86_400;
-    let left = Moment(identity.not_after).left(now);
+    const URGENT: u64 = 7 * 86_400;
+    let left = Timestamp(identity.not_after).left(now);
     let mut text = format!(
-        "the certificate of context {name}, good for {left} more, was not renewed: {failure}"
+        "the certificate of context {name}, valid for another {left}, was not renewed: {failure}"
     );
-    if identity.not_after.saturating_sub(now) < SOON {
-        text = format!("{text}; {}", remedy(identity));
+    if identity.not_after.saturating_sub(now) < URGENT {
+        text = format!("{text}; {}", how_to_replace(identity));
     }
     console.warn(&text);
 }
 
-fn remedy(identity: &PeerIdentity) -> String {
+fn how_to_replace(identity: &PeerIdentity) -> String {
     let admin = identity.id.role.name();
     format!(
         "run `cframe-controller admin --name {admin}` on the controller's host, or have another admin run \
@@ -157,22 +160,13 @@ fn versions(console: &mut Console<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn completion(console: &mut Console<'_>, shell: CompletionShell) -> Result<Exit, Failure> {
-    let mut script = Vec::new();
-    let shell = clap_complete::Shell::from(shell);
-    clap_complete::generate(shell, &mut args::command(), "cfctl", &mut script);
-    console.print(&String::from_utf8_lossy(&script))?;
-    Ok(Exit::Done)
-}
-
-/// How to print and ask, from the flags, `NO_COLOR` and what the standard streams are.
-pub fn manner(globals: &Globals, terminals: Terminals, no_color: bool) -> Manner {
+pub fn style(globals: &Globals, terminals: Terminals, no_color: bool) -> Style {
     let color = |terminal: bool| match globals.color {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
         ColorChoice::Auto => terminal && !no_color,
     };
-    Manner {
+    Style {
         format: globals.output,
         color_out: color(terminals.output),
         color_err: color(terminals.error),
@@ -185,10 +179,7 @@ pub fn manner(globals: &Globals, terminals: Terminals, no_color: bool) -> Manner
 /// Which of the standard streams are terminals.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terminals {
-    /// Standard input.
     pub input: bool,
-    /// Standard output.
     pub output: bool,
-    /// Standard error.
     pub error: bool,
 }

@@ -1,20 +1,8 @@
-//! Certificates as text and back.
+//! Reading of certificates and signing requests.
 
 use anyhow::{Context as _, bail};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cframe_pki::{CertificateDer, CertificateSigningRequestDer, issue::VerifiedCsr};
 use rustls::pki_types::pem::PemObject as _;
-
-/// A certificate as a PEM block (RFC 7468).
-pub fn certificate(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in body.as_bytes().chunks(64) {
-        text.extend(line.iter().copied().map(char::from));
-        text.push('\n');
-    }
-    text + "-----END CERTIFICATE-----\n"
-}
 
 /// The certificates of a PEM text, in their order; at least one.
 ///
@@ -30,13 +18,12 @@ pub fn certificates(text: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> 
     Ok(certificates)
 }
 
-/// The signing request in a file's content, PEM or DER, as DER. It is one that a controller takes: for a
-/// key on P-256, and signed by that key.
+/// Reads a signing request, PEM or DER, and returns it as DER.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not signed by its key, or the key is not on P-256.
 pub fn signing_request(content: &[u8]) -> anyhow::Result<Vec<u8>> {
-    // DER begins with the tag of a SEQUENCE, which is `0` in ASCII: no PEM text does.
+    // DER starts with the tag of a SEQUENCE, which is `0` in ASCII: no PEM text does.
     let der = if content.starts_with(&[0x30]) {
         content.to_vec()
     } else {
@@ -50,7 +37,7 @@ pub fn signing_request(content: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use cframe_pki::key::PrivateKey;
+    use cframe_pki::{certificate_pem, key::PrivateKey};
 
     use super::*;
 
@@ -67,7 +54,7 @@ mod tests {
     fn certificates_survive_pem() {
         for len in [1, 47, 48, 49, 700] {
             let der = vec![7; len];
-            let read = certificates(&certificate(&der)).unwrap();
+            let read = certificates(&certificate_pem(&der)).unwrap();
             assert_eq!(read, [CertificateDer::from(der)]);
         }
         assert!(certificates("").unwrap_err().to_string().contains("no PEM block"));

@@ -1,4 +1,4 @@
-//! A controller over the network.
+//! Calls to controllers over QUIC.
 
 use std::{
     ops::ControlFlow,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use cframe_console::exit::Exit;
 use cframe_pki::{
     tls::{self, LiveCredentials},
     verifier::{PeerVerifier, Policy},
@@ -18,30 +19,26 @@ use cframe_protocol::{
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::{
-    context::Context,
-    controller::Controller,
-    failure::{Exit, Failure},
-    moment::short,
-};
+use crate::{context::Context, controller::Controller, failure::Failure, timestamp::short};
 
-/// The controllers of a context. The first call connects to one of them, and those that follow use
-/// the same connection.
+/// The controllers of a context. The first call connects to one of them, and later calls use the same
+/// connection.
 pub struct Remote {
+    /// The context's name.
     name: String,
     client: Client,
-    limit: Duration,
+    timeout: Duration,
     connection: Option<AdminConnection>,
-    /// The last refusal of controllers that had too much to do.
+    /// The last refusal by controllers that were too busy.
     busy: Option<Unreachable>,
 }
 
 impl Remote {
-    /// With the certificate of a context; `limit` is for each call.
+    /// Uses the certificate of a context. `timeout` is for each call.
     ///
     /// # Errors
     /// When the context's certificate, key or roots are malformed.
-    pub fn new(name: &str, context: &Context, limit: Duration) -> Result<Self, Failure> {
+    pub fn new(name: &str, context: &Context, timeout: Duration) -> Result<Self, Failure> {
         let named = || format!("context {name}");
         let credentials = context.credentials().with_context(named)?;
         let credentials =
@@ -51,13 +48,12 @@ impl Remote {
         Ok(Self {
             name: name.to_owned(),
             client: Client::new(context.controllers.clone(), Arc::new(config)),
-            limit,
+            timeout,
             connection: None,
             busy: None,
         })
     }
 
-    /// Ends the connection, if there is one.
     pub async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close().await;
@@ -74,11 +70,11 @@ impl Remote {
                 connection
             }
         };
-        debug!(call = call.name(), dry_run, "asking");
+        debug!(call = call.name(), dry_run, "calling");
         self.connection.insert(connection).call(call, dry_run).await
     }
 
-    /// Tries again for as long as a controller is there and has too much to do; the caller limits that.
+    /// Tries again as long as a controller refuses because it is busy. The caller sets the timeout.
     async fn connect(&mut self) -> Result<AdminConnection, Unreachable> {
         let connecting = self.client.connect_when_free(|unreachable| {
             debug!(context = self.name, %unreachable, "busy");
@@ -93,22 +89,21 @@ impl Remote {
         describe(&self.name, failure)
     }
 
-    fn late(&self, limit: Duration) -> Failure {
-        let limit = short(limit);
+    fn timed_out(&self, timeout: Duration) -> Failure {
+        let timeout = short(timeout);
         if self.connection.is_some() {
-            let message = format!("the controller has not answered within {limit}");
-            return Failure::new(Exit::Unreachable, message)
-                .hint("a change may have been made; look before you repeat it");
+            let message = format!("the controller did not answer within {timeout}");
+            return Failure::new(Exit::Unreachable, message).hint(CHECK_FIRST);
         }
         if let Some(unreachable) = &self.busy {
-            let message = format!("context {}: after {limit} {unreachable}", self.name);
+            let message = format!("context {}: after {timeout} {unreachable}", self.name);
             return Failure::new(Exit::Unreachable, message).hint(
-                "many edges come back at once, or somebody floods it; try again, or longer with --timeout",
+                "many edges reconnect at once, or somebody floods it; try again, or longer with --timeout",
             );
         }
         let addresses: Vec<&str> = self.client.addresses.iter().map(Endpoint::as_str).collect();
         let message = format!(
-            "no controller of context {} has answered within {limit}: tried {}",
+            "no controller of context {} answered within {timeout}: tried {}",
             self.name,
             addresses.join(", ")
         );
@@ -116,26 +111,27 @@ impl Remote {
     }
 }
 
-/// A controller says something every five seconds to somebody who follows.
-const SILENCE: Duration = Duration::from_secs(15);
+/// A controller sends something to a follower every five seconds.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 const UNREACHABLE: &str =
     "is the controller running, and does a firewall let its UDP port through?";
+const CHECK_FIRST: &str = "a change may have been made; check before you repeat it";
 
 impl Controller for Remote {
     async fn call(&mut self, call: Call, dry_run: bool) -> Result<Vec<Reply>, Failure> {
-        let limit = self.limit;
+        let limit = self.timeout;
         let answer =
             timeout(limit, async { self.open(call, dry_run).await?.collect().await }).await;
         match answer {
             Ok(answer) => answer.map_err(|failure| self.failure(failure)),
-            Err(_) => Err(self.late(limit)),
+            Err(_) => Err(self.timed_out(limit)),
         }
     }
 
     async fn watch(&mut self, call: Call, each: &mut dyn FnMut(Reply)) -> Result<(), Failure> {
-        // The controller ends it in time; this is for one that is gone.
-        let limit = self.limit + Duration::from_secs(5);
+        // The controller ends the answer in time, unless it is gone.
+        let limit = self.timeout + Duration::from_secs(5);
         let watched = timeout(limit, async {
             let mut replies = self.open(call, false).await?;
             while let Some(reply) = replies.next().await? {
@@ -145,10 +141,10 @@ impl Controller for Remote {
         })
         .await;
         match watched {
-            // How a controller says that the time is over. What has come until then tells the rest.
+            // The controller's time is over. The last progress shows what is missing.
             Ok(Err(CallFailure::Refused(error))) if error.code == ErrorCode::Unavailable => Ok(()),
             Ok(answer) => answer.map_err(|failure| self.failure(failure)),
-            Err(_) => Err(self.late(limit)),
+            Err(_) => Err(self.timed_out(limit)),
         }
     }
 
@@ -157,14 +153,14 @@ impl Controller for Remote {
         call: Call,
         each: &mut dyn FnMut(Reply) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Failure> {
-        let limit = self.limit.max(SILENCE);
+        let idle = self.timeout.max(IDLE_TIMEOUT);
         let followed = async {
-            let mut replies = match timeout(self.limit, self.open(call, false)).await {
+            let mut replies = match timeout(self.timeout, self.open(call, false)).await {
                 Ok(opened) => opened.map_err(|failure| describe(&self.name, failure))?,
-                Err(_) => return Err(self.late(self.limit)),
+                Err(_) => return Err(self.timed_out(self.timeout)),
             };
             loop {
-                match timeout(limit, replies.next()).await {
+                match timeout(idle, replies.next()).await {
                     Ok(Ok(Some(reply))) => {
                         if each(reply).is_break() {
                             return Ok(ControlFlow::Break(()));
@@ -172,7 +168,7 @@ impl Controller for Remote {
                     }
                     Ok(Ok(None)) => return Ok(ControlFlow::Continue(())),
                     Ok(Err(failure)) => return Err(describe(&self.name, failure)),
-                    Err(_) => return Err(self.late(limit)),
+                    Err(_) => return Err(self.timed_out(idle)),
                 }
             }
         };
@@ -181,15 +177,12 @@ impl Controller for Remote {
         end
     }
 
-    async fn rest(&mut self) {
+    async fn disconnect(&mut self) {
         self.close().await;
     }
 }
 
-/// What a failed call means for the caller. A refusal says it itself; all else is a controller that
-/// can't be had.
 fn describe(context: &str, failure: CallFailure) -> Failure {
-    const REPEAT: &str = "a change may have been made; look before you repeat it";
     match failure {
         CallFailure::Refused(error) => error.into(),
         CallFailure::Unreachable(unreachable) => {
@@ -203,19 +196,20 @@ fn describe(context: &str, failure: CallFailure) -> Failure {
                     .hint("if that was a mistake, have another admin run `cfctl admin add NAME --out FILE`, or run `cframe-controller admin` on the controller's host")
             }
             Some(CloseCode::Busy | CloseCode::Shutdown) => {
-                let message = format!("the controller has hung up: {error}");
+                let message = format!("the controller closed the connection: {error}");
                 Failure::new(Exit::Unreachable, message).hint("try again")
             }
             Some(CloseCode::Done | CloseCode::Protocol) | None => {
-                Failure::new(Exit::Unreachable, CallFailure::Lost(error).to_string()).hint(REPEAT)
+                Failure::new(Exit::Unreachable, CallFailure::Lost(error).to_string())
+                    .hint(CHECK_FIRST)
             }
         },
-        late @ CallFailure::TimedOut(_) => {
-            Failure::new(Exit::Unreachable, late.to_string()).hint(REPEAT)
+        timeout @ CallFailure::TimedOut(_) => {
+            Failure::new(Exit::Unreachable, timeout.to_string()).hint(CHECK_FIRST)
         }
         CallFailure::Protocol(reason) => {
             let message = format!("the controller's answer cannot be read: {reason}");
-            Failure::new(Exit::Error, message).hint("compare the versions: cfctl version")
+            Failure::new(Exit::Error, message).hint("compare their versions: cfctl version")
         }
     }
 }

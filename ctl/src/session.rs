@@ -2,186 +2,185 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use cframe_console::exit::Exit;
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, Changed, EdgeRow, Progress, Reply, RouteRow, Version};
 
 use crate::{
     console::{Console, count},
-    controller::{Controller, kind, one, rows},
-    failure::{Exit, Failure},
-    moment::short,
+    controller::{Controller, kind, one},
+    failure::Failure,
+    timestamp::short,
     view::{Change, List, One, Row, Subject},
 };
 
-/// One run of a command.
 pub struct Session<'a, 'io, C> {
-    /// The terminal.
     pub console: &'a mut Console<'io>,
-    /// The controller.
     pub controller: C,
-    /// What the flags say.
-    pub terms: Terms,
-    /// The context in use: its file and its name there.
+    pub options: Options,
+    /// The context in use: its file, and its name there.
     pub context: Option<(PathBuf, String)>,
 }
 
-/// What the flags say that every command has.
+/// Values of the global flags.
 #[derive(Clone, Debug)]
-pub struct Terms {
-    /// Of `-n`, or the context.
+pub struct Options {
+    /// From `-n`, or the context's default.
     pub namespace: Option<Label>,
-    /// `--dry-run`.
     pub dry_run: bool,
-    /// `--yes`.
     pub yes: bool,
-    /// `--wait`.
     pub wait: bool,
-    /// `--timeout`.
     pub timeout: Duration,
-    /// The time, in Unix seconds.
+    /// The time now, in Unix seconds.
     pub now: u64,
 }
 
-/// How consent to what breaks traffic is to be had.
+/// Whether a person must confirm what breaks traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consent {
-    /// It is, by `--yes`.
+    /// Given by `--yes`.
     Given,
-    /// A person is there to be asked, or, by a dry run, only to be told.
-    ToAsk,
+    /// Must be asked for. A dry run only prints what would break.
+    Needed,
 }
 
-/// The edges that a change concerns, which `--wait` waits for.
+/// The edges that `--wait` waits for.
 #[derive(Clone, Debug)]
-pub(crate) enum Reach {
-    /// None.
+pub(crate) enum WaitFor {
     Nobody,
-    /// Those of one namespace.
     Namespace(Label),
-    /// All.
     Mesh,
 }
 
 impl<C: Controller> Session<'_, '_, C> {
     /// The namespace, for commands that need one.
     pub(crate) fn namespace(&self) -> Result<Label, Failure> {
-        self.terms.namespace.clone().ok_or_else(|| {
+        self.options.namespace.clone().ok_or_else(|| {
             Failure::new(Exit::Usage, "no namespace is given")
                 .hint("add -n NAME, or cfctl context set --default-namespace NAME")
         })
     }
 
-    /// The namespace to list, or all.
+    /// The namespace to list; `None` lists all.
     pub(crate) fn scope(&self, all: bool) -> Option<Label> {
-        self.terms.namespace.clone().filter(|_| !all)
+        self.options.namespace.clone().filter(|_| !all)
     }
 
-    /// A call that changes nothing.
-    pub(crate) async fn ask(&mut self, call: Call) -> Result<Vec<Reply>, Failure> {
-        self.controller.call(call, false).await
+    /// Makes a call that changes nothing.
+    pub(crate) async fn query<T>(
+        &mut self,
+        call: Call,
+        kind: impl Fn(Reply) -> Option<T>,
+    ) -> Result<T, Failure> {
+        one(self.controller.call(call, false).await?, kind)
     }
 
-    /// The edges of a namespace, or of all. What comes in two rows is one.
-    pub(crate) async fn edges(&mut self, call: Call) -> Result<Vec<EdgeRow>, Failure> {
-        let mut edges: Vec<EdgeRow> = Vec::new();
-        for row in rows(self.ask(call).await?, kind!(Edges))? {
-            match edges.last_mut() {
-                Some(last) if last.namespace == row.namespace && last.name == row.name => {
-                    last.links.extend(row.links);
-                }
-                Some(_) | None => edges.push(row),
-            }
-        }
-        Ok(edges)
-    }
-
-    /// The edges and the routes of a namespace, to tell what a change would break.
-    pub(crate) async fn site(
+    /// The edges and the routes of a namespace.
+    pub(crate) async fn edges_and_routes(
         &mut self,
         namespace: &Label,
     ) -> Result<(Vec<EdgeRow>, Vec<RouteRow>), Failure> {
         let namespace = Some(namespace.clone());
-        let edges = self.edges(Call::EdgeList { namespace: namespace.clone() }).await?;
-        let routes = rows(self.ask(Call::RouteList { namespace }).await?, kind!(Routes))?;
+        let list = Call::EdgeList { namespace: namespace.clone() };
+        let edges = self.query(list, kind!(Edges)).await?;
+        let routes = self.query(Call::RouteList { namespace }, kind!(Routes)).await?;
         Ok((edges, routes))
     }
 
-    /// Finds out how consent to what breaks traffic is to be had, before anything is sent.
+    /// Finds out whether a person must confirm, before anything is sent.
+    ///
+    /// # Errors
+    /// A usage failure when confirmation is needed and there is no terminal.
     pub(crate) fn consent(&self, action: &str) -> Result<Consent, Failure> {
-        if self.terms.dry_run {
-            return Ok(Consent::ToAsk);
+        if self.options.dry_run {
+            return Ok(Consent::Needed);
         }
-        if self.terms.yes {
+        if self.options.yes {
             return Ok(Consent::Given);
         }
-        self.console.askable(action).map(|()| Consent::ToAsk)
+        self.console.require_terminal(action).map(|()| Consent::Needed)
     }
 
-    /// Says what would break, and asks whether to go on; a dry run goes on.
+    /// Prints what would break, and asks whether to continue. A dry run only prints.
     pub(crate) async fn confirm(&mut self, impact: &[String]) -> Result<(), Failure> {
-        if self.terms.dry_run {
-            self.console.tell(impact);
+        if self.options.dry_run {
+            self.console.print_impact(impact);
             return Ok(());
         }
-        self.controller.rest().await;
+        self.controller.disconnect().await;
         self.console.confirm(impact)
     }
 
-    pub(crate) fn list<T: Row>(&mut self, items: &[T]) -> Result<Exit, Failure> {
-        self.console.answer(&List { items, now: self.terms.now })?;
+    pub(crate) fn list<T: Row>(&mut self, rows: Vec<impl Into<T>>) -> Result<Exit, Failure> {
+        let items: Vec<T> = rows.into_iter().map(Into::into).collect();
+        self.console.answer(&List { items: &items, now: self.options.now })?;
         Ok(Exit::Done)
     }
 
     pub(crate) fn one<T: Row>(&mut self, item: &T) -> Result<Exit, Failure> {
-        self.console.answer(&One { item, now: self.terms.now })?;
+        self.console.answer(&One { item, now: self.options.now })?;
         Ok(Exit::Done)
     }
 
-    /// Makes a change, says so, and waits if that is asked for.
-    pub(crate) async fn change(
+    /// Makes a change, prints it, and waits for the edges if `--wait` is given.
+    pub(crate) async fn make_change(
         &mut self,
         call: Call,
         subject: Subject,
         change: &'static str,
-        reach: Reach,
+        wait_for: WaitFor,
     ) -> Result<Exit, Failure> {
-        let changed = self.apply(call).await?;
+        let changed = self.send_change(call).await?;
         let version = changed.version;
-        let change = self.made(subject, change, changed);
-        self.tell(&[change])?;
-        self.settle(reach, version).await
+        let change = self.describe_change(subject, change, changed);
+        self.print_changes(&[change])?;
+        self.wait(wait_for, version).await
     }
 
-    /// Makes a change and says nothing.
-    pub(crate) async fn apply(&mut self, call: Call) -> Result<Changed, Failure> {
-        one(self.controller.call(call, self.terms.dry_run).await?, kind!(Changed))
+    /// Makes a change and prints nothing.
+    pub(crate) async fn send_change(&mut self, call: Call) -> Result<Changed, Failure> {
+        one(self.controller.call(call, self.options.dry_run).await?, kind!(Changed))
     }
 
-    /// Says what a call would have made that was only rehearsed; it is answered like a change.
-    pub(crate) fn rehearsed(
+    /// The controller's warnings about a change, before it is made. None in a dry run, which prints them
+    /// later.
+    pub(crate) async fn warnings_before(&mut self, call: Call) -> Result<Vec<String>, Failure> {
+        if self.options.dry_run {
+            return Ok(Vec::new());
+        }
+        Ok(one(self.controller.call(call, true).await?, kind!(Changed))?.warnings)
+    }
+
+    /// Prints what a call would have made, as a change.
+    pub(crate) fn print_dry_run(
         &mut self,
         replies: Vec<Reply>,
         subject: Subject,
         change: &'static str,
     ) -> Result<Exit, Failure> {
         let changed = one(replies, kind!(Changed))?;
-        let change = self.made(subject, change, changed);
-        self.tell(&[change])?;
+        let change = self.describe_change(subject, change, changed);
+        self.print_changes(&[change])?;
         Ok(Exit::Done)
     }
 
-    pub(crate) fn made(&self, subject: Subject, change: &'static str, changed: Changed) -> Change {
+    pub(crate) fn describe_change(
+        &self,
+        subject: Subject,
+        change: &'static str,
+        changed: Changed,
+    ) -> Change {
         let Changed { version, warnings } = changed;
-        Change { subject, change, dry_run: self.terms.dry_run, version, warnings }
+        Change { subject, change, dry_run: self.options.dry_run, version, warnings }
     }
 
-    /// Says what was changed: as data one object, or an array of several.
-    pub(crate) fn tell(&mut self, changes: &[Change]) -> Result<(), Failure> {
+    /// Prints changes. As data, one is an object and several are an array.
+    pub(crate) fn print_changes(&mut self, changes: &[Change]) -> Result<(), Failure> {
         for change in changes {
             for warning in &change.warnings {
                 self.console.warn(warning);
             }
-            self.console.note(&change.to_string());
+            self.console.info(&change.to_string());
         }
         match changes {
             _ if !self.console.structured() => Ok(()),
@@ -190,53 +189,59 @@ impl<C: Controller> Session<'_, '_, C> {
         }
     }
 
-    /// Waits until the edges concerned have a version, if `--wait` is given.
-    pub(crate) async fn settle(&mut self, reach: Reach, version: Version) -> Result<Exit, Failure> {
-        if !self.terms.wait || self.terms.dry_run {
+    /// With `--wait`: waits until the edges have a version.
+    pub(crate) async fn wait(
+        &mut self,
+        wait_for: WaitFor,
+        version: Version,
+    ) -> Result<Exit, Failure> {
+        if !self.options.wait || self.options.dry_run {
             return Ok(Exit::Done);
         }
-        match reach {
-            Reach::Nobody => {}
-            Reach::Namespace(namespace) => self.wait(namespace, version).await?,
-            Reach::Mesh => {
-                for row in rows(self.ask(Call::NamespaceList).await?, kind!(Namespaces))? {
-                    // A change of the mesh leaves the namespaces' own revisions alone.
+        match wait_for {
+            WaitFor::Nobody => {}
+            WaitFor::Namespace(namespace) => self.wait_for_edges(namespace, version).await?,
+            WaitFor::Mesh => {
+                for row in self.query(Call::NamespaceList, kind!(Namespaces)).await? {
+                    // A change of the mesh does not change the namespaces' own revisions.
                     let version = Version { namespace: 0, ..version };
-                    self.wait(row.name, version).await?;
+                    self.wait_for_edges(row.name, version).await?;
                 }
             }
         }
         Ok(Exit::Done)
     }
 
-    async fn wait(&mut self, namespace: Label, version: Version) -> Result<(), Failure> {
-        let limit = self.terms.timeout;
-        let timeout_secs = u32::try_from(limit.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    async fn wait_for_edges(&mut self, namespace: Label, version: Version) -> Result<(), Failure> {
+        let timeout = self.options.timeout;
+        let timeout_secs = u32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
         let call = Call::Wait { namespace: namespace.clone(), version, timeout_secs };
         let mut progress = Progress::default();
-        let mut unheard = Vec::new();
+        let mut silent = Vec::new();
         let Self { console, controller, .. } = self;
         let outcome = controller
             .watch(call, &mut |reply| {
                 if let Reply::Unheard(names) = reply {
-                    unheard = names;
+                    silent = names;
                 } else if let Reply::Progress(news) = reply {
                     progress = news;
                 }
-                console.progress(&waiting(&progress, &unheard));
+                console.progress(&describe_progress(&progress, &silent));
             })
             .await;
-        console.progress_done();
+        console.clear_progress();
         outcome?;
-        if progress.acked < progress.total || !unheard.is_empty() {
-            let message = format!("after {} {}", short(limit), waiting(&progress, &unheard));
+        if progress.acked < progress.total || !silent.is_empty() {
+            let progress = describe_progress(&progress, &silent);
+            let message = format!("after {}: {progress}", short(timeout));
             return Err(Failure::new(Exit::Unhealthy, message).hint(format!(
-                "the change stands; look at `cfctl edge list -n {namespace}`, or wait longer with \
-                 --timeout"
+                "the change is made; see `cfctl edge list -n {namespace}`, or wait longer with --timeout"
             )));
         }
-        console.note(&match progress.total {
-            0 => format!("no edge of {namespace} is connected; each gets it when it is"),
+        console.info(&match progress.total {
+            0 => format!(
+                "no edge of {namespace} is connected; each gets the change when it connects"
+            ),
             total => format!(
                 "{} of {namespace} connected, and all have it",
                 count(total as usize, "edge")
@@ -246,20 +251,20 @@ impl<C: Controller> Session<'_, '_, C> {
     }
 }
 
-/// `unheard` are controllers that do not answer.
-fn waiting(progress: &Progress, unheard: &[Label]) -> String {
-    const NAMED: usize = 5;
+/// `silent` are controllers that do not answer.
+fn describe_progress(progress: &Progress, silent: &[Label]) -> String {
+    const MAX_NAMES: usize = 5;
     let Progress { acked, total, waiting } = progress;
-    let names: Vec<&str> = waiting.iter().take(NAMED).map(Label::as_str).collect();
+    let names: Vec<&str> = waiting.iter().take(MAX_NAMES).map(Label::as_str).collect();
     let missing = (total - acked.min(total)) as usize;
     let more = if missing > names.len() { ", …" } else { "" };
-    let mut text = match names.as_slice() {
-        [] => format!("{acked} of {total} edges have it"),
-        names => format!("{acked} of {total} edges have it, without {}{more}", names.join(", ")),
-    };
-    if !unheard.is_empty() {
-        let names: Vec<&str> = unheard.iter().map(Label::as_str).collect();
-        text.push_str(&format!("; no answer of controller {}", names.join(", ")));
+    let mut text = format!("{acked} of {total} edges have it");
+    if !names.is_empty() {
+        text.push_str(&format!(", waiting for {}{more}", names.join(", ")));
+    }
+    if !silent.is_empty() {
+        let names: Vec<&str> = silent.iter().map(Label::as_str).collect();
+        text.push_str(&format!("; controller {} does not answer", names.join(", ")));
     }
     text
 }

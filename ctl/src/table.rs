@@ -4,33 +4,28 @@ use std::fmt::Write as _;
 
 use crate::failure::printable;
 
-/// What a cell says about its thing; shown as a colour where colours are on.
+/// Meaning of a cell, shown as a colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tone {
-    /// Nothing in particular.
     #[default]
     Plain,
-    /// As it should be.
     Good,
-    /// Not as it should be.
     Bad,
-    /// Worth a look.
-    Doubtful,
+    Warning,
 }
 
 impl Tone {
-    /// Wraps the text in the escape sequences of this tone (ECMA-48 SGR).
+    /// The text in the escape sequences of this tone (ECMA-48 SGR).
     pub(crate) fn paint(self, text: &str) -> String {
         let code = match self {
             Self::Plain => return text.to_owned(),
             Self::Good => 32,
             Self::Bad => 31,
-            Self::Doubtful => 33,
+            Self::Warning => 33,
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
 
-    /// [`paint`](Self::paint) where colours are on.
     pub(crate) fn paint_if(self, color: bool, text: &str) -> String {
         if color { self.paint(text) } else { text.to_owned() }
     }
@@ -44,29 +39,27 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A cell; nothing is shown as `-`.
+    /// A cell; an empty text is shown as `-`.
     pub fn new(text: impl ToString) -> Self {
         Self { text: text.to_string(), tone: Tone::Plain }
     }
 
-    /// A cell that may be missing.
     pub fn option(text: Option<impl ToString>) -> Self {
         text.map_or_else(Self::default, Self::new)
     }
 
-    /// A list, joined by commas.
+    /// Items joined by commas.
     pub fn list(items: impl IntoIterator<Item = impl ToString>) -> Self {
         let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
         Self::new(items.join(","))
     }
 
-    /// The same with a tone.
     #[must_use]
     pub fn tone(self, tone: Tone) -> Self {
         Self { tone, ..self }
     }
 
-    /// The text as it is shown: one word unless `free`, and never nothing.
+    /// The text to print, never empty: one word, or any text where `free`.
     fn shown(&self, free: bool) -> String {
         let text = printable(self.text.trim());
         if text.is_empty() {
@@ -79,8 +72,8 @@ impl Cell {
     }
 }
 
-/// Columns aligned by two spaces at least, one word per cell, without lines or frames. Only the last
-/// column may hold several words.
+/// Columns separated by two spaces at least, one word per cell. Only the last column may have several
+/// words.
 #[derive(Debug)]
 pub struct Table {
     header: Vec<&'static str>,
@@ -88,7 +81,6 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table without rows.
     pub fn new(header: impl Into<Vec<&'static str>>) -> Self {
         Self { header: header.into(), rows: Vec::new() }
     }
@@ -99,7 +91,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The rows as lines, each ended, with the header first.
+    /// The header and the rows, one line each.
     pub fn render(&self, color: bool) -> String {
         let lines = self.lines();
         let mut widths = Vec::new();
@@ -107,8 +99,8 @@ impl Table {
         self.draw(&lines, &widths, 0, color)
     }
 
-    /// The rows as lines below those that were printed before, whose widths are given and kept; with the
-    /// header where there were none.
+    /// Rows that follow those printed before, whose column widths are `widths`. Without any before, the
+    /// header is printed first.
     pub fn render_more(&self, widths: &mut Vec<usize>, color: bool) -> String {
         let lines = self.lines();
         let first = usize::from(!widths.is_empty());
@@ -116,7 +108,6 @@ impl Table {
         self.draw(&lines, widths, first, color)
     }
 
-    /// The header and the rows as text.
     fn lines(&self) -> Vec<Vec<String>> {
         let last = self.header.len().saturating_sub(1);
         let mut lines = vec![self.header.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
@@ -143,7 +134,7 @@ impl Table {
         out
     }
 
-    /// The only row, as one line per column: the column's name and the cell.
+    /// Each row as one line per column: the column's name and the cell.
     pub fn render_upright(&self, color: bool) -> String {
         let mut upright = String::new();
         let width = self.header.iter().map(|name| name.len()).max().unwrap_or(0) + 2;
@@ -194,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_come_later_stand_below_the_first() {
+    fn later_rows_line_up_with_the_first() {
         let mut widths = Vec::new();
         let first = sample().render_more(&mut widths, false);
         assert_eq!(first, sample().render(false));
@@ -216,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_stands_upright() {
+    fn one_row_is_printed_as_a_line_per_column() {
         let mut table = Table::new(["NAME", "ENDPOINT"]);
         table.push(vec![Cell::new("aws-hk"), Cell::list(["a:1", "b:2"])]);
         assert_eq!(table.render_upright(false), "NAME      aws-hk\nENDPOINT  a:1,b:2\n");
     }
 
     #[test]
-    fn a_cell_from_an_edge_cannot_drive_the_terminal() {
+    fn a_cell_from_an_edge_cannot_control_the_terminal() {
         let mut table = Table::new(["SOFTWARE", "X"]);
         table.push(vec![Cell::new("1.0\u{1b}]0;evil\u{7}"), Cell::new(1)]);
         assert!(!table.render(false).contains('\u{1b}'));

@@ -1,6 +1,4 @@
-//! Values of flags, checked here so that a slip is told before anything is sent.
-//!
-//! Only the form is checked; whether a prefix overlaps or may be used is the controller's to say.
+//! Parsers of flag values. They check the form; the controller checks the rest, such as overlaps.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -14,24 +12,20 @@ use time::{
     Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description,
 };
 
-/// The longest life of a join token.
-pub const LONGEST_TOKEN: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// A name: one DNS label.
+/// A name, which is one DNS label.
 ///
 /// # Errors
-/// Which rule it breaks.
+/// The rule that the name breaks.
 pub fn label(text: &str) -> Result<Label, NameError> {
     text.parse()
 }
 
-/// A name, or none for an empty text. A type of its own because clap reads `Option` as "may be
-/// left out".
+/// A name, or `None` for an empty text. clap reads a plain `Option` as an optional flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionalLabel(pub Option<Label>);
 
-/// A name, or an empty text.
-///
 /// # Errors
 /// As [`label`].
 pub fn optional_label(text: &str) -> Result<OptionalLabel, NameError> {
@@ -41,12 +35,12 @@ pub fn optional_label(text: &str) -> Result<OptionalLabel, NameError> {
 /// `HOST:PORT`.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is not one.
 pub fn endpoint(text: &str) -> Result<Endpoint, EndpointError> {
     text.parse()
 }
 
-/// A certificate's serial in hex; capitals and colons, as openssl prints it, are fine.
+/// A certificate's serial in hex. Capitals and colons are allowed, as openssl prints it.
 ///
 /// # Errors
 /// When it is not 32 hex digits.
@@ -54,7 +48,7 @@ pub fn serial(text: &str) -> Result<Serial, ParseHexError> {
     text.replace(':', "").to_ascii_lowercase().parse()
 }
 
-/// A public key's SHA-256 in hex; capitals and colons are fine.
+/// SHA-256 of a public key in hex. Capitals and colons are allowed.
 ///
 /// # Errors
 /// When it is not 64 hex digits.
@@ -62,10 +56,10 @@ pub fn fingerprint(text: &str) -> Result<Fingerprint, ParseHexError> {
     text.replace(':', "").to_ascii_lowercase().parse()
 }
 
-/// A network with no host bits set.
+/// A network without host bits.
 ///
 /// # Errors
-/// What is wrong, and what was probably meant.
+/// What is wrong, and a correction where there is a likely one.
 pub fn cidr(text: &str) -> Result<IpNet, String> {
     let Some((address, length)) = text.split_once('/') else {
         return Err(match text.parse::<IpAddr>() {
@@ -91,10 +85,10 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// A length of time such as `500ms`, `90s`, `1h30m` or `2d`; not nothing.
+/// A duration above zero, such as `500ms`, `90s`, `1h30m` or `2d`.
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong, and the form to use.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "expected such as 500ms, 90s, 1h30m or 2d";
     let mut rest = text;
@@ -118,28 +112,23 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         total = part.and_then(|part| total.checked_add(part)).ok_or("it is too long")?;
         rest = tail;
     }
-    if total.is_zero() {
-        Err(format!("it must not be empty or nothing; {FORM}"))
-    } else {
-        Ok(total)
-    }
+    if total.is_zero() { Err(format!("it must not be empty or zero; {FORM}")) } else { Ok(total) }
 }
 
 fn span(text: &str, holds: impl Fn(u8) -> bool) -> usize {
     text.bytes().take_while(|byte| holds(*byte)).count()
 }
 
-/// A moment as people say it.
+/// A point in time, as a person gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// So long ago.
     Ago(Duration),
-    /// Then, in Unix milliseconds.
+    /// In Unix milliseconds.
     At(u64),
 }
 
 impl When {
-    /// In Unix milliseconds; `now` in Unix seconds.
+    /// In Unix milliseconds. `now` is in Unix seconds.
     pub fn millis(self, now: u64) -> u64 {
         match self {
             Self::Ago(length) => {
@@ -151,43 +140,43 @@ impl When {
     }
 }
 
-/// How long ago, as [`duration`]; or a time of RFC 3339; or a date, which begins at midnight UTC.
+/// How long ago, as [`duration`]; a time of RFC 3339; or a date, which is its midnight UTC.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The forms to use.
 pub fn when(text: &str) -> Result<When, String> {
     const FORM: &str = "expected such as 30m, 7d, 2026-02-01 or 2026-02-01T12:00:00Z";
     if !text.contains('-') {
         return duration(text).map(When::Ago);
     }
     let date = Date::parse(text, format_description!("[year]-[month]-[day]"));
-    let moment = match date {
+    let time = match date {
         Ok(date) => date.midnight().assume_utc(),
         Err(_) => OffsetDateTime::parse(text, &Rfc3339).map_err(|_| FORM.to_owned())?,
     };
-    let millis = moment.unix_timestamp_nanos() / 1_000_000;
+    let millis = time.unix_timestamp_nanos() / 1_000_000;
     u64::try_from(millis).map(When::At).map_err(|_| "it is before 1970".to_owned())
 }
 
-/// A token's life: 1 s to [`LONGEST_TOKEN`].
+/// How long a token works: 1 s to [`MAX_TOKEN_TTL`].
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the value.
 pub fn token_ttl(text: &str) -> Result<Duration, String> {
     let ttl = duration(text)?;
     if ttl < Duration::from_secs(1) {
-        Err("a token must live for at least 1s".to_owned())
-    } else if ttl > LONGEST_TOKEN {
-        Err("a token may live for 24h at most; make one when it is needed".to_owned())
+        Err("a token must work for at least 1s".to_owned())
+    } else if ttl > MAX_TOKEN_TTL {
+        Err("a token may work for 24h at most; make it when it is needed".to_owned())
     } else {
         Ok(ttl)
     }
 }
 
-/// The MTU of TUN devices.
+/// An MTU of TUN devices: 1280 (RFC 8200 §5) to 1500.
 ///
 /// # Errors
-/// When it is not from 1280 (RFC 8200 §5) to 1500.
+/// The range.
 pub fn tun_mtu(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(mtu @ 1280..=1500) => Ok(mtu),
@@ -202,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_with_host_bits_is_answered_with_the_one_that_was_meant() {
+    fn for_a_network_with_host_bits_the_right_one_is_suggested() {
         assert_eq!(
             cidr("10.2.3.4/16").unwrap_err(),
             "it has host bits set; did you mean 10.2.0.0/16?"
@@ -215,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_says_what_it_lacks() {
+    fn a_malformed_network_is_explained() {
         for (text, expected) in [
             ("10.2.0.1", "write 10.2.0.1/32"),
             ("fd00::1", "write fd00::1/128"),
@@ -259,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_so_long_ago_or_then() {
+    fn a_point_in_time_is_a_duration_ago_a_date_or_a_time() {
         assert_eq!(when("30m").unwrap().millis(10_000), 8_200_000);
         assert_eq!(when("9d").unwrap().millis(1), 0);
         for (text, millis) in [
@@ -275,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn tokens_live_for_a_day_at_most() {
+    fn tokens_work_for_a_day_at_most() {
         assert!(token_ttl("24h").is_ok());
         assert!(token_ttl("25h").unwrap_err().contains("24h at most"));
         assert!(token_ttl("10ms").is_err());
     }
 
     #[test]
-    fn a_serial_may_be_written_as_openssl_does() {
+    fn a_serial_may_be_written_as_openssl_prints_it() {
         let plain = serial("0a1b2c3d4e5f60718293a4b5c6d7e8f9").unwrap();
         assert_eq!(serial("0A:1B:2C:3D:4E:5F:60:71:82:93:A4:B5:C6:D7:E8:F9").unwrap(), plain);
         assert!(serial("0a").is_err());

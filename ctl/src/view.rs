@@ -1,8 +1,8 @@
-//! Answers as they are printed: the columns of tables, and JSON whose names are a promise.
+//! Answers as they are printed: tables, and JSON that scripts rely on.
 //!
 //! A list is an array of the objects below, one thing is one object; `-o yaml` has the same names.
-//! Names are in snake_case and are never renamed or given another meaning; there may be more of them
-//! later. What is unknown is `null`. Times are RFC 3339 in UTC (`2026-02-01T12:00:00Z`), prefixes
+//! Names are in snake_case. They are never renamed or given another meaning; new ones may be added.
+//! Unknown values are `null`. Times are RFC 3339 in UTC (`2026-02-01T12:00:00Z`), networks
 //! `ADDRESS/LENGTH`, endpoints `HOST:PORT`, versions objects of `epoch`, `mesh` and `namespace`.
 //!
 //! | command | JSON |
@@ -24,7 +24,7 @@
 //! | `status` | [`Status`] |
 //! | `context list`, `show` | [`Context`] |
 //! | `version` | [`Versions`] |
-//! | what changes something | [`Change`] |
+//! | commands that change something | [`Change`] |
 
 mod audit;
 mod ca;
@@ -42,50 +42,46 @@ use crate::{
     table::{Cell, Table},
 };
 
-pub use audit::{Audit, AuditChange, AuditLines};
-pub use ca::{Authorities, Holders, IssuingCa, Renewed, Root};
+pub use audit::{Audit, AuditLines};
+pub use ca::{Authorities, Renewed};
 pub use change::{Change, Subject};
 pub use controller::Controller;
-pub use edge::{Edge, EdgeStateName, Link, Route};
-pub use identity::{Admin, Cert, CertStateName, NewAdmin, NewCert, NewToken, Token, Trust};
+pub use edge::{Edge, Route};
+pub use identity::{Admin, Cert, NewAdmin, NewCert, NewToken, Token, Trust};
 pub use namespace::Namespace;
-pub use status::{Context, ControllerStatus, NamespaceStatus, Status, Versions};
+pub use status::{Context, Status, Versions};
 
-/// A kind of thing that is listed and shown.
+/// Something that is listed and shown.
 pub trait Row: Serialize {
-    /// The columns of `-o wide`, of which the first [`NARROW`](Self::NARROW) are the table's.
+    /// The columns of `-o wide`.
     const COLUMNS: &'static [&'static str];
-    /// How many columns the table has.
-    const NARROW: usize;
+    /// How many of the columns `-o table` has: the first ones.
+    const TABLE_COLUMNS: usize;
 
-    /// A cell for each of the columns; `now` in Unix seconds.
+    /// A cell for each column. `now` is in Unix seconds.
     fn cells(&self, now: u64) -> Vec<Cell>;
 
-    /// What `show` has below the columns.
-    fn below(&self, _now: u64, _color: bool) -> String {
+    /// Text below the columns of `show`.
+    fn details(&self, _now: u64, _color: bool) -> String {
         String::new()
     }
 }
 
-/// A list: a table, or an array.
+/// A table, or an array. `now` is in Unix seconds.
 pub struct List<'a, T> {
-    /// Its things.
     pub items: &'a [T],
-    /// The time, in Unix seconds.
     pub now: u64,
 }
 
-/// One thing: a line per column, or an object.
+/// One line per column, or an object. `now` is in Unix seconds.
 pub struct One<'a, T> {
-    /// The thing.
     pub item: &'a T,
-    /// The time, in Unix seconds.
     pub now: u64,
 }
 
 impl<T: Row> Answer for List<'_, T> {
     fn table(&self, wide: bool, color: bool) -> String {
-        let columns = if wide { T::COLUMNS } else { &T::COLUMNS[..T::NARROW] };
+        let columns = if wide { T::COLUMNS } else { &T::COLUMNS[..T::TABLE_COLUMNS] };
         let mut table = Table::new(columns);
         for item in self.items {
             let mut cells = item.cells(self.now);
@@ -104,7 +100,7 @@ impl<T: Row> Answer for One<'_, T> {
     fn table(&self, _wide: bool, color: bool) -> String {
         let mut table = Table::new(T::COLUMNS);
         table.push(self.item.cells(self.now));
-        table.render_upright(color) + &self.item.below(self.now, color)
+        table.render_upright(color) + &self.item.details(self.now, color)
     }
 
     fn data(&self) -> impl Serialize {

@@ -212,18 +212,38 @@ fn a_flag_beats_its_variable() {
     let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
     let with = |arguments: &[&str]| {
         let mut command = cfctl(home.path());
-        command.env("CFRAME_CONFIG", &config).env("CFRAME_OUTPUT", "json").env("CFRAME_YES", "1");
-        command.env("CFRAME_NAMESPACE", "prod").args(arguments).output().unwrap()
+        command.env("CFCTL_CONFIG", &config).env("CFCTL_OUTPUT", "json").env("CFCTL_YES", "1");
+        command.env("CFCTL_NAMESPACE", "prod").args(arguments).output().unwrap()
     };
     assert!(with(&["version"]).stdout.starts_with(b"{"));
     assert!(with(&["version", "-o", "table"]).stdout.starts_with(b"cfctl"));
-    // `CFRAME_YES` is the consent that a script has to give.
+    // `CFCTL_YES` is the consent that a script has to give.
     let output = with(&["route", "del", "pods"]);
     assert_exit(&output, 0);
     assert!(text(&output.stdout).contains("\"namespace\": \"prod\""));
     let mut command = cfctl(home.path());
-    let wrong = command.env("CFRAME_YES", "perhaps").arg("status").output().unwrap();
+    let wrong = command.env("CFCTL_YES", "perhaps").arg("status").output().unwrap();
     assert_exit(&wrong, 2);
+}
+
+#[test]
+fn an_empty_variable_is_ignored() {
+    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
+    let controller = mesh.controller(answer);
+    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let run = |line: &str| {
+        let mut command = cfctl(home.path());
+        for flag in ["OUTPUT", "YES", "NAMESPACE", "TIMEOUT", "VERBOSE", "CIDR", "ENDPOINT"] {
+            command.env(format!("CFCTL_{flag}"), "");
+        }
+        command.arg("--config").arg(&config).args(line.split(' ')).output().unwrap()
+    };
+    assert!(run("version").stdout.starts_with(b"cfctl"), "a table");
+    // The controller's answer: the command line was right.
+    assert_exit(&run("edge add a -n prod"), 4);
+    let mut command = cfctl(home.path());
+    let output = command.env("CFCTL_CONFIG", "").arg("version").output().unwrap();
+    assert_exit(&output, 0);
 }
 
 #[test]

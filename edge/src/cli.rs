@@ -8,10 +8,11 @@ mod look;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use cframe_console::{args, exit::Exit, output};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Flags, Place};
-use exit::Exit;
+use exit::exit_code;
 
 /// The gateway of a cframe mesh.
 #[derive(Debug, Parser)]
@@ -30,13 +31,13 @@ enum Command {
     /// Makes a key on this host, has the controller certify it, and writes identity and configuration.
     Join {
         /// The token, or - to read it from standard input
-        #[arg(env = "CFRAME_TOKEN", hide_env_values = true)]
+        #[arg(env)]
         token: String,
         /// UDP port of links
-        #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
+        #[arg(long, value_name = "PORT")]
         listen: Option<u16>,
         /// Take the place of another identity in this directory
-        #[arg(long, env = "CFRAME_REPLACE")]
+        #[arg(long)]
         replace: bool,
     },
     /// Run the gateway
@@ -47,13 +48,13 @@ enum Command {
     /// Show the running gateway: links, routes, state, certificate
     Status {
         /// Form of the output
-        #[arg(short, long, env = "CFRAME_OUTPUT", default_value = "table")]
+        #[arg(short, long, default_value = "table")]
         output: Output,
     },
     /// Look for what is wrong on this host; exit code 7 if something is
     Doctor {
         /// Form of the output
-        #[arg(short, long, env = "CFRAME_OUTPUT", default_value = "table")]
+        #[arg(short, long, default_value = "table")]
         output: Output,
     },
     /// Remove what a stopped gateway leaves: device, routing table, rules
@@ -66,10 +67,10 @@ enum Command {
         #[arg(value_name = "FILE")]
         answer: PathBuf,
         /// UDP port of links
-        #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
+        #[arg(long, value_name = "PORT")]
         listen: Option<u16>,
         /// Take the place of another identity in this directory
-        #[arg(long, env = "CFRAME_REPLACE")]
+        #[arg(long)]
         replace: bool,
     },
     /// Print the version
@@ -90,11 +91,11 @@ enum Output {
 
 /// Parses the command line and does it.
 pub fn main() -> ExitCode {
-    let Cli { place, command } = Cli::parse();
+    let Cli { place, command } = args::parse();
     match dispatch(&place, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let exit = Exit::of(&error);
+            let exit = exit_code(&error);
             if exit != Exit::Unhealthy {
                 eprintln!("cframe-edge: {error:#}");
             }
@@ -115,17 +116,10 @@ fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
             enroll::import(place, &answer, listen, replace)
         }
         Command::Version => {
-            println!("cframe-edge {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            Ok(output::print(concat!("cframe-edge ", env!("CARGO_PKG_VERSION"), "\n"))?)
         }
         Command::Completion { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "cframe-edge",
-                &mut std::io::stdout(),
-            );
-            Ok(())
+            Ok(output::print(&output::completion(args::command::<Cli>(), shell))?)
         }
     }
 }
@@ -146,7 +140,21 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        args::command::<Cli>().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_and_the_token_have_their_variables() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let token = (arg.get_id() == "token").then_some("token");
+                let Some(name) = arg.get_long().or(token) else { continue };
+                let name = format!("CFRAME_EDGE_{}", name.replace('-', "_").to_uppercase());
+                assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(name.as_str()));
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&args::command::<Cli>());
     }
 
     #[test]
@@ -155,7 +163,7 @@ mod tests {
             ["cframe-edge", "--data-dir", "/x", "status"],
             ["cframe-edge", "status", "--data-dir", "/x"],
         ] {
-            let cli = Cli::try_parse_from(line).unwrap();
+            let cli = args::try_parse_from::<Cli, _>(line).unwrap();
             assert_eq!(cli.place.data_dir, Some(PathBuf::from("/x")));
         }
     }

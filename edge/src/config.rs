@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cframe_console::log::LogFormat;
 use cframe_protocol::v1::Endpoint;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use serde::{Deserialize, Serialize};
 
 use crate::instance::{Instance, InstanceError, Paths};
@@ -48,28 +49,17 @@ pub enum Forwarding {
     Leave,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines.
-    Json,
-}
-
 /// Where things are: flags of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Place {
     /// Instance of this edge on its host: also its TUN device's name [default: cframe0]
-    #[arg(long, env = "CFRAME_INSTANCE", global = true)]
+    #[arg(long, global = true)]
     pub instance: Option<String>,
     /// Directory of everything that is kept [default: /var/lib/cframe/INSTANCE]
-    #[arg(long, env = "CFRAME_DATA_DIR", global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Configuration [default: DATA_DIR/edge.toml, or /etc/cframe/edge.toml without --data-dir]
-    #[arg(long, env = "CFRAME_CONFIG", global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
@@ -77,28 +67,29 @@ pub struct Place {
 #[derive(Args, Clone, Debug, Default)]
 pub struct Flags {
     /// UDP port of links [default: as enrolled, 58423]
-    #[arg(long, env = "CFRAME_LISTEN", value_name = "PORT")]
+    #[arg(long, value_name = "PORT")]
     pub listen: Option<u16>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as cframe_edge=debug
-    #[arg(long, env = "CFRAME_LOG")]
+    #[arg(long)]
     pub log: Option<String>,
     /// How log lines look
-    #[arg(long, env = "CFRAME_LOG_FORMAT")]
+    #[arg(long)]
     pub log_format: Option<LogFormat>,
     /// Switch IP forwarding on as prefixes need it, or leave it
-    #[arg(long, env = "CFRAME_FORWARDING")]
+    #[arg(long)]
     pub forwarding: Option<Forwarding>,
     /// Masquerade what comes from the mesh, for sites whose hosts have no route back (needs nft)
-    #[arg(long, env = "CFRAME_SNAT", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true",
+          value_parser = BoolishValueParser::new())]
     pub snat: Option<bool>,
     /// Largest IP packet of the underlay in bytes, the upper bound of path MTU discovery
-    #[arg(long, env = "CFRAME_UNDERLAY_MTU", value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES")]
     pub underlay_mtu: Option<u16>,
     /// Serve Prometheus metrics here, such as 127.0.0.1:9584
-    #[arg(long, env = "CFRAME_METRICS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
     /// Controllers to begin with, HOST:PORT
-    #[arg(long, env = "CFRAME_CONTROLLERS", value_delimiter = ',', value_name = "ENDPOINT")]
+    #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
     pub controllers: Vec<Endpoint>,
 }
 

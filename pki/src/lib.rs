@@ -40,3 +40,8 @@ pub use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 pub fn unix_now() -> u64 {
     rustls::pki_types::UnixTime::now().as_secs()
 }
+
+/// A certificate as a PEM block (RFC 7468).
+pub fn certificate_pem(der: &[u8]) -> String {
+    pem::encode("CERTIFICATE", der).to_string()
+}

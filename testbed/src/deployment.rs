@@ -161,7 +161,7 @@ impl Deployment {
     /// The same with another file of contexts, such as one that `cfctl admin add --out` has written.
     pub fn ctl_as(&self, contexts: &Path, args: &[&str]) -> Result<Output> {
         let mut command = self.ctl_command(args);
-        command.env("CFRAME_CONFIG", contexts);
+        command.env("CFCTL_CONFIG", contexts);
         self.transcript.run(&self.host, command, COMMAND)
     }
 
@@ -205,7 +205,7 @@ impl Deployment {
     /// Runs `cframe-edge` with a data directory of its own on any host; for what a user would not do.
     pub fn edge_program(&self, host: &Host, dir: &Path, args: &[&str]) -> Result<Output> {
         let mut command = clean_command(host, self.programs.edge());
-        command.args(args).env("CFRAME_DATA_DIR", dir);
+        command.args(args).env("CFRAME_EDGE_DATA_DIR", dir);
         prompt::run(command, COMMAND)
     }
 
@@ -280,7 +280,8 @@ impl Deployment {
 fn clean_command(host: &Host, program: PathBuf) -> Command {
     let mut command = host.command(program);
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"CFRAME_") {
+        let name_bytes = name.as_encoded_bytes();
+        if name_bytes.starts_with(b"CFRAME_") || name_bytes.starts_with(b"CFCTL_") {
             command.env_remove(name);
         }
     }

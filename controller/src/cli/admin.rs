@@ -13,13 +13,13 @@ use crate::{config::Config, local};
 #[derive(Debug, Args)]
 pub(super) struct AdminFlags {
     /// The admin's name
-    #[arg(long, value_name = "NAME", env = "CFRAME_NAME", default_value = "admin")]
+    #[arg(long, value_name = "NAME", default_value = "admin")]
     name: Label,
     /// A new admin that may look and not change; one that is there stays what it is
-    #[arg(long, env = "CFRAME_READ_ONLY")]
+    #[arg(long)]
     read_only: bool,
     /// The file for the context, whose context of this mesh is replaced [default: ~/.config/cframe/config.toml]
-    #[arg(long, value_name = "FILE", env = "CFRAME_ADMIN_CONTEXT")]
+    #[arg(long, value_name = "FILE")]
     admin_context: Option<PathBuf>,
 }
 

@@ -26,10 +26,10 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct BackupFlags {
     /// The new file, or - for stdout
-    #[arg(long, value_name = "FILE", env = "CFRAME_OUT")]
+    #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Seal the CA's keys with the first line of this file, and put them in
-    #[arg(long, value_name = "FILE", env = "CFRAME_PASSPHRASE_FILE")]
+    #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 }
 
@@ -37,10 +37,10 @@ pub(super) struct BackupFlags {
 #[derive(Debug, Args)]
 pub(super) struct RestoreFlags {
     /// The backup
-    #[arg(long = "in", value_name = "FILE", env = "CFRAME_IN")]
+    #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,
     /// Open the CA's keys with the first line of this file
-    #[arg(long, value_name = "FILE", env = "CFRAME_PASSPHRASE_FILE")]
+    #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 }
 

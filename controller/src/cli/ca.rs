@@ -24,16 +24,16 @@ pub(super) enum CaCommand {
     /// Make a root CA: root.pem and root-key.pem, in a new directory that can lie anywhere, also offline
     NewRoot {
         /// The mesh's name
-        #[arg(long, value_name = "NAME", env = "CFRAME_MESH")]
+        #[arg(long, value_name = "NAME")]
         mesh: MeshName,
         /// The directory, which is made; its key opens the whole mesh
-        #[arg(long, value_name = "DIR", env = "CFRAME_OUT")]
+        #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
     /// Make the key of another issuing CA here, and a signing request for `ca sign`
     Request {
         /// The file for the request
-        #[arg(long, value_name = "FILE", env = "CFRAME_OUT")]
+        #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
     /// Sign a controller's request with a root's key: an issuing CA's certificate, and the root's after it
@@ -42,10 +42,10 @@ pub(super) enum CaCommand {
         #[arg(value_name = "REQUEST")]
         request: PathBuf,
         /// The directory with root.pem and root-key.pem
-        #[arg(long, value_name = "DIR", env = "CFRAME_ROOT")]
+        #[arg(long, value_name = "DIR")]
         root: PathBuf,
         /// The file for the certificate
-        #[arg(long, value_name = "CERT", env = "CFRAME_OUT")]
+        #[arg(long, value_name = "CERT")]
         out: PathBuf,
     },
     /// Have the running controller sign with another issuing CA, made with a root's key or signed elsewhere
@@ -56,7 +56,7 @@ pub(super) enum CaCommand {
         #[arg(value_name = "FINGERPRINT")]
         fingerprint: Fingerprint,
         /// Although edges lack the root above it
-        #[arg(long, env = "CFRAME_FORCE")]
+        #[arg(long)]
         force: bool,
     },
     /// List this controller's issuing CAs, the one that signs marked
@@ -68,13 +68,13 @@ pub(super) enum CaCommand {
 #[group(skip)]
 pub(super) struct RenewFlags {
     /// The directory with the root's certificate and key; the new key is made here
-    #[arg(long, value_name = "DIR", env = "CFRAME_ROOT", required_unless_present = "certificate")]
+    #[arg(long, value_name = "DIR", required_unless_present = "certificate")]
     root: Option<PathBuf>,
     /// What `ca sign` has made of a request of this host
-    #[arg(long, value_name = "CERT", env = "CFRAME_CERTIFICATE", conflicts_with = "root")]
+    #[arg(long, value_name = "CERT", conflicts_with = "root")]
     certificate: Option<PathBuf>,
     /// Although edges lack the root above it
-    #[arg(long, env = "CFRAME_FORCE")]
+    #[arg(long)]
     force: bool,
 }
 

@@ -35,34 +35,28 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct InitFlags {
     /// The mesh's name, a DNS name such as corp.example
-    #[arg(long, value_name = "NAME", env = "CFRAME_MESH", required_unless_present = "join")]
+    #[arg(long, value_name = "NAME", required_unless_present = "join")]
     mesh: Option<MeshName>,
     /// Add a controller to the mesh that is in the store, with an issuing CA of its own
-    #[arg(long, env = "CFRAME_JOIN")]
+    #[arg(long)]
     join: bool,
     /// With --join: directory of the root's certificate and key; without it a request is written for `ca sign`
-    #[arg(long, value_name = "DIR", env = "CFRAME_ROOT", requires = "join")]
+    #[arg(long, value_name = "DIR", requires = "join")]
     root: Option<PathBuf>,
     /// With --join: what `ca sign` has made of the request
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "CFRAME_ISSUING_CERTIFICATE",
-        requires = "join",
-        conflicts_with = "root"
-    )]
+    #[arg(long, value_name = "FILE", requires = "join", conflicts_with = "root")]
     issuing_certificate: Option<PathBuf>,
     /// Where edges and admins reach this controller; repeat it for several
-    #[arg(long, value_name = "HOST[:PORT]", env = "CFRAME_ADDRESS", required = true, value_delimiter = ',', value_parser = address)]
+    #[arg(long, value_name = "HOST[:PORT]", required = true, value_delimiter = ',', value_parser = address)]
     address: Vec<Endpoint>,
     /// The controller's name
-    #[arg(long, value_name = "NAME", env = "CFRAME_NAME", default_value = "controller")]
+    #[arg(long, value_name = "NAME", default_value = "controller")]
     name: Label,
     /// The first admin's name
-    #[arg(long, value_name = "NAME", env = "CFRAME_ADMIN", default_value = "admin")]
+    #[arg(long, value_name = "NAME", default_value = "admin")]
     admin: Label,
     /// The file for the first admin's context [default: ~/.config/cframe/config.toml]
-    #[arg(long, value_name = "FILE", env = "CFRAME_ADMIN_CONTEXT")]
+    #[arg(long, value_name = "FILE")]
     admin_context: Option<PathBuf>,
 }
 

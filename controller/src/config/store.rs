@@ -14,31 +14,25 @@ use crate::store::etcd;
 #[derive(Debug, Clone, Default, Args)]
 pub struct StoreFlags {
     /// Where the mesh is kept: in the data directory, or in etcd, for several controllers [default: embedded]
-    #[arg(long, value_name = "KIND", env = "CFRAME_STORE", global = true)]
+    #[arg(long, value_name = "KIND", global = true)]
     pub store: Option<Kind>,
     /// A member of etcd, such as https://10.0.0.1:2379; repeat it for all of them
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "CFRAME_ETCD_ENDPOINT",
-        value_delimiter = ',',
-        global = true
-    )]
+    #[arg(long, value_name = "URL", value_delimiter = ',', global = true)]
     pub etcd_endpoint: Vec<String>,
     /// The CA of etcd's certificates, PEM
-    #[arg(long, value_name = "FILE", env = "CFRAME_ETCD_CA", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     pub etcd_ca: Option<PathBuf>,
     /// The certificate to show to etcd, PEM
-    #[arg(long, value_name = "FILE", env = "CFRAME_ETCD_CERT", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     pub etcd_cert: Option<PathBuf>,
     /// Its key, PEM, mode 0600
-    #[arg(long, value_name = "FILE", env = "CFRAME_ETCD_KEY", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     pub etcd_key: Option<PathBuf>,
     /// The user of etcd
-    #[arg(long, value_name = "NAME", env = "CFRAME_ETCD_USERNAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true)]
     pub etcd_username: Option<String>,
     /// A file of mode 0600 with the user's password on its first line
-    #[arg(long, value_name = "FILE", env = "CFRAME_ETCD_PASSWORD_FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     pub etcd_password_file: Option<PathBuf>,
 }
 

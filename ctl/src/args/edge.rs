@@ -7,24 +7,23 @@ use ipnet::IpNet;
 
 use crate::value;
 
-/// What is done with edges.
 #[derive(Debug, Subcommand)]
 pub enum EdgeVerb {
-    /// Add an edge: its name, the networks behind it, and where it is reached.
+    /// Add an edge: its name, the networks behind it, and the addresses where others reach it.
     ///
-    /// The gateway itself joins afterwards, with a token (`cfctl token create`) or a certificate
-    /// that `cfctl cert enroll` has issued.
+    /// The gateway then joins with a token (`cfctl token create`), or with a certificate of
+    /// `cfctl cert enroll`.
     #[command(
         visible_alias = "create",
         after_long_help = "\
 Examples:
   cfctl edge add aws-hk --namespace prod --cidr 172.30.0.0/16 --endpoint 203.0.113.7:58423
-  cfctl edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64        # behind NAT: it dials out"
+  cfctl edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64        # behind NAT: it only dials out"
     )]
     Add(EdgeAdd),
     /// Change an edge in one step; its links stay.
     ///
-    /// A list that is given replaces the former one.
+    /// A list replaces the previous one.
     #[command(after_long_help = "\
 Examples:
   cfctl edge set aws-hk -n prod --endpoint 198.51.100.9:58423
@@ -33,7 +32,7 @@ Examples:
     Set(EdgeSet),
     /// Remove an edge with its routes and tokens.
     ///
-    /// Its certificates are revoked for good: adding the name again does not bring them back.
+    /// Its certificates are revoked for good: they stay revoked when the name is added again.
     #[command(visible_aliases = ["delete", "rm"], after_long_help = "\
 Examples:
   cfctl edge del aws-hk -n prod
@@ -53,7 +52,7 @@ Examples:
   cfctl edge list -o json | jq -r '.[] | select(.state != \"online\") | .name'"
     )]
     List {
-        /// Of all namespaces, whatever the context's is.
+        /// List all namespaces, also when the context has one.
         #[arg(short = 'A', long)]
         all_namespaces: bool,
     },
@@ -65,25 +64,23 @@ Examples:
     },
 }
 
-/// The arguments of `edge add`.
 #[derive(Args, Debug)]
 pub struct EdgeAdd {
-    /// Its name: a DNS label of a-z, 0-9 and '-', unique in the namespace.
+    /// Name: a DNS label of a-z, 0-9 and '-', unique in the namespace.
     #[arg(value_parser = value::label)]
     pub name: Label,
     /// Network behind it, such as 172.30.0.0/16; repeat or separate by commas.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = value::cidr)]
     pub cidr: Vec<IpNet>,
-    /// Where it is reached from outside, HOST:PORT; none if it can only dial out.
+    /// Address where other edges dial it, HOST:PORT; none if it only dials out.
     #[arg(long, alias = "listener", value_name = "HOST:PORT", value_delimiter = ',',
           value_parser = value::endpoint)]
     pub endpoint: Vec<Endpoint>,
-    /// A line about it, for people.
+    /// Text for people, one line.
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 }
 
-/// The arguments of `edge set`.
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group(ArgGroup::new("change").required(true).multiple(true)
@@ -92,29 +89,28 @@ pub struct EdgeSet {
     /// Edge to change.
     #[arg(value_parser = value::label)]
     pub name: Label,
-    /// The networks behind it from now on; repeat or separate by commas.
+    /// The networks behind it; repeat or separate by commas.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = value::cidr)]
     pub cidr: Option<Vec<IpNet>>,
-    /// Where it is reached from now on, HOST:PORT; repeat or separate by commas.
+    /// Addresses where other edges dial it, HOST:PORT; repeat or separate by commas.
     #[arg(long, alias = "listener", value_name = "HOST:PORT", value_delimiter = ',',
           value_parser = value::endpoint)]
     pub endpoint: Option<Vec<Endpoint>>,
-    /// It is reached from nowhere any more: it dials out.
+    /// Remove its endpoints: it only dials out.
     #[arg(long, alias = "no-listener", conflicts_with = "endpoint")]
     pub no_endpoint: bool,
-    /// A line about it, for people.
+    /// Text for people, one line.
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 }
 
 impl EdgeSet {
-    /// The endpoints to set: `None` leaves them, an empty list removes them.
+    /// The endpoints to set. `None` does not change them.
     pub fn endpoints(&self) -> Option<Vec<Endpoint>> {
         if self.no_endpoint { Some(Vec::new()) } else { self.endpoint.clone() }
     }
 }
 
-/// What is done with routes.
 #[derive(Debug, Subcommand)]
 pub enum RouteVerb {
     /// Add a network behind an edge, such as a cluster's pods.
@@ -138,7 +134,7 @@ Examples:
     /// List routes, of one namespace or of all.
     #[command(visible_alias = "ls")]
     List {
-        /// Of all namespaces, whatever the context's is.
+        /// List all namespaces, also when the context has one.
         #[arg(short = 'A', long)]
         all_namespaces: bool,
     },
@@ -150,16 +146,15 @@ Examples:
     },
 }
 
-/// The arguments of `route add`.
 #[derive(Args, Debug)]
 pub struct RouteAdd {
-    /// Its name: a DNS label of a-z, 0-9 and '-', unique in the namespace.
+    /// Name: a DNS label of a-z, 0-9 and '-', unique in the namespace.
     #[arg(value_parser = value::label)]
     pub name: Label,
     /// Network to reach, such as 10.244.0.0/16.
     #[arg(long, value_name = "CIDR", value_parser = value::cidr)]
     pub cidr: IpNet,
-    /// Edge that it lies behind.
+    /// Edge in front of it.
     #[arg(long, visible_aliases = ["via", "nexthop"], value_name = "NAME",
           value_parser = value::label)]
     pub edge: Label,

@@ -7,13 +7,12 @@ use clap::{ArgGroup, Args, Subcommand};
 
 use crate::value;
 
-/// What is done with join tokens.
 #[derive(Debug, Subcommand)]
 pub enum TokenVerb {
     /// Make a token, and print the command that joins with it.
     ///
-    /// The line on standard output is to be run on the gateway, which makes its key there. The token
-    /// works once, for this one edge, and is not shown again. With -o json it comes as an object.
+    /// Run the printed line on the gateway, which makes its key there. The token works once, for this
+    /// edge, and is not shown again.
     #[command(
         visible_alias = "add",
         after_long_help = "\
@@ -22,45 +21,43 @@ Examples:
   ssh aws-hk sudo \"$(cfctl token create -n prod --edge aws-hk --ttl 5m)\""
     )]
     Create(TokenCreate),
-    /// List the tokens that are not used up; never their secrets.
+    /// List the tokens that can still be used, without their secrets.
     #[command(visible_alias = "ls")]
     List {
-        /// Of all namespaces, whatever the context's is.
+        /// List all namespaces, also when the context has one.
         #[arg(short = 'A', long)]
         all_namespaces: bool,
     },
-    /// Make a token useless. Edges that have joined stay.
+    /// Revoke a token. An edge that has joined with it stays.
     #[command(after_long_help = "\
 Examples:
   cfctl token revoke 5f0c7c1e9d3b4a86a2d1f4be0c9d7e21")]
     Revoke {
-        /// The token's id, as `token list` shows it.
+        /// The token's id, as in `token list`.
         id: String,
     },
 }
 
-/// The arguments of `token create`.
 #[derive(Args, Debug)]
 pub struct TokenCreate {
-    /// Edge that the gateway becomes.
+    /// The gateway's edge.
     #[arg(long, value_name = "NAME", value_parser = value::label)]
     pub edge: Label,
-    /// How long it can be used, at most 24h.
+    /// How long it works, at most 24h.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = value::token_ttl)]
     pub ttl: Duration,
-    /// For an edge that has joined before, and has lost its key or let its certificate expire.
+    /// For an edge that has joined before and lost its key, or whose certificate has expired.
     #[arg(long)]
     pub rejoin: bool,
 }
 
-/// What is done with certificates.
 #[derive(Debug, Subcommand)]
 pub enum CertVerb {
-    /// Issue a certificate for a signing request of a gateway that can't reach the controller yet.
+    /// Issue a certificate for the signing request of a gateway that can't reach the controller yet.
     ///
-    /// Writes into --out-dir what joining would have given the gateway: enrolled.json, which
-    /// `cframe-edge import` takes there, and the chain as cert.pem. The gateway's key never leaves
-    /// it; only the public key of the request is used.
+    /// Writes two files into --out-dir: enrolled.json for `cframe-edge import`, with all that joining would
+    /// have given the gateway, and the chain as cert.pem. The gateway's key never leaves it. Of the request
+    /// only the public key is used.
     #[command(after_long_help = "\
 Examples:
   ssh aws-hk cframe-edge csr > aws-hk.csr
@@ -76,30 +73,30 @@ Examples:
   cfctl cert list -A -o json | jq '.[] | select(.state == \"valid\")'"
     )]
     List {
-        /// Only those of this edge.
+        /// Only this edge's.
         #[arg(long, value_name = "NAME", value_parser = value::label)]
         edge: Option<Label>,
-        /// Of all namespaces, whatever the context's is.
+        /// List all namespaces, also when the context has one.
         #[arg(short = 'A', long)]
         all_namespaces: bool,
     },
     /// Show one certificate.
     Show {
-        /// Serial: 32 hex digits, as `cert list` shows it.
+        /// Serial: 32 hex digits, as in `cert list`.
         #[arg(value_parser = value::serial)]
         serial: Serial,
     },
     /// Have an edge renew its certificate now, with a new key.
     #[command(after_long_help = "Examples:\n  cfctl cert renew -n prod --edge aws-hk")]
     Renew {
-        /// Edge that is to renew.
+        /// The edge.
         #[arg(long, value_name = "NAME", value_parser = value::label)]
         edge: Label,
     },
-    /// Revoke a certificate, or with --edge all that an edge has. Its links are cut at once.
+    /// Revoke a certificate, or with --edge all of an edge's. The edge's links close at once.
     ///
-    /// It can't be taken back. The edge stays configured: a token of `token create --rejoin` lets
-    /// its gateway join again.
+    /// This can't be undone. The edge stays configured: its gateway can join again with a token of
+    /// `token create --rejoin`.
     #[command(after_long_help = "\
 Examples:
   cfctl cert revoke 0a1b2c3d4e5f60718293a4b5c6d7e8f9 --reason 'key copied'
@@ -107,43 +104,40 @@ Examples:
     Revoke(CertRevoke),
 }
 
-/// The arguments of `cert enroll`.
 #[derive(Args, Debug)]
 pub struct CertEnroll {
-    /// Signing request, PEM or DER; - reads standard input.
+    /// File with the signing request, PEM or DER; - reads standard input.
     #[arg(long, value_name = "FILE")]
     pub csr: PathBuf,
-    /// Edge that the gateway becomes.
+    /// The gateway's edge.
     #[arg(long, value_name = "NAME", value_parser = value::label)]
     pub edge: Label,
-    /// Directory for the files; made if missing.
+    /// Directory for the files; created if missing.
     #[arg(long, value_name = "DIR")]
     pub out_dir: PathBuf,
 }
 
-/// The arguments of `cert revoke`.
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group(ArgGroup::new("which").required(true).args(["serial", "edge"])))]
 pub struct CertRevoke {
-    /// Serial: 32 hex digits, as `cert list` shows it.
+    /// Serial: 32 hex digits, as in `cert list`.
     #[arg(value_parser = value::serial)]
     pub serial: Option<Serial>,
     /// All certificates of this edge.
     #[arg(long, value_name = "NAME", value_parser = value::label)]
     pub edge: Option<Label>,
-    /// Why, for the record.
+    /// Reason, which `cert show` prints.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
 }
 
-/// What is done with admins.
 #[derive(Debug, Subcommand)]
 pub enum AdminVerb {
-    /// Add an admin, and write the context that makes its owner one.
+    /// Add an admin, and write a context with a certificate for it.
     ///
-    /// The key is made here and goes nowhere but into the file, which has mode 0600; hand it over
-    /// on a safe way, for `cfctl context import`.
+    /// The key is made here and is only in the file, which has mode 0600. Hand it over in a safe way, for
+    /// `cfctl context import`.
     #[command(
         visible_alias = "create",
         after_long_help = "\
@@ -155,14 +149,14 @@ Examples:
         /// Name: a DNS label of a-z, 0-9 and '-'.
         #[arg(value_parser = value::label)]
         name: Label,
-        /// May look, but not change anything.
+        /// May read, but not change anything.
         #[arg(long)]
         read_only: bool,
-        /// File to write the context to; must not exist.
+        /// New file for the context.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Remove an admin; the certificate is revoked at once.
+    /// Remove an admin, and revoke its certificate at once.
     #[command(visible_aliases = ["delete", "rm"])]
     Del {
         /// Admin to remove.
@@ -174,22 +168,21 @@ Examples:
     List,
 }
 
-/// What is done with controllers.
 #[derive(Debug, Subcommand)]
 pub enum ControllerVerb {
-    /// List the controllers, and which of them run.
+    /// List the controllers, running or not.
     #[command(visible_alias = "ls")]
     List,
     /// Show one controller.
     Show {
-        /// Its name.
+        /// Controller to show.
         #[arg(value_parser = value::label)]
         name: Label,
     },
-    /// Remove a controller that is gone for good. Its certificates are revoked.
+    /// Remove a controller for good, and revoke its certificates.
     ///
-    /// It must have stopped. With --revoke-issuer it may still run, in other hands perhaps: all that its
-    /// CA has signed is cut off with it.
+    /// It must have stopped. With --revoke-issuer it may still run, for example when an attacker has it:
+    /// every certificate that it has signed stops working too.
     #[command(
         visible_aliases = ["delete", "rm"],
         after_long_help = "\
@@ -201,21 +194,20 @@ Examples:
         /// Controller to remove.
         #[arg(value_parser = value::label)]
         name: Label,
-        /// Cut off all its issuing CAs too: edges that enrolled or renewed with them have to join again.
+        /// Revoke its issuing CAs too: edges with a certificate from them must join again.
         #[arg(long)]
         revoke_issuer: bool,
     },
 }
 
-/// What is done with the trust bundle.
 #[derive(Debug, Subcommand)]
 pub enum TrustVerb {
-    /// Show the root CAs and the issuing CAs that are cut off.
+    /// Show the root CAs and the revoked issuing CAs.
     #[command(visible_alias = "list", alias = "ls")]
     Show,
-    /// Cut off an issuing CA: no certificate that it signed works any more, anywhere.
+    /// Revoke an issuing CA: no certificate that it has signed works any more.
     ///
-    /// For a controller that was broken into. Enrol its edges again with another controller.
+    /// For a controller that was broken into. Its edges must join again with another controller.
     Revoke {
         /// SHA-256 of the CA's public key: 64 hex digits.
         #[arg(value_parser = value::fingerprint)]

@@ -6,7 +6,6 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use crate::value;
 
-/// What is done with namespaces.
 #[derive(Debug, Subcommand)]
 pub enum NamespaceVerb {
     /// Add a namespace.
@@ -18,13 +17,13 @@ Examples:
   cfctl ns add lab --tun-mtu 1500 --description 'jumbo test bed'"
     )]
     Add(NamespaceAdd),
-    /// Change settings; its edges take them over at once.
+    /// Change settings; the edges apply them at once.
     #[command(after_long_help = "Examples:\n  cfctl namespace set prod --tun-mtu 1280")]
     Set(NamespaceSet),
     /// Remove a namespace.
     ///
-    /// Refused while it has edges, unless --cascade removes these too, with their routes and tokens;
-    /// their certificates are then revoked for good.
+    /// Refused while it has edges. --cascade removes these too, with their routes and tokens, and revokes
+    /// their certificates for good.
     #[command(visible_aliases = ["delete", "rm"], after_long_help = "\
 Examples:
   cfctl namespace del lab
@@ -48,10 +47,9 @@ Examples:
     },
 }
 
-/// The arguments of `namespace add`.
 #[derive(Args, Debug)]
 pub struct NamespaceAdd {
-    /// Its name: a DNS label of a-z, 0-9 and '-'.
+    /// Name: a DNS label of a-z, 0-9 and '-'.
     #[arg(value_parser = value::label)]
     pub name: Label,
     /// MTU of the edges' TUN devices, 1280 to 1500 [default: 1400].
@@ -60,12 +58,11 @@ pub struct NamespaceAdd {
     /// Congestion control of the links [default: transparent].
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<CongestionName>,
-    /// A line about it, for people.
+    /// Text for people, one line.
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 }
 
-/// The arguments of `namespace set`.
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group(ArgGroup::new("setting").required(true).multiple(true)
@@ -82,10 +79,9 @@ pub struct NamespaceSet {
     pub congestion: Option<CongestionName>,
 }
 
-/// Congestion control of the links of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CongestionName {
-    /// None of the link's own: the flows inside it control themselves.
+    /// None for the link: the flows inside it have their own.
     Transparent,
     /// BBR per link.
     Bbr,

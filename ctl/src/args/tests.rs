@@ -1,16 +1,17 @@
+use cframe_console::args::{command, try_parse_from};
 use clap::error::ErrorKind;
 
 use super::*;
 
 fn parsed(line: &str) -> Cli {
-    parse(words(line)).unwrap_or_else(|error| panic!("{line}\n{error}"))
+    try_parse_from(words(line)).unwrap_or_else(|error| panic!("{line}\n{error}"))
 }
 
 fn refused(line: &str) -> clap::Error {
-    parse(words(line)).expect_err(line)
+    try_parse_from::<Cli, _>(words(line)).expect_err(line)
 }
 
-/// The words of a line as a shell has them: quotes, and an end at a comment, pipe or redirection.
+/// The words of a line as a shell splits it, up to a comment, pipe or redirection.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quote = None;
@@ -37,12 +38,12 @@ fn each_command(command: &clap::Command, visit: &mut impl FnMut(&clap::Command))
 }
 
 #[test]
-fn the_grammar_has_no_contradiction() {
-    command().debug_assert();
+fn the_grammar_is_consistent() {
+    command::<Cli>().debug_assert();
 }
 
 #[test]
-fn what_the_documents_promise_parses() {
+fn lines_of_the_documentation_parse() {
     for line in [
         "cfctl namespace add prod",
         "cfctl edge add aws-hk --namespace prod --cidr 172.30.0.0/16 --endpoint 203.0.113.7:58423",
@@ -86,7 +87,7 @@ fn what_the_documents_promise_parses() {
 #[test]
 fn every_example_in_the_help_parses() {
     let mut examples = Vec::new();
-    each_command(&command(), &mut |command| {
+    each_command(&command::<Cli>(), &mut |command| {
         let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
         let help = help.replace("\\\n", " ");
         let lines = help.lines().filter_map(|line| line.strip_prefix("  cfctl "));
@@ -97,13 +98,13 @@ fn every_example_in_the_help_parses() {
 }
 
 #[test]
-fn every_flag_has_its_variable_and_every_command_its_line() {
-    each_command(&command(), &mut |command| {
+fn every_flag_has_its_variable_and_every_command_its_help() {
+    each_command(&command::<Cli>(), &mut |command| {
         assert!(command.get_about().is_some(), "{}", command.get_name());
         for arg in command.get_arguments() {
             assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
             let Some(long) = arg.get_long() else { continue };
-            let variable = format!("CFRAME_{}", long.to_uppercase().replace('-', "_"));
+            let variable = format!("CFCTL_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
         }
     });
@@ -120,7 +121,7 @@ fn flags_stand_before_or_after_the_verb() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_the_right_one() {
+fn a_wrong_value_is_explained() {
     for (line, expected) in [
         ("cfctl edge add a -n prod --cidr 10.2.3.4/16", "did you mean 10.2.0.0/16?"),
         ("cfctl edge add a -n prod --cidr 10.2.3.4", "write 10.2.3.4/32"),
@@ -138,7 +139,7 @@ fn a_wrong_value_is_told_with_the_right_one() {
 }
 
 #[test]
-fn what_contradicts_itself_is_a_usage_error() {
+fn contradictory_flags_are_usage_errors() {
     for (line, kind) in [
         ("cfctl edge set a -n prod", ErrorKind::MissingRequiredArgument),
         ("cfctl edge set a -n prod --no-endpoint --endpoint b:1", ErrorKind::ArgumentConflict),
@@ -158,7 +159,7 @@ fn what_contradicts_itself_is_a_usage_error() {
 }
 
 #[test]
-fn no_endpoint_removes_all_and_silence_leaves_them() {
+fn no_endpoint_removes_all_and_without_a_flag_they_stay() {
     let endpoints = |line: &str| {
         let Command::Mesh(MeshCommand::Edge(EdgeVerb::Set(set))) = parsed(line).command else {
             panic!("{line}")

@@ -1,11 +1,10 @@
-//! `cfctl cert …`
-
 use std::{
     io::{self, Read as _},
     path::Path,
 };
 
 use anyhow::Context as _;
+use cframe_console::exit::Exit;
 use cframe_pki::{
     CertificateDer,
     identity::{Label, PeerIdentity, Role},
@@ -15,13 +14,12 @@ use cframe_protocol::v1::{Call, CertRow, CertState};
 use crate::{
     args::{CertEnroll, CertRevoke, CertVerb},
     console::Console,
-    controller::{Controller, first, kind, one, rows},
+    controller::{Controller, first, kind, one},
     enrollment,
-    failure::{Exit, Failure},
-    impact,
-    moment::Moment,
-    pem,
-    session::{Consent, Reach, Session},
+    failure::Failure,
+    impact, pem,
+    session::{Consent, Session, WaitFor},
+    timestamp::Timestamp,
     view::{Cert, NewCert, Subject},
 };
 
@@ -33,21 +31,20 @@ pub(super) async fn run<C: Controller>(
         CertVerb::Enroll(request) => enroll(session, request).await,
         CertVerb::List { edge, all_namespaces } => {
             let namespace = session.scope(all_namespaces);
-            let mut certs = rows(session.ask(Call::CertList { namespace }).await?, kind!(Certs))?;
+            let mut certs = session.query(Call::CertList { namespace }, kind!(Certs)).await?;
             certs.retain(|cert| edge.as_ref().is_none_or(|edge| is_of(cert, edge)));
             certs.sort_by_key(|cert| std::cmp::Reverse(cert.not_before));
-            let certs: Vec<_> = certs.into_iter().map(Cert::from).collect();
-            session.list(&certs)
+            session.list::<Cert>(certs)
         }
         CertVerb::Show { serial } => {
-            let row = first(rows(session.ask(Call::CertShow { serial }).await?, kind!(Certs))?)?;
+            let row = first(session.query(Call::CertShow { serial }, kind!(Certs)).await?)?;
             session.one(&Cert::from(row))
         }
         CertVerb::Renew { edge } => {
             let namespace = session.namespace()?;
             let subject = Subject::of("edge", &namespace, &edge);
             let call = Call::CertRenew { namespace, edge };
-            session.change(call, subject, "asked to renew", Reach::Nobody).await
+            session.make_change(call, subject, "asked to renew", WaitFor::Nobody).await
         }
         CertVerb::Revoke(which) => revoke(session, which).await,
     }
@@ -66,39 +63,39 @@ async fn enroll<C: Controller>(
     let content = read(session.console, &csr).with_context(|| format!("{}", csr.display()))?;
     let der = pem::signing_request(&content)
         .with_context(|| format!("{} is not a signing request", csr.display()))?;
-    // Before the call, which can't be taken back.
+    // Before the call, which can't be undone.
     std::fs::create_dir_all(&out_dir).with_context(|| format!("{}", out_dir.display()))?;
     let subject = Subject::of("cert", &namespace, &edge);
     let call = Call::CertEnroll { namespace, edge, csr: der };
-    let replies = session.controller.call(call, session.terms.dry_run).await?;
-    if session.terms.dry_run {
-        return session.rehearsed(replies, subject, "issued");
+    let replies = session.controller.call(call, session.options.dry_run).await?;
+    if session.options.dry_run {
+        return session.print_dry_run(replies, subject, "issued");
     }
     let enrolled = one(replies, kind!(Enrolled))?;
     let chain: Vec<_> = enrolled.chain.iter().cloned().map(CertificateDer::from).collect();
     let identity = PeerIdentity::from_chain(&chain).context("the new certificate")?;
     let files = enrollment::write(&out_dir, &enrolled)?;
-    session.console.note(&format!(
-        "copy {} to the gateway, and run there: cframe-edge import {}",
+    session.console.info(&format!(
+        "copy {} to the gateway and run there: cframe-edge import {}",
         out_dir.join(enrollment::ANSWER_FILE).display(),
         enrollment::ANSWER_FILE
     ));
     session.one(&NewCert {
         serial: identity.serial.to_string(),
-        not_after: Moment(identity.not_after),
+        not_after: Timestamp(identity.not_after),
         files,
         enrolled,
     })
 }
 
 fn read(console: &mut Console<'_>, path: &Path) -> io::Result<Vec<u8>> {
-    // Far more than any request.
-    const LIMIT: u64 = 64 * 1024;
+    /// A request is much smaller.
+    const MAX_SIZE: u64 = 64 * 1024;
     let mut content = Vec::new();
     if path == Path::new("-") {
-        (&mut *console.input).take(LIMIT).read_to_end(&mut content)?;
+        (&mut *console.input).take(MAX_SIZE).read_to_end(&mut content)?;
     } else {
-        std::fs::File::open(path)?.take(LIMIT).read_to_end(&mut content)?;
+        std::fs::File::open(path)?.take(MAX_SIZE).read_to_end(&mut content)?;
     }
     Ok(content)
 }
@@ -111,9 +108,9 @@ async fn revoke<C: Controller>(
     let certs = select(session, &which).await?;
     let id = certs[0].id.clone();
     let namespace = id.role.namespace().cloned();
-    if consent == Consent::ToAsk {
+    if consent == Consent::Needed {
         let (edges, routes) = match &namespace {
-            Some(namespace) => session.site(namespace).await?,
+            Some(namespace) => session.edges_and_routes(namespace).await?,
             None => Default::default(),
         };
         session.confirm(&impact::revoke(&id, certs.len(), &edges, &routes)).await?;
@@ -124,29 +121,29 @@ async fn revoke<C: Controller>(
             serial: cert.serial,
             reason: which.reason.clone().unwrap_or_default(),
         };
-        let changed = session.apply(call).await?;
+        let changed = session.send_change(call).await?;
         let subject = match &namespace {
             Some(namespace) => Subject::of("cert", namespace, cert.serial),
             None => Subject::of_mesh("cert", cert.serial),
         };
-        changes.push(session.made(subject, "revoked", changed));
+        changes.push(session.describe_change(subject, "revoked", changed));
     }
-    session.tell(&changes)?;
-    // The last has what the others have.
+    session.print_changes(&changes)?;
+    // The version of the last change includes the others.
     let Some(last) = changes.last() else {
         return Ok(Exit::Done);
     };
-    let reach = namespace.map_or(Reach::Mesh, Reach::Namespace);
-    session.settle(reach, last.version).await
+    let wait_for = namespace.map_or(WaitFor::Mesh, WaitFor::Namespace);
+    session.wait(wait_for, last.version).await
 }
 
-/// The certificates to revoke: one by its serial, or all that an edge can still use. Never none.
+/// The certificates to revoke: one by its serial, or all valid ones of an edge; at least one.
 async fn select<C: Controller>(
     session: &mut Session<'_, '_, C>,
     which: &CertRevoke,
 ) -> Result<Vec<CertRow>, Failure> {
     if let Some(serial) = which.serial {
-        let row = first(rows(session.ask(Call::CertShow { serial }).await?, kind!(Certs))?)?;
+        let row = first(session.query(Call::CertShow { serial }, kind!(Certs)).await?)?;
         return Ok(vec![row]);
     }
     let namespace = session.namespace()?;
@@ -154,7 +151,7 @@ async fn select<C: Controller>(
         return Err(Failure::new(Exit::Usage, "neither a serial nor --edge is given"));
     };
     let list = Call::CertList { namespace: Some(namespace.clone()) };
-    let mut certs = rows(session.ask(list).await?, kind!(Certs))?;
+    let mut certs = session.query(list, kind!(Certs)).await?;
     certs.retain(|cert| cert.state == CertState::Valid && is_of(cert, edge));
     if certs.is_empty() {
         let message = format!("edge {namespace}/{edge} has no valid certificate");

@@ -1,23 +1,19 @@
-//! `cfctl context …`
-
 use std::path::Path;
 
+use cframe_console::exit::Exit;
 use cframe_pki::identity::{Label, Role};
 
 use crate::{
     args::ContextVerb,
     console::Console,
     context::{Context, Contexts},
-    failure::{Exit, Failure},
-    moment::Moment,
+    failure::Failure,
+    timestamp::Timestamp,
     value::OptionalLabel,
     view::{self, List, One},
 };
 
 /// Runs a command about the contexts in the file `path`.
-///
-/// # Errors
-/// When the file can't be read or written, or has no such context.
 pub(crate) fn run(
     console: &mut Console<'_>,
     path: &Path,
@@ -28,20 +24,20 @@ pub(crate) fn run(
         ContextVerb::List => {
             let contexts = Contexts::load_or_default(path)?;
             let all = contexts.contexts.iter();
-            let items: Vec<_> = all.map(|(name, context)| seen(&contexts, name, context)).collect();
+            let items: Vec<_> = all.map(|(name, context)| row(&contexts, name, context)).collect();
             console.answer(&List { items: &items, now })?;
         }
         ContextVerb::Show { name } => {
             let contexts = Contexts::load(path)?;
             let (name, context) = contexts.select(name.as_deref())?;
-            console.answer(&One { item: &seen(&contexts, name, context), now })?;
+            console.answer(&One { item: &row(&contexts, name, context), now })?;
         }
         ContextVerb::Use { name } => {
             let mut contexts = Contexts::load(path)?;
             contexts.select(Some(&name))?;
             contexts.current = Some(name.clone());
             contexts.save(path)?;
-            console.note(&format!("context {name} is the current one"));
+            console.info(&format!("context {name} is now the current one"));
         }
         ContextVerb::Set { name, default_namespace } => {
             set(console, path, name.as_deref(), default_namespace)?;
@@ -54,7 +50,7 @@ pub(crate) fn run(
     Ok(Exit::Done)
 }
 
-fn seen(contexts: &Contexts, name: &str, context: &Context) -> view::Context {
+fn row(contexts: &Contexts, name: &str, context: &Context) -> view::Context {
     let identity = context.identity().ok();
     let admin = identity.as_ref().and_then(|identity| match &identity.id.role {
         Role::Admin { name } => Some(name.to_string()),
@@ -66,7 +62,7 @@ fn seen(contexts: &Contexts, name: &str, context: &Context) -> view::Context {
         mesh: context.mesh.to_string(),
         admin,
         namespace: context.namespace.as_ref().map(ToString::to_string),
-        not_after: identity.map(|identity| Moment(identity.not_after)),
+        not_after: identity.map(|identity| Timestamp(identity.not_after)),
         controllers: context.controllers.clone(),
     }
 }
@@ -84,7 +80,7 @@ fn set(
         context.namespace = namespace;
     }
     contexts.save(path)?;
-    console.note(&format!("default namespace of context {name}: {shown}"));
+    console.info(&format!("default namespace of context {name}: {shown}"));
     Ok(())
 }
 
@@ -96,13 +92,17 @@ fn import(
     replace: bool,
 ) -> Result<(), Failure> {
     let from = match file == Path::new("-") {
-        true => Contexts::read(&mut *console.input)?,
+        true => Contexts::from_stdin(&mut *console.input)?,
         false => Contexts::load(file)?,
     };
     let mut contexts = Contexts::load_or_default(path)?;
     if rename.is_some() && from.contexts.len() != 1 {
-        let message = format!("{} has not one context but {}", file.display(), from.contexts.len());
-        return Err(Failure::new(Exit::Usage, message).hint("leave --rename out"));
+        let message = format!(
+            "{} has {} contexts, and --rename needs one",
+            file.display(),
+            from.contexts.len()
+        );
+        return Err(Failure::new(Exit::Usage, message).hint("leave out --rename"));
     }
     let mut first = None;
     for (name, context) in from.contexts {
@@ -114,7 +114,7 @@ fn import(
                 .hint("add --replace, or give it another name with --rename NAME"));
         }
         contexts.contexts.insert(name.clone(), context);
-        console.note(&format!("context {name} imported"));
+        console.info(&format!("context {name} imported"));
         first.get_or_insert(name);
     }
     if contexts.current.is_none() {
@@ -133,6 +133,6 @@ fn del(console: &mut Console<'_>, path: &Path, name: &str) -> Result<(), Failure
         contexts.current = None;
     }
     contexts.save(path)?;
-    console.note(&format!("context {name} forgotten"));
+    console.info(&format!("context {name} removed"));
     Ok(())
 }

@@ -1,14 +1,13 @@
-//! `cfctl controller …`
-
+use cframe_console::exit::Exit;
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, RegistrationRow};
 
 use crate::{
     args::ControllerVerb,
     context::Contexts,
-    controller::{Controller, first, kind, rows},
-    failure::{Exit, Failure},
-    session::{Consent, Reach, Session},
+    controller::{Controller, first, kind},
+    failure::Failure,
+    session::{Consent, Session, WaitFor},
     view::{self, Subject},
 };
 
@@ -18,14 +17,13 @@ pub(super) async fn run<C: Controller>(
 ) -> Result<Exit, Failure> {
     match verb {
         ControllerVerb::List => {
-            let rows = rows(session.ask(Call::ControllerList).await?, kind!(Controllers))?;
-            learn(session, &rows)?;
-            let controllers: Vec<_> = rows.into_iter().map(view::Controller::from).collect();
-            session.list(&controllers)
+            let rows = session.query(Call::ControllerList, kind!(Controllers)).await?;
+            save_addresses(session, &rows)?;
+            session.list::<view::Controller>(rows)
         }
         ControllerVerb::Show { name } => {
             let call = Call::ControllerShow { name };
-            let row = first(rows(session.ask(call).await?, kind!(Controllers))?)?;
+            let row = first(session.query(call, kind!(Controllers)).await?)?;
             session.one(&view::Controller::from(row))
         }
         ControllerVerb::Del { name, revoke_issuer } => del(session, name, revoke_issuer).await,
@@ -37,41 +35,39 @@ async fn del<C: Controller>(
     name: Label,
     revoke_issuer: bool,
 ) -> Result<Exit, Failure> {
-    if session.consent("controller del")? == Consent::ToAsk {
+    let consent = session.consent("controller del")?;
+    let subject = Subject::of_mesh("controller", &name);
+    let call = Call::ControllerDel { name: name.clone(), revoke_issuer };
+    if consent == Consent::Needed {
         let mut impact = vec![format!(
             "controller {name} is removed, and its certificates revoked for good; edges forget its addresses"
         )];
         if revoke_issuer {
-            impact.push(
-                "no certificate that its issuing CAs have signed works any more: edges and admins that have \
-                 one lose all their connections at once"
-                    .into(),
-            );
+            impact.push("no certificate that its issuing CAs have signed works any more".into());
         }
+        impact.extend(session.warnings_before(call.clone()).await?);
         session.confirm(&impact).await?;
     }
-    let subject = Subject::of_mesh("controller", &name);
-    let call = Call::ControllerDel { name, revoke_issuer };
-    session.change(call, subject, "removed", Reach::Mesh).await
+    session.make_change(call, subject, "removed", WaitFor::Mesh).await
 }
 
-/// Has the context in use know all the controllers that there are, besides those that it knows: from where the
-/// admin is they may have other addresses.
+/// Adds the controllers' addresses to the context in use. Its own stay: from where the admin is, they may
+/// differ.
 ///
 /// # Errors
-/// When the file cannot be read or written.
-pub(super) fn learn<C: Controller>(
+/// When the file can't be read or written.
+pub(super) fn save_addresses<C: Controller>(
     session: &Session<'_, '_, C>,
     rows: &[RegistrationRow],
 ) -> Result<(), Failure> {
-    /// As many as an edge holds.
-    const MOST: usize = 64;
+    /// As many as an edge stores.
+    const MAX_ADDRESSES: usize = 64;
     let Some((path, name)) = &session.context else { return Ok(()) };
     let mut contexts = Contexts::load(path)?;
     let Some(context) = contexts.contexts.get_mut(name) else { return Ok(()) };
     let known = context.controllers.len();
     for address in rows.iter().flat_map(|row| &row.addresses) {
-        if context.controllers.len() < MOST && !context.controllers.contains(address) {
+        if context.controllers.len() < MAX_ADDRESSES && !context.controllers.contains(address) {
             context.controllers.push(address.clone());
         }
     }

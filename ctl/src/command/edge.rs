@@ -1,14 +1,13 @@
-//! `cfctl edge …`
-
+use cframe_console::exit::Exit;
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::Call;
 
 use crate::{
     args::{EdgeSet, EdgeVerb},
-    controller::{Controller, first},
-    failure::{Exit, Failure},
+    controller::{Controller, first, kind},
+    failure::Failure,
     impact,
-    session::{Consent, Reach, Session},
+    session::{Consent, Session, WaitFor},
     view::{Edge, Subject},
 };
 
@@ -20,7 +19,7 @@ pub(super) async fn run<C: Controller>(
         EdgeVerb::Add(add) => {
             let namespace = session.namespace()?;
             let subject = Subject::of("edge", &namespace, &add.name);
-            let reach = Reach::Namespace(namespace.clone());
+            let wait_for = WaitFor::Namespace(namespace.clone());
             let call = Call::EdgeAdd {
                 namespace,
                 name: add.name,
@@ -28,19 +27,19 @@ pub(super) async fn run<C: Controller>(
                 endpoints: add.endpoint,
                 description: add.description.unwrap_or_default(),
             };
-            session.change(call, subject, "added", reach).await
+            session.make_change(call, subject, "added", wait_for).await
         }
         EdgeVerb::Set(change) => set(session, change).await,
         EdgeVerb::Del { name } => del(session, name).await,
         EdgeVerb::List { all_namespaces } => {
             let namespace = session.scope(all_namespaces);
-            let rows = session.edges(Call::EdgeList { namespace }).await?;
-            let edges: Vec<_> = rows.into_iter().map(Edge::from).collect();
-            session.list(&edges)
+            let rows = session.query(Call::EdgeList { namespace }, kind!(Edges)).await?;
+            session.list::<Edge>(rows)
         }
         EdgeVerb::Show { name } => {
             let namespace = session.namespace()?;
-            let row = first(session.edges(Call::EdgeShow { namespace, name }).await?)?;
+            let row =
+                first(session.query(Call::EdgeShow { namespace, name }, kind!(Edges)).await?)?;
             session.one(&Edge::from(row))
         }
     }
@@ -51,9 +50,10 @@ async fn set<C: Controller>(
     set: EdgeSet,
 ) -> Result<Exit, Failure> {
     let namespace = session.namespace()?;
-    let given = session.terms.yes && !session.terms.dry_run;
-    if let Some(cidrs) = set.cidr.as_ref().filter(|_| !given) {
-        let edges = session.edges(Call::EdgeList { namespace: Some(namespace.clone()) }).await?;
+    let confirmed = session.options.yes && !session.options.dry_run;
+    if let Some(cidrs) = set.cidr.as_ref().filter(|_| !confirmed) {
+        let list = Call::EdgeList { namespace: Some(namespace.clone()) };
+        let edges = session.query(list, kind!(Edges)).await?;
         let lost = impact::edge_set(&edges, &set.name, cidrs);
         if !lost.is_empty() {
             session.consent(&format!("edge set --cidr ({})", lost.join("; ")))?;
@@ -61,11 +61,11 @@ async fn set<C: Controller>(
         }
     }
     let subject = Subject::of("edge", &namespace, &set.name);
-    let reach = Reach::Namespace(namespace.clone());
+    let wait_for = WaitFor::Namespace(namespace.clone());
     let endpoints = set.endpoints();
     let EdgeSet { name, cidr: cidrs, description, .. } = set;
     let call = Call::EdgeSet { namespace, name, cidrs, endpoints, description };
-    session.change(call, subject, "changed", reach).await
+    session.make_change(call, subject, "changed", wait_for).await
 }
 
 async fn del<C: Controller>(
@@ -73,13 +73,14 @@ async fn del<C: Controller>(
     name: Label,
 ) -> Result<Exit, Failure> {
     let namespace = session.namespace()?;
-    if session.consent("edge del")? == Consent::ToAsk {
-        // Finds a wrong name before the question.
-        session.ask(Call::EdgeShow { namespace: namespace.clone(), name: name.clone() }).await?;
-        let (edges, routes) = session.site(&namespace).await?;
+    if session.consent("edge del")? == Consent::Needed {
+        // A wrong name is an error before the question.
+        let show = Call::EdgeShow { namespace: namespace.clone(), name: name.clone() };
+        session.query(show, kind!(Edges)).await?;
+        let (edges, routes) = session.edges_and_routes(&namespace).await?;
         session.confirm(&impact::edge_del(&edges, &routes, &namespace, &name)).await?;
     }
     let subject = Subject::of("edge", &namespace, &name);
-    let reach = Reach::Namespace(namespace.clone());
-    session.change(Call::EdgeDel { namespace, name }, subject, "removed", reach).await
+    let wait_for = WaitFor::Namespace(namespace.clone());
+    session.make_change(Call::EdgeDel { namespace, name }, subject, "removed", wait_for).await
 }

@@ -1,14 +1,13 @@
-//! `cfctl namespace …`
-
+use cframe_console::exit::Exit;
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, Settings};
 
 use crate::{
     args::NamespaceVerb,
-    controller::{Controller, first, kind, rows},
-    failure::{Exit, Failure},
+    controller::{Controller, first, kind},
+    failure::Failure,
     impact,
-    session::{Consent, Reach, Session},
+    session::{Consent, Session, WaitFor},
     view::{Namespace, Subject},
 };
 
@@ -26,24 +25,22 @@ pub(super) async fn run<C: Controller>(
             let subject = Subject::of_mesh("namespace", &add.name);
             let description = add.description.unwrap_or_default();
             let call = Call::NamespaceAdd { name: add.name, settings, description };
-            session.change(call, subject, "added", Reach::Nobody).await
+            session.make_change(call, subject, "added", WaitFor::Nobody).await
         }
         NamespaceVerb::Set(set) => {
             let subject = Subject::of_mesh("namespace", &set.name);
-            let reach = Reach::Namespace(set.name.clone());
+            let wait_for = WaitFor::Namespace(set.name.clone());
             let congestion = set.congestion.map(Into::into);
             let call = Call::NamespaceSet { name: set.name, tun_mtu: set.tun_mtu, congestion };
-            session.change(call, subject, "changed", reach).await
+            session.make_change(call, subject, "changed", wait_for).await
         }
         NamespaceVerb::Del { name, cascade } => del(session, name, cascade).await,
         NamespaceVerb::List => {
-            let rows = rows(session.ask(Call::NamespaceList).await?, kind!(Namespaces))?;
-            let namespaces: Vec<_> = rows.into_iter().map(Namespace::from).collect();
-            session.list(&namespaces)
+            let rows = session.query(Call::NamespaceList, kind!(Namespaces)).await?;
+            session.list::<Namespace>(rows)
         }
         NamespaceVerb::Show { name } => {
-            let replies = session.ask(Call::NamespaceShow { name }).await?;
-            let row = first(rows(replies, kind!(Namespaces))?)?;
+            let row = first(session.query(Call::NamespaceShow { name }, kind!(Namespaces)).await?)?;
             session.one(&Namespace::from(row))
         }
     }
@@ -55,13 +52,14 @@ async fn del<C: Controller>(
     cascade: bool,
 ) -> Result<Exit, Failure> {
     // Without --cascade the controller refuses what would break traffic.
-    if cascade && session.consent("namespace del --cascade")? == Consent::ToAsk {
-        let replies = session.ask(Call::NamespaceShow { name: name.clone() }).await?;
-        let row = first(rows(replies, kind!(Namespaces))?)?;
-        let (edges, routes) = session.site(&name).await?;
+    if cascade && session.consent("namespace del --cascade")? == Consent::Needed {
+        let row = first(
+            session.query(Call::NamespaceShow { name: name.clone() }, kind!(Namespaces)).await?,
+        )?;
+        let (edges, routes) = session.edges_and_routes(&name).await?;
         session.confirm(&impact::namespace_del(&row, &edges, &routes)).await?;
     }
     let subject = Subject::of_mesh("namespace", &name);
     let call = Call::NamespaceDel { name, cascade };
-    session.change(call, subject, "removed", Reach::Nobody).await
+    session.make_change(call, subject, "removed", WaitFor::Nobody).await
 }

@@ -1,6 +1,7 @@
-//! The commands against a controller that has its answers ready.
+//! The commands against a controller with prepared answers.
 
 mod answers;
+mod audit;
 mod ca;
 mod changes;
 mod files;
@@ -8,6 +9,7 @@ mod questions;
 
 use std::{ops::ControlFlow, time::Duration};
 
+use cframe_console::{args::try_parse_from, exit::Exit};
 use cframe_protocol::v1::{
     AdminRow, AuditQuery, AuditRow, Call, CertRow, CertState, Changed, ControllerRow, EdgeLiveness,
     EdgeRow, LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Progress, RegistrationRow,
@@ -16,18 +18,18 @@ use cframe_protocol::v1::{
 
 use crate::{
     Terminals,
-    args::{self, Command},
+    args::{Cli, Command},
     console::Console,
     controller::Controller,
-    failure::{Exit, Failure},
-    manner,
-    session::{Session, Terms},
+    failure::Failure,
+    session::{Options, Session},
+    style,
 };
 
 /// 2026-02-01T12:00:00Z.
 const NOW: u64 = 1_769_947_200;
 
-/// What a run of a command has left behind.
+/// The result of a command, its output, and its calls.
 struct Outcome {
     result: Result<Exit, Failure>,
     out: String,
@@ -40,19 +42,31 @@ struct Fake<'a> {
     calls: &'a mut Vec<(Call, bool)>,
 }
 
+impl Fake<'_> {
+    /// The pieces of an answer. Every call that is only checked is answered as a change.
+    fn answer(&mut self, call: Call, dry_run: bool) -> Result<Vec<Reply>, Failure> {
+        let answer = (self.answer)(&call);
+        self.calls.push((call, dry_run));
+        match answer {
+            Ok(answer) if dry_run && !matches!(answer[..], [Reply::Changed(_)]) => {
+                Ok(vec![changed()])
+            }
+            answer => answer,
+        }
+    }
+}
+
 impl Controller for Fake<'_> {
     async fn call(&mut self, call: Call, dry_run: bool) -> Result<Vec<Reply>, Failure> {
-        let answer = match dry_run {
-            true => Ok(vec![changed()]),
-            false => (self.answer)(&call),
-        };
-        self.calls.push((call, dry_run));
-        std::future::ready(answer).await
+        let pieces = self.answer(call, dry_run);
+        let mut answer = Vec::new();
+        pieces?.into_iter().for_each(|piece| Reply::add_piece(&mut answer, piece));
+        std::future::ready(Ok(answer)).await
     }
 
     async fn watch(&mut self, call: Call, each: &mut dyn FnMut(Reply)) -> Result<(), Failure> {
-        self.call(call, false).await?.into_iter().for_each(each);
-        Ok(())
+        self.answer(call, false)?.into_iter().for_each(each);
+        std::future::ready(Ok(())).await
     }
 
     async fn follow(
@@ -60,21 +74,18 @@ impl Controller for Fake<'_> {
         call: Call,
         each: &mut dyn FnMut(Reply) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Failure> {
-        for reply in self.call(call, false).await? {
-            if each(reply).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+        let mut pieces = self.answer(call, false)?.into_iter();
+        let stopped = pieces.any(|piece| each(piece).is_break());
+        let end = if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        std::future::ready(Ok(end)).await
     }
 
-    async fn rest(&mut self) {
+    async fn disconnect(&mut self) {
         std::future::ready(()).await;
     }
 }
 
-/// Runs a line with the sample mesh behind it; `typed` is what a person types, `None` when there is
-/// no terminal.
+/// Runs a line against the sample mesh. `typed` is what a person types; `None` without a terminal.
 fn run_typed(line: &str, typed: Option<&str>) -> Outcome {
     run_with(line, typed, &sample)
 }
@@ -88,8 +99,8 @@ fn run_with(
     typed: Option<&str>,
     answer: &dyn Fn(&Call) -> Result<Vec<Reply>, Failure>,
 ) -> Outcome {
-    let cli =
-        args::parse(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}\n{error}"));
+    let cli: Cli =
+        try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}\n{error}"));
     let terminal = typed.is_some();
     let terminals = Terminals { input: terminal, output: false, error: terminal };
     let (mut out, mut err, mut calls) = (Vec::new(), Vec::new(), Vec::new());
@@ -97,12 +108,12 @@ fn run_with(
         out: &mut out,
         err: &mut err,
         input: &mut typed.unwrap_or("").as_bytes(),
-        manner: manner(&cli.globals, terminals, true),
+        style: style(&cli.globals, terminals, true),
     };
     let mut session = Session {
         console: &mut console,
         controller: Fake { answer, calls: &mut calls },
-        terms: Terms {
+        options: Options {
             namespace: cli.globals.namespace.clone(),
             dry_run: cli.globals.dry_run,
             yes: cli.globals.yes,
@@ -158,7 +169,7 @@ fn edges() -> Vec<EdgeRow> {
         links: vec![link("aliyun-sz", true)],
         ..edge("aws-hk", "172.30.0.0/16", online)
     };
-    // The second half of a row too large for one frame.
+    // The second part of a row that is too large for one frame.
     let more = EdgeRow { links: vec![link("idc", false)], ..hk.clone() };
     let gone = EdgeLiveness::Offline { since: NOW - 90 };
     vec![
@@ -252,9 +263,13 @@ fn controllers() -> Vec<RegistrationRow> {
     vec![row("ctl-1", "203.0.113.1", Some(running)), row("ctl-2", "203.0.113.2", None)]
 }
 
-/// A change, as all calls are answered that are only rehearsed.
 fn changed() -> Reply {
     Reply::Changed(Changed { version: VERSION, warnings: Vec::new() })
+}
+
+/// Rows that arrive in several frames.
+fn in_pieces(rows: Vec<EdgeRow>) -> Vec<Reply> {
+    rows.into_iter().map(|row| Reply::Edges(vec![row])).collect()
 }
 
 /// The answers of a mesh with one namespace.
@@ -264,8 +279,8 @@ fn sample(call: &Call) -> Result<Vec<Reply>, Failure> {
         Call::Version => Reply::Version { software: "0.1.0".into(), protocol: 1 },
         Call::Status => Reply::Status(status(Vec::new())),
         Call::NamespaceList | Call::NamespaceShow { .. } => Reply::Namespaces(vec![namespace()]),
-        Call::EdgeList { .. } => Reply::Edges(edges()),
-        Call::EdgeShow { name, .. } => Reply::Edges(only(name)),
+        Call::EdgeList { .. } => return Ok(in_pieces(edges())),
+        Call::EdgeShow { name, .. } => return Ok(in_pieces(only(name))),
         Call::RouteList { .. } | Call::RouteShow { .. } => Reply::Routes(vec![route()]),
         Call::TokenList { .. } => Reply::Tokens(vec![TokenRow {
             namespace: label("prod"),

@@ -1,13 +1,12 @@
-//! `cfctl token …`
-
+use cframe_console::exit::Exit;
 use cframe_protocol::v1::{Call, Reply};
 
 use crate::{
     args::{TokenCreate, TokenVerb},
-    controller::{Controller, kind, one, rows},
-    failure::{Exit, Failure},
-    moment::short,
-    session::{Reach, Session},
+    controller::{Controller, kind, one},
+    failure::Failure,
+    session::{Session, WaitFor},
+    timestamp::short,
     view::{NewToken, Subject, Token},
 };
 
@@ -16,38 +15,37 @@ pub(super) async fn run<C: Controller>(
     verb: TokenVerb,
 ) -> Result<Exit, Failure> {
     match verb {
-        TokenVerb::Create(create) => make(session, create).await,
+        TokenVerb::Create(create) => create_token(session, create).await,
         TokenVerb::List { all_namespaces } => {
             let namespace = session.scope(all_namespaces);
-            let rows = rows(session.ask(Call::TokenList { namespace }).await?, kind!(Tokens))?;
-            let tokens: Vec<_> = rows.into_iter().map(Token::from).collect();
-            session.list(&tokens)
+            let rows = session.query(Call::TokenList { namespace }, kind!(Tokens)).await?;
+            session.list::<Token>(rows)
         }
         TokenVerb::Revoke { id } => {
             let subject = Subject::of_mesh("token", &id);
-            session.change(Call::TokenRevoke { id }, subject, "revoked", Reach::Nobody).await
+            session.make_change(Call::TokenRevoke { id }, subject, "revoked", WaitFor::Nobody).await
         }
     }
 }
 
-async fn make<C: Controller>(
+async fn create_token<C: Controller>(
     session: &mut Session<'_, '_, C>,
     create: TokenCreate,
 ) -> Result<Exit, Failure> {
     let namespace = session.namespace()?;
     let TokenCreate { edge, ttl, rejoin } = create;
-    // The parser has let no longer life through than a day.
+    // At most a day: the parser checked it.
     let ttl_secs = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
     let call =
         Call::TokenCreate { namespace: namespace.clone(), edge: edge.clone(), ttl_secs, rejoin };
-    let replies: Vec<Reply> = session.controller.call(call, session.terms.dry_run).await?;
-    if session.terms.dry_run {
+    let replies: Vec<Reply> = session.controller.call(call, session.options.dry_run).await?;
+    if session.options.dry_run {
         let subject = Subject::of("token", &namespace, edge);
-        return session.rehearsed(replies, subject, "made");
+        return session.print_dry_run(replies, subject, "made");
     }
     let made = one(replies, kind!(TokenMade))?;
-    session.console.note(&format!(
-        "run this on the gateway of {namespace}/{edge}; it works once, for {}, and is not shown again",
+    session.console.info(&format!(
+        "run this on the gateway of {namespace}/{edge}; the token works once, for {}, and is not shown again",
         short(ttl)
     ));
     let token = NewToken::new(namespace.to_string(), edge.to_string(), made);

@@ -1,15 +1,13 @@
-//! `cfctl trust …`
-
+use cframe_console::exit::Exit;
 use cframe_pki::Fingerprint;
 use cframe_protocol::v1::Call;
 
 use crate::{
     args::TrustVerb,
     context::Contexts,
-    controller::{Controller, kind, one, rows},
-    failure::{Exit, Failure},
-    impact,
-    session::{Consent, Reach, Session},
+    controller::{Controller, kind},
+    failure::Failure,
+    session::{Consent, Session, WaitFor},
     view::{Subject, Trust},
 };
 
@@ -19,7 +17,7 @@ pub(super) async fn run<C: Controller>(
 ) -> Result<Exit, Failure> {
     match verb {
         TrustVerb::Show => {
-            let bundle = one(session.ask(Call::TrustShow).await?, kind!(Trust))?;
+            let bundle = session.query(Call::TrustShow, kind!(Trust)).await?;
             session.console.answer(&Trust::from(bundle))?;
             Ok(Exit::Done)
         }
@@ -31,23 +29,27 @@ async fn revoke<C: Controller>(
     session: &mut Session<'_, '_, C>,
     fingerprint: Fingerprint,
 ) -> Result<Exit, Failure> {
-    if session.consent("trust revoke")? == Consent::ToAsk {
-        let call = Call::CaHolders { fingerprint };
-        let holders = rows(session.ask(call).await?, kind!(Holders))?;
-        session.confirm(&impact::revoke_issuer(fingerprint, &holders)).await?;
+    let call = Call::IssuerRevoke { fingerprint };
+    if session.consent("trust revoke")? == Consent::Needed {
+        let mut impact =
+            vec![format!("no certificate that issuing CA {fingerprint} has signed works any more")];
+        impact.extend(session.warnings_before(call.clone()).await?);
+        session.confirm(&impact).await?;
     }
-    let changed = session.apply(Call::IssuerRevoke { fingerprint }).await?;
-    if !session.terms.dry_run {
-        distrust(session, fingerprint)?;
+    let changed = session.send_change(call).await?;
+    if !session.options.dry_run {
+        save_revoked(session, fingerprint)?;
     }
     let version = changed.version;
-    let change = session.made(Subject::of_mesh("trust", fingerprint), "revoked", changed);
-    session.tell(&[change])?;
-    session.settle(Reach::Mesh, version).await
+    let change =
+        session.describe_change(Subject::of_mesh("trust", fingerprint), "revoked", changed);
+    session.print_changes(&[change])?;
+    session.wait(WaitFor::Mesh, version).await
 }
 
-/// Has this machine's own context refuse a controller of that CA from now on.
-fn distrust<C: Controller>(
+/// Saves in this machine's context that the CA is revoked, so that it refuses controllers with its
+/// certificates.
+fn save_revoked<C: Controller>(
     session: &Session<'_, '_, C>,
     fingerprint: Fingerprint,
 ) -> Result<(), Failure> {

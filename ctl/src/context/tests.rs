@@ -1,5 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use cframe_pki::certificate_pem;
+
 use super::*;
 
 fn sample() -> Contexts {
@@ -7,9 +9,9 @@ fn sample() -> Contexts {
         mesh: "corp".parse().unwrap(),
         controllers: vec!["203.0.113.1:58422".parse().unwrap()],
         namespace: Some("prod".parse().unwrap()),
-        certificate: pem::certificate(b"certificate"),
+        certificate: certificate_pem(b"certificate"),
         key: "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n".to_owned(),
-        trust: pem::certificate(b"root"),
+        trust: certificate_pem(b"root"),
         revoked_issuers: BTreeSet::from([Fingerprint::of_spki(b"stolen")]),
     };
     let bare = Context { namespace: None, revoked_issuers: BTreeSet::new(), ..context.clone() };
@@ -34,15 +36,15 @@ fn a_file_reads_back_as_it_was_and_is_private() {
 }
 
 #[test]
-fn a_file_that_others_can_read_is_refused_with_the_remedy() {
+fn a_file_that_others_can_read_is_refused_with_the_fix() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     sample().save(&path).unwrap();
     for loose in [0o640, 0o604, 0o666] {
         fs::set_permissions(&path, fs::Permissions::from_mode(loose)).unwrap();
         let failure = Contexts::load(&path).unwrap_err();
-        let remedy = format!("chmod 600 {}", path.display());
-        assert!(failure.message.contains(&remedy), "{failure}");
+        let fix = format!("chmod 600 {}", path.display());
+        assert!(failure.message.contains(&fix), "{failure}");
         assert_eq!(failure.exit, Exit::Error);
     }
 }
@@ -76,7 +78,7 @@ fn what_the_document_shows_is_read() {
 }
 
 #[test]
-fn a_damaged_file_is_told_by_its_line_and_without_its_key() {
+fn a_damaged_file_is_reported_with_its_line_and_without_its_key() {
     let text = "[contexts.corp]\nmesh = \"corp\"\nkey = \"TOPSECRET\n";
     let shown = format!("{:#}", Contexts::parse(text.as_bytes()).unwrap_err());
     assert!(shown.contains("line 3"), "{shown}");
@@ -86,7 +88,7 @@ fn a_damaged_file_is_told_by_its_line_and_without_its_key() {
 }
 
 #[test]
-fn a_wrong_name_is_answered_with_those_there_are() {
+fn for_an_unknown_name_the_known_ones_are_listed() {
     let failure = sample().select(Some("crop")).unwrap_err();
     assert_eq!(failure.exit, Exit::NotFound);
     assert_eq!(failure.hint.unwrap(), "there are: corp, lab");

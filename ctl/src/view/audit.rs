@@ -1,5 +1,3 @@
-//! Records of the audit log.
-
 use std::fmt::Write as _;
 
 use cframe_protocol::v1::AuditRow;
@@ -11,37 +9,37 @@ use crate::{
     args::Format,
     console::Console,
     failure::{Failure, printable},
-    moment::Millis,
     table::{Cell, Table, Tone},
+    timestamp::TimestampMillis,
 };
 
 /// A record of the audit log.
+// fields: the JSON of `audit`
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Audit {
-    /// Its id, by which records sort.
+    /// Records sort by it.
     #[serde(default)]
     pub id: String,
-    /// When, by the controller's clock, to the millisecond.
-    pub time: Millis,
-    /// The controller that was asked.
+    /// By the controller's clock, to the millisecond.
+    pub time: TimestampMillis,
+    /// The controller that received the call.
     pub controller: String,
-    /// Who: `admin/NAME`, `edge/NAMESPACE/NAME`, `token/ID`, `controller/NAME` or `local/UID`.
+    /// `admin/NAME`, `edge/NAMESPACE/NAME`, `token/ID`, `controller/NAME` or `local/UID`.
     pub who: String,
-    /// By which certificate, 32 hex digits.
+    /// The caller's certificate, 32 hex digits.
     #[serde(default)]
     pub serial: Option<String>,
-    /// From which address and port.
+    /// The caller's address and port.
     #[serde(default)]
     pub from: Option<String>,
-    /// What: `edge-add`, `join`, …
+    /// `edge-add`, `join`, …
     pub call: String,
-    /// In which namespace.
     #[serde(default)]
     pub namespace: Option<String>,
-    /// About what.
+    /// The object of the call.
     #[serde(default)]
     pub subject: Option<String>,
-    /// It was only rehearsed.
+    /// The change was only checked.
     #[serde(default)]
     pub dry_run: bool,
     /// `ok`, or the kind of error: `conflict`, `not_allowed`, …
@@ -49,36 +47,36 @@ pub struct Audit {
     /// The error.
     #[serde(default)]
     pub message: Option<String>,
-    /// What it changed, or would have.
+    /// What the call changed, or would have changed.
     #[serde(default)]
     pub changes: Vec<AuditChange>,
-    /// So many more changes than `changes` has.
+    /// Number of changes that `changes` leaves out.
     #[serde(default)]
     pub more_changes: u64,
-    /// This record stands for so many that were not written.
+    /// Number of records that were not written; this one stands for them.
     #[serde(default)]
     pub left_out: u64,
 }
 
-/// One key of the store that was written: of its fields those that differ.
+/// A key of the store that was written, with those of its fields that differ.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AuditChange {
-    /// The key: `edges/prod/aws-hk`.
+    /// Such as `edges/prod/aws-hk`.
     pub key: String,
-    /// As it was; `null` if it was not there.
+    /// `null` if the key did not exist.
     pub before: Value,
-    /// As it is; `null` if it is not there any more.
+    /// `null` if the key was removed.
     pub after: Value,
 }
 
 impl Audit {
-    /// Reads a row. What is in it was written by whoever made the call: nothing of it drives a terminal.
+    /// Reads a row. The caller may have chosen its content, so it must not control a terminal.
     ///
     /// # Errors
-    /// If it is no record.
+    /// When the row is no record.
     pub fn read(row: &AuditRow) -> Result<Self, serde_json::Error> {
         let record: Value = serde_json::from_str(&row.record)?;
-        let record: Self = serde_json::from_value(tame(record))?;
+        let record: Self = serde_json::from_value(make_printable(record))?;
         Ok(Self { id: printable(&row.id).into_owned(), ..record })
     }
 
@@ -99,14 +97,14 @@ impl Audit {
     }
 }
 
-fn tame(value: Value) -> Value {
+fn make_printable(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(printable(&text).into_owned()),
-        Value::Array(items) => Value::Array(items.into_iter().map(tame).collect()),
+        Value::Array(items) => Value::Array(items.into_iter().map(make_printable).collect()),
         Value::Object(fields) => Value::Object(
             fields
                 .into_iter()
-                .map(|(field, value)| (printable(&field).into_owned(), tame(value)))
+                .map(|(field, value)| (printable(&field).into_owned(), make_printable(value)))
                 .collect(),
         ),
         plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
@@ -116,17 +114,17 @@ fn tame(value: Value) -> Value {
 impl Row for Audit {
     const COLUMNS: &'static [&'static str] =
         &["TIME", "WHO", "CALL", "SUBJECT", "RESULT", "FROM", "CONTROLLER", "SERIAL", "CHANGES"];
-    const NARROW: usize = 6;
+    const TABLE_COLUMNS: usize = 6;
 
     fn cells(&self, _now: u64) -> Vec<Cell> {
         let result = match (self.result.as_str(), self.dry_run) {
-            ("ok", true) => Cell::new("dry_run").tone(Tone::Doubtful),
+            ("ok", true) => Cell::new("dry_run").tone(Tone::Warning),
             ("ok", false) => Cell::new("ok"),
             (error, _) => Cell::new(error).tone(Tone::Bad),
         };
         let subject = match self.left_out {
             0 => Cell::option(self.subject.as_ref()),
-            left_out => Cell::new(format!("{left_out} left out")).tone(Tone::Doubtful),
+            left_out => Cell::new(format!("{left_out} left out")).tone(Tone::Warning),
         };
         vec![
             Cell::new(self.time),
@@ -142,33 +140,33 @@ impl Row for Audit {
     }
 }
 
-/// Records that are printed as they come: rows of one table, or a line or document each.
+/// Prints records as they arrive: rows of one table, or a line or document each.
 #[derive(Debug, Default)]
 pub struct AuditLines {
     widths: Vec<usize>,
 }
 
 impl AuditLines {
-    /// Prints some more, and says whether somebody still reads.
+    /// Prints records. Returns false when the reader has gone away.
     ///
     /// # Errors
-    /// If standard output cannot be written.
+    /// When standard output can't be written.
     pub fn print(&mut self, console: &mut Console<'_>, records: &[Audit]) -> Result<bool, Failure> {
-        let format = console.manner.format;
+        let format = console.style.format;
         let mut text = String::new();
         match format {
             Format::Table | Format::Wide => {
-                let narrow = &Audit::COLUMNS[..Audit::NARROW];
+                let narrow = &Audit::COLUMNS[..Audit::TABLE_COLUMNS];
                 let mut table =
                     Table::new(if format == Format::Wide { Audit::COLUMNS } else { narrow });
                 for record in records {
                     let mut cells = record.cells(0);
                     if format == Format::Table {
-                        cells.truncate(Audit::NARROW);
+                        cells.truncate(Audit::TABLE_COLUMNS);
                     }
                     table.push(cells);
                 }
-                text = table.render_more(&mut self.widths, console.manner.color_out);
+                text = table.render_more(&mut self.widths, console.style.color_out);
             }
             Format::Json => {
                 for record in records {
@@ -184,6 +182,6 @@ impl AuditLines {
                 }
             }
         }
-        console.offer(&text)
+        console.print_to_reader(&text)
     }
 }

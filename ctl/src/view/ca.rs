@@ -1,103 +1,89 @@
-//! The CAs, and how far a rotation is.
+//! The CAs, and the progress of a rotation.
 
+use cframe_pki::certificate_pem;
 use cframe_protocol::v1::{CaStatus, CertCounts, IssuerRow, Lacking, RootRow};
 use serde::Serialize;
 
 use crate::{
     console::Answer,
     failure::printable,
-    moment::Moment,
-    pem,
     table::{Cell, Table, Tone},
+    timestamp::Timestamp,
 };
 
-/// The roots and the issuing CAs.
 #[derive(Debug, Serialize)]
 pub struct Authorities {
-    /// The roots of the trust bundle, in the order of their adding.
+    /// The roots of the trust bundle, in the order in which they were added.
     pub roots: Vec<Root>,
-    /// The issuing CAs of controllers that have not expired.
+    /// The controllers' issuing CAs that have not expired.
     pub issuers: Vec<IssuingCa>,
-    /// What to do next, a sentence.
+    /// The next step of a rotation, one sentence.
     pub next: String,
-    /// Whether the table has what hangs on each.
+    /// Whether the table counts certificates, for `ca status`.
     #[serde(skip)]
     pub full: bool,
-    /// The time, in Unix seconds.
+    /// The time now, in Unix seconds.
     #[serde(skip)]
     pub now: u64,
 }
 
-/// A root CA.
 #[derive(Debug, Serialize)]
 pub struct Root {
-    /// SHA-256 of its public key, 64 hex digits.
+    /// SHA-256 of the public key, 64 hex digits.
     pub fingerprint: String,
-    /// Its common name.
+    /// The common name.
     pub subject: String,
-    /// When it expires.
-    pub not_after: Moment,
-    /// Whether a controller signs under it.
+    pub not_after: Timestamp,
+    /// Whether a controller signs with an issuing CA under it.
     pub signs: bool,
-    /// The revision of the mesh that added it; 0 is from the beginning.
+    /// The revision of the mesh that added it; 0 for the first root.
     pub revision: u64,
-    /// How many of the edges have it.
-    pub have: u32,
-    /// How many edges have joined.
+    /// Number of edges that have it.
+    pub trusted_by: u32,
+    /// Number of edges that have joined.
     pub edges: u32,
     /// Some of the edges that are not known to have it.
-    pub lacking: Vec<LackingEdge>,
-    /// Whose newest certificate is under it.
-    pub certificates: Holders,
-    /// The certificate, PEM.
+    pub missing_on: Vec<EdgeWithoutRoot>,
+    /// Certificates under it.
+    pub certificates: CertificateCounts,
+    /// PEM.
     pub certificate: String,
 }
 
-/// An edge that is not known to have a root.
 #[derive(Debug, Serialize)]
-pub struct LackingEdge {
-    /// Its namespace.
+pub struct EdgeWithoutRoot {
     pub namespace: String,
-    /// Its name.
     pub edge: String,
-    /// Whether it is connected.
     pub online: bool,
 }
 
 /// A controller's issuing CA.
 #[derive(Debug, Serialize)]
 pub struct IssuingCa {
-    /// SHA-256 of its public key, 64 hex digits.
+    /// SHA-256 of the public key, 64 hex digits.
     pub fingerprint: String,
-    /// Whose it is.
     pub controller: String,
-    /// The fingerprint of the root it is under.
+    /// The root's fingerprint.
     pub root: String,
-    /// When it expires.
-    pub not_after: Moment,
+    pub not_after: Timestamp,
     /// Whether its controller signs with it.
     pub signs: bool,
-    /// Whether it was revoked.
     pub revoked: bool,
-    /// Whose newest certificate is by it.
-    pub certificates: Holders,
+    /// Certificates that it has signed.
+    pub certificates: CertificateCounts,
 }
 
-/// How many depend on a CA.
+/// The first three count the holders whose newest certificate is under the CA.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Holders {
-    /// Edges whose newest certificate is under it.
+pub struct CertificateCounts {
     pub edges: u32,
-    /// Controllers, the same.
     pub controllers: u32,
-    /// Admins, the same.
     pub admins: u32,
-    /// All certificates that are neither expired nor revoked, those too that a newer one has replaced.
+    /// All certificates that are neither expired nor revoked, including those with a newer one.
     pub valid: u32,
 }
 
 impl Authorities {
-    /// What a controller tells; `full` with what hangs on each.
     pub fn new(status: CaStatus, full: bool, now: u64) -> Self {
         Self {
             roots: status.roots.into_iter().map(Root::from).collect(),
@@ -114,19 +100,19 @@ impl From<RootRow> for Root {
         Self {
             fingerprint: row.fingerprint.to_string(),
             subject: row.subject,
-            not_after: Moment(row.not_after),
+            not_after: Timestamp(row.not_after),
             signs: row.signs,
             revision: row.revision,
-            have: row.have,
+            trusted_by: row.have,
             edges: row.edges,
-            lacking: row.lacking.into_iter().map(LackingEdge::from).collect(),
+            missing_on: row.lacking.into_iter().map(EdgeWithoutRoot::from).collect(),
             certificates: row.certs.into(),
-            certificate: pem::certificate(&row.certificate),
+            certificate: certificate_pem(&row.certificate),
         }
     }
 }
 
-impl From<Lacking> for LackingEdge {
+impl From<Lacking> for EdgeWithoutRoot {
     fn from(row: Lacking) -> Self {
         Self {
             namespace: row.namespace.to_string(),
@@ -142,7 +128,7 @@ impl From<IssuerRow> for IssuingCa {
             fingerprint: row.fingerprint.to_string(),
             controller: row.controller.to_string(),
             root: row.root.to_string(),
-            not_after: Moment(row.not_after),
+            not_after: Timestamp(row.not_after),
             signs: row.signs,
             revoked: row.revoked,
             certificates: row.certs.into(),
@@ -150,7 +136,7 @@ impl From<IssuerRow> for IssuingCa {
     }
 }
 
-impl From<CertCounts> for Holders {
+impl From<CertCounts> for CertificateCounts {
     fn from(counts: CertCounts) -> Self {
         let CertCounts { edges, controllers, admins, valid } = counts;
         Self { edges, controllers, admins, valid }
@@ -159,58 +145,20 @@ impl From<CertCounts> for Holders {
 
 impl Answer for Authorities {
     fn table(&self, wide: bool, color: bool) -> String {
-        let of = |columns: &[&'static str]| {
-            let counts = ["EDGES", "CONTROLLERS", "ADMINS", "VALID"];
-            let counts = counts.into_iter().filter(|_| self.full);
-            Table::new(columns.iter().copied().chain(counts).collect::<Vec<_>>())
-        };
-        let mut roots = of(if self.full {
-            &["ROOT", "EXPIRES", "SIGNS", "HAVE_IT"]
-        } else {
-            &["ROOT", "EXPIRES", "SIGNS", "SUBJECT"]
-        });
+        let mut text = format!("{}\n{}", self.roots(color), self.issuers(wide, color));
+        if !self.full {
+            return text;
+        }
         for root in &self.roots {
-            let last = if self.full { have(root) } else { Cell::new(printable(&root.subject)) };
-            let cells = [
-                Cell::new(&root.fingerprint),
-                Cell::new(root.not_after.left(self.now)),
-                Cell::new(if root.signs { "yes" } else { "no" }),
-                last,
-            ];
-            roots.push(self.with_counts(cells, root.certificates));
-        }
-        let mut issuers = of(&["ISSUING_CA", "EXPIRES", "STATE", "CONTROLLER", "ROOT"]);
-        for ca in &self.issuers {
-            let state = match (ca.revoked, ca.signs) {
-                (true, _) => Cell::new("revoked").tone(Tone::Bad),
-                (false, true) => Cell::new("signs").tone(Tone::Good),
-                (false, false) => Cell::new("kept"),
-            };
-            let root = if wide { &ca.root } else { ca.root.get(..16).unwrap_or(&ca.root) };
-            let cells = [
-                Cell::new(&ca.fingerprint),
-                Cell::new(ca.not_after.left(self.now)),
-                state,
-                Cell::new(&ca.controller),
-                Cell::new(root),
-            ];
-            issuers.push(self.with_counts(cells, ca.certificates));
-        }
-        let mut text = format!("{}\n{}", roots.render(color), issuers.render(color));
-        if self.full {
-            for root in &self.roots {
-                let short = root.fingerprint.get(..16).unwrap_or(&root.fingerprint);
-                for edge in &root.lacking {
-                    let offline = if edge.online { "" } else { ", which is offline" };
-                    let name = format!("{}/{}", edge.namespace, edge.edge);
-                    text.push_str(&format!(
-                        "\nedge {name} is not known to have root {short}{offline}"
-                    ));
-                }
+            let root_name = short(&root.fingerprint);
+            for EdgeWithoutRoot { namespace, edge, online } in &root.missing_on {
+                let offline = if *online { "" } else { ", which is offline" };
+                text.push_str(&format!(
+                    "\nedge {namespace}/{edge} is not known to have root {root_name}{offline}"
+                ));
             }
-            text.push_str(&format!("\nnext: {}\n", printable(&self.next)));
         }
-        text
+        text + &format!("\nnext: {}\n", printable(&self.next))
     }
 
     fn data(&self) -> impl Serialize {
@@ -219,32 +167,82 @@ impl Answer for Authorities {
 }
 
 impl Authorities {
-    fn with_counts<const N: usize>(&self, cells: [Cell; N], holders: Holders) -> Vec<Cell> {
-        let Holders { edges, controllers, admins, valid } = holders;
+    fn roots(&self, color: bool) -> String {
+        let last = if self.full { "TRUSTED_BY" } else { "SUBJECT" };
+        let mut table = self.counting_table(&["ROOT", "EXPIRES", "SIGNS", last]);
+        for root in &self.roots {
+            let last =
+                if self.full { trusted_by(root) } else { Cell::new(printable(&root.subject)) };
+            let cells = [
+                Cell::new(&root.fingerprint),
+                Cell::new(root.not_after.left(self.now)),
+                Cell::new(if root.signs { "yes" } else { "no" }),
+                last,
+            ];
+            table.push(self.with_counts(cells, root.certificates));
+        }
+        table.render(color)
+    }
+
+    fn issuers(&self, wide: bool, color: bool) -> String {
+        let columns = ["ISSUING_CA", "EXPIRES", "STATE", "CONTROLLER", "ROOT"];
+        let mut table = self.counting_table(&columns);
+        for ca in &self.issuers {
+            let state = match (ca.revoked, ca.signs) {
+                (true, _) => Cell::new("revoked").tone(Tone::Bad),
+                (false, true) => Cell::new("signs").tone(Tone::Good),
+                (false, false) => Cell::new("retired"),
+            };
+            let cells = [
+                Cell::new(&ca.fingerprint),
+                Cell::new(ca.not_after.left(self.now)),
+                state,
+                Cell::new(&ca.controller),
+                Cell::new(if wide { &ca.root } else { short(&ca.root) }),
+            ];
+            table.push(self.with_counts(cells, ca.certificates));
+        }
+        table.render(color)
+    }
+
+    fn counting_table(&self, columns: &[&'static str]) -> Table {
+        let counts = ["EDGES", "CONTROLLERS", "ADMINS", "VALID"].into_iter().filter(|_| self.full);
+        Table::new(columns.iter().copied().chain(counts).collect::<Vec<_>>())
+    }
+
+    fn with_counts<const N: usize>(
+        &self,
+        cells: [Cell; N],
+        counts: CertificateCounts,
+    ) -> Vec<Cell> {
+        let CertificateCounts { edges, controllers, admins, valid } = counts;
         let counts = [edges, controllers, admins, valid].into_iter().filter(|_| self.full);
         cells.into_iter().chain(counts.map(Cell::new)).collect()
     }
 }
 
-fn have(root: &Root) -> Cell {
-    let tone = if root.have < root.edges { Tone::Bad } else { Tone::Good };
-    Cell::new(format!("{}/{}", root.have, root.edges)).tone(tone)
+fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..16).unwrap_or(fingerprint)
 }
 
-/// Who has renewed.
+fn trusted_by(root: &Root) -> Cell {
+    let tone = if root.trusted_by < root.edges { Tone::Bad } else { Tone::Good };
+    Cell::new(format!("{}/{}", root.trusted_by, root.edges)).tone(tone)
+}
+
+/// The outcome of `ca rotate renew`.
 #[derive(Debug, Default, Serialize)]
 pub struct Renewed {
     /// Edges that were asked and have a new certificate.
     pub renewed: Vec<String>,
-    /// Edges that were asked and have none yet.
+    /// Edges that were asked and have no new certificate yet; in a dry run, edges that would be asked.
     pub pending: Vec<String>,
-    /// Edges without a session: they renew when they come back.
+    /// Edges without a session; they renew when they reconnect.
     pub offline: Vec<String>,
-    /// Admins who have yet to renew: any command of theirs does it.
+    /// Admins with an old certificate; any command of theirs renews it.
     pub admins: Vec<String>,
-    /// Controllers that have yet to sign with another CA.
+    /// Controllers with an old certificate.
     pub controllers: Vec<String>,
-    /// Nothing was asked of anybody.
     pub dry_run: bool,
 }
 

@@ -1,29 +1,25 @@
-//! What was changed.
-
 use std::fmt;
 
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::Version;
 use serde::Serialize;
 
-/// What a change is about.
+/// The object of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Subject {
-    /// `namespace`, `edge`, `route`, `token`, `cert`, `admin` or `trust`.
+    /// `namespace`, `edge`, `route`, `token`, `cert`, `admin`, `controller`, `root` or `trust`.
     pub kind: &'static str,
-    /// Its namespace, if it belongs to one.
+    /// `null` for objects of the whole mesh.
     pub namespace: Option<String>,
-    /// Its name, id, serial or fingerprint.
+    /// The name, id, serial or fingerprint.
     pub name: String,
 }
 
 impl Subject {
-    /// Something of the mesh as a whole.
     pub fn of_mesh(kind: &'static str, name: impl ToString) -> Self {
         Self { kind, namespace: None, name: name.to_string() }
     }
 
-    /// Something of a namespace.
     pub fn of(kind: &'static str, namespace: &Label, name: impl ToString) -> Self {
         Self { kind, namespace: Some(namespace.to_string()), name: name.to_string() }
     }
@@ -41,17 +37,15 @@ impl fmt::Display for Subject {
 /// A change that was made, or with `--dry-run` would be.
 #[derive(Debug, Serialize)]
 pub struct Change {
-    /// What it is about.
     #[serde(flatten)]
     pub subject: Subject,
-    /// What happened to it: `added`, `changed`, `removed`, `revoked`, `asked to renew`; of a dry
-    /// run also `made` and `issued`.
+    /// `added`, `changed`, `removed`, `revoked`, `asked to renew`; in a dry run also `made` and `issued`.
     pub change: &'static str,
-    /// It was only checked.
+    /// The change was only checked.
     pub dry_run: bool,
-    /// The state that has it.
+    /// The version of the state after the change.
     pub version: Version,
-    /// What is allowed and yet worth a second look, a sentence each.
+    /// Sentences about what is allowed but may be a mistake.
     pub warnings: Vec<String>,
 }
 

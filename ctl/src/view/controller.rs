@@ -1,33 +1,28 @@
-//! Controllers.
-
 use cframe_protocol::v1::{Endpoint, RegistrationRow};
 use serde::Serialize;
 
 use super::Row;
 use crate::{
-    moment::Moment,
     table::{Cell, Tone},
+    timestamp::Timestamp,
 };
 
-/// A controller, whether it runs or not.
+/// A controller, running or not.
 #[derive(Debug, Serialize)]
 pub struct Controller {
-    /// Its name.
     pub name: String,
-    /// Whether it runs.
     pub running: bool,
-    /// Since when it runs; `null` if it does not.
-    pub since: Option<Moment>,
+    /// When it started; `null` if it does not run.
+    pub since: Option<Timestamp>,
     /// Version of its software; `null` if it does not run.
     pub software: Option<String>,
-    /// Where it is reached, on its control port.
+    /// Addresses of its control port.
     pub addresses: Vec<Endpoint>,
-    /// When it was added.
-    pub added: Moment,
-    /// SHA-256 of its issuing CA's public key, 64 hex digits: what `trust revoke` takes.
+    /// When it was added to the mesh.
+    pub added: Timestamp,
+    /// SHA-256 of its issuing CA's public key, 64 hex digits, for `trust revoke`.
     pub issuer: String,
-    /// When its issuing CA expires.
-    pub issuer_expires: Moment,
+    pub issuer_expires: Timestamp,
 }
 
 impl From<RegistrationRow> for Controller {
@@ -36,12 +31,12 @@ impl From<RegistrationRow> for Controller {
         Self {
             name: name.to_string(),
             running: running.is_some(),
-            since: running.as_ref().map(|running| Moment(running.since)),
+            since: running.as_ref().map(|running| Timestamp(running.since)),
             software: running.map(|running| running.software),
             addresses,
-            added: Moment(added),
+            added: Timestamp(added),
             issuer: issuer.to_string(),
-            issuer_expires: Moment(issuer_expires),
+            issuer_expires: Timestamp(issuer_expires),
         }
     }
 }
@@ -49,7 +44,7 @@ impl From<RegistrationRow> for Controller {
 impl Row for Controller {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "RUNNING", "SINCE", "ADDRESSES", "SOFTWARE", "ADDED", "ISSUER_EXPIRES", "ISSUER"];
-    const NARROW: usize = 4;
+    const TABLE_COLUMNS: usize = 4;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         let running = match self.running {

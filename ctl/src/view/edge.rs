@@ -1,5 +1,3 @@
-//! Edges, their links, and routes.
-
 use std::net::SocketAddr;
 
 use cframe_protocol::v1::{EdgeLiveness, EdgeRow, Endpoint, LinkReport, RouteRow, Version};
@@ -8,36 +6,32 @@ use serde::Serialize;
 
 use super::Row;
 use crate::{
-    moment::Moment,
     table::{Cell, Table, Tone},
+    timestamp::Timestamp,
 };
 
-/// An edge.
+// fields: the JSON of `edge show`
 #[derive(Debug, Serialize)]
 pub struct Edge {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// Whether a controller has a session with it.
     pub state: EdgeStateName,
-    /// Since when it is in this state; `null` if never seen, or not known.
-    pub since: Option<Moment>,
+    /// Start of this state; `null` if never seen or unknown.
+    pub since: Option<Timestamp>,
     /// The networks behind it, without those of routes.
     pub cidrs: Vec<IpNet>,
-    /// Where it is dialled; empty if it only dials out.
+    /// Where other edges dial it; empty if it only dials out.
     pub endpoints: Vec<Endpoint>,
-    /// A line for people, may be empty.
+    /// May be empty.
     pub description: String,
-    /// Where its last session came from.
+    /// Source address of its last session.
     pub address: Option<SocketAddr>,
-    /// The state that it has applied.
+    /// Version of the state that it applied.
     pub applied: Option<Version>,
-    /// When its certificate expires.
-    pub cert_expires: Option<Moment>,
+    pub cert_expires: Option<Timestamp>,
     /// Version of its software; `null` if never seen.
     pub software: Option<String>,
-    /// Its links, as it last reported them.
+    /// Its links, from its last report.
     pub links: Vec<Link>,
 }
 
@@ -45,13 +39,11 @@ pub struct Edge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EdgeStateName {
-    /// Yes.
     Online,
-    /// No longer.
     Offline,
-    /// Not yet: nothing has joined as this edge.
+    /// No gateway has joined as this edge.
     NeverSeen,
-    /// None that answers has; one that runs doesn't answer.
+    /// No controller that answers has a session, and a running one doesn't answer.
     Unknown,
 }
 
@@ -60,13 +52,12 @@ pub enum EdgeStateName {
 pub struct Link {
     /// The edge at the other end.
     pub peer: String,
-    /// Whether it carries traffic.
     pub up: bool,
-    /// Since when it is up or down.
-    pub since: Moment,
-    /// Round-trip time in microseconds; `null` if not known.
+    /// When it last went up or down.
+    pub since: Timestamp,
+    /// Round-trip time in microseconds; `null` if unknown.
     pub rtt_us: Option<u32>,
-    /// Largest UDP payload that the path carries, in bytes; `null` if not known.
+    /// Largest UDP payload on the path, in bytes; `null` if unknown.
     pub path_mtu: Option<u16>,
 }
 
@@ -82,13 +73,13 @@ impl From<EdgeRow> for Edge {
             namespace: row.namespace.to_string(),
             name: row.name.to_string(),
             state,
-            since: since.map(Moment),
+            since: since.map(Timestamp),
             cidrs: row.cidrs,
             endpoints: row.endpoints,
             description: row.description,
             address: row.address,
             applied: row.applied,
-            cert_expires: row.cert_expires.map(Moment),
+            cert_expires: row.cert_expires.map(Timestamp),
             software: Some(row.software).filter(|software| !software.is_empty()),
             links: row.links.into_iter().map(Link::from).collect(),
         }
@@ -100,7 +91,7 @@ impl From<LinkReport> for Link {
         Self {
             peer: link.peer.to_string(),
             up: link.up,
-            since: Moment(link.since_unix),
+            since: Timestamp(link.since_unix),
             rtt_us: Some(link.rtt_us).filter(|rtt| *rtt != 0),
             path_mtu: Some(link.path_mtu).filter(|mtu| *mtu != 0),
         }
@@ -108,7 +99,7 @@ impl From<LinkReport> for Link {
 }
 
 impl Edge {
-    /// `2/3`: links that are up, of all; `-` while there is no report.
+    /// `2/3`: links that are up, and all; `-` without a report.
     fn links_cell(&self) -> Cell {
         let up = self.links.iter().filter(|link| link.up).count();
         match self.links.len() {
@@ -134,14 +125,14 @@ impl Row for Edge {
         "SOFTWARE",
         "DESCRIPTION",
     ];
-    const NARROW: usize = 7;
+    const TABLE_COLUMNS: usize = 7;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         let (state, tone) = match self.state {
             EdgeStateName::Online => ("online", Tone::Good),
             EdgeStateName::Offline => ("offline", Tone::Bad),
-            EdgeStateName::NeverSeen => ("never_seen", Tone::Doubtful),
-            EdgeStateName::Unknown => ("unknown", Tone::Doubtful),
+            EdgeStateName::NeverSeen => ("never_seen", Tone::Warning),
+            EdgeStateName::Unknown => ("unknown", Tone::Warning),
         };
         vec![
             Cell::new(&self.namespace),
@@ -159,7 +150,7 @@ impl Row for Edge {
         ]
     }
 
-    fn below(&self, now: u64, color: bool) -> String {
+    fn details(&self, now: u64, color: bool) -> String {
         if self.links.is_empty() {
             return String::new();
         }
@@ -178,16 +169,12 @@ impl Row for Edge {
     }
 }
 
-/// A network behind an edge, besides its own.
+/// A network behind an edge, besides the edge's own.
 #[derive(Debug, Serialize)]
 pub struct Route {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
-    /// The network.
     pub cidr: IpNet,
-    /// The edge that it lies behind.
     pub edge: String,
 }
 
@@ -204,7 +191,7 @@ impl From<RouteRow> for Route {
 
 impl Row for Route {
     const COLUMNS: &'static [&'static str] = &["NAMESPACE", "NAME", "CIDR", "EDGE"];
-    const NARROW: usize = 4;
+    const TABLE_COLUMNS: usize = 4;
 
     fn cells(&self, _now: u64) -> Vec<Cell> {
         vec![

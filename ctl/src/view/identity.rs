@@ -1,35 +1,28 @@
-//! Tokens, certificates, admins, and the trust bundle.
-
 use std::path::PathBuf;
 
-use cframe_pki::{bundle::TrustBundle, identity::Role};
+use cframe_pki::{bundle::TrustBundle, certificate_pem, identity::Role};
 use cframe_protocol::v1::{AdminRow, CertRow, CertState, Enrolled, TokenMade, TokenRow};
 use serde::Serialize;
 
 use super::Row;
 use crate::{
     console::Answer,
-    moment::Moment,
-    pem,
     table::{Cell, Tone},
+    timestamp::Timestamp,
 };
 
-/// A join token that can still be used; never its secret.
+/// A join token that can still be used, without its secret.
 #[derive(Debug, Serialize)]
 pub struct Token {
-    /// Its namespace.
     pub namespace: String,
-    /// The edge that a gateway becomes by it.
     pub edge: String,
-    /// By this it is revoked.
+    /// For `token revoke`.
     pub id: String,
-    /// When it was made.
-    pub created: Moment,
-    /// When it expires.
-    pub expires: Moment,
-    /// Whether it is for an edge that has joined before.
+    pub created: Timestamp,
+    pub expires: Timestamp,
+    /// For an edge that has joined before.
     pub rejoin: bool,
-    /// The admin who made it.
+    /// Name of an admin.
     pub created_by: String,
 }
 
@@ -39,8 +32,8 @@ impl From<TokenRow> for Token {
             namespace: row.namespace.to_string(),
             edge: row.edge.to_string(),
             id: row.id,
-            created: Moment(row.created),
-            expires: Moment(row.expires),
+            created: Timestamp(row.created),
+            expires: Timestamp(row.expires),
             rejoin: row.rejoin,
             created_by: row.created_by,
         }
@@ -50,7 +43,7 @@ impl From<TokenRow> for Token {
 impl Row for Token {
     const COLUMNS: &'static [&'static str] =
         &["NAMESPACE", "EDGE", "ID", "EXPIRES", "REJOIN", "CREATED", "CREATED_BY"];
-    const NARROW: usize = 5;
+    const TABLE_COLUMNS: usize = 5;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         vec![
@@ -65,32 +58,28 @@ impl Row for Token {
     }
 }
 
-/// A join token that was just made. The only answer that has the secret.
+/// A new join token. No other answer has the secret.
 #[derive(Serialize)]
 pub struct NewToken {
-    /// Its namespace.
     pub namespace: String,
-    /// The edge that a gateway becomes by it.
     pub edge: String,
-    /// By this it is revoked.
+    /// For `token revoke`.
     pub id: String,
-    /// When it expires.
-    pub expires: Moment,
-    /// The token, `cfj1.…`.
+    pub expires: Timestamp,
+    /// `cfj1.…`
     pub token: String,
-    /// What to run on the gateway.
+    /// The command to run on the gateway.
     pub command: String,
 }
 
 impl NewToken {
-    /// The token with the command that uses it.
     pub fn new(namespace: String, edge: String, made: TokenMade) -> Self {
         let command = format!("cframe-edge join {}", made.token);
         Self {
             namespace,
             edge,
             id: made.id,
-            expires: Moment(made.expires),
+            expires: Timestamp(made.expires),
             token: made.token,
             command,
         }
@@ -107,42 +96,33 @@ impl Answer for NewToken {
     }
 }
 
-/// A certificate that a controller has issued.
 #[derive(Debug, Serialize)]
 pub struct Cert {
-    /// Its serial, 32 hex digits.
+    /// 32 hex digits.
     pub serial: String,
-    /// What its owner is: `edge`, `controller` or `admin`.
+    /// Kind of the holder: `edge`, `controller` or `admin`.
     pub kind: &'static str,
-    /// The owner's namespace; only edges have one.
+    /// The holder's namespace; only edges have one.
     pub namespace: Option<String>,
-    /// The owner's name.
+    /// The holder's name.
     pub name: String,
-    /// The owner's SPIFFE ID.
+    /// The holder's SPIFFE ID.
     pub id: String,
-    /// Whether it counts.
     pub state: CertStateName,
-    /// Valid from then on.
-    pub not_before: Moment,
-    /// Valid until then.
-    pub not_after: Moment,
-    /// SHA-256 of its public key, 64 hex digits.
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    /// SHA-256 of the public key, 64 hex digits.
     pub spki: String,
-    /// When it was revoked.
-    pub revoked_at: Option<Moment>,
-    /// Why it was revoked, may be empty.
+    pub revoked_at: Option<Timestamp>,
+    /// Reason of the revocation; may be empty.
     pub reason: Option<String>,
 }
 
-/// Whether a certificate counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CertStateName {
-    /// It does.
     Valid,
-    /// Its time is over.
     Expired,
-    /// It was revoked.
     Revoked,
 }
 
@@ -152,7 +132,7 @@ impl From<CertRow> for Cert {
             CertState::Valid => (CertStateName::Valid, None, None),
             CertState::Expired => (CertStateName::Expired, None, None),
             CertState::Revoked { at, reason } => {
-                (CertStateName::Revoked, Some(Moment(at)), Some(reason))
+                (CertStateName::Revoked, Some(Timestamp(at)), Some(reason))
             }
         };
         let role: &Role = &row.id.role;
@@ -163,8 +143,8 @@ impl From<CertRow> for Cert {
             name: role.name().to_string(),
             id: row.id.to_string(),
             state,
-            not_before: Moment(row.not_before),
-            not_after: Moment(row.not_after),
+            not_before: Timestamp(row.not_before),
+            not_after: Timestamp(row.not_after),
             spki: row.spki.to_string(),
             revoked_at,
             reason,
@@ -185,12 +165,12 @@ impl Row for Cert {
         "REVOKED",
         "REASON",
     ];
-    const NARROW: usize = 6;
+    const TABLE_COLUMNS: usize = 6;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         let (state, tone) = match self.state {
             CertStateName::Valid => ("valid", Tone::Good),
-            CertStateName::Expired => ("expired", Tone::Doubtful),
+            CertStateName::Expired => ("expired", Tone::Warning),
             CertStateName::Revoked => ("revoked", Tone::Bad),
         };
         vec![
@@ -208,24 +188,23 @@ impl Row for Cert {
     }
 }
 
-/// A certificate that was just issued for a signing request. `cframe-edge import` takes this object.
+/// A certificate issued for a signing request. `cframe-edge import` reads this object.
 #[derive(Debug, Serialize)]
 pub struct NewCert {
     /// The controller's answer: `mesh`, `namespace`, `edge`, `chain` (DER, lists of bytes), `trust`,
     /// `controllers`, `settings`, `listen_port` and `site_prefixes`.
     #[serde(flatten)]
     pub enrolled: Enrolled,
-    /// Its serial, 32 hex digits.
+    /// 32 hex digits.
     pub serial: String,
-    /// When it expires.
-    pub not_after: Moment,
+    pub not_after: Timestamp,
     /// The files that were written, for the gateway.
     pub files: Vec<PathBuf>,
 }
 
 impl Row for NewCert {
     const COLUMNS: &'static [&'static str] = &["NAMESPACE", "EDGE", "SERIAL", "EXPIRES", "FILES"];
-    const NARROW: usize = 5;
+    const TABLE_COLUMNS: usize = 5;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         vec![
@@ -238,27 +217,25 @@ impl Row for NewCert {
     }
 }
 
-/// An admin.
 #[derive(Debug, Serialize)]
 pub struct Admin {
-    /// The name.
     pub name: String,
-    /// May look, but not change anything.
+    /// Can't change anything.
     pub read_only: bool,
     /// When the certificate expires.
-    pub not_after: Moment,
+    pub not_after: Timestamp,
 }
 
 impl From<AdminRow> for Admin {
     fn from(row: AdminRow) -> Self {
-        let not_after = Moment(row.not_after);
+        let not_after = Timestamp(row.not_after);
         Self { name: row.name.to_string(), read_only: row.read_only, not_after }
     }
 }
 
 impl Row for Admin {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACCESS", "EXPIRES"];
-    const NARROW: usize = 3;
+    const TABLE_COLUMNS: usize = 3;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         vec![
@@ -269,46 +246,38 @@ impl Row for Admin {
     }
 }
 
-/// An admin who was just added.
 #[derive(Debug, Serialize)]
 pub struct NewAdmin {
-    /// The name.
-    pub name: String,
-    /// May look, but not change anything.
-    pub read_only: bool,
-    /// When the certificate expires.
-    pub not_after: Moment,
+    #[serde(flatten)]
+    pub admin: Admin,
     /// The file with the context and its key.
     pub file: PathBuf,
 }
 
 impl Row for NewAdmin {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACCESS", "EXPIRES", "FILE"];
-    const NARROW: usize = 4;
+    const TABLE_COLUMNS: usize = 4;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
-        vec![
-            Cell::new(&self.name),
-            Cell::new(if self.read_only { "read-only" } else { "full" }),
-            Cell::new(self.not_after.left(now)),
-            Cell::new(self.file.display()),
-        ]
+        let mut cells = self.admin.cells(now);
+        cells.push(Cell::new(self.file.display()));
+        cells
     }
 }
 
-/// Whom the mesh trusts.
+/// The trust bundle.
 #[derive(Debug, Serialize)]
 pub struct Trust {
     /// The root CAs, each a PEM block.
     pub roots: Vec<String>,
-    /// SHA-256 of the public keys of issuing CAs that are cut off, 64 hex digits each.
+    /// SHA-256 of the public keys of revoked issuing CAs, 64 hex digits each.
     pub revoked_issuers: Vec<String>,
 }
 
 impl From<TrustBundle> for Trust {
     fn from(bundle: TrustBundle) -> Self {
         Self {
-            roots: bundle.roots.iter().map(|root| pem::certificate(root)).collect(),
+            roots: bundle.roots.iter().map(|root| certificate_pem(root)).collect(),
             revoked_issuers: bundle.revoked_issuers.iter().map(ToString::to_string).collect(),
         }
     }

@@ -1,27 +1,23 @@
-//! Namespaces.
-
 use cframe_protocol::v1::{Congestion, NamespaceRow};
 use serde::Serialize;
 
 use super::Row;
 use crate::table::Cell;
 
-/// A namespace.
 #[derive(Debug, Serialize)]
 pub struct Namespace {
-    /// Its name.
     pub name: String,
-    /// A line for people, may be empty.
+    /// May be empty.
     pub description: String,
-    /// How many edges it has.
+    /// Number of edges.
     pub edges: u32,
-    /// How many routes, besides the edges' own networks.
+    /// Number of routes, without the edges' own networks.
     pub routes: u32,
     /// MTU of the TUN devices, in bytes.
     pub tun_mtu: u16,
     /// Congestion control of the links: `transparent` or `bbr`.
     pub congestion: &'static str,
-    /// Goes up by one with every change.
+    /// Increases by one with every change.
     pub revision: u64,
 }
 
@@ -45,7 +41,7 @@ impl From<NamespaceRow> for Namespace {
 impl Row for Namespace {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "EDGES", "ROUTES", "TUN_MTU", "CONGESTION", "REVISION", "DESCRIPTION"];
-    const NARROW: usize = 5;
+    const TABLE_COLUMNS: usize = 5;
 
     fn cells(&self, _now: u64) -> Vec<Cell> {
         vec![

@@ -1,5 +1,3 @@
-//! The mesh as a whole, contexts, and versions.
-
 use cframe_protocol::v1::{self, Endpoint, MeshStatus};
 use serde::Serialize;
 
@@ -7,60 +5,51 @@ use super::Row;
 use crate::{
     console::Answer,
     failure::printable,
-    moment::{Moment, short},
     table::{Cell, Table, Tone},
+    timestamp::{Timestamp, short},
 };
 
-/// The mesh as a whole.
+/// The health of the mesh.
 #[derive(Debug, Serialize)]
 pub struct Status {
-    /// The mesh's name.
     pub mesh: String,
-    /// Whether there are no problems.
+    /// True without problems.
     pub healthy: bool,
-    /// The store's epoch: milliseconds since the Unix epoch when it was made.
+    /// When the store was created, in milliseconds since the Unix epoch.
     pub epoch: u64,
-    /// Revision of what concerns all namespaces.
+    /// Revision of the state that concerns all namespaces.
     pub mesh_revision: u64,
-    /// The controllers that are running.
+    /// The running controllers.
     pub controllers: Vec<ControllerStatus>,
-    /// The namespaces.
     pub namespaces: Vec<NamespaceStatus>,
-    /// What is not as it should be, a sentence each.
+    /// One sentence each.
     pub problems: Vec<String>,
 }
 
-/// A controller that is running.
 #[derive(Debug, Serialize)]
 pub struct ControllerStatus {
-    /// Its name.
     pub name: String,
-    /// Where it is reached.
+    /// Its control port.
     pub address: Endpoint,
     /// Version of its software.
     pub software: String,
-    /// How long it has been running, in seconds.
     pub uptime_seconds: u64,
-    /// Its store, for people.
+    /// Text about its store.
     pub store: String,
 }
 
-/// How a namespace is.
 #[derive(Debug, Serialize)]
 pub struct NamespaceStatus {
-    /// Its name.
     pub name: String,
-    /// How many edges it has.
     pub edges: u32,
-    /// Of these, how many have a session.
+    /// Edges that have a session.
     pub online: u32,
-    /// Of these, how many have applied the newest state.
+    /// Online edges that applied the newest state.
     pub in_sync: u32,
-    /// How many links are up.
     pub links_up: u32,
-    /// How many links there should be.
+    /// Links that should be up.
     pub links_expected: u32,
-    /// Goes up by one with every change.
+    /// Increases by one with every change.
     pub revision: u64,
 }
 
@@ -104,7 +93,7 @@ impl From<v1::NamespaceStatus> for NamespaceStatus {
     }
 }
 
-/// `2/3`, and red unless all.
+/// `2/3`, and red unless the numbers are equal.
 fn share(part: u32, all: u32) -> Cell {
     let tone = if part < all { Tone::Bad } else { Tone::Good };
     Cell::new(format!("{part}/{all}")).tone(tone)
@@ -154,29 +143,26 @@ impl Answer for Status {
     }
 }
 
-/// A context of this machine; never its key.
+/// A context of this machine, without its key.
 #[derive(Debug, Serialize)]
 pub struct Context {
-    /// Its name.
     pub name: String,
-    /// Whether it is the current one.
+    /// Whether commands without `--context` use it.
     pub current: bool,
-    /// The mesh.
     pub mesh: String,
-    /// The admin it makes its user.
+    /// Name in the certificate; `null` if that can't be read.
     pub admin: Option<String>,
-    /// Namespace of commands without `-n`.
+    /// Namespace for commands without `-n`.
     pub namespace: Option<String>,
     /// When the certificate expires; `null` if it can't be read.
-    pub not_after: Option<Moment>,
-    /// Where the controllers are reached.
+    pub not_after: Option<Timestamp>,
     pub controllers: Vec<Endpoint>,
 }
 
 impl Row for Context {
     const COLUMNS: &'static [&'static str] =
         &["CURRENT", "NAME", "MESH", "ADMIN", "NAMESPACE", "EXPIRES", "CONTROLLERS"];
-    const NARROW: usize = 7;
+    const TABLE_COLUMNS: usize = 7;
 
     fn cells(&self, now: u64) -> Vec<Cell> {
         vec![
@@ -191,14 +177,13 @@ impl Row for Context {
     }
 }
 
-/// Versions of the two ends.
 #[derive(Debug, Serialize)]
 pub struct Versions {
-    /// This cfctl.
+    /// Version of this cfctl.
     pub client: &'static str,
-    /// The controller; `null` if it wasn't asked.
+    /// Version of the controller; `null` with `--client` or without a context.
     pub controller: Option<String>,
-    /// Version of the control protocol that the controller speaks.
+    /// Version of the controller's protocol.
     pub protocol: Option<u16>,
 }
 

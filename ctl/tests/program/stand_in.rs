@@ -8,12 +8,10 @@ use std::{
     time::Duration,
 };
 
-use cfctl::{
-    context::{Context, Contexts},
-    pem,
-};
+use cfctl::context::{Context, Contexts};
 use cframe_pki::{
     bundle::{DenyEntry, DenyList, TrustBundle},
+    certificate_pem,
     identity::{Label, MeshName, SpiffeId},
     issue::{IssuingCa, RootCa, VerifiedCsr},
     key::PrivateKey,
@@ -68,9 +66,9 @@ impl Mesh {
             mesh: self.name.clone(),
             controllers: controllers.iter().map(|address| address.parse().unwrap()).collect(),
             namespace: None,
-            certificate: credentials.chain.iter().map(|der| pem::certificate(der)).collect(),
+            certificate: credentials.chain.iter().map(|der| certificate_pem(der)).collect(),
             key: credentials.key.to_pem().to_string(),
-            trust: pem::certificate(self.root.certificate()),
+            trust: certificate_pem(self.root.certificate()),
             revoked_issuers: Default::default(),
         };
         let path = directory.join("config.toml");

@@ -8,9 +8,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use cframe_console::exit::Exit;
 use cframe_protocol::v1::Settings;
 
-use super::{exit::Coded, exit::Exit, log, runtime};
+use super::{exit::Coded, log, runtime};
 use crate::{
     config::{Config, Flags, Place},
     control,

@@ -3,6 +3,7 @@
 use std::{io::Read as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use cframe_console::exit::Exit;
 use cframe_pki::{
     files,
     identity::{PeerIdentity, SpiffeId},
@@ -11,7 +12,7 @@ use cframe_pki::{
 };
 use cframe_protocol::{session, v1::Enrolled};
 
-use super::{exit::Coded, exit::Exit, runtime};
+use super::{exit::Coded, runtime};
 use crate::{
     config::{File, Place},
     instance::{DEFAULT, Instance, Paths},
@@ -170,7 +171,7 @@ fn read_stdin() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::tests::enrolled_for;
+    use crate::{cli::exit::exit_code, state::tests::enrolled_for};
 
     #[test]
     fn a_token_is_not_spent_where_an_identity_is_in_use() {
@@ -179,7 +180,7 @@ mod tests {
         spare_token(&data).unwrap();
         let identity = enrolled_for(&data, "idc");
         let error = spare_token(&data).unwrap_err();
-        assert_eq!(Exit::of(&error), Exit::Conflict);
+        assert_eq!(exit_code(&error), Exit::Conflict);
         let text = error.to_string();
         assert!(text.contains("/edge/idc") && text.contains("--replace"), "{text}");
 

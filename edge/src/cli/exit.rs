@@ -1,22 +1,11 @@
-//! Exit codes, as in all of cframe's programs.
+//! The exit codes of errors.
 
-use std::{fmt, process::ExitCode};
+use std::fmt;
 
-use cframe_protocol::{session::EnrollFailure, v1::ErrorCode};
+use cframe_console::exit::Exit;
+use cframe_protocol::session::EnrollFailure;
 
 use crate::local::AskError;
-
-/// How a command ends when it doesn't succeed. 2 is clap's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Exit {
-    Error = 1,
-    NotFound = 3,
-    Conflict = 4,
-    NotAllowed = 5,
-    Unreachable = 6,
-    Unhealthy = 7,
-}
 
 /// An error with its exit code.
 #[derive(Debug)]
@@ -39,11 +28,9 @@ impl fmt::Display for Coded {
 
 impl std::error::Error for Coded {}
 
-impl Exit {
-    /// The code of an error, by the first in its chain that has one.
-    pub(super) fn of(error: &anyhow::Error) -> Self {
-        error.chain().find_map(code).unwrap_or(Self::Error)
-    }
+/// The exit code of the first error in the chain that has one.
+pub(super) fn exit_code(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(code).unwrap_or(Exit::Error)
 }
 
 fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
@@ -61,22 +48,10 @@ fn code(error: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(match error {
             EnrollFailure::Address(_) => Exit::Error,
             EnrollFailure::Unreachable(_) | EnrollFailure::Unanswered(_) => Exit::Unreachable,
-            EnrollFailure::Refused(refusal) => match refusal.code {
-                ErrorCode::NotFound => Exit::NotFound,
-                ErrorCode::Conflict => Exit::Conflict,
-                ErrorCode::NotAllowed => Exit::NotAllowed,
-                ErrorCode::Unavailable => Exit::Unreachable,
-                ErrorCode::Invalid | ErrorCode::StoreFull | ErrorCode::Internal => Exit::Error,
-            },
+            EnrollFailure::Refused(refusal) => refusal.code.into(),
         });
     }
     None
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
 }
 
 #[cfg(test)]
@@ -88,9 +63,9 @@ mod tests {
     fn a_code_is_found_under_context() {
         let error =
             Err::<(), _>(Coded::error(Exit::Conflict, "it runs")).context("down").unwrap_err();
-        assert_eq!(Exit::of(&error), Exit::Conflict);
-        assert_eq!(Exit::of(&anyhow::anyhow!("plain")), Exit::Error);
+        assert_eq!(exit_code(&error), Exit::Conflict);
+        assert_eq!(exit_code(&anyhow::anyhow!("plain")), Exit::Error);
         let error = anyhow::Error::new(AskError::NotRunning("/run/x".into()));
-        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert_eq!(exit_code(&error), Exit::Unreachable);
     }
 }

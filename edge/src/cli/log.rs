@@ -1,32 +1,21 @@
 //! Logging, on standard error.
 
-use std::io::IsTerminal as _;
-
 use anyhow::{Context as _, Result};
-use tracing_subscriber::{EnvFilter, Registry, fmt, prelude::*, reload};
+use cframe_console::log;
+use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 
 /// Changes the filter of what is logged.
-pub(super) struct Filter(reload::Handle<EnvFilter, Registry>);
+pub(super) struct Filter(log::Filter);
 
-/// Begins to log.
 pub(super) fn start(config: &Config) -> Result<Filter> {
-    let (filter, handle) = reload::Layer::new(parse(&config.log)?);
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let text = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colour);
-    let layer = match config.log_format {
-        LogFormat::Text => text.boxed(),
-        LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
-    };
-    tracing_subscriber::registry().with(filter).with(layer).try_init().context("logging")?;
-    Ok(Filter(handle))
+    Ok(Filter(log::start(parse(&config.log)?, config.log_format, false)?))
 }
 
 impl Filter {
-    /// Another filter from now on.
     pub(super) fn set(&self, filter: &str) -> Result<()> {
-        self.0.reload(parse(filter)?).context("logging")
+        self.0.set(parse(filter)?)
     }
 }
 

@@ -1,8 +1,9 @@
 //! `status` and `doctor`.
 
 use anyhow::Result;
+use cframe_console::{exit::Exit, output::print};
 
-use super::{Output, exit::Coded, exit::Exit, runtime};
+use super::{Output, exit::Coded, runtime};
 use crate::{
     config::Place,
     doctor::{gather, verdicts},
@@ -13,8 +14,8 @@ pub(super) fn status(place: &Place, output: Output) -> Result<()> {
     let (_, paths, _) = place.resolve()?;
     let found = runtime()?.block_on(local::status(&paths.socket))?;
     match output {
-        Output::Table => print!("{}", status::render(&found)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
+        Output::Table => print(&status::render(&found))?,
+        Output::Json => print(&(serde_json::to_string_pretty(&found)? + "\n"))?,
     }
     Ok(())
 }
@@ -24,8 +25,10 @@ pub(super) fn doctor(place: &Place, output: Output) -> Result<()> {
     let facts = runtime()?.block_on(gather(&instance, &paths));
     let verdicts = verdicts(&facts);
     match output {
-        Output::Table => verdicts.iter().for_each(|verdict| println!("{verdict}")),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&verdicts)?),
+        Output::Table => {
+            print(&verdicts.iter().map(|verdict| format!("{verdict}\n")).collect::<String>())?;
+        }
+        Output::Json => print(&(serde_json::to_string_pretty(&verdicts)? + "\n"))?,
     }
     match verdicts.iter().filter(|verdict| !verdict.ok).count() {
         0 => Ok(()),

@@ -47,7 +47,7 @@ impl Site {
         let command = |verb: &str| {
             let mut command = Command::new(programs.controller());
             for (name, _) in std::env::vars_os() {
-                if name.as_encoded_bytes().starts_with(b"CFRAME_") {
+                if name.as_encoded_bytes().starts_with(b"CFRAME_CONTROLLER_") {
                     command.env_remove(name);
                 }
             }

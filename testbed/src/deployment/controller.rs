@@ -203,8 +203,8 @@ pub(super) fn make(
 fn command(files: &Files, dir: &Path, host: &Host, program: PathBuf) -> Command {
     let mut command = clean_command(host, program);
     command
-        .env("CFRAME_DATA_DIR", dir)
-        .env("CFRAME_CONFIG", files.config())
+        .env("CFRAME_CONTROLLER_DATA_DIR", dir)
+        .env("CFRAME_CONTROLLER_CONFIG", files.config())
         .env("XDG_CONFIG_HOME", files.operator());
     command
 }

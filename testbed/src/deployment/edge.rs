@@ -142,7 +142,7 @@ struct Gateway {
 impl Gateway {
     fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = clean_command(&self.host, self.programs.edge());
-        command.args(args).env("CFRAME_DATA_DIR", &self.dir);
+        command.args(args).env("CFRAME_EDGE_DATA_DIR", &self.dir);
         command
     }
 

@@ -141,7 +141,7 @@ fn edges_of_two_namespaces_share_a_host_and_a_prefix() {
     let join = ["--instance", "blue", "join", "--listen", "58424", &token];
     deployment.edge_program(&gateway, &dir, &join).unwrap().success().unwrap();
     let mut command = gateway.command(deployment.programs().edge());
-    command.args(["--instance", "blue", "run"]).env("CFRAME_DATA_DIR", &dir);
+    command.args(["--instance", "blue", "run"]).env("CFRAME_EDGE_DATA_DIR", &dir);
     let mut blue = gateway.spawn("blue-gateway", command).unwrap();
 
     // A site of its own in blue, whose prefix overlaps that of aliyun-sz in prod.

@@ -135,11 +135,7 @@ impl Replies {
     pub async fn collect(mut self) -> Result<Vec<Reply>, CallFailure> {
         let mut replies: Vec<Reply> = Vec::new();
         while let Some(reply) = self.next().await? {
-            let rest = match replies.last_mut() {
-                Some(last) => last.merge(reply),
-                None => Some(reply),
-            };
-            replies.extend(rest);
+            Reply::add_piece(&mut replies, reply);
         }
         Ok(replies)
     }

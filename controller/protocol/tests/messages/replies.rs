@@ -84,11 +84,7 @@ fn an_empty_list_is_one_empty_piece() {
 fn there_and_back(reply: Reply) -> Vec<Reply> {
     let mut replies: Vec<Reply> = Vec::new();
     for piece in reply.split().into_iter().map(through_the_wire) {
-        let rest = match replies.last_mut() {
-            Some(last) => last.merge(piece),
-            None => Some(piece),
-        };
-        replies.extend(rest);
+        Reply::add_piece(&mut replies, piece);
     }
     replies
 }

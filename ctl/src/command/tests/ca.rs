@@ -11,7 +11,7 @@ fn print(byte: u8) -> Fingerprint {
     Fingerprint::from_bytes([byte; 32])
 }
 
-/// Two roots, of which the second signs, and so many edges whose certificates are under the first.
+/// Two roots, of which the second signs. `edges` is how many edges have certificates under the first.
 fn status(edges: u32) -> CaStatus {
     let root = |byte, signs, have| RootRow {
         fingerprint: print(byte),
@@ -47,7 +47,7 @@ fn holder(id: &str, online: bool) -> HolderRow {
 }
 
 #[test]
-fn the_status_of_a_rotation_says_who_lacks_what_and_what_is_next() {
+fn the_status_of_a_rotation_shows_edges_without_a_root_and_the_next_step() {
     let answer = |call: &Call| match call {
         Call::CaStatus => Ok(vec![Reply::Ca(status(2))]),
         call => sample(call),
@@ -57,7 +57,7 @@ fn the_status_of_a_rotation_says_who_lacks_what_and_what_is_next() {
     assert_eq!(outcome.calls, [(Call::CaStatus, false)]);
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let lines: Vec<&str> = outcome.out.lines().collect();
-    assert_eq!(words(lines[0])[..4], ["ROOT", "EXPIRES", "SIGNS", "HAVE_IT"]);
+    assert_eq!(words(lines[0])[..4], ["ROOT", "EXPIRES", "SIGNS", "TRUSTED_BY"]);
     assert_eq!(words(lines[2])[1..4], ["400d", "yes", "2/3"]);
     assert!(
         outcome
@@ -68,12 +68,12 @@ fn the_status_of_a_rotation_says_who_lacks_what_and_what_is_next() {
 
     let outcome = run_with("cfctl ca show -o json", None, &answer);
     let json: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
-    assert_eq!(json["roots"][1]["have"], 2);
-    assert_eq!(json["roots"][1]["lacking"][0]["edge"], "idc");
+    assert_eq!(json["roots"][1]["trusted_by"], 2);
+    assert_eq!(json["roots"][1]["missing_on"][0]["edge"], "idc");
     assert_eq!(json["issuers"][0]["certificates"]["edges"], 2);
     assert!(json["roots"][0]["certificate"].as_str().unwrap().starts_with("-----BEGIN CERT"));
 
-    // It waits no longer than it may, and says that it did so in vain.
+    // After the timeout, edges still lack the root.
     let outcome = run_with("cfctl ca status --wait --timeout 1s", None, &answer);
     assert_eq!(outcome.result.unwrap_err().exit, Exit::Unhealthy);
     assert!(outcome.calls.len() > 1);
@@ -96,13 +96,13 @@ fn a_root_is_added_from_its_file() {
 }
 
 #[test]
-fn those_who_renew_are_told_from_those_who_have_yet_to() {
+fn renewed_offline_and_other_holders_are_listed_apart() {
     let asked = Cell::new(false);
     let answer = |call: &Call| {
         Ok(vec![match call {
             Call::CaStatus => Reply::Ca(status(2)),
             Call::CaHolders { fingerprint } => {
-                assert_eq!(*fingerprint, print(0x11), "the CA that signs no more");
+                assert_eq!(*fingerprint, print(0x11), "the CA that no longer signs");
                 let hk = holder("spiffe://corp/ns/prod/edge/aws-hk", true);
                 let mut rows = vec![
                     holder("spiffe://corp/ns/prod/edge/idc", false),
@@ -128,7 +128,7 @@ fn those_who_renew_are_told_from_those_who_have_yet_to() {
 }
 
 #[test]
-fn a_root_that_nobody_needs_is_dropped_without_a_question() {
+fn a_root_that_nothing_depends_on_is_dropped_without_a_question() {
     let outcome = run(&format!("cfctl ca rotate drop {}", print(1)));
     let call = |force| Call::RootDrop { fingerprint: print(1), force };
     assert_eq!(outcome.calls, [(call(false), true), (call(false), false)]);
@@ -136,16 +136,22 @@ fn a_root_that_nobody_needs_is_dropped_without_a_question() {
 }
 
 #[test]
-fn revoking_an_issuing_ca_asks_who_hangs_on_it() {
+fn before_an_issuing_ca_is_revoked_the_controller_says_who_is_cut_off() {
     let answer = |call: &Call| match call {
-        Call::CaHolders { .. } => {
-            Ok(vec![Reply::Holders(vec![holder("spiffe://corp/ns/prod/edge/aws-hk", true)])])
+        Call::IssuerRevoke { .. } => {
+            let warnings = vec!["1 edge cut off: prod/aws-hk".to_owned()];
+            Ok(vec![Reply::Changed(Changed { version: VERSION, warnings })])
         }
         call => sample(call),
     };
     let line = format!("cfctl trust revoke {}", print(0x11));
     let outcome = run_with(&line, Some("n\n"), &answer);
-    assert!(outcome.err.contains("1 edge cut off at once"), "{}", outcome.err);
-    assert!(outcome.err.contains("prod/aws-hk"), "{}", outcome.err);
-    assert_eq!(outcome.calls.len(), 1, "and is not done");
+    let question = format!(
+        "no certificate that issuing CA {} has signed works any more\n1 edge cut off: prod/aws-hk\n\
+         Continue? [y/N] ",
+        print(0x11)
+    );
+    assert!(outcome.err.starts_with(&question), "{}", outcome.err);
+    let call = Call::IssuerRevoke { fingerprint: print(0x11) };
+    assert_eq!(outcome.calls, [(call, true)], "and is not revoked");
 }

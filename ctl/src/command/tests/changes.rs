@@ -1,4 +1,4 @@
-//! What is sent, and what is said about it.
+//! Changes: the calls, and the messages about them.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn a_route_is_added_behind_its_edge() {
 }
 
 #[test]
-fn a_namespace_has_defaults_and_keeps_what_is_not_set() {
+fn a_namespace_has_defaults_and_other_settings_do_not_change() {
     let outcome = run("cfctl namespace add prod --tun-mtu 1500");
     let settings = Settings { tun_mtu: 1500, ..Settings::default() };
     let call = Call::NamespaceAdd { name: label("prod"), settings, description: String::new() };
@@ -44,7 +44,7 @@ fn a_namespace_has_defaults_and_keeps_what_is_not_set() {
 }
 
 #[test]
-fn a_dry_run_is_sent_as_one_and_says_so() {
+fn a_dry_run_is_sent_and_printed_as_one() {
     let outcome = run("cfctl edge del aws-hk -n prod --dry-run");
     let (call, dry_run) = outcome.calls.last().unwrap();
     assert_eq!((call.name(), *dry_run), ("edge-del", true));
@@ -68,7 +68,7 @@ fn without_a_namespace_nothing_is_sent() {
 }
 
 #[test]
-fn a_list_is_of_all_namespaces_unless_one_is_given() {
+fn a_list_has_all_namespaces_unless_one_is_given() {
     let scope = |line: &str| match run(line).calls.remove(0).0 {
         Call::EdgeList { namespace } => namespace,
         other => panic!("{other:?}"),
@@ -98,7 +98,7 @@ fn warnings_are_shown_also_when_quiet() {
 }
 
 #[test]
-fn revoking_an_edges_certificates_leaves_out_those_that_are_revoked() {
+fn revoking_an_edges_certificates_skips_revoked_ones() {
     let outcome = run("cfctl cert revoke --edge aws-hk -n prod --yes --reason lost");
     let (serial, reason) = (label(HK_SERIAL), "lost".to_owned());
     assert_eq!(outcome.calls.last().unwrap().0, Call::CertRevoke { serial, reason });
@@ -108,12 +108,12 @@ fn revoking_an_edges_certificates_leaves_out_those_that_are_revoked() {
 }
 
 #[test]
-fn waiting_ends_well_when_all_connected_edges_have_it() {
+fn waiting_succeeds_when_all_connected_edges_have_the_change() {
     let outcome =
         run_typed("cfctl route add a -n prod --cidr 10.0.0.0/16 --edge idc --wait", Some(""));
     assert_eq!(outcome.result, Ok(Exit::Done));
     assert!(
-        outcome.err.contains("\r\u{1b}[K1 of 2 edges have it, without idc"),
+        outcome.err.contains("\r\u{1b}[K1 of 2 edges have it, waiting for idc"),
         "{:?}",
         outcome.err
     );
@@ -123,7 +123,7 @@ fn waiting_ends_well_when_all_connected_edges_have_it() {
 }
 
 #[test]
-fn waiting_in_vain_is_unhealthy_and_leaves_the_change() {
+fn after_the_timeout_of_wait_the_exit_code_is_unhealthy_and_the_change_stays() {
     let line = "cfctl edge set idc -n prod --no-endpoint --wait --timeout 1500ms -o json";
     let outcome = run_with(line, None, &|call| match call {
         Call::Wait { timeout_secs: 2, .. } => {
@@ -134,13 +134,13 @@ fn waiting_in_vain_is_unhealthy_and_leaves_the_change() {
     });
     let failure = outcome.result.unwrap_err();
     assert_eq!(failure.exit, Exit::Unhealthy);
-    assert_eq!(failure.message, "after 1s 1 of 3 edges have it, without idc, lab");
+    assert_eq!(failure.message, "after 1s: 1 of 3 edges have it, waiting for idc, lab");
     assert!(outcome.out.contains("\"change\": \"changed\""), "{}", outcome.out);
     assert!(!outcome.err.contains('\r'), "no progress off a terminal");
 }
 
 #[test]
-fn a_controller_that_does_not_answer_is_not_taken_for_one_without_edges() {
+fn a_controller_that_does_not_answer_may_have_edges_that_lack_the_change() {
     let line = "cfctl route add r -n prod --cidr 10.9.0.0/16 --edge idc --wait --timeout 1s";
     let all = || Reply::Progress(Progress { acked: 2, total: 2, waiting: Vec::new() });
     let outcome = run_with(line, None, &|call| match call {
@@ -149,8 +149,8 @@ fn a_controller_that_does_not_answer_is_not_taken_for_one_without_edges() {
     });
     let failure = outcome.result.unwrap_err();
     assert_eq!(failure.exit, Exit::Unhealthy);
-    assert!(failure.message.ends_with("no answer of controller ctl-2"), "{}", failure.message);
-    // It has answered in the end.
+    assert!(failure.message.ends_with("controller ctl-2 does not answer"), "{}", failure.message);
+    // It answers in the end.
     let outcome = run_with(line, None, &|call| match call {
         Call::Wait { .. } => {
             Ok(vec![Reply::Unheard(vec![label("ctl-2")]), Reply::Unheard(Vec::new()), all()])
@@ -161,18 +161,18 @@ fn a_controller_that_does_not_answer_is_not_taken_for_one_without_edges() {
 }
 
 #[test]
-fn removing_a_controller_is_asked_for() {
+fn removing_a_controller_asks_first() {
     let refused = run("cfctl controller del ctl-2");
     assert!(refused.result.is_err() && refused.calls.is_empty());
     let outcome = run_typed("cfctl controller del ctl-2 --revoke-issuer", Some("y\n"));
     assert_eq!(outcome.result.unwrap(), Exit::Done);
     assert!(outcome.err.contains("its issuing CA"), "{}", outcome.err);
     let call = Call::ControllerDel { name: label("ctl-2"), revoke_issuer: true };
-    assert_eq!(outcome.calls, [(call, false)]);
+    assert_eq!(outcome.calls, [(call.clone(), true), (call, false)]);
 }
 
 #[test]
-fn nothing_is_waited_for_that_no_edge_hears_of() {
+fn changes_that_no_edge_receives_are_not_waited_for() {
     for line in ["cfctl namespace add lab --wait", "cfctl edge add a -n prod --wait --dry-run"] {
         assert!(run(line).calls.iter().all(|(call, _)| call.name() != "wait"), "{line}");
     }

@@ -90,7 +90,7 @@ fn an_admins_context_is_complete_private_and_new() {
     assert_eq!(identity.id.to_string(), "spiffe://corp/admin/alice");
     assert_eq!(context.trust().unwrap().bundle(), ca.trust());
 
-    // A second time nothing is asked, for the file is there.
+    // The second time no call is made: the file exists.
     let outcome = run_with(&line, None, &|call| ca.answer(call));
     assert_eq!(outcome.result.unwrap_err().exit, Exit::Conflict);
     assert!(outcome.calls.is_empty());
@@ -124,7 +124,7 @@ fn a_certificate_for_a_gateway_comes_without_a_key() {
 }
 
 #[test]
-fn a_request_that_is_none_is_refused_here() {
+fn a_malformed_request_is_refused_before_any_call() {
     let directory = tempfile::tempdir().unwrap();
     let csr = directory.path().join("not.csr");
     for content in ["", "-----BEGIN PRIVATE KEY-----\n", "0 not DER"] {

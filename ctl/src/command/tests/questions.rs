@@ -1,4 +1,4 @@
-//! What breaks traffic is asked about, and only that.
+//! Questions before changes that break traffic, and only before those.
 
 use super::*;
 
@@ -18,7 +18,7 @@ const BREAKING: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn no_is_the_answer_unless_yes_is_typed() {
+fn anything_but_yes_is_no() {
     for (line, call) in BREAKING {
         for typed in ["", "\n", "n\n", "no\n", "yeah\n"] {
             let outcome = run_typed(line, Some(typed));
@@ -36,7 +36,7 @@ fn no_is_the_answer_unless_yes_is_typed() {
 }
 
 #[test]
-fn off_a_terminal_consent_is_a_flag() {
+fn without_a_terminal_consent_is_a_flag() {
     for (line, call) in BREAKING {
         let outcome = run(line);
         let failure = outcome.result.as_ref().unwrap_err();
@@ -52,7 +52,7 @@ fn off_a_terminal_consent_is_a_flag() {
 }
 
 #[test]
-fn the_question_states_who_loses_what() {
+fn the_question_says_how_many_edges_lose_what() {
     for (line, expected) in [
         (BREAKING[0].0, "2 edges lose 172.30.0.0/16, 10.244.0.0/16 (behind aws-hk)"),
         (BREAKING[1].0, "2 edges lose 172.30.128.0/17 (behind aws-hk)"),
@@ -70,7 +70,7 @@ fn the_question_states_who_loses_what() {
 }
 
 #[test]
-fn what_breaks_nothing_is_not_asked_about() {
+fn changes_that_break_nothing_are_not_asked_about() {
     for line in [
         "cfctl edge set aws-hk -n prod --cidr 172.30.0.0/16,172.31.0.0/16",
         "cfctl edge set aws-hk -n prod --endpoint 198.51.100.9:58423",

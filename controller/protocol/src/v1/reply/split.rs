@@ -57,6 +57,16 @@ impl Reply {
         }
     }
 
+    /// Adds a piece to an answer that is read piece by piece: rows to the list that they belong to,
+    /// anything else at the end.
+    pub fn add_piece(answer: &mut Vec<Self>, piece: Self) {
+        let rest = match answer.last_mut() {
+            Some(last) => last.merge(piece),
+            None => Some(piece),
+        };
+        answer.extend(rest);
+    }
+
     /// Adds the next piece of an answer to this one, and gives it back if it isn't a piece of the
     /// same list. Chunks and progress stay apart.
     pub fn merge(&mut self, next: Self) -> Option<Self> {
