@@ -1,4 +1,4 @@
-//! The decision in the form that rustls asks for it.
+//! rustls's traits for [`PeerVerifier`].
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme,
@@ -10,7 +10,7 @@ use rustls::{
 use super::{ALGORITHMS, PeerSide, PeerVerifier, verify_handshake_signature};
 use crate::CertificateDer;
 
-/// The server's name is not looked at: identity is the SPIFFE ID.
+/// The server's name is ignored: the identity is the SPIFFE ID.
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
@@ -52,7 +52,7 @@ impl ClientCertVerifier for PeerVerifier {
         true
     }
 
-    /// None: they would name the mesh's CAs to anybody who asks.
+    /// Empty, so that strangers don't learn the names of the mesh's CAs.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -90,7 +90,7 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
-/// One chain of what rustls hands over in two parts; the bytes are not copied.
+/// One chain from the two parts that rustls passes. The bytes are not copied.
 pub(crate) fn join<'a>(
     leaf: &'a CertificateDer<'_>,
     rest: &'a [CertificateDer<'_>],

@@ -2,6 +2,7 @@
 //! if there is one.
 
 mod live;
+mod outbox;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +15,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client, CloseCode, Connected, Event, ReadError, Unreachable, backoff::Backoff,
-    certificate_refused, outbox::Outbox,
+    Client, CloseCode, Connected, ReadError, Unreachable, backoff::Backoff, certificate_refused,
 };
 use crate::{
     desired::{Assembler, Refused},
     v1::{CallError, Desired, EdgeHello, Endpoint, ErrorCode, Report, Version},
 };
+
+pub use outbox::Event;
+use outbox::Outbox;
 
 /// How long an edge stays with one of several controllers, more or less: so that one that comes back gets its
 /// share again, and one that is in wrong hands cannot keep an edge from what the others know.
@@ -188,7 +191,7 @@ impl EdgeSession {
                 }
                 Err(unreachable) => unreachable.into(),
             };
-            backoff.lasted(started.elapsed(), error.is_loss());
+            backoff.record_session(started.elapsed(), error.is_loss());
             self.lost(error);
             let delay = backoff.delay(rand::random());
             if self.away(&mut outside, sleep(delay)).await.is_none() {
