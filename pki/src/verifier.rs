@@ -16,9 +16,9 @@ use crate::{
 };
 
 pub use crate::identity::PeerIdentity;
-pub(crate) use chain::{ALGORITHMS, verify_chain, verify_handshake_signature};
+pub(crate) use chain::{ALGORITHMS, verify_chain};
 pub use refusal::Refusal;
-pub(crate) use rustls_impl::join;
+pub(crate) use rustls_impl::{join, signatures_of_tls13};
 pub use trust::{BundleError, Trust};
 
 /// Decides about an identity of the mesh.

@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, PeerIncompatible, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, PeerIncompatible, ServerConfig,
+    client::danger::{ServerCertVerified, ServerCertVerifier},
     pki_types::{ServerName, TrustAnchor, UnixTime},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     CertificateDer, Fingerprint,
     identity::PeerIdentity,
-    verifier::{ALGORITHMS, Policy, Refusal, join, verify_chain, verify_handshake_signature},
+    verifier::{Policy, Refusal, join, signatures_of_tls13, verify_chain},
 };
 
 /// The controller's end: no client certificate, and a chain with the root, which the client compares
@@ -95,25 +95,5 @@ impl ServerCertVerifier for PinVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake_signature(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
+    signatures_of_tls13!(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig);
 }

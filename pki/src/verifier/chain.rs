@@ -1,11 +1,10 @@
-//! The cryptographic half: webpki's check of a chain, in our words.
+//! webpki's check of a chain.
 
 use std::time::Duration;
 
 use rustls::{
-    DigitallySignedStruct, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    SignatureScheme,
+    crypto::WebPkiSupportedAlgorithms,
     pki_types::{TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, aws_lc_rs::ECDSA_P256_SHA256};
@@ -53,15 +52,6 @@ pub(crate) fn verify_chain(
     keys.extend(path.intermediate_certificates().map(|ca| key(&ca.subject_public_key_info())));
     keys.push(key(&webpki::spki_for_anchor(path.anchor())));
     Ok(keys)
-}
-
-/// Verifies the peer's signature over the handshake, which proves that it has the leaf's key.
-pub(crate) fn verify_handshake_signature(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    verify_tls13_signature(message, leaf, signed, &ALGORITHMS)
 }
 
 #[expect(

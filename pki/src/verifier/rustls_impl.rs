@@ -1,14 +1,45 @@
 //! rustls's traits for [`PeerVerifier`].
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    DistinguishedName, PeerIncompatible,
+    client::danger::{ServerCertVerified, ServerCertVerifier},
     pki_types::{ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{ALGORITHMS, PeerSide, PeerVerifier, verify_handshake_signature};
+use super::{PeerSide, PeerVerifier};
 use crate::CertificateDer;
+
+/// The methods of a verifier that check the peer's signature over the handshake, which proves that it
+/// has the leaf's key. TLS 1.2 fails with the given error.
+macro_rules! signatures_of_tls13 {
+    ($tls12:expr) => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _leaf: &rustls::pki_types::CertificateDer<'_>,
+            _signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Err($tls12.into())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            leaf: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::verifier::ALGORITHMS;
+            rustls::crypto::verify_tls13_signature(message, leaf, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            $crate::verifier::ALGORITHMS.supported_schemes()
+        }
+    };
+}
+
+pub(crate) use signatures_of_tls13;
 
 /// The server's name is ignored: the identity is the SPIFFE ID.
 impl ServerCertVerifier for PeerVerifier {
@@ -24,27 +55,7 @@ impl ServerCertVerifier for PeerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake_signature(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
+    signatures_of_tls13!(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig);
 }
 
 impl ClientCertVerifier for PeerVerifier {
@@ -67,27 +78,7 @@ impl ClientCertVerifier for PeerVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake_signature(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
+    signatures_of_tls13!(PeerIncompatible::Tls12NotOffered);
 }
 
 /// One chain from the two parts that rustls passes. The bytes are not copied.

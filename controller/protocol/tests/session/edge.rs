@@ -16,15 +16,13 @@ use cframe_protocol::{
 };
 
 use crate::{
-    server::{Edge, Server, soon, update, version},
+    server::{Edge, Peer, Server, soon, update, version},
     session_test::SessionTest,
 };
 
 #[tokio::test]
 async fn an_edge_gets_a_snapshot_then_a_delta_and_acknowledges_both() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
 
     let mut peer = server.edge().await;
     assert_eq!(peer.hello.have, None);
@@ -49,14 +47,8 @@ async fn an_edge_gets_a_snapshot_then_a_delta_and_acknowledges_both() {
 
 #[tokio::test]
 async fn an_edge_that_knows_two_controllers_leaves_a_silent_one_within_five_seconds() {
-    let test = SessionTest::new();
-    let servers = [0, 1].map(|_| Server::control(test.control_server()));
-    let addresses = servers.iter().map(Server::address).collect();
-    let mut edge = Edge::start(addresses, test.edge(), None);
-    let (first, mut peer) = tokio::select! {
-        peer = servers[0].edge() => (0, peer),
-        peer = servers[1].edge() => (1, peer),
-    };
+    let (servers, mut edge) = SessionTest::new().start_two();
+    let (first, mut peer) = first_session(&servers).await;
     edge.connected().await;
     peer.send(&update(None, 1, &[], true)).await;
     edge.desired().await;
@@ -75,7 +67,7 @@ async fn an_edge_that_moves_connects_before_it_leaves() {
     // The same address twice: the edge moves from the controller to itself.
     let client = Client::new(vec![server.address(), server.address()], test.edge());
     let stay = std::time::Duration::from_millis(500);
-    let session = EdgeSession::new(client, None, "0.1.0", [7; 16]).staying(stay);
+    let session = EdgeSession::new(client, None, "0.1.0", [7; 16]).with_stay(stay);
     let mut edge = Edge::run(session);
     let mut first = server.edge().await;
     edge.connected().await;
@@ -91,15 +83,9 @@ async fn an_edge_that_moves_connects_before_it_leaves() {
 
 #[tokio::test]
 async fn a_controller_that_vanishes_is_replaced_by_the_one_at_the_other_address() {
-    let test = SessionTest::new();
-    let servers = [0, 1].map(|_| Server::control(test.control_server()));
-    let addresses = servers.iter().map(Server::address).collect();
-    let mut edge = Edge::start(addresses, test.edge(), None);
+    let (servers, mut edge) = SessionTest::new().start_two();
 
-    let (first, mut peer) = tokio::select! {
-        peer = servers[0].edge() => (0, peer),
-        peer = servers[1].edge() => (1, peer),
-    };
+    let (first, mut peer) = first_session(&servers).await;
     edge.connected().await;
     peer.send(&update(None, 1, &["10.1.0.0/16"], true)).await;
     edge.desired().await;
@@ -118,14 +104,8 @@ async fn a_controller_that_vanishes_is_replaced_by_the_one_at_the_other_address(
 
 #[tokio::test]
 async fn a_controller_that_stops_is_left_for_another_at_once() {
-    let test = SessionTest::new();
-    let servers = [0, 1].map(|_| Server::control(test.control_server()));
-    let addresses = servers.iter().map(Server::address).collect();
-    let mut edge = Edge::start(addresses, test.edge(), None);
-    let (first, mut peer) = tokio::select! {
-        peer = servers[0].edge() => (0, peer),
-        peer = servers[1].edge() => (1, peer),
-    };
+    let (servers, mut edge) = SessionTest::new().start_two();
+    let (first, mut peer) = first_session(&servers).await;
     edge.connected().await;
     peer.send(&Goodbye { reason: GoodbyeReason::Shutdown }).await;
     assert!(matches!(edge.event().await, Event::Goodbye(GoodbyeReason::Shutdown)));
@@ -139,9 +119,7 @@ async fn a_controller_that_stops_is_left_for_another_at_once() {
 
 #[tokio::test]
 async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     for (reason, code) in [
         (GoodbyeReason::Removed, CloseCode::Removed),
         (GoodbyeReason::Revoked, CloseCode::Revoked),
@@ -162,9 +140,7 @@ async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
 
 #[tokio::test]
 async fn an_edge_pings_every_second_and_a_half_with_and_without_answers() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     let mut pings = Vec::new();
@@ -211,9 +187,7 @@ async fn names_are_resolved_and_unreachable_addresses_are_skipped() {
 
 #[tokio::test]
 async fn pings_are_answered_with_what_is_applied() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     peer.send(&Ping { nonce: 11, version: Some(version(9)) }).await;
@@ -232,9 +206,7 @@ async fn pings_are_answered_with_what_is_applied() {
 
 #[tokio::test]
 async fn an_idle_edge_pings_and_a_session_of_pongs_lasts() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     // Ten pings take longer than a silent peer is waited for.
@@ -252,9 +224,7 @@ async fn an_idle_edge_pings_and_a_session_of_pongs_lasts() {
 
 #[tokio::test]
 async fn frames_of_unknown_types_are_skipped() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let (_connection, mut send, _reader) = server.raw().await;
     edge.connected().await;
     let unknown = [&8u32.to_be_bytes()[..], &999u16.to_be_bytes(), b"future"].concat();
@@ -266,9 +236,7 @@ async fn frames_of_unknown_types_are_skipped() {
 
 #[tokio::test]
 async fn renewal_is_requested_answered_and_refused() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     peer.send(&RenewNow {}).await;
@@ -316,9 +284,7 @@ async fn without_a_controller_renewal_fails_at_once_and_the_last_report_is_sent_
 
 #[tokio::test]
 async fn a_reader_that_is_slow_finds_the_newest_state() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     peer.send(&update(None, 1, &[], true)).await;
@@ -375,13 +341,19 @@ async fn an_edge_learns_that_its_certificate_is_refused() {
 
 #[tokio::test]
 async fn an_edge_ends_when_the_sender_of_its_commands_is_dropped() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, edge) = SessionTest::new().start();
     let peer = server.edge().await;
     let Edge { commands, .. } = edge;
     drop(commands);
     assert_eq!(CloseCode::of(&peer.closed().await), Some(CloseCode::Done));
+}
+
+/// The controller that the edge connects to, by its index.
+async fn first_session(servers: &[Server; 2]) -> (usize, Peer) {
+    tokio::select! {
+        peer = servers[0].edge() => (0, peer),
+        peer = servers[1].edge() => (1, peer),
+    }
 }
 
 fn report(rtt_us: u32) -> Report {

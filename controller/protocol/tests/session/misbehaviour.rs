@@ -12,7 +12,7 @@ use quinn::SendStream;
 use tokio::time::timeout;
 
 use crate::{
-    server::{Edge, Server, soon, update, version},
+    server::{Edge, soon, update, version},
     session_test::SessionTest,
 };
 
@@ -110,9 +110,7 @@ async fn silence() {
 
 #[tokio::test]
 async fn a_connection_on_which_no_stream_is_taken() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let connection = server.connection().await.unwrap();
     let mut errors = ended(&mut edge).await;
     assert!(matches!(errors.pop(), Some(SessionError::Silent)), "{errors:?}");
@@ -123,9 +121,7 @@ async fn a_connection_on_which_no_stream_is_taken() {
 
 #[tokio::test]
 async fn a_controller_that_takes_nothing_does_not_hold_the_edge() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     // Reads nothing, so that the windows get full.
     let held = server.raw().await;
     edge.connected().await;
@@ -145,9 +141,7 @@ async fn a_controller_that_takes_nothing_does_not_hold_the_edge() {
 
 #[tokio::test]
 async fn shutdown_does_not_wait_for_a_controller_that_takes_nothing() {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let _held = server.raw().await;
     edge.connected().await;
     // A full channel of commands shows that the session waits for the controller.
@@ -183,9 +177,7 @@ impl End {
 /// Lets a controller misbehave after the hello. Checks that it gets the right close code, and that the
 /// edge reconnects.
 async fn after(misbehave: impl AsyncFnOnce(&mut SendStream)) -> End {
-    let test = SessionTest::new();
-    let server = Server::control(test.control_server());
-    let mut edge = Edge::start(vec![server.address()], test.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let (connection, mut send, _reader) = server.raw().await;
     misbehave(&mut send).await;
     let mut errors = ended(&mut edge).await;

@@ -9,6 +9,8 @@ use cframe_pki::{
 };
 use cframe_test_pki::TestPki;
 
+use crate::server::{Edge, Server};
+
 pub(crate) struct SessionTest {
     pki: TestPki,
 }
@@ -16,6 +18,21 @@ pub(crate) struct SessionTest {
 impl SessionTest {
     pub(crate) fn new() -> Self {
         Self { pki: TestPki::new("m") }
+    }
+
+    /// A controller, and an edge that connects to it.
+    pub(crate) fn start(&self) -> (Server, Edge) {
+        let server = Server::control(self.control_server());
+        let edge = Edge::start(vec![server.address()], self.edge(), None);
+        (server, edge)
+    }
+
+    /// Two controllers, and an edge that knows both.
+    pub(crate) fn start_two(&self) -> ([Server; 2], Edge) {
+        let servers = [(); 2].map(|()| Server::control(self.control_server()));
+        let addresses = servers.iter().map(Server::address).collect();
+        let edge = Edge::start(addresses, self.edge(), None);
+        (servers, edge)
     }
 
     pub(crate) fn pin(&self) -> Fingerprint {
