@@ -1,4 +1,4 @@
-//! Whom a mesh trusts, and whom no longer.
+//! Trust bundle and deny-list of a mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,31 +9,27 @@ use crate::{
     identity::{PeerIdentity, SpiffeId},
 };
 
-/// The root CAs of a mesh, a set so that a root can be rotated, and the issuing CAs that are cut off.
+/// The root CAs of a mesh, several while a root is rotated, and the revoked issuing CAs.
 ///
-/// In JSON a root is the base64 of its DER, a fingerprint is hex; in binary formats both are bytes.
+/// In JSON a root is the base64 of its DER and a fingerprint is hex; in binary formats both are bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustBundle {
-    /// The root certificates.
     #[serde(with = "certificates")]
     pub roots: Vec<CertificateDer<'static>>,
-    /// The public keys of issuing CAs that must not be in any chain.
+    /// Public keys that must not be in any chain.
     pub revoked_issuers: BTreeSet<Fingerprint>,
 }
 
-/// One certificate that is not accepted any more.
+/// A revoked certificate.
 ///
-/// It is found by identity and serial, or by public key, never by a hash of the certificate: an ECDSA
-/// signature has a second valid encoding, and so has the certificate (CVE-2026-25793).
+/// It is recognised by identity and serial, or by public key. A hash of the certificate would not
+/// do: an ECDSA signature has a second valid encoding, and so has the certificate (CVE-2026-25793).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DenyEntry {
-    /// Whose certificate it was.
     pub id: SpiffeId,
-    /// Its serial.
     pub serial: Serial,
-    /// Its public key.
     pub spki: Fingerprint,
-    /// The certificate's `notAfter` in Unix seconds: from then on the entry is of no use.
+    /// The certificate's `notAfter` in Unix seconds. Later the entry can be dropped.
     pub expires: u64,
 }
 
@@ -46,14 +42,13 @@ pub struct DenyList {
 }
 
 impl From<&PeerIdentity> for DenyEntry {
-    /// The entry that denies exactly this certificate and its key.
     fn from(peer: &PeerIdentity) -> Self {
         Self { id: peer.id.clone(), serial: peer.serial, spki: peer.spki, expires: peer.not_after }
     }
 }
 
 impl DenyList {
-    /// Adds an entry; of two that differ in `expires` alone the later stays.
+    /// Adds an entry. Of two that differ only in `expires`, the later one stays.
     pub fn insert(&mut self, entry: DenyEntry) {
         self.keys.insert(entry.spki);
         let expires = self.serials.entry((entry.id, entry.serial, entry.spki)).or_default();
@@ -67,20 +62,19 @@ impl DenyList {
         self.denies_key(spki) || self.serials.range(any_key).next().is_some()
     }
 
-    /// Whether this public key is denied, whatever certificate it is in: nothing is to be issued
-    /// for it.
+    /// Whether this public key is denied in any certificate. No certificate must be issued for it.
     pub fn denies_key(&self, spki: Fingerprint) -> bool {
         self.keys.contains(&spki)
     }
 
-    /// Drops the entries whose certificates have expired by `now` (Unix seconds), leaving an hour
-    /// for clocks that are behind.
+    /// Drops the entries whose certificates expired more than an hour before `now` (Unix seconds). The
+    /// hour is for clocks that are behind.
     pub fn prune(&mut self, now: u64) {
         self.serials.retain(|_, expires| expires.saturating_add(3600) >= now);
         self.keys = self.serials.keys().map(|(_, _, spki)| *spki).collect();
     }
 
-    /// The entries, by identity.
+    /// The entries, ordered by identity.
     pub fn iter(&self) -> impl Iterator<Item = DenyEntry> + '_ {
         self.serials.iter().map(|((id, serial, spki), expires)| DenyEntry {
             id: id.clone(),
@@ -90,12 +84,10 @@ impl DenyList {
         })
     }
 
-    /// The number of entries.
     pub fn len(&self) -> usize {
         self.serials.len()
     }
 
-    /// Whether nothing is denied.
     pub fn is_empty(&self) -> bool {
         self.serials.is_empty()
     }
@@ -127,7 +119,7 @@ impl From<DenyList> for Vec<DenyEntry> {
     }
 }
 
-/// DER certificates in serde: base64 text where people read it, bytes elsewhere.
+/// DER certificates in serde: base64 in human-readable formats, bytes in others.
 mod certificates {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -184,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_entries_go_and_keys_in_use_stay() {
+    fn pruning_drops_expired_entries_and_keeps_keys_that_others_still_deny() {
         let mut list: DenyList =
             [entry("a", 1, b"k", 10), entry("a", 2, b"k", 20_000), entry("b", 3, b"old", 10)]
                 .into_iter()
@@ -196,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn inserting_twice_keeps_the_later_end() {
+    fn inserting_twice_keeps_the_later_expiry() {
         let mut list = DenyList::default();
         for expires in [5, 9, 7] {
             list.insert(entry("a", 1, b"k", expires));

@@ -1,18 +1,19 @@
-//! Fixed-size byte strings that people read as hex.
+//! Fixed-size byte strings, written as hex.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// A text is not lower-case hex of the right length.
+use crate::excerpt::excerpt;
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} is not a {what}: it takes {digits} lower-case hex digits")]
+#[error("{value:?} is not a {what}: expected {digits} lower-case hex digits")]
 pub struct ParseHexError {
     what: &'static str,
     digits: usize,
     value: String,
 }
 
-/// Defines a newtype over `[u8; N]`: hex in text and in human-readable serde formats, the plain
-/// bytes in others.
+/// Defines a newtype over `[u8; N]`: hex in text and in human-readable serde formats, `N` bytes in
+/// others.
 macro_rules! fixed_bytes {
     ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal) => {
         $(#[$doc])*
@@ -20,12 +21,10 @@ macro_rules! fixed_bytes {
         pub struct $name([u8; $len]);
 
         impl $name {
-            /// Wraps the bytes as they are.
             pub const fn from_bytes(bytes: [u8; $len]) -> Self {
                 Self(bytes)
             }
 
-            /// The bytes.
             pub const fn as_bytes(&self) -> &[u8; $len] {
                 &self.0
             }
@@ -75,27 +74,24 @@ macro_rules! fixed_bytes {
 }
 
 fixed_bytes!(
-    /// SHA-256 of a DER-encoded SubjectPublicKeyInfo (RFC 5280 §4.1): what names a public key.
+    /// SHA-256 of a DER-encoded SubjectPublicKeyInfo (RFC 5280 §4.1), the name of a public key.
     Fingerprint, 32, "SHA-256 fingerprint"
 );
 
 fixed_bytes!(
-    /// The serial number of a certificate: 128 random bits, big-endian.
-    ///
-    /// A number, not its encoding: shorter DER integers are padded on the left, so that one serial
-    /// has one value.
+    /// The serial number of a certificate: 128 random bits, big-endian. A shorter DER integer is
+    /// padded on the left.
     Serial, 16, "certificate serial"
 );
 
 impl Fingerprint {
-    /// The fingerprint of the whole SubjectPublicKeyInfo in `der`.
     pub fn of_spki(der: &[u8]) -> Self {
         Self(sha256(der))
     }
 }
 
 impl Serial {
-    /// A random serial. Never zero, which RFC 5280 §4.1.2.2 rules out.
+    /// Never zero (RFC 5280 §4.1.2.2).
     pub(crate) fn random() -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut bytes = [0; 16];
         while bytes == [0; 16] {
@@ -104,7 +100,7 @@ impl Serial {
         Ok(Self(bytes))
     }
 
-    /// The serial of a DER integer's content octets, unless that is negative or over 128 bits.
+    /// From a DER integer's content octets; `None` if it is negative or over 128 bits.
     pub(crate) fn from_der_integer(content: &[u8]) -> Option<Self> {
         let (first, _) = content.split_first()?;
         if first & 0x80 != 0 {
@@ -130,7 +126,7 @@ pub(crate) fn parse_hex<const N: usize>(
     text: &str,
     what: &'static str,
 ) -> Result<[u8; N], ParseHexError> {
-    let error = || ParseHexError { what, digits: 2 * N, value: crate::identity::excerpt(text) };
+    let error = || ParseHexError { what, digits: 2 * N, value: excerpt(text) };
     if text.len() != 2 * N {
         return Err(error());
     }

@@ -1,4 +1,4 @@
-//! Files that hold keys, and files that don't: modes, owners, and writes that a crash cannot halve.
+//! Private and public files: modes, owners, and atomic writes.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
@@ -11,107 +11,79 @@ use std::{
 
 use zeroize::Zeroizing;
 
-/// No file of ours is larger.
+/// Bytes that are read of a file.
 const MAX_LEN: u64 = 1 << 20;
 
-/// A file could not be read or written, or is not as private as it must be.
+/// A file could not be read or written, or others can use it.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system refused.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
         action: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// Others than the owner may use it.
     #[error(
-        "{} has mode {found:04o}, so that others than its owner may use it; run: chmod {wanted:o} {}",
+        "{} has mode {found:04o}, so others than its owner can use it; run: chmod {wanted:o} {}",
         path.display(), path.display()
     )]
     Loose {
-        /// The file or directory.
         path: PathBuf,
-        /// Its permission bits.
         found: u32,
-        /// The loosest that is accepted.
+        /// Every permission bit that is accepted.
         wanted: u32,
     },
-    /// It belongs to another user than the one we run as, and to another than its directory where that is root.
     #[error(
         "{} belongs to uid {found} and this runs as uid {ours}; run: chown {ours} {}",
         path.display(), path.display()
     )]
     Owner {
-        /// The file or directory.
         path: PathBuf,
-        /// Its owner.
         found: u32,
         /// The effective uid of this process.
         ours: u32,
     },
-    /// It is something else than a file, or a directory, as the case may be.
     #[error("{} is not a {wanted}", path.display())]
     Kind {
-        /// The path.
         path: PathBuf,
         /// `regular file` or `directory`.
         wanted: &'static str,
     },
-    /// It is larger than any file of ours.
     #[error("{} is larger than {MAX_LEN} bytes", path.display())]
-    Large {
-        /// The path.
-        path: PathBuf,
-    },
+    Large { path: PathBuf },
 }
 
-/// Writes a new file of mode 0600, whole or not at all, and syncs it.
-///
-/// # Errors
-/// When the path exists, whatever it is, or the system refuses.
+/// Writes and syncs a new file of mode 0600, atomically. Fails if the path exists.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let temporary = Temporary::write(path, bytes, 0o600)?;
-    // A link, because it fails where a rename would replace.
+    // A rename would replace an existing file.
     std::fs::hard_link(&temporary.path, path).map_err(io_error("create", path))?;
     drop(temporary);
     sync_parent(path)
 }
 
-/// Writes a file of mode 0600 in place of the one that may be there, atomically, and syncs it.
-///
-/// # Errors
-/// When the system refuses.
+/// Writes and syncs a file of mode 0600, atomically. Replaces an existing file.
 pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     Temporary::write(path, bytes, 0o600)?.rename(path)
 }
 
-/// Writes a file of mode 0644 in place of the one that may be there, atomically, and syncs it.
-///
-/// # Errors
-/// When the system refuses.
+/// Writes and syncs a file of mode 0644, atomically. Replaces an existing file.
 pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     Temporary::write(path, bytes, 0o644)?.rename(path)
 }
 
-/// Renames within a directory, atomically, and syncs that.
+/// Renames a file within its directory and syncs the directory.
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     std::fs::rename(from, to).map_err(io_error("replace", to))?;
     sync_parent(to)
 }
 
-/// Reads a file that must be private: ours, regular, and of mode 0600 or stricter. Root also reads those of the user
-/// whose directory they are in: a service's, which it looks at.
-///
-/// # Errors
-/// When it is not, or the system refuses.
+/// Reads a regular file of mode 0600 or stricter that belongs to this process's user. Root also
+/// reads files whose owner owns their directory, so that it can inspect a service's state.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let file = open(path)?;
-    // Of the open file: the path may name another by now.
+    // Metadata of the open file: the path may name another one by now.
     let metadata = file.metadata().map_err(io_error("inspect", path))?;
     if !metadata.is_file() {
         return Err(FileError::Kind { path: path.to_owned(), wanted: "regular file" });
@@ -125,20 +97,15 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     read_to_end(path, file, metadata.len()).map(Zeroizing::new)
 }
 
-/// Reads a file that anybody may see, of at most 1 MiB.
-///
-/// # Errors
-/// When it is larger, or the system refuses.
+/// Reads a file of at most 1 MiB with any owner and mode.
 pub fn read_public(path: &Path) -> Result<Vec<u8>, FileError> {
     let file = open(path)?;
     let metadata = file.metadata().map_err(io_error("inspect", path))?;
     read_to_end(path, file, metadata.len())
 }
 
-/// Makes a directory of mode 0700, with its parents, or accepts one that is there already.
-///
-/// # Errors
-/// When what is there is no directory, another user's, or open to others; or the system refuses.
+/// Makes a directory of mode 0700 and its parents. An existing one must belong to this process's
+/// user and have mode 0700 or stricter.
 pub fn ensure_private_dir(path: &Path) -> Result<(), FileError> {
     DirBuilder::new()
         .recursive(true)
@@ -152,7 +119,7 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), FileError> {
     private(path, &metadata, rustix::process::geteuid().as_raw(), 0o700)
 }
 
-/// Whose a file may be that root reads: root's, or the user's who has its directory too.
+/// The owner that a file must have for root to read it: root, or the owner of its directory.
 fn expected_by_root(found: u32, directory: Option<u32>) -> u32 {
     if directory == Some(found) { found } else { 0 }
 }
@@ -179,7 +146,7 @@ fn private(
 }
 
 fn open(path: &Path) -> Result<File, FileError> {
-    // Non-blocking, because opening a FIFO would wait for a writer.
+    // Opening a FIFO would wait for a writer.
     OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
@@ -192,7 +159,7 @@ fn read_to_end(path: &Path, file: File, expected: u64) -> Result<Vec<u8>, FileEr
     if expected > MAX_LEN {
         return Err(large());
     }
-    // Room for one more byte than expected, so that the buffer doesn't move and leave a copy behind.
+    // One spare byte, so that the buffer doesn't grow and leave a copy of a secret in memory.
     let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0) + 1);
     file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
     if bytes.len() as u64 > MAX_LEN {
@@ -201,7 +168,7 @@ fn read_to_end(path: &Path, file: File, expected: u64) -> Result<Vec<u8>, FileEr
     Ok(bytes)
 }
 
-/// A file beside its destination that is removed unless it is renamed to it.
+/// A file next to its destination. Dropping it removes it, unless it was renamed to the destination.
 struct Temporary {
     path: PathBuf,
     renamed: bool,
@@ -211,7 +178,7 @@ impl Temporary {
     fn write(destination: &Path, bytes: &[u8], mode: u32) -> Result<Self, FileError> {
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| FileError::Io {
-            action: "draw a random name to write",
+            action: "choose a temporary name to write",
             path: destination.to_owned(),
             source: io::Error::other("the system's random source failed"),
         })?;
@@ -227,7 +194,7 @@ impl Temporary {
             .open(&path)
             .map_err(io_error("create", &path))?;
         let temporary = Self { path, renamed: false };
-        // The umask may have taken bits away that a public file needs.
+        // The umask may have removed bits that a public file needs.
         file.set_permissions(Permissions::from_mode(mode))
             .and_then(|()| file.write_all(bytes))
             .and_then(|()| file.sync_all())
@@ -245,7 +212,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed {
-            // What cannot be removed is private all the same.
+            // A file that cannot be removed still has its mode.
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -9,96 +9,79 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::CertificateDer;
+use crate::{CertificateDer, excerpt::excerpt};
 
 pub use certificate::{CertificateIdentityError, PeerIdentity};
 pub(crate) use certificate::{only_uri, parse as parse_certificate, seconds};
-pub(crate) use name::excerpt;
 pub use name::{Label, MeshName, NameError};
 
-/// The identity of one participant: `spiffe://<mesh>/…`, parsed exactly.
+/// The SPIFFE ID of one participant, in one of three forms:
 ///
-/// The forms are `spiffe://<mesh>/ns/<namespace>/edge/<name>`, `spiffe://<mesh>/controller/<name>`
-/// and `spiffe://<mesh>/admin/<name>`. Nothing else is accepted: no upper case, port, query,
-/// percent-encoding, further or empty segments. In serde it is the string.
+/// - `spiffe://<mesh>/ns/<namespace>/edge/<name>`
+/// - `spiffe://<mesh>/controller/<name>`
+/// - `spiffe://<mesh>/admin/<name>`
+///
+/// Upper case, a port, a query, percent-encoding, further or empty segments are refused. In serde it
+/// is the string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId {
     /// The trust domain.
     pub mesh: MeshName,
-    /// What it is in the mesh.
     pub role: Role,
 }
 
-/// What a participant is, and its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A gateway of one site.
     Edge {
-        /// The tenant that the edge belongs to.
         namespace: Label,
-        /// Unique in its namespace.
         name: Label,
     },
-    /// A controller.
     Controller {
-        /// Unique in the mesh.
         name: Label,
     },
     /// A person or program that may make admin calls.
     Admin {
-        /// Unique in the mesh.
         name: Label,
     },
 }
 
-/// Why a text is not a SPIFFE ID of a mesh.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeIdError {
-    /// It has another shape than the three forms.
     #[error(
         "{0:?} is not an identity of a mesh: expected spiffe://MESH/ns/NAMESPACE/edge/NAME, \
          spiffe://MESH/controller/NAME or spiffe://MESH/admin/NAME"
     )]
     Form(String),
-    /// One of the names in it breaks its rule.
     #[error("{0:?} is not an identity of a mesh: {1}")]
     Name(String, #[source] NameError),
 }
 
 impl SpiffeId {
-    /// An edge's identity.
     pub fn edge(mesh: MeshName, namespace: Label, name: Label) -> Self {
         let role = Role::Edge { namespace, name };
         Self { mesh, role }
     }
 
-    /// A controller's identity.
     pub fn controller(mesh: MeshName, name: Label) -> Self {
         let role = Role::Controller { name };
         Self { mesh, role }
     }
 
-    /// An admin's identity.
     pub fn admin(mesh: MeshName, name: Label) -> Self {
         let role = Role::Admin { name };
         Self { mesh, role }
     }
 
-    /// The identity in a certificate: its one subject alternative name, a URI.
-    ///
-    /// This reads; it verifies nothing.
-    ///
-    /// # Errors
-    /// When the certificate cannot be parsed to its last byte, or has any other set of names than
-    /// exactly one URI that is a SPIFFE ID.
+    /// Reads the certificate's only subject alternative name, which must be a URI. Nothing is verified.
     pub fn from_certificate(der: &CertificateDer<'_>) -> Result<Self, CertificateIdentityError> {
         certificate::spiffe_id(&certificate::parse(der)?)
     }
 }
 
 impl Role {
-    /// The namespace, which only edges have.
+    /// `None` for controllers and admins.
     pub fn namespace(&self) -> Option<&Label> {
         match self {
             Self::Edge { namespace, .. } => Some(namespace),
@@ -106,7 +89,6 @@ impl Role {
         }
     }
 
-    /// The participant's own name.
     pub fn name(&self) -> &Label {
         match self {
             Self::Edge { name, .. } | Self::Controller { name } | Self::Admin { name } => name,

@@ -1,4 +1,4 @@
-//! Private keys: ECDSA P-256, made on the host that uses them.
+//! ECDSA P-256 private keys.
 
 use std::{fmt, sync::Arc};
 
@@ -22,28 +22,20 @@ struct Inner {
     public: PublicKey,
 }
 
-/// A key could not be made, read or used. Never holds key material.
+/// Never holds key material.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The system's random source failed.
     #[error("no key could be generated: the system's random source failed")]
     Generate,
-    /// Not a PEM block `PRIVATE KEY`.
     #[error("no PEM block PRIVATE KEY (PKCS#8) found")]
     Pem,
-    /// Not PKCS#8, or not on P-256.
     #[error("the private key is not an ECDSA P-256 key in PKCS#8")]
     Pkcs8,
-    /// Signing failed.
     #[error("signing with the private key failed")]
     Sign,
 }
 
 impl PrivateKey {
-    /// Makes a new key.
-    ///
-    /// # Errors
-    /// When the system's random source fails.
     pub fn generate() -> Result<Self, KeyError> {
         let document =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
@@ -52,9 +44,6 @@ impl PrivateKey {
     }
 
     /// Reads the first `PRIVATE KEY` block of a PEM text.
-    ///
-    /// # Errors
-    /// When there is none, or it is no P-256 key.
     pub fn from_pem(text: impl AsRef<[u8]>) -> Result<Self, KeyError> {
         let mut der =
             PrivatePkcs8KeyDer::from_pem_slice(text.as_ref()).map_err(|_| KeyError::Pem)?;
@@ -75,16 +64,12 @@ impl PrivateKey {
         pem::encode("PRIVATE KEY", &self.0.pkcs8)
     }
 
-    /// The fingerprint of the public key.
     pub fn spki_sha256(&self) -> Fingerprint {
         self.0.public.fingerprint()
     }
 
-    /// A signing request for this key: signed by it, with an empty subject and no extensions, for
-    /// the CA takes nothing but the public key from it.
-    ///
-    /// # Errors
-    /// When signing fails.
+    /// A signing request (PKCS#10) with an empty subject and no extensions: the CA uses nothing but
+    /// the public key.
     pub fn csr(&self) -> Result<CertificateSigningRequestDer<'static>, KeyError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -93,14 +78,10 @@ impl PrivateKey {
     }
 
     /// [`csr`](Self::csr) as a PEM block `CERTIFICATE REQUEST`.
-    ///
-    /// # Errors
-    /// When signing fails.
     pub fn csr_pem(&self) -> Result<String, KeyError> {
         Ok(pem::encode("CERTIFICATE REQUEST", &self.csr()?).to_string())
     }
 
-    /// The key in the form that rustls loads.
     pub(crate) fn to_rustls(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.pkcs8.to_vec()))
     }

@@ -1,19 +1,17 @@
-//! Identities of a cframe mesh and what proves them: SPIFFE IDs in X.509 certificates, the CAs that
-//! issue these, join tokens, the verifiers for both ends of every connection, and the rustls
-//! configurations built on them.
+//! Identities of a cframe mesh: SPIFFE IDs in X.509 certificates, the CAs that issue these, join
+//! tokens, and the verifiers and rustls configurations for both ends of every connection.
 //!
-//! - [`identity`]: names and SPIFFE IDs, and what a certificate says about its holder.
-//! - [`key`], [`files`], [`seal`]: private keys, and how they lie on disk and in backups.
-//! - [`issue`]: root and issuing CAs. Of a signing request only the public key is used.
-//! - [`bundle`], [`verifier`]: who is trusted, who is denied, and the decision about a peer.
-//! - [`token`]: join tokens, which carry the pin of the root's public key.
-//! - [`tls`]: TLS 1.3 without resumption or 0-RTT, for links, control sessions and enrolment.
+//! - [`identity`]: names, SPIFFE IDs, and reading them from certificates.
+//! - [`key`], [`files`], [`seal`]: private keys, on disk and in backups.
+//! - [`issue`]: root and issuing CAs.
+//! - [`bundle`], [`verifier`]: trust bundle, deny-list, and the decision about a peer.
+//! - [`token`]: join tokens.
+//! - [`tls`]: configurations for links, control sessions and enrolment.
 //! - [`renewal`]: when a certificate is renewed.
 //!
 //! Times are seconds since the Unix epoch unless they say otherwise. Everything is ECDSA P-256 with
 //! SHA-256; aws-lc-rs is the one provider of cryptography.
 
-#![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
 pub mod bundle;
@@ -28,15 +26,14 @@ pub mod token;
 pub mod verifier;
 
 mod digest;
+mod excerpt;
 mod pem;
 mod spki;
-#[cfg(test)]
-mod testing;
 
 pub use digest::{Fingerprint, ParseHexError, Serial};
 pub use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 
-/// The system's clock in seconds since the Unix epoch; 0 for a clock before it.
+/// The system's clock in Unix seconds; 0 if it is before 1970.
 pub fn unix_now() -> u64 {
     rustls::pki_types::UnixTime::now().as_secs()
 }

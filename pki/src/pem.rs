@@ -1,12 +1,17 @@
-//! PEM (RFC 7468), the writing half: rustls's types read it.
+//! Writing PEM (RFC 7468). rustls's types read it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
+
+pub(crate) fn chain(certificates: &[CertificateDer<'_>]) -> String {
+    certificates.iter().map(|der| encode("CERTIFICATE", der).to_string()).collect()
+}
 
 /// One block. Zeroized on drop because it may hold a key.
 pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let body = Zeroizing::new(STANDARD.encode(der));
-    // Sized up front: a string that grows leaves copies of a key behind.
+    // Sized in advance: a string that grows leaves copies of a key in memory.
     let mut text =
         Zeroizing::new(String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40));
     text.push_str("-----BEGIN ");
@@ -28,7 +33,7 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use rustls::pki_types::pem::PemObject;
 
     #[test]
     fn what_is_written_reads_back_without_growing() {

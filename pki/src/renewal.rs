@@ -1,15 +1,15 @@
-//! When a certificate is renewed: decisions only, from the times given.
+//! When a certificate is renewed. All functions are pure.
 
 use std::time::Duration;
 
-/// How long to wait after a renewal that failed, before jitter.
-pub const RETRY: Duration = Duration::from_secs(3600);
+/// Before jitter.
+pub const RETRY_DELAY: Duration = Duration::from_secs(3600);
 
-/// Days before anything expires from which people are told.
+/// Warnings about an expiry start this many days before it.
 pub const WARN_DAYS: u64 = 14;
 
-/// Whether people are to be told that something expires, or has expired: its end is [`WARN_DAYS`] away or
-/// nearer, and half of its life is over, by when whatever renews itself has done so.
+/// Whether to warn that something expires, or has expired: it has [`WARN_DAYS`] left or fewer, and
+/// more than half of its lifetime is over. Certificates that renew themselves have done so by then.
 pub fn expires_soon(not_before: u64, not_after: u64, now: u64) -> bool {
     let half = not_before.saturating_add(not_after.saturating_sub(not_before) / 2);
     now >= half && now.saturating_add(WARN_DAYS * 86_400) >= not_after
@@ -17,28 +17,28 @@ pub fn expires_soon(not_before: u64, not_after: u64, now: u64) -> bool {
 
 /// When the first renewal of a certificate is due, in Unix seconds.
 ///
-/// Between 1/3 and 13/30 of the lifetime, by the seed: so that edges which joined together don't renew
-/// together, and 17 of 30 days are left for a controller that is away.
+/// The seed spreads it from 1/3 to 13/30 of the lifetime, so that edges which joined together don't
+/// renew together. 17 of 30 days are left for retries while no controller is reachable.
 pub fn renew_at(not_before: u64, not_after: u64, seed: u64) -> u64 {
     let lifetime = not_after.saturating_sub(not_before);
     not_before.saturating_add(lifetime / 3).saturating_add(scaled(lifetime / 10, seed))
 }
 
-/// When to try again after a renewal that failed at `now`, in Unix seconds: in [`RETRY`], give or
-/// take a tenth by the seed.
+/// When to retry a renewal that failed at `now`, in Unix seconds: after [`RETRY_DELAY`], plus or
+/// minus a tenth by the seed.
 pub fn retry_at(now: u64, seed: u64) -> u64 {
-    let retry = RETRY.as_secs();
+    let retry = RETRY_DELAY.as_secs();
     now.saturating_add(retry - retry / 10).saturating_add(scaled(retry / 5, seed))
 }
 
-/// Whole days until a certificate expires; negative from its end on.
+/// Whole days until a certificate expires, rounded down; negative afterwards.
 pub fn days_left(not_after: u64, now: u64) -> i64 {
     const DAY: i64 = 86_400;
     let seconds = |time| i64::try_from(time).unwrap_or(i64::MAX);
     (seconds(not_after) - seconds(now)).div_euclid(DAY)
 }
 
-/// A value in `0..=range`, evenly spread over seeds that may be as close as 1 and 2.
+/// A value in `0..=range`, evenly spread even over seeds such as 1 and 2.
 fn scaled(range: u64, seed: u64) -> u64 {
     // The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
     let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -74,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn people_are_told_fourteen_days_before_and_not_of_what_renews_itself() {
+    fn warnings_start_fourteen_days_before_and_leave_out_what_renews_itself() {
         assert!(!expires_soon(0, 3650 * DAY, 3635 * DAY));
         assert!(expires_soon(0, 3650 * DAY, 3636 * DAY));
         assert!(!expires_soon(0, 30 * DAY, 14 * DAY), "renewed by the 13th day");
         assert!(expires_soon(0, 30 * DAY, 16 * DAY));
-        assert!(!expires_soon(0, DAY, DAY / 3), "a short life is no reason by itself");
-        assert!(expires_soon(0, DAY, 2 * DAY), "nor is it silent once it is over");
+        assert!(!expires_soon(0, DAY, DAY / 3), "a short lifetime alone is no reason");
+        assert!(expires_soon(0, DAY, 2 * DAY), "but an expired one is");
     }
 
     proptest! {

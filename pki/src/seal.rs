@@ -1,9 +1,8 @@
-//! Secrets under a passphrase: CA keys in a backup.
+//! Encryption of secrets with a passphrase, for CA keys in a backup.
 //!
-//! A sealed text is `cfsealed1.` and the base64url, unpadded, of: iterations (`u32`, big-endian), salt
-//! (16 bytes), nonce (12 bytes), ciphertext with its tag (16 bytes). The key is
-//! PBKDF2-HMAC-SHA256 of the passphrase, the cipher AES-256-GCM; prefix, iterations and salt are its
-//! associated data.
+//! A sealed text is `cfsealed1.` and the unpadded base64url of: iterations (`u32`, big-endian), salt
+//! (16 bytes), nonce (12 bytes), ciphertext, tag (16 bytes). The cipher is AES-256-GCM with prefix,
+//! iterations and salt as associated data. The key is PBKDF2-HMAC-SHA256 of the passphrase.
 
 use std::num::NonZeroU32;
 
@@ -18,25 +17,20 @@ const PREFIX: &str = "cfsealed1.";
 const SALT_LEN: usize = 16;
 const HEADER_LEN: usize = 4 + SALT_LEN + NONCE_LEN;
 
-/// What OWASP asks of PBKDF2-HMAC-SHA256 since 2023; a fifth of a second.
+/// OWASP's recommendation for PBKDF2-HMAC-SHA256 (2023). Takes a fifth of a second.
 pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).expect("not zero");
 
-/// More would let a forged backup keep a processor busy for minutes.
+/// Limits the CPU time that a forged backup can cost.
 const MAX_ITERATIONS: u32 = 10_000_000;
 
-/// Why nothing was sealed or opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// An empty passphrase protects nothing.
     #[error("the passphrase is empty")]
     EmptyPassphrase,
-    /// Not a sealed text, or cut short.
-    #[error("not a sealed secret: expected {PREFIX} and base64url, uncut")]
+    #[error("not a sealed secret, or cut short: expected {PREFIX} and base64url")]
     Form,
-    /// An iteration count outside of what is accepted.
-    #[error("{0} iterations of PBKDF2 are not accepted: between 1 and {MAX_ITERATIONS} are")]
+    #[error("{0} iterations of PBKDF2 are not accepted; 1 to {MAX_ITERATIONS} are")]
     Iterations(u32),
-    /// It doesn't authenticate.
     #[error("wrong passphrase, or the sealed secret was changed")]
     Refused,
     /// The system's random source or the cipher failed.
@@ -45,17 +39,11 @@ pub enum SealError {
 }
 
 /// Seals a secret with [`ITERATIONS`].
-///
-/// # Errors
-/// When the passphrase is empty.
 pub fn seal(passphrase: &str, plaintext: &[u8]) -> Result<String, SealError> {
     seal_with(passphrase, plaintext, ITERATIONS)
 }
 
-/// Seals a secret with a number of PBKDF2 iterations, which is kept in the text.
-///
-/// # Errors
-/// When the passphrase is empty, or [`open`] would refuse so many iterations.
+/// Seals a secret with a number of PBKDF2 iterations, at most 10 million.
 pub fn seal_with(
     passphrase: &str,
     plaintext: &[u8],
@@ -77,10 +65,7 @@ pub fn seal_with(
     Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(sealed)))
 }
 
-/// Opens what [`seal`] made.
-///
-/// # Errors
-/// When it is not that, or the passphrase is another.
+/// Decrypts a sealed text. White space around it is ignored.
 pub fn open(passphrase: &str, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let encoded = sealed.trim().strip_prefix(PREFIX).ok_or(SealError::Form)?;
     let mut bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| SealError::Form)?);
@@ -154,7 +139,7 @@ mod tests {
     fn every_bit_is_authenticated() {
         let sealed = seal_with("pass", b"a secret", FEW).unwrap();
         let bytes = URL_SAFE_NO_PAD.decode(&sealed[PREFIX.len()..]).unwrap();
-        // The upper bytes of the iteration count are left out: they only make it slow.
+        // A changed upper byte of the iteration count would make the test slow.
         for at in 3..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
@@ -164,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn iterations_are_bounded_before_they_are_spent() {
+    fn iterations_are_limited_before_the_key_is_derived() {
         for count in [0, MAX_ITERATIONS + 1, u32::MAX] {
             let bytes = [&count.to_be_bytes()[..], &[0; 64]].concat();
             let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
@@ -173,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_secret_sealed_twice_is_two_texts() {
+    fn a_secret_sealed_twice_gives_two_texts() {
         assert_ne!(seal_with("p", b"k", FEW).unwrap(), seal_with("p", b"k", FEW).unwrap());
     }
 

@@ -1,4 +1,4 @@
-//! The one kind of public key there is: an uncompressed point on P-256.
+//! Public keys: uncompressed points on P-256 and nothing else.
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
 
@@ -10,18 +10,18 @@ const PREFIX: [u8; 26] = [
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// A P-256 public key. One key has one encoding here: compressed points and other spellings of the
-/// algorithm are not taken, so that a denied key has no second fingerprint.
+/// A P-256 public key. Compressed points and other encodings of the algorithm are refused, so that
+/// a denied key has no second fingerprint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PublicKey([u8; 65]);
 
 impl PublicKey {
-    /// Takes a DER-encoded SubjectPublicKeyInfo; `None` unless it is in the one form.
+    /// From a DER-encoded SubjectPublicKeyInfo; `None` if it is of any other form.
     pub(crate) fn from_spki(der: &[u8]) -> Option<Self> {
         Self::from_point(der.strip_prefix(&PREFIX)?)
     }
 
-    /// Takes `04 || X || Y`. Whether it is on the curve shows when a signature is verified.
+    /// From `04 || X || Y`. Only the verification of a signature shows whether it is on the curve.
     pub(crate) fn from_point(point: &[u8]) -> Option<Self> {
         let point: [u8; 65] = point.try_into().ok()?;
         (point[0] == 4).then_some(Self(point))

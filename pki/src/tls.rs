@@ -1,16 +1,11 @@
-//! rustls configurations: TLS 1.3, hybrid post-quantum key exchange first, client certificates,
-//! no resumption and no 0-RTT.
+//! rustls configurations: TLS 1.3 with client certificates, X25519MLKEM768 first, no resumption and
+//! no 0-RTT.
 //!
-//! A resumed session skips the certificate verifier, so that a revoked peer would come back by it:
-//! servers hand out no tickets and keep no sessions, clients keep none either.
-//!
-//! The configurations go into QUIC by `QuicServerConfig::try_from` and `QuicClientConfig::try_from`,
-//! which leave them as they are.
+//! A resumed session skips the certificate verifier and would let a revoked peer in. So servers issue
+//! no tickets and neither side stores sessions.
 
 mod credentials;
 mod enroll;
-#[cfg(test)]
-mod tests;
 
 use std::sync::{Arc, OnceLock};
 
@@ -43,18 +38,18 @@ pub const ALPN_CONTROL: &[u8] = b"cframe-control/1";
 /// ALPN of enrolment.
 pub const ALPN_ENROLL: &[u8] = b"cframe-enroll/1";
 
-/// The server name that clients are given, because the API wants one: it is neither sent nor compared.
+/// The API of clients needs a server name. It is neither sent nor compared.
 pub const SERVER_NAME: &str = "cframe.invalid";
 
-/// aws-lc-rs with X25519MLKEM768 before X25519 and secp256r1, TLS 1.3 suites, and signatures by ECDSA
-/// P-256 alone.
+/// aws-lc-rs with the suites of TLS 1.3, key exchange by X25519MLKEM768, X25519 or secp256r1, and
+/// signatures by ECDSA P-256 only.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER
         .get_or_init(|| {
             Arc::new(CryptoProvider {
                 cipher_suites: vec![
-                    // AES-128 first, unlike in rustls: it is faster, and no attack comes near it.
+                    // rustls has AES-256 first. AES-128 is faster and has ample margin.
                     TLS13_AES_128_GCM_SHA256,
                     TLS13_AES_256_GCM_SHA384,
                     TLS13_CHACHA20_POLY1305_SHA256,
@@ -67,23 +62,23 @@ pub fn provider() -> Arc<CryptoProvider> {
         .clone()
 }
 
-/// The accepting end of a link; the verifier's policy is [`Edges`](crate::verifier::Policy::Edges).
+/// The accepting end of a link. The verifier's policy is [`Edges`](crate::verifier::Policy::Edges).
 pub fn link_server(credentials: &LiveCredentials, verifier: PeerVerifier) -> ServerConfig {
     server(credentials, verifier, ALPN_LINK)
 }
 
-/// The dialling end of a link; the verifier's policy is [`Edges`](crate::verifier::Policy::Edges).
+/// The dialling end of a link. The verifier's policy is [`Edges`](crate::verifier::Policy::Edges).
 pub fn link_client(credentials: &LiveCredentials, verifier: PeerVerifier) -> ClientConfig {
     client(credentials, verifier, ALPN_LINK)
 }
 
-/// The controller's end of a session; the verifier's policy is
+/// The controller's end of a session. The verifier's policy is
 /// [`ControlClients`](crate::verifier::Policy::ControlClients).
 pub fn control_server(credentials: &LiveCredentials, verifier: PeerVerifier) -> ServerConfig {
     server(credentials, verifier, ALPN_CONTROL)
 }
 
-/// An edge's or admin's end of a session; the verifier's policy is
+/// An edge's or admin's end of a session. The verifier's policy is
 /// [`Controller`](crate::verifier::Policy::Controller).
 pub fn control_client(credentials: &LiveCredentials, verifier: PeerVerifier) -> ClientConfig {
     client(credentials, verifier, ALPN_CONTROL)

@@ -1,9 +1,9 @@
-//! Join tokens: what an operator carries from `cfctl` to a new edge, once.
+//! Join tokens, which an operator carries from `cfctl` to a new edge. A token works once.
 //!
-//! A token is `cfj1.` and the base64url, unpadded, of: the number of addresses (1 byte), each address
+//! A token is `cfj1.` and the unpadded base64url of: the number of addresses (1 byte), each address
 //! as its length (1 byte) and `HOST:PORT`, the SHA-256 of the root's SPKI (32), the token's id (16),
-//! the secret (16), and the first 4 bytes of the SHA-256 of all that, which tell a token that was
-//! damaged in copying from one that is wrong.
+//! the secret (16), and the first 4 bytes of the SHA-256 of all that, which detect a token that was
+//! damaged in copying.
 
 mod address;
 
@@ -24,69 +24,58 @@ const PREFIX: &str = "cfj1.";
 const SECRET_LEN: usize = 16;
 const CHECK_LEN: usize = 4;
 
-/// The most addresses in a token.
 pub const MAX_ADDRESSES: usize = 8;
 
-/// The longest text of a token that is looked at, in bytes.
+/// Bytes of text.
 pub const MAX_LEN: usize = 3072;
 
-/// What a new edge needs to find the controllers, to know them, and to be let in.
 #[derive(Clone)]
 pub struct JoinToken {
-    /// The controllers' enrolment addresses, `HOST:PORT`; at least one.
+    /// The controllers' enrolment addresses, `HOST:PORT`: 1 to [`MAX_ADDRESSES`].
     pub addresses: Vec<String>,
-    /// The public key of the mesh's root CA: nothing is sent before the controller has shown a
-    /// chain to it.
+    /// The public key of the mesh's root CA. The secret is only sent to a controller whose chain
+    /// leads to it.
     pub pin: Fingerprint,
-    /// Names the token to people and in the store; no secret.
     pub id: TokenId,
-    /// Lets in whoever has it.
     pub secret: TokenSecret,
 }
 
-/// 128 random bits that only the token holds.
+/// 128 random bits.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct TokenSecret([u8; SECRET_LEN]);
 
 fixed_bytes!(
-    /// Names a token; no secret.
+    /// The name of a token; not secret.
     TokenId, 16, "token id"
 );
 
 fixed_bytes!(
-    /// SHA-256 of a token's secret: what the store keeps. A plain hash is enough for 128 random bits.
+    /// SHA-256 of a token's secret, which the store has in its place. A plain hash is enough for 128
+    /// random bits.
     TokenHash, 32, "token hash"
 );
 
-/// A text that is not a join token. Never holds the text.
+/// Never holds the text, which may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It begins otherwise.
-    #[error("not a join token: it doesn't begin with {PREFIX}")]
+    #[error("not a join token: it doesn't start with {PREFIX}")]
     Prefix,
-    /// Longer than any token.
     #[error("not a join token: it has {0} characters, more than {MAX_LEN}")]
     Long(usize),
-    /// A character that isn't in base64url, or a wrong check value.
+    /// It is not base64url, or its check value is wrong.
     #[error("the join token was damaged in copying; copy all of it again")]
     Damaged,
-    /// It ends early.
     #[error("the join token is cut short; copy all of it")]
     Short,
-    /// Something follows its end.
     #[error("the join token has something after its end; copy it alone")]
     Trailing,
-    /// None or too many addresses.
     #[error("a join token has 1 to {MAX_ADDRESSES} controller addresses, not {0}")]
     Addresses(usize),
-    /// An address that is not HOST:PORT.
     #[error(transparent)]
     Address(#[from] AddressError),
 }
 
 impl JoinToken {
-    /// # Errors
-    /// When there are no addresses, too many, or one that is not `HOST:PORT`.
     pub fn new(
         addresses: Vec<String>,
         pin: Fingerprint,
@@ -100,12 +89,12 @@ impl JoinToken {
         Ok(Self { addresses, pin, id, secret })
     }
 
-    /// The text to hand to the edge. Holds the secret: show it once, log it never.
+    /// The token's text, with the secret: show it once, never log it.
     pub fn expose(&self) -> Zeroizing<String> {
         let addresses: usize = self.addresses.iter().map(|text| 1 + text.len()).sum();
         let fixed = 32 + 16 + SECRET_LEN + CHECK_LEN;
         let mut bytes = Zeroizing::new(Vec::with_capacity(1 + addresses + fixed));
-        // `new` has bounded both lengths.
+        // `new` has limited both lengths to one byte.
         bytes.push(self.addresses.len().to_le_bytes()[0]);
         for text in &self.addresses {
             bytes.push(text.len().to_le_bytes()[0]);
@@ -128,7 +117,7 @@ impl JoinToken {
 impl FromStr for JoinToken {
     type Err = TokenError;
 
-    /// Spaces around the token are let pass.
+    /// White space around the token is ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         if text.len() > MAX_LEN {
@@ -170,27 +159,19 @@ impl fmt::Debug for JoinToken {
 }
 
 impl TokenSecret {
-    /// # Errors
-    /// When the system's random source fails.
     pub fn generate() -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut bytes = [0; SECRET_LEN];
         rand::fill(&mut bytes)?;
         Ok(Self(bytes))
     }
 
-    /// Takes the secret as it came over an enrolment connection.
     pub const fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
         Self(bytes)
     }
 
-    /// The secret, to be sent over an enrolment connection whose pin has matched.
+    /// Send it only over a connection of [`enroll_client`](crate::tls::enroll_client).
     pub const fn as_bytes(&self) -> &[u8; SECRET_LEN] {
         &self.0
-    }
-
-    /// SHA-256 of the secret; [`TokenHash::of`] has it as its type.
-    pub fn hash(&self) -> [u8; 32] {
-        sha256(&self.0)
     }
 }
 
@@ -201,8 +182,6 @@ impl fmt::Debug for TokenSecret {
 }
 
 impl TokenId {
-    /// # Errors
-    /// When the system's random source fails.
     pub fn generate() -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut bytes = [0; 16];
         rand::fill(&mut bytes)?;
@@ -211,14 +190,13 @@ impl TokenId {
 }
 
 impl TokenHash {
-    /// The hash of a secret.
     pub fn of(secret: &TokenSecret) -> Self {
-        Self(secret.hash())
+        Self(sha256(&secret.0))
     }
 
-    /// Whether this is the secret's hash, in constant time.
+    /// Whether this is the hash of `secret`, in constant time.
     pub fn matches(&self, secret: &TokenSecret) -> bool {
-        verify_slices_are_equal(&self.0, &secret.hash()).is_ok()
+        verify_slices_are_equal(&self.0, &sha256(&secret.0)).is_ok()
     }
 }
 

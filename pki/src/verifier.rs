@@ -1,13 +1,11 @@
-//! Who is let in: the decision about a peer's certificate chain, for both ends of a connection.
+//! The decision about a peer's certificate chain, for both ends of a connection.
 //!
-//! `WebPkiServerVerifier` wants a DNS name or an address, and our certificates have a URI only, so the
-//! verifier is ours, around webpki's check of the chain.
+//! rustls's `WebPkiServerVerifier` needs a DNS name or an address and our certificates have only a
+//! URI, so this has a verifier of its own around webpki's check of the chain.
 
 mod chain;
 mod refusal;
 mod rustls_impl;
-#[cfg(test)]
-mod tests;
 mod trust;
 
 use std::{fmt, sync::Arc};
@@ -18,50 +16,51 @@ use crate::{
 };
 
 pub use crate::identity::PeerIdentity;
-pub(crate) use chain::{ALGORITHMS, verify_chain, verify_handshake_signature};
+pub(crate) use chain::{ALGORITHMS, verify_chain};
 pub use refusal::Refusal;
-pub(crate) use rustls_impl::join;
+pub(crate) use rustls_impl::{join, signatures_of_tls13};
 pub use trust::{BundleError, Trust};
 
-/// A function that decides about an identity of the mesh.
+/// Decides about an identity of the mesh.
 pub type Admit = Arc<dyn Fn(&SpiffeId) -> Result<(), Refusal> + Send + Sync>;
 
-/// A function that is told of every refusal, with the identity that the peer claimed.
+/// Is called for every refusal in a handshake, with the identity that the peer claimed.
 pub type Observer = Arc<dyn Fn(&Refusal, Option<&SpiffeId>) + Send + Sync>;
 
 /// Which identities of the mesh are accepted.
 #[derive(Clone)]
 pub enum Policy {
-    /// Edges of one namespace.
     Edges {
-        /// The namespace.
         namespace: Label,
-        /// The edge that is us, which is not a peer.
+        /// This edge's own name, which is refused.
         not_self: Option<Label>,
     },
-    /// Controllers.
     Controller,
-    /// What connects to a controller: edges of any namespace, admins, and other controllers.
+    /// Edges of any namespace, admins and controllers.
     ControlClients,
-    /// What a function lets through, after the mesh has been checked.
+    /// Called after the mesh has been checked.
     Custom(Admit),
 }
 
 /// The side that presented the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerSide {
-    /// It answered us: its certificate must be good for server authentication.
+    /// Its certificate must be valid for server authentication.
     Server,
-    /// It dialled us: for client authentication.
+    /// Its certificate must be valid for client authentication.
     Client,
 }
 
-/// The decision about peers, as rustls's `ServerCertVerifier` and `ClientCertVerifier`.
+/// A `ServerCertVerifier` and `ClientCertVerifier` for rustls.
 ///
-/// A chain is accepted if it leads to a root of the bundle, every certificate in it is valid now, no
-/// key in it is of a revoked issuer, the leaf names exactly one SPIFFE ID, of this mesh, that the
-/// policy lets through, and the deny-list has neither its serial nor its key. Client certificates
-/// are mandatory.
+/// A chain is accepted if
+///
+/// - it leads to a root of the bundle and every certificate in it is valid now,
+/// - none of its keys is that of a revoked issuer,
+/// - the leaf names exactly one SPIFFE ID, of this mesh, that the policy accepts,
+/// - the deny-list has neither the leaf's serial nor its key.
+///
+/// Client certificates are mandatory.
 #[derive(Clone)]
 pub struct PeerVerifier {
     trust: Trust,
@@ -70,25 +69,21 @@ pub struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    /// A verifier that follows `trust` when that is replaced.
+    /// The verifier follows every replacement of `trust`'s content.
     pub fn new(trust: Trust, policy: Policy) -> Self {
         Self { trust, policy, observer: None }
     }
 
-    /// Has every refusal in a handshake told to `observer`, to be counted and logged, with the
-    /// identity that the peer claimed. The claim is `None` where the chain proves nothing; that of
-    /// an expired certificate is unproven.
+    /// Sets the function that counts and logs refusals. The identity that it gets is `None` if the
+    /// chain proves nothing; that of an expired certificate is unproven.
     #[must_use]
     pub fn with_observer(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Decides about a chain, leaf first, at `now` (Unix seconds). Handshakes come here; a standing
-    /// connection can be judged again after the trust has changed. Doesn't tell the observer.
-    ///
-    /// # Errors
-    /// The reason why the peer is refused.
+    /// Decides about a chain, leaf first, at `now` (Unix seconds). Use it to judge an established
+    /// connection again after the trust has changed; the observer is not called.
     pub fn judge(
         &self,
         chain: &[CertificateDer<'_>],
@@ -109,15 +104,15 @@ impl PeerVerifier {
             return Err(Refusal::WrongMesh);
         }
         self.policy.admit(&peer.id)?;
-        // Before the peer is anybody's: from here on a removal of that root finds it.
+        // Before the peer is accepted, so that a removal of the root from here on finds it.
         if let Some(root) = keys.last() {
-            self.trust.note_root(&peer, *root);
+            self.trust.record_root(&peer, *root);
         }
         self.trust.denial(&peer)?;
         Ok(peer)
     }
 
-    /// [`judge`](Self::judge), with the refusal told to the observer.
+    /// [`judge`](Self::judge) that reports a refusal to the observer.
     fn judge_handshake(
         &self,
         chain: &[CertificateDer<'_>],
@@ -136,10 +131,6 @@ impl PeerVerifier {
 }
 
 impl Policy {
-    /// Decides about an identity of this mesh.
-    ///
-    /// # Errors
-    /// The reason why it is refused.
     pub fn admit(&self, id: &SpiffeId) -> Result<(), Refusal> {
         match (self, &id.role) {
             (Self::Edges { namespace, .. }, Role::Edge { namespace: theirs, .. })
@@ -178,11 +169,7 @@ impl fmt::Debug for PeerVerifier {
     }
 }
 
-/// Who a chain, leaf first, speaks for: use it on the chain of an established connection, which the
-/// handshake has verified.
-///
-/// # Errors
-/// When the leaf doesn't name a participant of a mesh.
+/// See [`PeerIdentity::from_chain`].
 pub fn peer_identity(
     chain: &[CertificateDer<'_>],
 ) -> Result<PeerIdentity, CertificateIdentityError> {

@@ -1,4 +1,4 @@
-//! What frames cost to write and to read: `cargo bench -p cframe-protocol --bench codec`.
+//! Times of encoding and decoding frames: `cargo bench -p cframe-protocol --bench codec`.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 

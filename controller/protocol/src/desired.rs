@@ -1,4 +1,4 @@
-//! Desired state: the way from one to another, in pieces that fit frames, and the other end of it.
+//! Deltas of desired state, updates that fit frames, and assembling them at the other end.
 
 mod assemble;
 mod pieces;
@@ -11,9 +11,9 @@ pub use assemble::{Assembler, MAX_DENIED, MAX_EDGES, MAX_ENDPOINTS, MAX_PREFIXES
 pub use pieces::{Updates, updates};
 
 impl Desired {
-    /// The changes that make `to` out of this, apart from the version. None if nothing differs.
+    /// The changes from this state to `to`, without the version. Empty if nothing differs.
     ///
-    /// What goes comes before what arrives, so that no two sites overlap on the way.
+    /// Removals come before additions, so that no two sites overlap in between.
     pub fn diff(&self, to: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.settings != to.settings {
@@ -27,22 +27,22 @@ impl Desired {
         }
         changes.extend(to.denied.difference(&self.denied).cloned().map(Change::Denied));
         changes.extend(self.denied.difference(&to.denied).cloned().map(Change::NotDenied));
-        let nets = gone(&self.prefixes, &to.prefixes);
+        let nets = removed(&self.prefixes, &to.prefixes);
         changes.extend(nets.map(|net| Change::PrefixGone { net: *net }));
-        let names = gone(&self.edges, &to.edges).cloned();
+        let names = removed(&self.edges, &to.edges).cloned();
         changes.extend(names.map(|name| Change::EdgeGone { name }));
         changes.extend(
-            new(&self.edges, &to.edges)
+            added(&self.edges, &to.edges)
                 .map(|(name, state)| Change::Edge { name: name.clone(), state: state.clone() }),
         );
         changes.extend(
-            new(&self.prefixes, &to.prefixes)
+            added(&self.prefixes, &to.prefixes)
                 .map(|(net, owner)| Change::Prefix { net: *net, owner: owner.clone() }),
         );
         changes
     }
 
-    /// Makes one change. Whatever there was before, what the change sets is so afterwards.
+    /// Applies one change, whatever the previous value.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Settings(settings) => self.settings = settings,
@@ -70,16 +70,16 @@ impl Desired {
     }
 }
 
-/// The keys that `to` lacks.
-fn gone<'a, K: Ord, V>(
+/// The keys that are missing in `to`.
+fn removed<'a, K: Ord, V>(
     from: &'a BTreeMap<K, V>,
     to: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = &'a K> {
     from.keys().filter(|key| !to.contains_key(key))
 }
 
-/// The entries that `from` lacks or has otherwise.
-fn new<'a, K: Ord, V: PartialEq>(
+/// The entries that are missing in `from`, or differ there.
+fn added<'a, K: Ord, V: PartialEq>(
     from: &'a BTreeMap<K, V>,
     to: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {

@@ -1,8 +1,8 @@
 //! Frames: `u32` length, `u16` type, body; numbers big-endian. The length counts type and body and
-//! is at most [`MAX_FRAME`], or [`MAX_UNAUTHENTICATED`] from a peer that has not shown who it is.
-//! The body is bincode 2 (`config::standard()`), read to its last byte or refused.
+//! is at most [`MAX_FRAME`], or [`MAX_UNAUTHENTICATED`] from a peer without a certificate. The body is
+//! bincode 2 (`config::standard()`) and must have no trailing bytes.
 //!
-//! What a frame may cost to read is bounded as well, by a budget of its own: see [`Frame::decode`].
+//! The memory that decoding takes has a limit of its own: see [`Frame::decode`].
 
 mod budget;
 
@@ -13,26 +13,22 @@ use bincode::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The most that a length may say, type and body, in bytes.
+/// Bytes of type and body.
 pub const MAX_FRAME: usize = 65_536;
-/// The same from a peer that has not shown who it is.
+/// Bytes of type and body from a peer without a certificate.
 pub const MAX_UNAUTHENTICATED: usize = 4_096;
 
 const LENGTH: usize = size_of::<u32>();
 const TYPE: usize = size_of::<u16>();
 
-/// A message with its type number. Bodies are frozen: see [`v1`](crate::v1).
+/// A message with a type number. Encodings are frozen: see [`v1`](crate::v1).
 pub trait Message: Serialize + DeserializeOwned {
-    /// The type number.
     const TYPE: u16;
 }
 
-/// What may arrive on a stream: one message, or one of several.
+/// What a stream may carry: one message, or one of several.
 pub trait Incoming: Sized {
-    /// Reads a frame; `Ok(None)` if its type is not among these, which is to be skipped.
-    ///
-    /// # Errors
-    /// When the type is among these and the body is not one of it.
+    /// `Ok(None)` for a frame of another type, which the reader skips.
     fn parse(frame: &Frame) -> Result<Option<Self>, Malformed>;
 }
 
@@ -42,56 +38,43 @@ impl<M: Message> Incoming for M {
     }
 }
 
-/// A message is larger than a frame may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of type {kind} is {len} bytes long; at most {max} fit a frame")]
 pub struct TooLarge {
-    /// The message's type.
     pub kind: u16,
-    /// Its length with the type.
+    /// Of type and body.
     pub len: usize,
-    /// What it may be.
     pub max: usize,
 }
 
-/// A frame's length is not one that may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a frame says it is {len} bytes long; {TYPE} to {max} are allowed")]
+#[error("a frame's length is {len} bytes; {TYPE} to {max} are allowed")]
 pub struct BadLength {
-    /// What the frame says.
     pub len: u32,
-    /// What it may say.
     pub max: usize,
 }
 
-/// A frame's body is not what its type says.
+/// A frame's body is not a message of its type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of type {kind} is malformed: {reason}")]
 pub struct Malformed {
-    /// The frame's type.
     pub kind: u16,
-    /// What is wrong.
     pub reason: String,
 }
 
-/// One frame that was received: its type and its body, not looked into yet.
+/// A received frame whose body is not decoded yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The type.
     pub kind: u16,
-    /// The body.
     pub body: Bytes,
 }
 
 impl Frame {
-    /// Reads the body as a message, whatever the frame's type.
+    /// Decodes the body as a message, whatever the frame's type.
     ///
-    /// What that allocates is counted while it goes, and stops at [`BUDGET`]: a list is paid for
-    /// element by element, never by the length that it claims. A sender keeps within it too; the
-    /// iterators of [`desired`](crate::desired) and [`Reply::split`](crate::v1::Reply::split) do.
-    ///
-    /// # Errors
-    /// When the body isn't exactly one such message, or costs more than the budget.
+    /// Decoding counts what it allocates and fails above [`BUDGET`]. A list is charged element by
+    /// element and not by the length that it claims. Senders must respect the budget too:
+    /// [`updates`](crate::desired::updates) and [`Reply::split`](crate::v1::Reply::split) do.
     pub fn decode<M: DeserializeOwned>(&self) -> Result<M, Malformed> {
         let malformed = |reason| Malformed { kind: self.kind, reason };
         let (message, used) = bincode::serde::borrow_decode_from_slice::<budget::Budgeted<M>, _>(
@@ -109,18 +92,11 @@ impl Frame {
 pub use budget::BUDGET;
 pub(crate) use budget::seq_cost;
 
-/// Encodes a message as a frame.
-///
-/// # Errors
-/// When it is larger than [`MAX_FRAME`].
 pub fn encode<M: Message>(message: &M) -> Result<Bytes, TooLarge> {
     encode_within(message, MAX_FRAME)
 }
 
-/// Encodes a message as a frame for a peer that takes `max` bytes of type and body.
-///
-/// # Errors
-/// When it is larger than that.
+/// `max` is in bytes of type and body.
 pub fn encode_within<M: Message>(message: &M, max: usize) -> Result<Bytes, TooLarge> {
     let mut writer = Writer { frame: BytesMut::with_capacity(128), len: TYPE, max };
     writer.frame.put_u32(0);
@@ -135,7 +111,7 @@ pub fn encode_within<M: Message>(message: &M, max: usize) -> Result<Bytes, TooLa
     Ok(frame.freeze())
 }
 
-/// Takes bytes as they come and gives frames. Holds at most one frame and what was pushed after it.
+/// Cuts a stream of bytes into frames. Holds at most one frame and what was pushed after it.
 #[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
@@ -143,27 +119,23 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// For frames with a length of at most `max`.
+    /// `max` is in bytes of type and body.
     pub fn new(max: usize) -> Self {
         Self { buffer: BytesMut::new(), max }
     }
 
-    /// How many more bytes the next step needs: the rest of the length, or that of the frame. 0 if
-    /// [`next`](Self::next_frame) has something to say now.
+    /// How many more bytes [`next_frame`](Self::next_frame) needs: the rest of the length, or of the
+    /// frame. 0 if it has a frame or an error now.
     pub fn wants(&self) -> usize {
         let whole = self.announced().ok().flatten().map_or(LENGTH, |len| LENGTH + len);
         whole.saturating_sub(self.buffer.len())
     }
 
-    /// Adds bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next frame, if it is complete.
-    ///
-    /// # Errors
-    /// As soon as a length is there that may not be, and from then on.
+    /// The next frame, if it is complete. After an error, all further calls fail too.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, BadLength> {
         let Some(len) = self.announced()? else {
             return Ok(None);
@@ -177,12 +149,12 @@ impl Decoder {
         Ok(Some(Frame { kind, body: frame }))
     }
 
-    /// Whether nothing is held: a stream that ends here ends between two frames.
+    /// Whether a stream that ends here ends between two frames.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The next frame's length, once it is there.
+    /// The next frame's length, if it has arrived.
     fn announced(&self) -> Result<Option<usize>, BadLength> {
         let Some(bytes) = self.buffer.first_chunk::<LENGTH>() else {
             return Ok(None);
@@ -200,11 +172,11 @@ fn config() -> impl Config {
 }
 
 fn describe(error: &DecodeError) -> String {
-    // Of these the derived text is all there is; it may quote a string of the frame.
+    // The text may quote a string of the frame.
     error.to_string().chars().take(300).collect()
 }
 
-/// Keeps at most `max` bytes and counts them all.
+/// Stores at most `max` bytes and counts all.
 struct Writer {
     frame: BytesMut,
     len: usize,
@@ -221,7 +193,7 @@ impl bincode::enc::write::Writer for Writer {
     }
 }
 
-/// Gives types their numbers.
+/// Sets a message's type number.
 macro_rules! message {
     ($name:ident = $kind:literal) => {
         impl $crate::frame::Message for $name {
@@ -230,7 +202,7 @@ macro_rules! message {
     };
 }
 
-/// Defines an enum of the messages that may come on one stream.
+/// Defines an enum of the messages that a stream may carry.
 macro_rules! messages {
     (
         $(#[$doc:meta])*

@@ -1,15 +1,11 @@
-//! The control protocol: what controllers, edges and admins say to each other over QUIC.
+//! The control protocol of controllers, edges and admins over QUIC.
 //!
-//! - [`frame`]: one message as bytes, and back, within bounds. Pure.
-//! - [`v1`]: the messages of `cframe-control/1` and `cframe-enroll/1`. Their bytes are frozen.
-//! - [`desired`]: the state that one edge needs: difference, pieces for the wire, and putting these
-//!   together again. Pure.
-//! - `session` (a feature, on by default): frames over QUIC streams, an edge's session with
-//!   reconnecting, admin calls, enrolment, and the transport settings of both ends.
-//!
-//! Times are seconds since the Unix epoch unless they say otherwise.
+//! - [`frame`]: encoding and decoding of frames, with limits. Pure.
+//! - [`v1`]: the messages of `cframe-control/1` and `cframe-enroll/1`.
+//! - [`desired`]: an edge's desired state: deltas, cutting them into updates, assembling updates. Pure.
+//! - `session` (a feature, on by default): frames over QUIC streams, an edge's session, admin calls,
+//!   enrolment, and the QUIC settings of both ends.
 
-#![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
 pub mod desired;

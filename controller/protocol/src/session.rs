@@ -1,18 +1,17 @@
-//! The client's side of the protocol over QUIC, and what both sides need for it.
+//! The client's side of the protocol over QUIC, and what both sides share.
 //!
 //! - [`FrameReader`], [`FrameWriter`]: frames on a stream.
 //! - [`transport`]: QUIC settings of servers and clients.
-//! - [`Client`]: whom to dial and as whom.
-//! - [`EdgeSession`]: an edge's session, which comes back by itself.
+//! - [`Client`]: dialling controllers.
+//! - [`EdgeSession`]: an edge's session, which reconnects by itself.
 //! - [`admin_call`], [`AdminConnection`]: admin calls.
-//! - [`enroll`]: a join token for a certificate.
+//! - [`enroll`]: enrolment with a join token.
 
 mod admin;
 mod backoff;
 mod dial;
 mod edge;
 mod enroll;
-mod outbox;
 mod stream;
 pub mod transport;
 
@@ -24,36 +23,32 @@ use crate::v1::GoodbyeReason;
 
 pub use admin::{AdminConnection, CallFailure, Replies, admin_call};
 pub use dial::{Client, Connected, DialError, Unreachable};
-pub use edge::{Command, EdgeSession, SessionError};
+pub use edge::{Command, EdgeSession, Event, SessionError};
 pub use enroll::{EnrollFailure, enroll};
-pub use outbox::Event;
 pub use stream::{FrameReader, FrameWriter, ReadError, WriteError};
 
-/// A side that has sent nothing for this long sends a ping; an edge does so sooner.
+/// A side that has sent nothing for this long sends a ping. An edge does so sooner.
 pub const PING_AFTER: Duration = Duration::from_secs(2);
-/// A peer that has sent no frame for this long is dead; an edge that has several controllers leaves one sooner.
+/// A peer that has sent no frame for this long is dead. An edge that knows several controllers leaves one
+/// sooner.
 pub const DEAD_AFTER: Duration = Duration::from_secs(6);
 
 /// Application error codes of QUIC's CONNECTION_CLOSE (RFC 9000 §19.19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum CloseCode {
-    /// Nothing more to say.
     Done = 0,
     /// The peer broke the protocol.
     Protocol = 1,
-    /// The peer's certificate was revoked.
     Revoked = 2,
-    /// The peer was removed.
     Removed = 3,
-    /// This side stops.
     Shutdown = 4,
-    /// Too much to do; come back later, or ask another.
+    /// This side is overloaded. The peer should retry later, or connect to another controller.
     Busy = 5,
 }
 
 impl CloseCode {
-    /// The code that a connection was closed with by the peer's application.
+    /// `None` if the connection was not closed by the peer's application, or with an unknown code.
     pub fn of(error: &ConnectionError) -> Option<Self> {
         let ConnectionError::ApplicationClosed(close) = error else {
             return None;
@@ -94,11 +89,11 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Whether the peer refused our certificate, and its reason: one of TLS's alerts about certificates
-/// (RFC 8446 §6.2, as in RFC 9001 §4.8). In TLS 1.3 the client has finished by then, so that this
-/// comes as the end of a connection that stood.
+/// The reason if the peer refused our certificate: a TLS alert about certificates (RFC 8446 §6.2, as in
+/// RFC 9001 §4.8). In TLS 1.3 the client's handshake has finished by then, so that an established
+/// connection ends with this.
 pub fn certificate_refused(error: &ConnectionError) -> Option<String> {
-    // bad_certificate to access_denied, and certificate_required.
+    // From bad_certificate to access_denied, and certificate_required.
     const ALERTS: [std::ops::RangeInclusive<u64>; 2] = [0x12a..=0x131, 0x174..=0x174];
     let ConnectionError::ConnectionClosed(close) = error else {
         return None;

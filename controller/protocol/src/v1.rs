@@ -1,5 +1,5 @@
-//! The messages of version 1. Their bytes are frozen: a variant or field is never moved, removed or
-//! changed; what comes later is a new message type, which older peers skip.
+//! The messages of version 1. Their bytes are frozen: variants and fields are never moved, removed or
+//! changed. Additions are new message types, which older peers skip.
 //!
 //! | type | message | from → to |
 //! | ---: | --- | --- |
@@ -12,10 +12,10 @@
 //! | 9 | [`Goodbye`] | controller → edge |
 //! | 10 | [`RenewNow`] | controller → edge |
 //! | 20, 21 | [`EnrollRequest`], [`EnrollReply`] | joining edge → controller → edge |
-//! | 40, 41 | [`AdminRequest`], [`AdminReply`] | admin, or controller → controller → back |
+//! | 40, 41 | [`AdminRequest`], [`AdminReply`] | admin or controller → controller → back |
 //!
-//! Integers are varints, an enum is the number of its variant, a list its length and elements, text
-//! UTF-8 with its length in front (bincode 2, `config::standard()`).
+//! Bodies are bincode 2 with `config::standard()`: varints; the number of an enum's variant; length and
+//! elements of a list; length and UTF-8 of a string. Times are Unix seconds unless stated otherwise.
 
 mod admin;
 mod audit;
@@ -24,6 +24,7 @@ mod desired;
 mod edge;
 mod endpoint;
 mod enroll;
+mod error;
 mod reply;
 mod rows;
 mod version;
@@ -38,14 +39,13 @@ pub use edge::{
 };
 pub use endpoint::{Endpoint, EndpointError};
 pub use enroll::{EnrollReply, EnrollRequest, Enrolled};
-pub use reply::{
-    AdminEnrolled, AdminReply, Behind, CallError, Changed, ErrorCode, Progress, Reply, TokenMade,
-};
+pub use error::{CallError, ErrorCode};
+pub use reply::{AdminEnrolled, AdminReply, Behind, Changed, Progress, Reply, TokenMade};
 pub use rows::{
     AdminRow, CertRow, CertState, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceRow,
     NamespaceStatus, RegistrationRow, RouteRow, Running, SessionRow, TokenRow,
 };
 pub use version::{ParseVersionError, Version};
 
-/// Version of the protocol, as in its ALPN.
+/// As in the ALPN `cframe-control/1`.
 pub const PROTOCOL: u16 = 1;

@@ -107,7 +107,7 @@ fn root_reads_a_secret_of_the_user_who_has_its_directory_and_of_no_other() {
     assert_eq!(expected_by_root(0, Some(0)), 0);
     assert_eq!(expected_by_root(0, Some(998)), 0);
     assert_eq!(expected_by_root(998, Some(998)), 998);
-    assert_eq!(expected_by_root(998, Some(0)), 0, "somebody else's in root's directory");
+    assert_eq!(expected_by_root(998, Some(0)), 0, "another user's in root's directory");
     assert_eq!(expected_by_root(998, Some(997)), 0);
     assert_eq!(expected_by_root(998, None), 0);
     if !rustix::process::geteuid().is_root() {

@@ -1,53 +1,44 @@
-//! What a certificate says about its holder. Reading only: [`crate::verifier`] decides.
+//! Reading identities from certificates. [`crate::verifier`] verifies them.
 
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{SpiffeId, SpiffeIdError};
 use crate::{CertificateDer, Fingerprint, Serial};
 
-/// Who a certificate speaks for, and by which certificate: what deny-lists and logs name.
+/// The SPIFFE ID in a certificate, and what deny-lists and logs name the certificate by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The SPIFFE ID.
     pub id: SpiffeId,
-    /// The leaf's serial.
     pub serial: Serial,
-    /// The leaf's public key.
     pub spki: Fingerprint,
-    /// The public key of the certificate after the leaf in the chain, which in an accepted chain is
-    /// the leaf's issuer. `None` if the chain is the leaf alone.
+    /// The public key of the next certificate in the chain, which in an accepted chain is the leaf's
+    /// issuer. `None` if the chain has one certificate.
     pub issuer: Option<Fingerprint>,
-    /// Valid from this second on.
     pub not_before: u64,
-    /// Valid up to and with this second.
+    /// The last valid second.
     pub not_after: u64,
 }
 
 /// Why a certificate doesn't name a participant of a mesh.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateIdentityError {
-    /// No certificate at all.
     #[error("the chain is empty")]
     Empty,
     /// Not DER, more than one certificate, or an extension that doesn't parse or occurs twice.
     #[error("the certificate is malformed: {0}")]
     Malformed(String),
-    /// Another set of names than one URI.
     #[error("the certificate must have exactly one name, a URI; it has {0}")]
     Names(String),
-    /// The URI is not a SPIFFE ID of a mesh.
     #[error(transparent)]
     Id(#[from] SpiffeIdError),
-    /// The serial is negative or has more than 128 bits.
+    /// Negative, or more than 128 bits.
     #[error("the certificate's serial {0} is not one of this mesh: it must have at most 128 bits")]
     Serial(String),
 }
 
 impl PeerIdentity {
-    /// Reads the first certificate of a chain that begins with the leaf; verifies nothing.
-    ///
-    /// # Errors
-    /// When the leaf doesn't name a participant, or a certificate doesn't parse.
+    /// Reads a chain, leaf first. Nothing is verified: use it on the chain of an established
+    /// connection, which the handshake has verified.
     pub fn from_chain(chain: &[CertificateDer<'_>]) -> Result<Self, CertificateIdentityError> {
         let (leaf, rest) = chain.split_first().ok_or(CertificateIdentityError::Empty)?;
         let leaf = parse(leaf)?;
@@ -81,7 +72,7 @@ pub(crate) fn spiffe_id(
     Ok(only_uri(certificate)?.parse::<SpiffeId>()?)
 }
 
-/// The one URI among a certificate's names, if that is all there is.
+/// A certificate's subject alternative name, which must be one URI.
 pub(crate) fn only_uri<'a>(
     certificate: &'a X509Certificate<'_>,
 ) -> Result<&'a str, CertificateIdentityError> {

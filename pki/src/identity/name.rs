@@ -4,19 +4,21 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A name of a namespace, edge, controller or admin: one DNS label in lower case (RFC 1123 §2.1).
+use crate::excerpt::excerpt;
+
+/// The name of a namespace, edge, controller or admin: a DNS label in lower case (RFC 1123 §2.1).
 ///
 /// 1 to 63 characters of `a`–`z`, `0`–`9` and `-`, with no `-` at either end. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(Arc<str>);
 
-/// The name of a mesh, its trust domain: a DNS name in lower case, of at most 253 characters.
+/// The name of a mesh, which is its SPIFFE trust domain: a DNS name in lower case, of at most 253
+/// characters.
 ///
-/// One or more [`Label`]s with dots in between, such as `corp` or `mesh.example.com`.
+/// One or more [`Label`]s separated by dots, such as `corp` or `mesh.example.com`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MeshName(Arc<str>);
 
-/// A name breaks its rule; the message has both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not a valid {kind}: {rule}")]
 pub struct NameError {
@@ -61,25 +63,15 @@ fn broken_rule(label: &str) -> Option<&'static str> {
     } else if label.len() > 63 {
         Some("a label must have at most 63 characters")
     } else if label.starts_with('-') || label.ends_with('-') {
-        Some("a label must not begin or end with '-'")
+        Some("a label must not start or end with '-'")
     } else {
         None
-    }
-}
-
-/// The beginning of a text, for an error message about it.
-pub(crate) fn excerpt(text: &str) -> String {
-    const LONGEST: usize = 300;
-    match text.char_indices().nth(LONGEST) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 
 macro_rules! text {
     ($name:ident) => {
         impl $name {
-            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -93,7 +85,7 @@ macro_rules! text {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                // `pad`, so that a width in a table's format holds.
+                // `pad` applies the width of a format such as `{:10}`.
                 f.pad(&self.0)
             }
         }

@@ -17,8 +17,8 @@ fn labels_are_dns_labels_in_lower_case() {
         ("a/b", "lower-case"),
         ("é", "lower-case"),
         ("a\0", "lower-case"),
-        ("-a", "begin or end"),
-        ("a-", "begin or end"),
+        ("-a", "start or end"),
+        ("a-", "start or end"),
         (&"x".repeat(64), "63"),
     ] {
         let error = bad.parse::<Label>().unwrap_err().to_string();

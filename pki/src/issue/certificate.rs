@@ -1,66 +1,72 @@
-//! CA certificates without their keys: what a bundle is checked for before it takes a root.
+//! CA certificates without their keys.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::{oid_registry::OID_SIG_ECDSA_WITH_SHA256, prelude::X509Certificate};
 
-use super::{
-    CaError,
-    authority::{common_name, mesh},
-};
 use crate::{
     CertificateDer, Fingerprint,
-    identity::{self, MeshName},
+    excerpt::excerpt,
+    identity::{self, CertificateIdentityError, MeshName, NameError},
     spki::PublicKey,
 };
 
-/// A CA's certificate that was read and found to be of a mesh's form.
+/// A root's or issuing CA's certificate, parsed and checked for its form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaCertificate {
-    /// The certificate.
     pub der: CertificateDer<'static>,
-    /// The mesh that it names.
     pub mesh: MeshName,
-    /// The common name, which is all of its subject.
+    /// The common name, the only attribute of the subject.
     pub subject: String,
-    /// The public key's fingerprint: what tokens pin of a root, and what revokes an issuing CA.
+    /// Join tokens pin this of a root; a trust bundle revokes an issuing CA by it.
     pub spki: Fingerprint,
-    /// Valid from this Unix second on.
     pub not_before: u64,
-    /// Valid up to and with this Unix second.
+    /// The last valid second.
     pub not_after: u64,
+}
+
+/// Why a certificate, or a certificate with a key, is not a CA of a mesh.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CaError {
+    /// It does not parse, or its subject alternative names are not exactly one URI.
+    #[error("the CA's certificate: {0}")]
+    Certificate(#[from] CertificateIdentityError),
+    #[error("the CA's certificate doesn't name a mesh: {0:?} is not spiffe://MESH")]
+    Mesh(String),
+    #[error("the CA's certificate doesn't name a mesh: {0}")]
+    MeshName(#[from] NameError),
+    /// It may not sign certificates, or has another path length than this.
+    #[error("the certificate is not that of a CA with the path length {0}")]
+    NotCa(u32),
+    #[error("the subject of the CA's certificate is not one common name")]
+    Subject,
+    #[error("the CA's private key doesn't belong to its certificate")]
+    Key,
 }
 
 /// Why a certificate is not a mesh's root.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RootError {
-    /// It is no CA of a mesh with the path length of a root.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// Its key is not on P-256, or it is signed in another way than with that key and SHA-256.
-    #[error("the certificate is not signed by its own ECDSA P-256 key: it is no root")]
+    /// Its signature is not by its own key with ECDSA P-256 and SHA-256.
+    #[error("the certificate is not signed by its own ECDSA P-256 key, so it is no root")]
     NotSelfSigned,
 }
 
 impl CaCertificate {
-    /// Reads a root's certificate: self-signed, path length 1, as [`RootCa`](super::RootCa) makes it.
-    /// Whether it is valid now, and of which mesh, is the caller's to judge.
-    ///
-    /// # Errors
-    /// When it is anything else.
+    /// Reads a root's certificate: self-signed, with path length 1, as
+    /// [`RootCa`](super::RootCa) makes it. The caller checks its validity and its mesh.
     pub fn root(der: &CertificateDer<'_>) -> Result<Self, RootError> {
         let root = Self::read(der, 1)?;
         if root.signs(der) { Ok(root) } else { Err(RootError::NotSelfSigned) }
     }
 
-    /// Reads an issuing CA's certificate: path length 0. Who has signed it is not looked at.
-    ///
-    /// # Errors
-    /// When it is anything else.
+    /// Reads an issuing CA's certificate, with path length 0. Its signature is not verified.
     pub fn issuing(der: &CertificateDer<'_>) -> Result<Self, CaError> {
         Self::read(der, 0)
     }
 
-    /// Whether this CA's key has signed a certificate.
+    /// Whether this CA's key has signed `certificate`.
     pub fn signs(&self, certificate: &CertificateDer<'_>) -> bool {
         let Ok(own) = identity::parse_certificate(&self.der) else { return false };
         let Ok(signed) = identity::parse_certificate(certificate) else { return false };
@@ -72,7 +78,7 @@ impl CaCertificate {
                 .is_ok()
     }
 
-    fn read(der: &CertificateDer<'_>, path_len: u32) -> Result<Self, CaError> {
+    pub(super) fn read(der: &CertificateDer<'_>, path_len: u32) -> Result<Self, CaError> {
         let parsed = identity::parse_certificate(der)?;
         if !is_ca(&parsed, path_len) {
             return Err(CaError::NotCa(path_len));
@@ -88,10 +94,25 @@ impl CaCertificate {
     }
 }
 
-/// Whether a certificate is a CA's with exactly this path length, for signing certificates.
-pub(super) fn is_ca(certificate: &X509Certificate<'_>, path_len: u32) -> bool {
+/// Whether a certificate may sign others, with exactly this path length.
+fn is_ca(certificate: &X509Certificate<'_>, path_len: u32) -> bool {
     let constraints = certificate.basic_constraints().ok().flatten().map(|found| found.value);
     let usage = certificate.key_usage().ok().flatten().map(|found| found.value);
     constraints.is_some_and(|found| found.ca && found.path_len_constraint == Some(path_len))
         && usage.is_some_and(|found| found.key_cert_sign())
+}
+
+fn mesh(certificate: &X509Certificate<'_>) -> Result<MeshName, CaError> {
+    let uri = identity::only_uri(certificate)?;
+    let name = uri.strip_prefix("spiffe://");
+    Ok(name.ok_or_else(|| CaError::Mesh(excerpt(uri)))?.parse()?)
+}
+
+fn common_name(certificate: &X509Certificate<'_>) -> Result<String, CaError> {
+    let subject = certificate.subject();
+    let mut names = subject.iter_common_name();
+    match (subject.iter_attributes().count(), names.next()) {
+        (1, Some(name)) => name.as_str().map(str::to_owned).map_err(|_| CaError::Subject),
+        _ => Err(CaError::Subject),
+    }
 }

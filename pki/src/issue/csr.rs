@@ -1,4 +1,4 @@
-//! Signing requests: a public key, and the proof that the requester holds the private one.
+//! Signing requests: a public key, and the proof that the requester has the private one.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
@@ -9,42 +9,34 @@ use x509_parser::{
 
 use crate::{Fingerprint, spki::PublicKey};
 
-/// A request of ours has about 200 bytes.
+/// Bytes of DER. Requests of [`PrivateKey::csr`](crate::key::PrivateKey::csr) have about 200.
 const MAX_LEN: usize = 4096;
 
-/// The public key of a signing request whose signature, made with that key, has been verified.
-/// Whatever else the request asks for is gone.
+/// The public key of a signing request whose signature has been verified. The request's names
+/// and extensions are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedCsr(PublicKey);
 
 /// Why a signing request is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
-    /// No PEM block `CERTIFICATE REQUEST`.
     #[error("no PEM block CERTIFICATE REQUEST found")]
     Pem,
-    /// Larger than a request needs to be.
     #[error("the signing request has {0} bytes, more than {MAX_LEN}")]
     Large(usize),
-    /// Not PKCS#10.
     #[error("the signing request is malformed: {0}")]
     Malformed(String),
-    /// Another kind of key.
     #[error(
         "the signing request's key is not an uncompressed ECDSA P-256 key signed with SHA-256; \
          make one with: openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -sha256"
     )]
     Key,
-    /// It was not signed by the key that it has.
-    #[error("the signing request's signature is not by its own key")]
+    #[error("the signing request is not signed by its own key")]
     Signature,
 }
 
 impl VerifiedCsr {
     /// Verifies a DER-encoded PKCS#10 request (RFC 2986).
-    ///
-    /// # Errors
-    /// When it is malformed, has another key than one on P-256, or is not signed by that key.
     pub fn from_der(der: &[u8]) -> Result<Self, CsrError> {
         if der.len() > MAX_LEN {
             return Err(CsrError::Large(der.len()));
@@ -66,9 +58,6 @@ impl VerifiedCsr {
     }
 
     /// Verifies the first `CERTIFICATE REQUEST` of a PEM text.
-    ///
-    /// # Errors
-    /// When there is none, and as [`from_der`](Self::from_der).
     pub fn from_pem(text: impl AsRef<[u8]>) -> Result<Self, CsrError> {
         let text = text.as_ref();
         if text.len() > 2 * MAX_LEN {
@@ -78,7 +67,7 @@ impl VerifiedCsr {
         Self::from_der(&der)
     }
 
-    /// The public key's fingerprint. Check it against the deny-list before issuing.
+    /// Check it against the deny-list before issuing a certificate.
     pub fn spki_sha256(&self) -> Fingerprint {
         self.0.fingerprint()
     }

@@ -1,4 +1,4 @@
-//! The fields of every certificate that is signed: all of them, set here.
+//! The fields of every certificate that this crate signs.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -12,13 +12,13 @@ use crate::{
     identity::{MeshName, SpiffeId},
 };
 
-/// From the first second to the last, both included.
+/// Unix seconds, both included.
 pub(super) struct Validity {
     pub(super) not_before: u64,
     pub(super) not_after: u64,
 }
 
-/// A leaf has an empty subject, so that its one name is in a critical extension (RFC 5280 §4.1.2.6).
+/// A leaf's subject is empty, which makes the extension with its one name critical (RFC 5280 §4.1.2.6).
 pub(super) fn leaf(
     id: &SpiffeId,
     serial: Serial,
@@ -32,7 +32,7 @@ pub(super) fn leaf(
     Ok(params)
 }
 
-/// A CA names its mesh by the SPIFFE ID of the trust domain (X509-SVID §3.2).
+/// A CA's name is the SPIFFE ID of its trust domain (X509-SVID §3.2).
 pub(super) fn authority(
     mesh: &MeshName,
     common_name: &str,
@@ -47,7 +47,7 @@ pub(super) fn authority(
     Ok(params)
 }
 
-/// The subject of a CA, which is the issuer of what it signs.
+/// A CA's subject, which certificates that it signs have as their issuer.
 pub(super) fn subject(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);

@@ -1,5 +1,5 @@
-//! Our own certificate and key: on disk, and in configurations whose certificate is renewed while
-//! they are in use.
+//! This process's own certificate and key: on disk, and in TLS configurations, where a renewal
+//! replaces them.
 
 use std::{
     fmt,
@@ -24,56 +24,43 @@ use crate::{
     pem,
 };
 
-/// What proves an identity: the chain and the leaf's key.
+/// A certificate chain and the leaf's key.
 #[derive(Clone)]
 pub struct Credentials {
     /// The leaf, then its issuing CA.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's key.
     pub key: PrivateKey,
 }
 
-/// Credentials that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// A file could not be read or written, or is open to others.
+    /// A file could not be read or written, or others can use it.
     #[error(transparent)]
     File(#[from] FileError),
-    /// No usable key in the file.
     #[error("{}", path.display())]
     Key {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: KeyError,
     },
-    /// Something else than certificates in the file.
     #[error("{} is not a chain of certificates in PEM", .0.display())]
     Chain(PathBuf),
-    /// The leaf doesn't name a participant.
     #[error(transparent)]
     Identity(#[from] CertificateIdentityError),
-    /// The key is another's.
     #[error("the private key doesn't belong to the certificate of {0}")]
     Mismatch(String),
-    /// rustls doesn't take the key.
     #[error("the private key cannot be used for TLS")]
     Rustls(#[source] rustls::Error),
 }
 
 impl Credentials {
-    /// The file of the key, of mode 0600.
+    /// Has mode 0600.
     pub const KEY_FILE: &'static str = "key.pem";
-    /// The file of the chain.
     pub const CHAIN_FILE: &'static str = "cert.pem";
-    /// A renewed key on its way to [`KEY_FILE`](Self::KEY_FILE).
+    /// A renewed key, until the chain is in place and it becomes [`KEY_FILE`](Self::KEY_FILE).
     const NEXT_KEY_FILE: &'static str = "key.next.pem";
 
-    /// Who they speak for.
-    ///
-    /// # Errors
-    /// When the leaf doesn't name a participant, or the key is another's.
+    /// The leaf's identity. Fails if the key is not the leaf's.
     pub fn identity(&self) -> Result<PeerIdentity, CredentialsError> {
         let identity = PeerIdentity::from_chain(&self.chain)?;
         if identity.spki != self.key.spki_sha256() {
@@ -82,28 +69,21 @@ impl Credentials {
         Ok(identity)
     }
 
-    /// Writes both files into a directory of mode 0700, in place of those that may be there.
+    /// Writes both files into a directory of mode 0700. Replaces existing ones.
     ///
-    /// After a crash at any moment [`load`](Self::load) finds the old pair or the new one: the key goes
-    /// to a third file first, and to its place after the chain.
-    ///
-    /// # Errors
-    /// When chain and key don't match, or a file cannot be written.
+    /// After a crash at any moment [`load`](Self::load) finds the old pair or the new one: the key is
+    /// first written to a third file, which is renamed once the chain is in place.
     pub fn save(&self, directory: &Path) -> Result<(), CredentialsError> {
         self.identity()?;
         files::ensure_private_dir(directory)?;
         let next = directory.join(Self::NEXT_KEY_FILE);
         files::replace_secret(&next, self.key.to_pem().as_bytes())?;
-        let chain: String =
-            self.chain.iter().map(|der| pem::encode("CERTIFICATE", der).to_string()).collect();
+        let chain = pem::chain(&self.chain);
         files::write_public(&directory.join(Self::CHAIN_FILE), chain.as_bytes())?;
         Ok(files::rename(&next, &directory.join(Self::KEY_FILE))?)
     }
 
-    /// Reads both files, and finishes a [`save`](Self::save) that was cut off.
-    ///
-    /// # Errors
-    /// When one is missing or malformed, the key is open to others, or they don't match.
+    /// Reads both files, and completes a [`save`](Self::save) that was interrupted.
     pub fn load(directory: &Path) -> Result<Self, CredentialsError> {
         let chain = read_chain(&directory.join(Self::CHAIN_FILE))?;
         let next = directory.join(Self::NEXT_KEY_FILE);
@@ -135,7 +115,7 @@ fn read_key(path: &Path) -> Result<PrivateKey, CredentialsError> {
         .map_err(|source| CredentialsError::Key { path: path.to_owned(), source })
 }
 
-/// Prints the identity alone.
+/// Prints the identity only.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.identity() {
@@ -145,8 +125,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A handle on the credentials that handshakes use: clones share them, and a renewal replaces them for
-/// all. Standing connections keep what they were made with.
+/// The credentials that handshakes use. Clones share them, so that a renewal replaces them for all.
+/// Established connections keep the ones that they were made with.
 #[derive(Clone)]
 pub struct LiveCredentials(Arc<RwLock<Current>>);
 
@@ -158,28 +138,21 @@ struct Current {
 }
 
 impl LiveCredentials {
-    /// # Errors
-    /// When the leaf doesn't name a participant, or the key is another's.
     pub fn new(credentials: Credentials) -> Result<Self, CredentialsError> {
         Ok(Self(Arc::new(RwLock::new(Current::new(credentials)?))))
     }
 
-    /// Uses other credentials from the next handshake on.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new); the former stay.
+    /// Replaces the credentials for handshakes that follow. On an error the previous ones stay.
     pub fn replace(&self, credentials: Credentials) -> Result<(), CredentialsError> {
         let current = Current::new(credentials)?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(())
     }
 
-    /// Who they speak for now, and until when.
     pub fn identity(&self) -> Arc<PeerIdentity> {
         self.current().identity
     }
 
-    /// The credentials as they are now.
     pub fn credentials(&self) -> Arc<Credentials> {
         self.current().credentials
     }

@@ -1,10 +1,10 @@
-//! Enrolment: the client has a pin and no certificate yet.
+//! TLS for enrolment, where the client has a join token's pin and no certificate yet.
 
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, PeerIncompatible, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, PeerIncompatible, ServerConfig,
+    client::danger::{ServerCertVerified, ServerCertVerifier},
     pki_types::{ServerName, TrustAnchor, UnixTime},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -16,12 +16,12 @@ use super::{
 use crate::{
     CertificateDer, Fingerprint,
     identity::PeerIdentity,
-    verifier::{ALGORITHMS, Policy, Refusal, join, verify_chain, verify_handshake_signature},
+    verifier::{Policy, Refusal, join, signatures_of_tls13, verify_chain},
 };
 
-/// The controller's end: no client certificate, and a chain that includes the root, for the client to
-/// compare with its pin. `root` gives the root above the credentials' issuing CA, for each handshake:
-/// both change when the root is rotated.
+/// The controller's end: no client certificate, and a chain with the root, which the client compares
+/// with its pin. `root` is called in each handshake, because a rotation replaces the root along with
+/// the credentials.
 pub fn enroll_server(
     credentials: &LiveCredentials,
     root: impl Fn() -> CertificateDer<'static> + Send + Sync + 'static,
@@ -33,8 +33,8 @@ pub fn enroll_server(
     harden_server(config, ALPN_ENROLL)
 }
 
-/// The new edge's end: the server is a controller below the root whose public key is `pin`, or the
-/// handshake fails, and the token stays unsent.
+/// The new edge's end. The handshake fails unless the server is a controller whose chain leads to the
+/// root with the public key `pin`.
 pub fn enroll_client(pin: Fingerprint) -> ClientConfig {
     let config = client_builder(Arc::new(PinVerifier { pin })).with_no_client_auth();
     harden_client(config, ALPN_ENROLL)
@@ -73,8 +73,8 @@ impl PinVerifier {
         Policy::Controller.admit(&controller.id)
     }
 
-    /// The certificate as a trust anchor, if it has the pinned key. Nobody vouches for what else it
-    /// says; what makes the chain good is that this key has signed it.
+    /// The certificate as a trust anchor, if it has the pinned key. Nothing else in it is verified or
+    /// used: the chain is valid because this key has signed it.
     fn pinned<'a>(&self, der: &'a CertificateDer<'_>) -> Option<TrustAnchor<'a>> {
         let anchor = webpki::anchor_from_trusted_cert(der).ok()?;
         let spki = webpki::spki_for_anchor(&anchor);
@@ -95,25 +95,5 @@ impl ServerCertVerifier for PinVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake_signature(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
+    signatures_of_tls13!(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig);
 }

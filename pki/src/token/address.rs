@@ -1,10 +1,9 @@
-//! The form of an address: `HOST:PORT`.
+//! Syntax of an address, `HOST:PORT`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::identity::excerpt;
+use crate::excerpt::excerpt;
 
-/// An address that cannot be dialled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{value:?} is not an address: expected HOST:PORT, where HOST is a DNS name, an IPv4 address or \
@@ -14,7 +13,7 @@ pub struct AddressError {
     value: String,
 }
 
-/// Accepts `name:1`, `192.0.2.1:1` and `[2001:db8::1]:1`, of at most 255 bytes.
+/// Accepts `NAME:PORT`, `IPV4:PORT` and `[IPV6]:PORT`, of at most 255 bytes.
 pub(super) fn check(text: &str) -> Result<(), AddressError> {
     let fits = text.len() <= usize::from(u8::MAX);
     match text.rsplit_once(':') {
@@ -31,7 +30,7 @@ fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[') {
         return inner.strip_suffix(']').is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok());
     }
-    // A name whose last label is a number would be an address to every resolver (RFC 1123 §2.1).
+    // Resolvers take a name whose last label is a number for an IPv4 address (RFC 1123 §2.1).
     let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
     text.parse::<Ipv4Addr>().is_ok()
         || text.split('.').all(is_label) && !text.rsplit('.').next().is_some_and(numeric)

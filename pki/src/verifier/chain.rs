@@ -1,11 +1,10 @@
-//! The cryptographic half: webpki's check of a chain, in our words.
+//! webpki's check of a chain.
 
 use std::time::Duration;
 
 use rustls::{
-    DigitallySignedStruct, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    SignatureScheme,
+    crypto::WebPkiSupportedAlgorithms,
     pki_types::{TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, aws_lc_rs::ECDSA_P256_SHA256};
@@ -13,17 +12,17 @@ use webpki::{EndEntityCert, KeyUsage, aws_lc_rs::ECDSA_P256_SHA256};
 use super::Refusal;
 use crate::{CertificateDer, Fingerprint};
 
-/// All that a mesh signs with: every key that is not ours to read stays unread.
+/// The only signature algorithm of a mesh.
 pub(crate) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[ECDSA_P256_SHA256],
     mapping: &[(SignatureScheme::ECDSA_NISTP256_SHA256, &[ECDSA_P256_SHA256])],
 };
 
-/// More certificates than leaf, issuing CA and root have no use, and are work.
+/// A chain is a leaf, an issuing CA and perhaps the root. Longer ones only cost time.
 const MAX_CHAIN: usize = 4;
 
 /// Checks that the chain, leaf first, leads to one of the anchors and is valid at `now`. Returns the
-/// public keys on the path: the leaf's, the intermediates', the anchor's.
+/// public keys on the path, from the leaf's to the anchor's.
 pub(crate) fn verify_chain(
     chain: &[CertificateDer<'_>],
     anchors: &[TrustAnchor<'_>],
@@ -42,7 +41,7 @@ pub(crate) fn verify_chain(
         .map_err(|error| refusal(error, now))?;
 
     let key = |spki: &[u8]| Fingerprint::of_spki(spki);
-    // RFC 8446 §4.4.2 wants the issuer right after the leaf, and `PeerIdentity::issuer` reads it there.
+    // `PeerIdentity::issuer` is read there (RFC 8446 §4.4.2).
     if let Some(second) = rest.first() {
         let second = EndEntityCert::try_from(second).map_err(|error| refusal(error, now))?;
         if second.subject_public_key_info() != path.issuer_spki() {
@@ -53,15 +52,6 @@ pub(crate) fn verify_chain(
     keys.extend(path.intermediate_certificates().map(|ca| key(&ca.subject_public_key_info())));
     keys.push(key(&webpki::spki_for_anchor(path.anchor())));
     Ok(keys)
-}
-
-/// Verifies the peer's signature over the handshake, by which it proves to hold the leaf's key.
-pub(crate) fn verify_handshake_signature(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    verify_tls13_signature(message, leaf, signed, &ALGORITHMS)
 }
 
 #[expect(

@@ -1,4 +1,4 @@
-//! Reasons for a refusal.
+//! Why a peer is refused.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,78 +6,55 @@ use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
 use crate::{Fingerprint, identity::CertificateIdentityError};
 
-/// Why a peer was refused, for the refusing side's log and counters.
+/// Why a peer was refused, for the refusing side's log and metrics.
 ///
-/// The peer may get to see the text, so that it names only what the peer has presented.
+/// The peer may see the text, so it names nothing but what the peer has presented.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The chain doesn't lead to a root of the bundle.
     #[error("not trusted: {0}")]
     NotTrusted(String),
-    /// The certificate, or its issuer's, was valid before; times in Unix seconds.
+    /// A certificate in the chain has expired. Unix seconds.
     #[error("certificate expired {} s ago (not after {not_after}, clock {now})", now - not_after)]
-    Expired {
-        /// The end of its validity.
-        not_after: u64,
-        /// Our clock.
-        now: u64,
-    },
-    /// The certificate, or its issuer's, will be valid; times in Unix seconds.
+    Expired { not_after: u64, now: u64 },
+    /// A certificate in the chain is not valid yet. Unix seconds.
     #[error(
         "certificate not valid for another {} s (not before {not_before}, clock {now}): \
          is a clock wrong?",
         not_before - now
     )]
-    NotYetValid {
-        /// The beginning of its validity.
-        not_before: u64,
-        /// Our clock.
-        now: u64,
-    },
-    /// A CA in the chain has been revoked.
+    NotYetValid { not_before: u64, now: u64 },
     #[error("the issuing CA with the key {issuer} is revoked")]
-    RevokedIssuer {
-        /// The CA's public key.
-        issuer: Fingerprint,
-    },
-    /// The certificate is on the deny-list.
+    RevokedIssuer { issuer: Fingerprint },
     #[error("the certificate is revoked")]
     Denied,
-    /// The root CA that the chain leads to has left the trust bundle since the handshake.
-    #[error("the root CA above the certificate is not trusted any more")]
+    /// The root that the chain leads to was removed from the trust bundle after the handshake.
+    #[error("the root CA of the certificate's chain is not trusted any more")]
     RootRemoved,
-    /// An identity of another mesh, though below one of our roots.
+    /// The chain leads to one of our roots and yet names another mesh.
     #[error("an identity of another mesh")]
     WrongMesh,
-    /// A role that has no business on this port.
     #[error("the role {role} is not accepted here")]
-    WrongRole {
-        /// The peer's role.
-        role: &'static str,
-    },
-    /// An edge of another namespace.
+    WrongRole { role: &'static str },
     #[error("an edge of another namespace")]
     WrongNamespace,
-    /// A certificate with our own name.
     #[error("the peer has our own identity: is one edge's state in use on two hosts?")]
     IsSelf,
-    /// The certificate doesn't name exactly one participant.
     #[error("malformed identity: {0}")]
     MalformedIdentity(#[from] CertificateIdentityError),
-    /// At enrolment: the controller's chain has no CA with the key that the token pins.
+    /// At enrolment: no certificate of the controller's chain has the key that the token pins.
     #[error(
         "the controller's root CA is not the one that the join token was made for: somebody may be \
-         in between, or the root has changed; make a new token"
+         intercepting the connection, or the root has changed; make a new token"
     )]
     PinMismatch,
-    /// A reason of a [`Policy::Custom`](super::Policy::Custom).
+    /// The reason that a [`Policy::Custom`](super::Policy::Custom) gave.
     #[error("{0}")]
     Policy(String),
 }
 
 impl Refusal {
-    /// The reason as a metric's label: `snake_case`, stable.
+    /// A metric's label, in `snake_case`. Stable.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotTrusted(_) => "not_trusted",
@@ -96,8 +73,8 @@ impl Refusal {
         }
     }
 
-    /// The refusal in an error of rustls, if it is one that came through as itself: see the
-    /// conversion.
+    /// The refusal inside an error of rustls; `None` for the kinds that became an error of rustls's own
+    /// (see `From<Refusal>`).
     pub fn of(error: &rustls::Error) -> Option<&Self> {
         let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else {
             return None;
@@ -106,8 +83,9 @@ impl Refusal {
     }
 }
 
-/// Time and revocation become rustls's own errors, so that the peer gets the alert that tells it what
-/// to do (`certificate_expired`, `certificate_revoked`, `unknown_ca`); the rest keeps its text.
+/// Expiry, revocation and lack of trust become rustls's own errors, so that the peer gets a TLS alert
+/// that says what to do: `certificate_expired`, `certificate_revoked` or `unknown_ca`. The others keep
+/// their text.
 impl From<Refusal> for rustls::Error {
     fn from(refusal: Refusal) -> Self {
         let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));

@@ -1,16 +1,47 @@
-//! The decision in the form that rustls asks for it.
+//! rustls's traits for [`PeerVerifier`].
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    DistinguishedName, PeerIncompatible,
+    client::danger::{ServerCertVerified, ServerCertVerifier},
     pki_types::{ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{ALGORITHMS, PeerSide, PeerVerifier, verify_handshake_signature};
+use super::{PeerSide, PeerVerifier};
 use crate::CertificateDer;
 
-/// The server's name is not looked at: identity is the SPIFFE ID.
+/// The methods of a verifier that check the peer's signature over the handshake, which proves that it
+/// has the leaf's key. TLS 1.2 fails with the given error.
+macro_rules! signatures_of_tls13 {
+    ($tls12:expr) => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _leaf: &rustls::pki_types::CertificateDer<'_>,
+            _signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Err($tls12.into())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            leaf: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::verifier::ALGORITHMS;
+            rustls::crypto::verify_tls13_signature(message, leaf, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            $crate::verifier::ALGORITHMS.supported_schemes()
+        }
+    };
+}
+
+pub(crate) use signatures_of_tls13;
+
+/// The server's name is ignored: the identity is the SPIFFE ID.
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
@@ -24,27 +55,7 @@ impl ServerCertVerifier for PeerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake_signature(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
+    signatures_of_tls13!(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig);
 }
 
 impl ClientCertVerifier for PeerVerifier {
@@ -52,7 +63,7 @@ impl ClientCertVerifier for PeerVerifier {
         true
     }
 
-    /// None: they would name the mesh's CAs to anybody who asks.
+    /// Empty, so that strangers don't learn the names of the mesh's CAs.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -67,30 +78,10 @@ impl ClientCertVerifier for PeerVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake_signature(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
+    signatures_of_tls13!(PeerIncompatible::Tls12NotOffered);
 }
 
-/// One chain of what rustls hands over in two parts; the bytes are not copied.
+/// One chain from the two parts that rustls passes. The bytes are not copied.
 pub(crate) fn join<'a>(
     leaf: &'a CertificateDer<'_>,
     rest: &'a [CertificateDer<'_>],

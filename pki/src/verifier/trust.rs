@@ -1,4 +1,4 @@
-//! The trust that verifiers share, replaced while they run.
+//! Trust that verifiers share and that can be replaced while they run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +15,18 @@ use crate::{
     identity::{MeshName, PeerIdentity},
 };
 
-/// A handle on what is trusted: clones share one state.
+/// Bundle and deny-list in use; clones share one state.
 ///
-/// A replacement holds from the next handshake on. Connections that stand are the caller's to judge
-/// again, with [`denial`](Self::denial) or [`PeerVerifier::judge`](super::PeerVerifier::judge).
+/// A replacement applies to handshakes that follow. The caller checks established connections again,
+/// with [`denial`](Self::denial) or [`PeerVerifier::judge`](super::PeerVerifier::judge).
 #[derive(Clone)]
 pub struct Trust(Arc<Shared>);
 
 struct Shared {
     mesh: MeshName,
     state: RwLock<Arc<State>>,
-    /// The roots under which each issuing CA was seen in an accepted chain, by public keys. There are as
-    /// many as controllers had CAs. Written by handshakes alone, so that no certificate says of itself
-    /// what it hangs on.
+    /// The roots that accepted chains of each issuing CA led to, by public keys. Only verified
+    /// handshakes write it, so that no certificate can claim a root.
     rooted: Mutex<BTreeMap<Fingerprint, BTreeSet<Fingerprint>>>,
 }
 
@@ -38,58 +37,47 @@ pub(super) struct State {
     roots: BTreeSet<Fingerprint>,
 }
 
-/// A trust bundle that would cut everything off; what was trusted before stays.
+/// A trust bundle that no chain could lead to. The previous one stays in use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// It has no root.
     #[error("the trust bundle has no root certificate")]
     Empty,
-    /// A root doesn't parse.
     #[error("root certificate {index} of the trust bundle is malformed: {error}")]
     Root {
         /// Its place in the bundle, from 0.
         index: usize,
-        /// What webpki says.
         error: webpki::Error,
     },
 }
 
 impl Trust {
-    /// # Errors
-    /// When the bundle has no roots or one that doesn't parse.
     pub fn new(mesh: MeshName, bundle: TrustBundle, deny: DenyList) -> Result<Self, BundleError> {
         let state = RwLock::new(Arc::new(State::new(bundle, deny)?));
         Ok(Self(Arc::new(Shared { mesh, state, rooted: Mutex::default() })))
     }
 
-    /// Replaces what is trusted and denied, for all clones, from the next handshake on.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new); the former state stays.
+    /// Replaces bundle and deny-list for all clones. On an error the previous ones stay.
     pub fn replace(&self, bundle: TrustBundle, deny: DenyList) -> Result<(), BundleError> {
         let state = Arc::new(State::new(bundle, deny)?);
         *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }
 
-    /// The mesh.
     pub fn mesh(&self) -> &MeshName {
         &self.0.mesh
     }
 
-    /// The bundle as it is now.
     pub fn bundle(&self) -> TrustBundle {
         self.current().bundle.clone()
     }
 
-    /// The deny-list as it is now.
     pub fn deny(&self) -> DenyList {
         self.current().deny.clone()
     }
 
-    /// Whether an accepted peer is to be cut off: by revocation of its certificate, its key or its
-    /// issuer, or because the root above that has left the bundle. No cryptography, so that all
-    /// standing connections can be asked at once.
+    /// Checks a peer that a handshake has accepted again: its certificate, key or issuer may have been
+    /// revoked, or its root removed from the bundle. There is no cryptography in it, so that all
+    /// connections can be checked after every change.
     ///
     /// # Errors
     /// [`Refusal::Denied`], [`Refusal::RevokedIssuer`] or [`Refusal::RootRemoved`].
@@ -106,13 +94,13 @@ impl Trust {
         let rooted = self.0.rooted.lock().unwrap_or_else(PoisonError::into_inner);
         match rooted.get(&signer(peer)) {
             Some(roots) if roots.is_disjoint(&state.roots) => Err(Refusal::RootRemoved),
-            // Handshakes note every chain that they accept; what was never accepted here has no root to lose.
+            // `None`: no handshake here has accepted this chain, so no root of it is known.
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Notes the root, by its public key, that an accepted chain has led to.
-    pub(super) fn note_root(&self, peer: &PeerIdentity, root: Fingerprint) {
+    /// Records the root, by its public key, that an accepted chain leads to.
+    pub(super) fn record_root(&self, peer: &PeerIdentity, root: Fingerprint) {
         let mut rooted = self.0.rooted.lock().unwrap_or_else(PoisonError::into_inner);
         rooted.entry(signer(peer)).or_default().insert(root);
     }
@@ -141,8 +129,7 @@ impl State {
     }
 }
 
-/// The key that a chain's place in the mesh hangs on: the issuing CA's, or of a leaf that a root has
-/// signed itself the leaf's own.
+/// The key below the root: the issuing CA's, or the leaf's own if a root has signed it.
 fn signer(peer: &PeerIdentity) -> Fingerprint {
     peer.issuer.unwrap_or(peer.spki)
 }

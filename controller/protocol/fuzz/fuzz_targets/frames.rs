@@ -1,4 +1,4 @@
-//! A stream of bytes is frames or an error. What can be read can be written, and reads the same.
+//! Any bytes are frames or an error. What was decoded encodes and decodes again to the same.
 //!
 //! `cargo +nightly fuzz run frames` in `controller/protocol`.
 
@@ -19,22 +19,21 @@ fuzz_target!(|bytes: &[u8]| {
     while let Ok(Some(frame)) = decoder.next_frame() {
         let _ = FromEdge::parse(&frame);
         let _ = ToEdge::parse(&frame);
-        again::<Update>(&frame);
-        again::<Report>(&frame);
-        again::<RenewReply>(&frame);
-        again::<EnrollRequest>(&frame);
-        again::<EnrollReply>(&frame);
-        again::<AdminRequest>(&frame);
-        again::<AdminReply>(&frame);
+        decode_and_encode::<Update>(&frame);
+        decode_and_encode::<Report>(&frame);
+        decode_and_encode::<RenewReply>(&frame);
+        decode_and_encode::<EnrollRequest>(&frame);
+        decode_and_encode::<EnrollReply>(&frame);
+        decode_and_encode::<AdminRequest>(&frame);
+        decode_and_encode::<AdminReply>(&frame);
     }
 });
 
-fn again<M: Message + PartialEq + std::fmt::Debug>(frame: &Frame) {
+fn decode_and_encode<M: Message + PartialEq + std::fmt::Debug>(frame: &Frame) {
     let Ok(Some(message)) = M::parse(frame) else {
         return;
     };
-    // Endpoints are read in any spelling and written in one, which may be longer: then, and only then,
-    // what fitted before may not fit.
+    // Normalising an endpoint may make it longer, and only then the message may not fit any more.
     let back = encode(&message).map(|bytes| (bytes.len(), bytes.slice(6..)));
     let Ok((len, body)) = back else {
         return;

@@ -1,4 +1,4 @@
-//! Whatever updates arrive, versions never go back and a state appears only with a last piece.
+//! For any updates, versions never decrease and a state appears only with a last piece.
 //!
 //! `cargo +nightly fuzz run updates` in `controller/protocol`.
 

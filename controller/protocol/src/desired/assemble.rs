@@ -1,4 +1,4 @@
-//! Putting updates together.
+//! Assembling updates to states.
 
 use std::sync::Arc;
 
@@ -6,24 +6,23 @@ use ipnet::IpNet;
 
 use crate::v1::{Change, Desired, Update, Version};
 
-/// Edges that a desired state may have.
+/// Per desired state.
 pub const MAX_EDGES: usize = 16_384;
-/// Prefixes that a desired state may have.
+/// Per desired state.
 pub const MAX_PREFIXES: usize = 524_288;
-/// Controllers, and endpoints of one edge, that a desired state may have.
+/// Controllers per desired state, and endpoints per edge.
 pub const MAX_ENDPOINTS: usize = 64;
-/// Denials that a desired state may have.
+/// Entries of the deny-list per desired state.
 pub const MAX_DENIED: usize = 131_072;
 
-/// Holds the newest whole state and the pieces of the next one. What it has handed out doesn't
-/// change, and a state appears only when it is whole.
+/// The newest whole state, and the pieces of the next one. States that it has returned don't change.
 #[derive(Debug, Default)]
 pub struct Assembler {
     current: Option<Arc<Desired>>,
     pending: Option<Pending>,
 }
 
-/// A state on its way.
+/// A state whose last piece has not arrived.
 #[derive(Debug)]
 struct Pending {
     from: Option<Version>,
@@ -31,44 +30,21 @@ struct Pending {
     state: Desired,
 }
 
-/// An update that must not be followed. The session it came in is of no more use.
+/// Why an update is refused. The session must end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It is for another state than the one that is here.
-    #[error("the update is for version {}, here is {}", shown(.from), shown(.have))]
-    From {
-        /// What it is for.
-        from: Option<Version>,
-        /// What is here.
-        have: Option<Version>,
-    },
-    /// It leads to an older state.
-    #[error("the update leads back from version {have} to {to}")]
-    Older {
-        /// What is here.
-        have: Version,
-        /// Where it leads.
-        to: Version,
-    },
-    /// It begins before the update before it had its last piece.
-    #[error("an update to version {to} begins before the one to {pending} has ended")]
-    Interleaved {
-        /// The unfinished one's version.
-        pending: Version,
-        /// The new one's.
-        to: Version,
-    },
-    /// A prefix has bits set behind its length.
+    #[error("the update is for version {}, this edge has {}", shown(.from), shown(.have))]
+    From { from: Option<Version>, have: Option<Version> },
+    #[error("the update goes back from version {have} to {to}")]
+    Older { have: Version, to: Version },
+    /// It starts before the last piece of the previous update.
+    #[error("an update to version {to} starts before the one to {pending} is complete")]
+    Interleaved { pending: Version, to: Version },
     #[error("{0} has host bits set")]
     HostBits(IpNet),
-    /// The state grows beyond what an edge holds.
+    /// The state exceeds a limit.
     #[error("the state has more than {max} {what}")]
-    TooMuch {
-        /// Of what.
-        what: &'static str,
-        /// How many there may be.
-        max: usize,
-    },
+    TooMuch { what: &'static str, max: usize },
 }
 
 fn shown(version: &Option<Version>) -> String {
@@ -76,38 +52,33 @@ fn shown(version: &Option<Version>) -> String {
 }
 
 impl Assembler {
-    /// Begins with a state, such as the last one kept on disk, or with none.
+    /// Starts with a state, such as the last one saved to disk, or without one.
     pub fn new(current: Option<Arc<Desired>>) -> Self {
         Self { current, pending: None }
     }
 
-    /// The newest whole state.
     pub fn current(&self) -> Option<&Arc<Desired>> {
         self.current.as_ref()
     }
 
-    /// The version of the newest whole state.
     pub fn version(&self) -> Option<Version> {
         self.current.as_ref().map(|state| state.version)
     }
 
-    /// Forgets the pieces of an unfinished update: the session that they came in has ended.
+    /// Drops the pieces of an incomplete update, when its session has ended.
     pub fn reset(&mut self) {
         self.pending = None;
     }
 
-    /// Takes the next piece. With the last one of an update the new state is whole and returned.
-    ///
-    /// # Errors
-    /// When the update is for another state, leads back, or is more than is held. The pieces are
-    /// forgotten then, and the whole state stays as it was.
+    /// Adds the next piece. After the last one of an update, returns the new state. After an error the
+    /// pieces are dropped, and the current state stays.
     pub fn push(&mut self, update: Update) -> Result<Option<Arc<Desired>>, Refused> {
         let mut pending = self.pending_for(&update)?;
         for change in update.changes {
-            check(&change)?;
+            check_change(&change)?;
             pending.state.apply(change);
         }
-        bound(&pending.state)?;
+        check_limits(&pending.state)?;
         if !update.last {
             self.pending = Some(pending);
             return Ok(None);
@@ -118,7 +89,7 @@ impl Assembler {
         Ok(Some(state))
     }
 
-    /// What the piece is added to.
+    /// The state that the piece is added to.
     fn pending_for(&mut self, update: &Update) -> Result<Pending, Refused> {
         if let Some(pending) = self.pending.take() {
             if (pending.from, pending.to) != (update.from, update.to) {
@@ -139,7 +110,7 @@ impl Assembler {
     }
 }
 
-fn check(change: &Change) -> Result<(), Refused> {
+fn check_change(change: &Change) -> Result<(), Refused> {
     match change {
         Change::Prefix { net, .. } if *net != net.trunc() => Err(Refused::HostBits(*net)),
         Change::Controllers(all) => limit("controllers", all.len(), MAX_ENDPOINTS),
@@ -154,8 +125,8 @@ fn check(change: &Change) -> Result<(), Refused> {
     }
 }
 
-/// After each piece, which is small: the state is never far beyond its bounds.
-fn bound(state: &Desired) -> Result<(), Refused> {
+/// Pieces are small, so a check after each keeps the state near its limits.
+fn check_limits(state: &Desired) -> Result<(), Refused> {
     limit("edges", state.edges.len(), MAX_EDGES)?;
     limit("prefixes", state.prefixes.len(), MAX_PREFIXES)?;
     limit("denials", state.denied.len(), MAX_DENIED)

@@ -1,4 +1,4 @@
-//! Cutting a list of changes into updates.
+//! Cutting changes into updates.
 
 use std::iter::Peekable;
 
@@ -9,20 +9,20 @@ use crate::{
     v1::{Change, Endpoint, Update, Version},
 };
 
-/// Changes in one update. Few, so that the list's own share of the budget stays below a half.
+/// Per update. The list itself takes less than half of the budget.
 const MAX_CHANGES: usize = 128;
-/// What the changes of one update may take besides their list, in bytes.
+/// Bytes that the changes of one update may take besides their list.
 const ROOM: usize = BUDGET - seq_cost(MAX_CHANGES, size_of::<Change>());
 
-/// The way from one state to another as updates that fit frames, and that the other end can read
-/// within its [`BUDGET`]. At least one, and the last is marked.
+/// Cuts changes into one or more updates that fit frames and the other end's [`BUDGET`]. The last one is
+/// marked.
 ///
-/// `from` is the version that the changes are for, `None` for the empty state; `to` that of the
-/// state after them: `updates(Some(a.version), b.version, a.diff(&b))`, or for a snapshot
+/// `from` is the version that the changes apply to, `None` for the empty state; `to` is the version after
+/// them: `updates(Some(a.version), b.version, a.diff(&b))`, or for a snapshot
 /// `updates(None, b.version, Desired::default().diff(&b))`.
 ///
-/// A single change that is too large by itself (a trust bundle of more than some 20 KiB) makes an
-/// update that [`encode`](crate::frame::encode) or the other end refuses.
+/// A change that is too large by itself, such as a trust bundle of more than 20 KiB, makes an update that
+/// [`encode`](crate::frame::encode) or the other end refuses.
 pub fn updates<C: IntoIterator<Item = Change>>(
     from: Option<Version>,
     to: Version,
@@ -60,8 +60,8 @@ impl<I: Iterator<Item = Change>> Iterator for Updates<I> {
     }
 }
 
-/// What a change takes besides its place in the list: never less than the budget is charged, nor
-/// than it has bytes on the wire beyond the size of [`Change`].
+/// Bytes that a change takes besides its place in the list: at least what the budget is charged, and at
+/// least its bytes on the wire beyond the size of [`Change`].
 fn weigh(change: &Change) -> usize {
     const TEXT: usize = 32;
     let endpoints = |count: usize, text: usize| seq_cost(count, size_of::<Endpoint>()) + text;

@@ -1,7 +1,7 @@
-//! A serde deserializer that counts what is allocated while it goes, and stops at a limit.
+//! A serde deserializer that counts allocations and fails at a limit.
 //!
-//! bincode's own limit bounds the bytes it reads. That is not memory: an element of one byte may
-//! take two hundred, and serde reserves up to a megabyte for a list on the word of its length.
+//! bincode's own limit counts the bytes that it reads. In memory an element of one byte may take two
+//! hundred, and serde reserves up to a megabyte for a list because of the length that it claims.
 
 use std::cell::Cell;
 
@@ -10,28 +10,28 @@ use serde::de::{
     Visitor,
 };
 
-/// What the message in one frame may take besides the frame itself, in bytes. Lists and texts are
-/// counted as they lie in memory; a long set of fingerprints may take a quarter more.
+/// Bytes that a decoded message may take besides the frame. Lists and strings are charged their size
+/// in memory; a long set of fingerprints may take a quarter more than it is charged.
 pub const BUDGET: usize = 65_536;
 
-/// A text's or byte string's allocation besides its content: an `Arc`'s counters.
+/// Per string or byte string, for an `Arc`'s counters.
 const HEADER: usize = 16;
-/// What a list begins with: a node of a B-tree has room for 11 elements.
-const FIRST: usize = 16;
+/// A short list is charged this many elements: a node of a B-tree has room for 11.
+const MIN_CAPACITY: usize = 16;
 
-/// What a list of `count` elements of `size` bytes is charged. It grows by doubling, and while it
-/// does the old half is there too.
+/// The charge for a list of `count` elements of `size` bytes. A list grows by doubling, and while it
+/// grows the old half exists too.
 pub(crate) const fn seq_cost(count: usize, size: usize) -> usize {
     if count == 0 {
         0
-    } else if count <= FIRST {
-        FIRST * size
+    } else if count <= MIN_CAPACITY {
+        MIN_CAPACITY * size
     } else {
         count.next_power_of_two() / 2 * 3 * size
     }
 }
 
-/// Deserializes within the budget.
+/// Deserializes a `T` within [`BUDGET`].
 pub(super) struct Budgeted<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Budgeted<T> {
@@ -51,7 +51,7 @@ impl Budget {
     }
 }
 
-/// A deserializer, visitor, seed or access with the meter attached.
+/// A deserializer, visitor, seed or access that charges the budget.
 struct Metered<'a, T> {
     inner: T,
     budget: &'a Budget,
@@ -63,8 +63,8 @@ impl<'a, T> Metered<'a, T> {
     }
 }
 
-/// A list's visitor. Arrays and structs are sequences to serde as well, and take nothing: they lie
-/// in what holds them.
+/// A list's visitor. Arrays and structs are sequences for serde as well and are not charged: their
+/// owner contains them.
 struct List<'a, V>(Metered<'a, V>);
 
 /// A list's elements.
@@ -78,7 +78,7 @@ impl<'a, A> Elements<'a, A> {
         Self { access, seen: 0 }
     }
 
-    /// Pays for one more element before it is read.
+    /// Charges one more element before it is read.
     fn charge<T, E: Error>(&mut self) -> Result<(), E> {
         let size = size_of::<T>();
         let before = seq_cost(self.seen, size);
@@ -133,7 +133,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Metered<'_, D> {
         deserialize_ignored_any();
     }
 
-    // Borrowed from the frame rather than copied out of it, so that it is paid for before it is kept.
+    // Borrowed from the frame, so that it is charged before it is copied.
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.deserialize_str(visitor)
     }
@@ -257,7 +257,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for List<'_, V> {
     }
 }
 
-// None of these has a `size_hint`: the claimed length of a list is not to be believed.
+// None of these has a `size_hint`: the length that a list claims is untrusted.
 
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Metered<'_, A> {
     type Error = A::Error;

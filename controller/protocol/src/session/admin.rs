@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cframe_pki::verifier::PeerIdentity;
+use cframe_pki::identity::PeerIdentity;
 use tokio::time::timeout;
 
 use super::{
@@ -14,31 +14,26 @@ use crate::{
     v1::{AdminReply, AdminRequest, Call, CallError, ErrorCode, Reply},
 };
 
-/// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallFailure {
-    /// No controller answers. Nothing was done.
+    /// The call was not executed.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    /// The controller refuses, and says why. Nothing was done.
+    /// The call was not executed.
     #[error(transparent)]
     Refused(#[from] CallError),
-    /// The connection was lost on the way. A write may have been done.
+    /// A write may have been made.
     #[error("the connection to the controller was lost before its answer was complete: {0}")]
     Lost(#[source] quinn::ConnectionError),
-    /// The answer took too long. A write may have been done.
-    #[error("the controller has not answered within {} s", .0.as_secs())]
+    /// A write may have been made.
+    #[error("the controller did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The controller's answer is none.
     #[error("the controller's answer cannot be read: {0}")]
     Protocol(String),
 }
 
-/// Makes one call: connects, asks, and collects the answer. Rows of lists are in one reply, however
-/// many frames they came in.
-///
-/// # Errors
-/// See [`CallFailure`]. `limit` is for all of it.
+/// Connects, makes one call and collects the answer, all within `limit`. The rows of a list are merged
+/// into one reply.
 pub async fn admin_call(
     client: &Client,
     call: Call,
@@ -58,38 +53,30 @@ pub async fn admin_call(
     .unwrap_or(Err(CallFailure::TimedOut(limit)))
 }
 
-/// A connection for admin calls, several at once if need be.
+/// A connection for admin calls, which may run in parallel.
 #[derive(Debug)]
 pub struct AdminConnection(Connected);
 
 impl AdminConnection {
-    /// Connects to whichever controller answers, as [`Client::connect_when_free`] does.
-    ///
-    /// # Errors
-    /// When none does.
+    /// See [`Client::connect_when_free`].
     pub async fn connect(client: &Client) -> Result<Self, Unreachable> {
         client.connect_when_free(|_| ()).await.map(Self)
     }
 
-    /// Makes calls over this connection.
     pub fn over(connected: Connected) -> Self {
         Self(connected)
     }
 
-    /// Who answers; `None` if the connection has ended before that was known.
+    /// The controller's identity; `None` if the connection ended before that was known.
     pub fn peer(&self) -> Option<PeerIdentity> {
         self.0.controller()
     }
 
-    /// Whether it has not ended, as far as this side knows.
+    /// `false` once this side knows that the connection has ended.
     pub fn is_open(&self) -> bool {
         self.0.connection.close_reason().is_none()
     }
 
-    /// Makes a call; the answer is to be read from what is returned.
-    ///
-    /// # Errors
-    /// When the call is too large for a frame, or the connection is lost.
     pub async fn call(&self, call: Call, dry_run: bool) -> Result<Replies, CallFailure> {
         let (send, receive) = self.0.connection.open_bi().await.map_err(lost)?;
         let mut writer = FrameWriter::new(send);
@@ -98,13 +85,13 @@ impl AdminConnection {
         Ok(Replies { reader: FrameReader::new(receive, MAX_FRAME), any: false })
     }
 
-    /// Ends the connection. Calls that have no answer yet get none.
+    /// Calls that are still running get no answer.
     pub async fn close(self) {
         self.0.close(CloseCode::Done).await;
     }
 }
 
-/// The answer to one call, as it comes.
+/// The pieces of an answer, as they arrive.
 #[derive(Debug)]
 pub struct Replies {
     reader: FrameReader,
@@ -112,10 +99,7 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// The next piece; `None` after the last. Cancel-safe.
-    ///
-    /// # Errors
-    /// See [`CallFailure`]. Nothing follows an error.
+    /// The next piece; `None` after the last. Nothing follows an error. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Reply>, CallFailure> {
         let reply = self.reader.next::<AdminReply>().await?;
         match reply {
@@ -128,10 +112,7 @@ impl Replies {
         }
     }
 
-    /// All of it, with the rows of lists put together.
-    ///
-    /// # Errors
-    /// See [`CallFailure`].
+    /// All pieces, with the rows of each list merged.
     pub async fn collect(mut self) -> Result<Vec<Reply>, CallFailure> {
         let mut replies: Vec<Reply> = Vec::new();
         while let Some(reply) = self.next().await? {

@@ -1,47 +1,47 @@
-//! How long to wait before the next attempt.
+//! Delays between attempts to connect.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(10);
+const MIN_CEILING: Duration = Duration::from_millis(250);
+const MAX_CEILING: Duration = Duration::from_secs(10);
+/// A session of this length resets the back-off.
 const HEALTHY: Duration = Duration::from_secs(30);
-/// The most before the first attempt after a session that stood was lost.
-const AT_ONCE: Duration = Duration::from_millis(100);
-/// From when on a session stood: one that is lost again and again does not come back faster than this.
-const STOOD: Duration = Duration::from_secs(3);
+/// Maximum delay of the first attempt after an established session was lost.
+const QUICK_DELAY: Duration = Duration::from_millis(100);
+/// A session of this length was established. One that is lost again and again is not retried faster.
+const ESTABLISHED: Duration = Duration::from_secs(3);
 
-/// Exponential back-off with full jitter: any delay from zero to a ceiling that doubles, so that
-/// edges that were cut off together don't come back together. A session that stood and was lost is
-/// first tried for at once: mostly the controller was only restarted.
+/// Exponential back-off with full jitter: a random delay from zero to a ceiling that doubles, so that
+/// edges that lost their sessions together don't reconnect together. The first attempt after an
+/// established session was lost is quick, because mostly the controller was only restarted.
 #[derive(Debug)]
 pub(super) struct Backoff {
     ceiling: Duration,
-    at_once: bool,
+    quick: bool,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
-        Self { ceiling: FIRST, at_once: false }
+        Self { ceiling: MIN_CEILING, quick: false }
     }
 
-    /// The next delay. `random` is from 0 to 1.
+    /// `random` is from 0 to 1.
     pub(super) fn delay(&mut self, random: f64) -> Duration {
         let random = random.clamp(0.0, 1.0);
-        if std::mem::take(&mut self.at_once) {
-            return AT_ONCE.mul_f64(random);
+        if std::mem::take(&mut self.quick) {
+            return QUICK_DELAY.mul_f64(random);
         }
         let delay = self.ceiling.mul_f64(random);
-        self.ceiling = LONGEST.min(2 * self.ceiling);
+        self.ceiling = MAX_CEILING.min(2 * self.ceiling);
         delay
     }
 
-    /// A session has ended that lasted this long, `lost` or by somebody's decision. Only a healthy one
-    /// lets the next attempts be quick.
-    pub(super) fn lasted(&mut self, session: Duration, lost: bool) {
+    /// Records the length of a session that has ended; `lost` unless a side closed it on purpose.
+    pub(super) fn record_session(&mut self, session: Duration, lost: bool) {
         if session >= HEALTHY {
-            self.ceiling = FIRST;
+            self.ceiling = MIN_CEILING;
         }
-        self.at_once = lost && session >= STOOD;
+        self.quick = lost && session >= ESTABLISHED;
     }
 }
 
@@ -65,23 +65,23 @@ mod tests {
     }
 
     #[test]
-    fn only_a_healthy_session_makes_it_start_over() {
+    fn only_a_healthy_session_resets_the_ceiling() {
         let mut backoff = Backoff::new();
-        while backoff.delay(1.0) < LONGEST {}
-        backoff.lasted(Duration::from_secs(29), false);
-        assert_eq!(backoff.delay(1.0), LONGEST);
-        backoff.lasted(Duration::from_secs(30), false);
-        assert_eq!(backoff.delay(1.0), FIRST);
+        while backoff.delay(1.0) < MAX_CEILING {}
+        backoff.record_session(Duration::from_secs(29), false);
+        assert_eq!(backoff.delay(1.0), MAX_CEILING);
+        backoff.record_session(Duration::from_secs(30), false);
+        assert_eq!(backoff.delay(1.0), MIN_CEILING);
     }
 
     #[test]
-    fn a_lost_session_is_tried_for_at_once_and_only_once() {
+    fn a_lost_session_is_retried_quickly_and_only_once() {
         let mut backoff = Backoff::new();
-        while backoff.delay(1.0) < LONGEST {}
-        backoff.lasted(Duration::from_secs(3), true);
-        assert_eq!(backoff.delay(1.0), AT_ONCE);
-        assert_eq!(backoff.delay(1.0), LONGEST);
-        backoff.lasted(Duration::from_secs(2), true);
-        assert_eq!(backoff.delay(1.0), LONGEST, "it had not stood yet");
+        while backoff.delay(1.0) < MAX_CEILING {}
+        backoff.record_session(Duration::from_secs(3), true);
+        assert_eq!(backoff.delay(1.0), QUICK_DELAY);
+        assert_eq!(backoff.delay(1.0), MAX_CEILING);
+        backoff.record_session(Duration::from_secs(2), true);
+        assert_eq!(backoff.delay(1.0), MAX_CEILING, "it was not established");
     }
 }

@@ -1,4 +1,4 @@
-//! Finding a controller.
+//! Dialling controllers.
 
 use std::{
     fmt, io,
@@ -7,11 +7,7 @@ use std::{
     time::Duration,
 };
 
-use cframe_pki::{
-    CertificateDer,
-    tls::SERVER_NAME,
-    verifier::{PeerIdentity, Refusal, peer_identity},
-};
+use cframe_pki::{CertificateDer, identity::PeerIdentity, tls::SERVER_NAME, verifier::Refusal};
 use quinn::{Connection, EndpointConfig, TokioRuntime, crypto::rustls::NoInitialCipherSuite};
 use rand::seq::SliceRandom;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -23,35 +19,34 @@ use tokio::{
 use super::{CloseCode, transport};
 use crate::v1::Endpoint;
 
-/// One attempt follows another after this long, if that has not failed before.
+/// Between the starts of two attempts, unless the earlier one fails sooner.
 const STAGGER: Duration = Duration::from_millis(250);
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
-/// QUIC asks again after 0.3, 0.9 and 2.1 s. With a limit just above 4.5 s the controller would take up handshakes that are
-/// given up at once.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(4);
-/// Pauses between attempts at controllers that have too much to do: half to all of this.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// QUIC retransmits after 0.3, 0.9, 2.1 and 4.5 s. With a time-out just above 4.5 s the controller would
+/// start handshakes that are given up at once.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Delay before an overloaded controller is dialled again: half to all of this, and it doubles.
+const MIN_BUSY_DELAY: Duration = Duration::from_millis(100);
+const MAX_BUSY_DELAY: Duration = Duration::from_secs(1);
 
-/// Whom to dial, and as whom. Cheap to clone.
+/// Addresses of controllers, and this client's TLS configuration. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Where controllers are. DNS names are resolved anew at every attempt.
+    /// DNS names are resolved in every attempt.
     pub addresses: Vec<Endpoint>,
-    /// The TLS configuration of `cframe-pki` for the port that is dialled.
+    /// From `cframe-pki`, for the port of `addresses`.
     pub tls: Arc<rustls::ClientConfig>,
-    /// The sockets' mark (`SO_MARK`, socket(7)), by which an edge keeps its own traffic out of its tunnel.
-    /// Setting one takes `CAP_NET_ADMIN`.
+    /// The sockets' mark (`SO_MARK`, socket(7)), which keeps an edge's own traffic out of its tunnel.
+    /// Setting it needs `CAP_NET_ADMIN`.
     pub mark: Option<u32>,
 }
 
-/// A connection, and the socket that it has to itself.
+/// A connection with a socket of its own.
 #[derive(Debug)]
 pub struct Connected {
-    /// The connection. The server's certificate is verified; whether the server takes ours shows with
-    /// the first answer.
+    /// The server's certificate is verified. Whether the server accepts ours is only known with its first
+    /// answer.
     pub connection: Connection,
-    /// Where it was dialled.
     pub address: Endpoint,
     endpoint: quinn::Endpoint,
 }
@@ -59,46 +54,36 @@ pub struct Connected {
 /// No address led to a controller.
 #[derive(Debug)]
 pub struct Unreachable {
-    /// What was tried, and how it failed.
     pub attempts: Vec<(Endpoint, DialError)>,
 }
 
-/// Why one address led nowhere.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The name has no address, or DNS doesn't answer.
     #[error("the name could not be resolved: {0}")]
     Resolve(#[source] io::Error),
-    /// The system gives no socket.
     #[error("no UDP socket: {0}")]
     Socket(#[source] io::Error),
-    /// The TLS configuration is not one for QUIC.
     #[error(transparent)]
     Tls(#[from] NoInitialCipherSuite),
-    /// QUIC doesn't dial such an address.
     #[error(transparent)]
     Connect(#[from] quinn::ConnectError),
-    /// The handshake failed: the server refused, or was refused.
-    #[error("{}", handshake(.0))]
+    /// Either side may have refused the other.
+    #[error("{}", handshake_text(.0))]
     Handshake(#[from] quinn::ConnectionError),
-    /// No answer.
-    #[error("no answer within {} s", HANDSHAKE_LIMIT.as_secs())]
+    #[error("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Silent,
-    /// The attempt panicked: a fault of this program.
-    #[error("the attempt failed by a fault of this program")]
+    #[error("a bug in this program has ended the attempt")]
     Panicked,
 }
 
-/// What a handshake ended with. Of our own verifier's reasons one has no alert of its own, and TLS would print
-/// it as a program sees it.
-fn handshake(error: &quinn::ConnectionError) -> String {
+/// rustls prints this reason of our own verifier in its debug form.
+fn handshake_text(error: &quinn::ConnectionError) -> String {
     let text = error.to_string();
     if text.contains("PinMismatch") { Refusal::PinMismatch.to_string() } else { text }
 }
 
 impl DialError {
-    /// Whether the server has too much to do (RFC 9000 §20.1, CONNECTION_REFUSED): nothing was done, and another
-    /// attempt a moment later may succeed.
+    /// Whether the server is overloaded (RFC 9000 §20.1, CONNECTION_REFUSED). A later attempt may succeed.
     pub fn is_busy(&self) -> bool {
         match self {
             Self::Handshake(quinn::ConnectionError::ConnectionClosed(close)) => {
@@ -116,59 +101,49 @@ impl DialError {
 }
 
 impl Unreachable {
-    /// Whether a controller was there that had too much to do.
+    /// Whether a controller answered that it is overloaded.
     pub fn is_busy(&self) -> bool {
         self.attempts.iter().any(|(_, error)| error.is_busy())
     }
 }
 
 impl Client {
-    /// Without a mark.
     pub fn new(addresses: Vec<Endpoint>, tls: Arc<rustls::ClientConfig>) -> Self {
         Self { addresses, tls, mark: None }
     }
 
-    /// Dials all addresses, in random order, a quarter second apart, and takes the first that
-    /// answers. Each has 5 s to be resolved and 4 s to answer.
+    /// Dials all addresses in random order, a quarter second apart, and returns the first controller that
+    /// answers. Time-outs are 5 s for DNS and 4 s for the handshake.
     ///
-    /// Cancel-safe: what has begun is broken off.
-    ///
-    /// # Errors
-    /// When none answers as a controller of the mesh.
+    /// Cancel-safe: dropping the future ends all attempts.
     pub async fn connect(&self) -> Result<Connected, Unreachable> {
         self.connect_elsewhere(None).await
     }
 
-    /// The same, and tries again for as long as a controller is there and has too much to do, each time of which
-    /// `busy` is told. The caller limits that.
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect).
+    /// Like [`connect`](Self::connect), and retries for as long as a controller answers that it is
+    /// overloaded. `busy` is called each time. The caller sets the time-out.
     pub async fn connect_when_free(
         &self,
         mut busy: impl FnMut(Unreachable),
     ) -> Result<Connected, Unreachable> {
-        let mut pause = FIRST_PAUSE;
+        let mut delay = MIN_BUSY_DELAY;
         loop {
             match self.connect().await {
                 Err(unreachable) if unreachable.is_busy() => busy(unreachable),
                 other => return other,
             }
-            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
-            pause = LONGEST_PAUSE.min(2 * pause);
+            sleep(delay.mul_f64(rand::random_range(0.5..=1.0))).await;
+            delay = MAX_BUSY_DELAY.min(2 * delay);
         }
     }
 
-    /// The same, with one address tried after all others: a controller that was just lost.
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect).
+    /// Like [`connect`](Self::connect), with one address tried after all others.
     pub async fn connect_elsewhere(
         &self,
         last: Option<&Endpoint>,
     ) -> Result<Connected, Unreachable> {
         let mut addresses = self.addresses.clone();
-        // Many edges have the same list: this spreads them.
+        // Spreads the edges, which all have the same list.
         addresses.shuffle(&mut rand::rng());
         addresses.sort_by_key(|address| Some(address) == last);
         let attempts = addresses.into_iter().map(|address| {
@@ -205,34 +180,33 @@ impl Client {
         let config = transport::client_config(self.tls)?;
         let connecting = endpoint.connect_with(config, address, SERVER_NAME)?;
         let connection =
-            timeout(HANDSHAKE_LIMIT, connecting).await.map_err(|_| DialError::Silent)??;
+            timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| DialError::Silent)??;
         Ok(Connected { connection, address: named, endpoint })
     }
 }
 
 impl Connected {
-    /// Who the controller is, as its certificate has it.
     pub(super) fn controller(&self) -> Option<PeerIdentity> {
         let any = self.connection.peer_identity()?;
         let chain = any.downcast_ref::<Vec<CertificateDer<'static>>>()?;
-        peer_identity(chain).ok()
+        PeerIdentity::from_chain(chain).ok()
     }
 
-    /// Closes, and returns when the word of it has left this host. Whether it arrives nobody would learn
-    /// by waiting: a close is not acknowledged (RFC 9000 §10.2), and the peer has its timeouts.
+    /// Closes the connection, and returns when the close has left this host. Its arrival cannot be
+    /// awaited: a close is not acknowledged (RFC 9000 §10.2).
     pub async fn close(self, code: CloseCode) {
-        const LOOK: Duration = Duration::from_micros(200);
-        const PATIENCE: Duration = Duration::from_millis(100);
+        const POLL_INTERVAL: Duration = Duration::from_micros(200);
+        const TIMEOUT: Duration = Duration::from_millis(100);
         if self.connection.close_reason().is_some() {
             return;
         }
-        // What is sent from here on is the close.
+        // The next datagram is the close.
         let before = self.connection.stats().udp_tx.datagrams;
         self.connection.close(code.into(), code.to_string().as_bytes());
         let sent = async {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
             while self.connection.stats().udp_tx.datagrams == before {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         let left = async {
@@ -241,7 +215,7 @@ impl Connected {
                 () = self.endpoint.wait_idle() => {}
             }
         };
-        let _ = timeout(PATIENCE, left).await;
+        let _ = timeout(TIMEOUT, left).await;
     }
 }
 
@@ -250,7 +224,7 @@ async fn resolve(address: &Endpoint) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![SocketAddr::new(ip, address.port())]);
     }
     let lookup = tokio::net::lookup_host((address.host(), address.port()));
-    let found = timeout(RESOLVE_LIMIT, lookup).await??;
+    let found = timeout(RESOLVE_TIMEOUT, lookup).await??;
     Ok(found.collect())
 }
 
@@ -267,9 +241,9 @@ fn bind(peer: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Runs attempts, each [`STAGGER`] after the one before or as soon as all before have failed, and
-/// takes the first success; the others are broken off. Fails with all failures, `None` for one that
-/// panicked.
+/// Runs attempts and returns the first success; the other attempts are dropped. Each starts [`STAGGER`]
+/// after the previous one, or as soon as all earlier ones have failed (RFC 8305 §5). Fails with all
+/// failures, `None` for an attempt that panicked.
 async fn race<T, E, F>(attempts: impl Iterator<Item = F>) -> Result<T, Vec<Option<E>>>
 where
     F: Future<Output = Result<T, E>> + Send + 'static,
@@ -322,14 +296,14 @@ impl std::error::Error for Unreachable {}
 mod tests {
     use super::*;
 
-    /// Ends after some milliseconds with the number of the attempt.
+    /// Ends after `millis` with its number.
     async fn attempt(number: u32, millis: u64, wins: bool) -> Result<u32, u32> {
         sleep(Duration::from_millis(millis)).await;
         if wins { Ok(number) } else { Err(number) }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_address_doesn_t_hold_up_the_next() {
+    async fn a_slow_address_doesn_t_delay_the_next() {
         let start = Instant::now();
         let winner = race([attempt(0, 5000, false), attempt(1, 10, true)].into_iter()).await;
         assert_eq!(winner, Ok(1));
@@ -337,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_lets_the_next_begin_at_once() {
+    async fn a_failure_lets_the_next_start_at_once() {
         let start = Instant::now();
         let winner = race([attempt(0, 10, false), attempt(1, 10, true)].into_iter()).await;
         assert_eq!(winner, Ok(1));
@@ -351,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_failures_are_told_in_the_order_they_came() {
+    async fn all_failures_are_returned_in_the_order_they_came() {
         let attempts = [attempt(0, 900, false), attempt(1, 10, false), attempt(2, 10, false)];
         assert_eq!(race(attempts.into_iter()).await, Err(vec![Some(1), Some(2), Some(0)]));
         let none: [std::future::Ready<Result<u32, u32>>; 0] = [];

@@ -1,7 +1,8 @@
-//! An edge's session: connects, keeps the desired state, and comes back when it is lost, to another controller
-//! if there is one.
+//! An edge's session: connects, assembles desired state, and reconnects after a loss, to another
+//! controller if there is one.
 
 mod live;
+mod outbox;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +15,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client, CloseCode, Connected, Event, ReadError, Unreachable, backoff::Backoff,
-    certificate_refused, outbox::Outbox,
+    Client, CloseCode, Connected, ReadError, Unreachable, backoff::Backoff, certificate_refused,
 };
 use crate::{
     desired::{Assembler, Refused},
     v1::{CallError, Desired, EdgeHello, Endpoint, ErrorCode, Report, Version},
 };
 
-/// How long an edge stays with one of several controllers, more or less: so that one that comes back gets its
-/// share again, and one that is in wrong hands cannot keep an edge from what the others know.
+pub use outbox::Event;
+use outbox::Outbox;
+
+/// Average time that an edge stays with one of several controllers. A controller that was restarted gets
+/// edges again, and a stolen one cannot withhold from an edge what the others know.
 const STAY: Duration = Duration::from_secs(3_600);
 
-/// An edge's session with whichever controller answers.
+/// An edge's session with any controller that answers.
 #[derive(Debug)]
 pub struct EdgeSession {
     client: Client,
@@ -38,71 +41,62 @@ pub struct EdgeSession {
     renewing: bool,
     outbox: Outbox,
     stay: Duration,
-    /// The controller that was just lost.
+    /// The last controller, which is tried last.
     lost: Option<Endpoint>,
 }
 
 /// How a session ended.
 enum End {
-    /// With everything else.
-    Over,
-    /// The edge has another connection now.
+    Shutdown,
+    /// The edge has a connection to another controller.
     Moved(Box<Connected>),
-    /// It is lost.
     Lost(SessionError),
 }
 
-/// What an edge wants of its session.
+/// Commands of the edge to its session.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// The state of this version is applied.
+    /// The edge has applied this version.
     Ack(Version),
-    /// How the edge is. While there is no session the latest is kept. Links beyond
+    /// Sends a report. Without a session the latest one is sent later. Links beyond
     /// [`Report::MAX_LINKS`] are left out.
     Report(Report),
-    /// A certificate for a new key. Answered by [`Event::RenewReply`], without a session at once.
+    /// Requests a certificate for a new key. [`Event::RenewReply`] is the answer; without a session it
+    /// follows at once.
     Renew {
-        /// PKCS #10 request in DER.
+        /// PKCS#10 in DER.
         csr: Vec<u8>,
     },
-    /// From the next attempt on, whom to dial.
+    /// Replaces the client for the attempts that follow.
     Client(Client),
-    /// The trust is another: a session with a controller that it no longer accepts ends, and is begun
-    /// anew. It must be the trust that the client's verifier judges by.
+    /// The trust has changed. Ends the session if its controller is no longer trusted. It must be the trust
+    /// of the client's verifier.
     Recheck(Trust),
 }
 
-/// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// No controller answers.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    /// The controller has closed, and says why.
     #[error("the controller has closed the session: {0}")]
     Closed(CloseCode),
-    /// The controller doesn't take the edge's certificate.
     #[error("the controller refuses the certificate: {0}")]
     CertificateRefused(String),
-    /// The edge doesn't take the controller's certificate any more.
     #[error("the controller is not trusted any more: {0}")]
     Untrusted(Refusal),
-    /// The connection is lost.
     #[error("the connection to the controller is lost: {0}")]
     Lost(#[from] quinn::ConnectionError),
-    /// The controller says nothing, or takes nothing.
+    /// The controller has sent nothing, or received nothing, for too long.
     #[error("the controller has been silent for too long")]
     Silent,
-    /// The controller breaks the protocol.
-    #[error("the controller breaks the protocol: {0}")]
+    #[error("the controller violates the protocol: {0}")]
     Protocol(String),
-    /// The controller sends a state that must not be followed.
-    #[error("the controller breaks the protocol: {0}")]
+    #[error("the controller violates the protocol: {0}")]
     Refused(#[from] Refused),
 }
 
 impl SessionError {
-    /// Whether a session was lost without anybody's wanting it to stay away.
+    /// Whether the edge should reconnect at once.
     fn is_loss(&self) -> bool {
         match self {
             Self::Lost(_)
@@ -119,8 +113,8 @@ impl SessionError {
 }
 
 impl EdgeSession {
-    /// Begins with the state that the edge has, if any, such as the last one kept on disk.
-    /// `software` is the edge's version; `boot` is random and new at every start.
+    /// `have` is the state that the edge has, such as the last one saved to disk. `software` is the edge's
+    /// version; `boot` is random and new at every start.
     pub fn new(
         client: Client,
         have: Option<Arc<Desired>>,
@@ -141,16 +135,16 @@ impl EdgeSession {
         }
     }
 
-    /// With another time between moves from one of several controllers to another; an hour by default.
+    /// Sets the average time with one of several controllers. The default is an hour.
     #[must_use]
-    pub fn staying(self, stay: Duration) -> Self {
+    pub fn with_stay(self, stay: Duration) -> Self {
         Self { stay, ..self }
     }
 
-    /// Runs until `shutdown`, or until nobody holds the other ends of the channels. Then it says
-    /// goodbye, which takes a tenth of a second at most.
+    /// Runs until `shutdown`, or until the other end of a channel is dropped. Then it closes the connection,
+    /// which takes at most a tenth of a second.
     ///
-    /// A reader of `events` that is slow misses nothing but what a later event replaces.
+    /// A slow reader of `events` misses only events that a later one replaces.
     pub async fn run(
         mut self,
         events: mpsc::Sender<Event>,
@@ -166,7 +160,7 @@ impl EdgeSession {
                 None => {
                     let (client, lost) = (self.client.clone(), self.lost.clone());
                     let connecting = client.connect_elsewhere(lost.as_ref());
-                    let Some(attempt) = self.away(&mut outside, connecting).await else {
+                    let Some(attempt) = self.wait_offline(&mut outside, connecting).await else {
                         return;
                     };
                     attempt
@@ -177,9 +171,9 @@ impl EdgeSession {
                 Ok(connected) => {
                     self.lost = Some(connected.address.clone());
                     match self.session(connected, &mut outside).await {
-                        End::Over => return,
+                        End::Shutdown => return,
                         End::Moved(connected) => {
-                            self.leave();
+                            self.end_session();
                             moved = Some(connected);
                             continue;
                         }
@@ -188,56 +182,60 @@ impl EdgeSession {
                 }
                 Err(unreachable) => unreachable.into(),
             };
-            backoff.lasted(started.elapsed(), error.is_loss());
-            self.lost(error);
+            backoff.record_session(started.elapsed(), error.is_loss());
+            self.report_loss(error);
             let delay = backoff.delay(rand::random());
-            if self.away(&mut outside, sleep(delay)).await.is_none() {
+            if self.wait_offline(&mut outside, sleep(delay)).await.is_none() {
                 return;
             }
         }
     }
 
-    /// Waits for something without a session, and serves the outside meanwhile. `None` ends it all.
-    async fn away<F: Future>(&mut self, outside: &mut Outside<'_>, until: F) -> Option<F::Output> {
+    /// Waits for `until` without a session and executes commands meanwhile. `None`: shut down.
+    async fn wait_offline<F: Future>(
+        &mut self,
+        outside: &mut Outside<'_>,
+        until: F,
+    ) -> Option<F::Output> {
         pin!(until);
         loop {
             select! {
                 output = &mut until => return Some(output),
-                heard = outside.next(&mut self.outbox) => {
-                    if let Some(command) = heard? {
-                        self.command_away(command);
+                next = outside.next(&mut self.outbox) => {
+                    if let Some(command) = next? {
+                        self.execute_offline(command);
                     }
                 }
             }
         }
     }
 
-    fn command_away(&mut self, command: Command) {
+    fn execute_offline(&mut self, command: Command) {
         match command {
             Command::Ack(version) => self.acked = Some(version),
-            Command::Report(report) => self.report = Some(within_limit(report)),
+            Command::Report(report) => self.report = Some(limit_links(report)),
             Command::Client(client) => self.client = client,
-            Command::Renew { .. } => self.cannot_renew(),
-            // The next handshake goes by it anyhow.
+            Command::Renew { .. } => self.refuse_renewal(),
+            // The next handshake uses the new trust.
             Command::Recheck(_) => {}
         }
     }
 
-    fn lost(&mut self, error: SessionError) {
+    fn report_loss(&mut self, error: SessionError) {
         tracing::debug!(%error, "no session with a controller");
-        self.leave();
+        self.end_session();
         self.outbox.push(Event::Disconnected(error));
     }
 
-    /// What was under way in a session that has ended is over.
-    fn leave(&mut self) {
+    /// Drops what the session that has ended left incomplete.
+    fn end_session(&mut self) {
         self.assembler.reset();
         if std::mem::take(&mut self.renewing) {
-            self.cannot_renew();
+            self.refuse_renewal();
         }
     }
 
-    fn cannot_renew(&mut self) {
+    fn refuse_renewal(&mut self) {
         let message = "there is no session with a controller; try again later";
         let error = CallError::new(ErrorCode::Unavailable, message);
         self.outbox.push(Event::RenewReply(Err(error)));
@@ -252,13 +250,12 @@ impl EdgeSession {
     }
 }
 
-/// Its first links, if it has more than a report may.
-fn within_limit(mut report: Report) -> Report {
+fn limit_links(mut report: Report) -> Report {
     report.links.truncate(Report::MAX_LINKS);
     report
 }
 
-/// The rest of the edge.
+/// The channels to the rest of the edge.
 struct Outside<'a> {
     events: mpsc::Sender<Event>,
     commands: &'a mut mpsc::Receiver<Command>,
@@ -266,8 +263,8 @@ struct Outside<'a> {
 }
 
 impl Outside<'_> {
-    /// Hands out an event or takes a command, whichever goes first; `Some(None)` after an event.
-    /// `None` when it is over. Cancel-safe.
+    /// Sends an event or receives a command, whichever is possible first. `Some(None)` after an event,
+    /// `None` at shutdown. Cancel-safe.
     async fn next(&mut self, outbox: &mut Outbox) -> Option<Option<Command>> {
         select! {
             biased;

@@ -1,4 +1,4 @@
-//! Enrolment: a join token for a certificate.
+//! Enrolment with a join token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,31 +11,24 @@ use crate::{
     v1::{CallError, Endpoint, EndpointError, EnrollReply, EnrollRequest, Enrolled},
 };
 
-/// Why an edge has no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollFailure {
-    /// An address in the token is none.
-    #[error("the token names a controller at no address: {0}")]
+    #[error("the join token has an address of a controller that cannot be used: {0}")]
     Address(#[from] EndpointError),
-    /// No controller of the token's mesh answers: none at all, or one with another root. The token
-    /// was not sent and is still good.
+    /// No controller answers, or only ones with another root. The token was not sent and is still valid.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    /// The controller refuses, and says why.
     #[error(transparent)]
     Refused(#[from] CallError),
-    /// The answer did not come or cannot be read. The token may have been used up.
+    /// The answer is missing or malformed. The token may have been used.
     #[error("the controller's answer is missing: {0}; if joining again fails, make a new token")]
     Unanswered(String),
 }
 
-/// Joins a mesh. The token leaves this host only after a controller has shown a chain to the root
-/// whose public key the token names.
+/// Gets a certificate for a join token. The secret is sent only to a controller whose chain leads to the
+/// root that the token pins.
 ///
-/// `csr` is a PKCS #10 request in DER, `mark` as in [`Client`], `limit` for all of it.
-///
-/// # Errors
-/// See [`EnrollFailure`].
+/// `csr` is PKCS#10 in DER, `mark` that of [`Client`]; `limit` covers all steps.
 pub async fn enroll(
     token: &JoinToken,
     csr: Vec<u8>,
@@ -54,12 +47,12 @@ pub async fn enroll(
     let (deadline, mut busy) = (Instant::now() + limit, None);
     let connecting = client.connect_when_free(|unreachable| busy = Some(unreachable));
     let Ok(connected) = timeout_at(deadline, connecting).await else {
-        // Nothing was sent: the token is still good.
+        // The token was not sent.
         return Err(busy.map_or_else(late, EnrollFailure::Unreachable));
     };
     let connected = connected?;
     timeout_at(deadline, async {
-        let reply = ask(&connected, &request).await;
+        let reply = request_certificate(&connected, &request).await;
         connected.close(CloseCode::Done).await;
         Ok(reply?.result?)
     })
@@ -67,7 +60,10 @@ pub async fn enroll(
     .unwrap_or_else(|_| Err(late()))
 }
 
-async fn ask(connected: &Connected, request: &EnrollRequest) -> Result<EnrollReply, EnrollFailure> {
+async fn request_certificate(
+    connected: &Connected,
+    request: &EnrollRequest,
+) -> Result<EnrollReply, EnrollFailure> {
     let unanswered = |error: &dyn std::error::Error| EnrollFailure::Unanswered(error.to_string());
     let (send, receive) = connected.connection.open_bi().await.map_err(|e| unanswered(&e))?;
     let mut writer = FrameWriter::new(send);

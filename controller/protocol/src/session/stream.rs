@@ -5,43 +5,36 @@ use quinn::{RecvStream, SendStream};
 
 use crate::frame::{self, BadLength, Decoder, Incoming, Malformed, Message, TooLarge};
 
-/// Reads frames. Reads no further than the frame that it is at.
+/// Reads frames, and no byte beyond the current frame.
 #[derive(Debug)]
 pub struct FrameReader {
     stream: RecvStream,
     decoder: Decoder,
 }
 
-/// No frame could be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The stream or its connection is lost.
     #[error(transparent)]
     Stream(#[from] quinn::ReadError),
-    /// The stream ends within a frame.
     #[error("the stream ends within a frame")]
     CutOff,
-    /// A frame is longer than may be, or too short.
     #[error(transparent)]
     Length(#[from] BadLength),
-    /// A frame's content is not what its type says.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
 
 impl FrameReader {
-    /// For frames of at most `max` bytes of type and body: [`frame::MAX_FRAME`], or
-    /// [`frame::MAX_UNAUTHENTICATED`] where anybody may connect.
+    /// `max` is in bytes of type and body: [`frame::MAX_FRAME`], or [`frame::MAX_UNAUTHENTICATED`] for
+    /// peers without a certificate.
     pub fn new(stream: RecvStream, max: usize) -> Self {
         Self { stream, decoder: Decoder::new(max) }
     }
 
-    /// The next message; frames of other types are skipped. `None` at the stream's end.
+    /// The next message; frames of other types are skipped. `None` at the stream's end. After an error
+    /// the stream cannot be used any more.
     ///
-    /// Cancel-safe: what has been read of a frame is kept.
-    ///
-    /// # Errors
-    /// When the stream is lost or a frame is not what it should be. The stream is of no more use then.
+    /// Cancel-safe: a partly read frame is stored.
     pub async fn next<T: Incoming>(&mut self) -> Result<Option<T>, ReadError> {
         loop {
             while let Some(frame) = self.decoder.next_frame()? {
@@ -59,56 +52,46 @@ impl FrameReader {
     }
 }
 
-/// Writes frames.
 #[derive(Debug)]
 pub struct FrameWriter {
     stream: SendStream,
 }
 
-/// No frame could be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The stream or its connection is lost.
     #[error(transparent)]
     Stream(#[from] quinn::WriteError),
-    /// The message doesn't fit a frame. Nothing was written.
+    /// Nothing was written.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
 }
 
 impl FrameWriter {
-    /// Writes to a stream.
     pub fn new(stream: SendStream) -> Self {
         Self { stream }
     }
 
-    /// Writes a message, waiting while the peer's windows are full.
+    /// Writes a message, and waits while the peer's windows are full.
     ///
-    /// Not cancel-safe: a frame may be cut off, after which the stream is of no more use.
-    ///
-    /// # Errors
-    /// When the message doesn't fit a frame, or the stream is lost.
+    /// Not cancel-safe: a frame may be cut off, and then the stream cannot be used any more.
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), WriteError> {
         self.send_encoded(frame::encode(message)?).await
     }
 
-    /// Writes a frame that [`encode`](frame::encode) has made, perhaps for several peers. Otherwise as
+    /// Writes a frame of [`encode`](frame::encode), which may be shared by several peers. Otherwise like
     /// [`send`](Self::send).
-    ///
-    /// # Errors
-    /// When the stream is lost.
     pub async fn send_encoded(&mut self, frame: Bytes) -> Result<(), WriteError> {
         Ok(self.stream.write_chunk(frame).await?)
     }
 
-    /// Ends the stream after what was written. Returns at once.
+    /// Ends the stream after what was written. Doesn't wait.
     pub fn finish(&mut self) {
-        // The only error is that the stream has ended before.
+        // The only error is that the stream has already ended.
         let _ = self.stream.finish();
     }
 
-    /// Waits until the peer has everything or has gone. To be called after
-    /// [`finish`](Self::finish) and before the connection is closed, which throws away what is in flight.
+    /// Waits until the peer has received everything or has gone. Call it after [`finish`](Self::finish) and
+    /// before closing the connection, which discards data in flight.
     pub async fn delivered(&mut self) {
         let _ = self.stream.stopped().await;
     }

@@ -1,4 +1,4 @@
-//! QUIC settings. quinn's defaults are a web server's: hundreds of streams, windows without end, no
+//! QUIC settings. quinn's defaults suit a web server: hundreds of streams, unlimited windows, no
 //! keep-alive.
 
 use std::{sync::Arc, time::Duration};
@@ -8,25 +8,25 @@ use quinn::{
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
 
-/// Streams that an edge has open at once.
+/// Concurrent bidirectional streams of an edge.
 pub const EDGE_STREAMS: u32 = 1;
-/// Streams that an admin has open at once.
+/// Concurrent bidirectional streams of an admin.
 pub const ADMIN_STREAMS: u32 = 8;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const IDLE_MILLIS: u32 = 9_000;
-const IDLE_ENROLLING_MILLIS: u32 = 5_000;
+const ENROLL_IDLE_MILLIS: u32 = 5_000;
 
-/// A client's guess before the first round trip. A third of quinn's: what a controller missed because it
-/// was being restarted is sent again after 0.3 s, not after a second.
+/// A client's estimate before the first round trip, a third of quinn's. A packet that a restarting
+/// controller missed is sent again after 0.3 s instead of 1 s.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
 const KIB: u32 = 1024;
 
-/// For a server of sessions and admin calls. Streams are an admin's number; for an edge call
-/// [`set_max_concurrent_bi_streams`](quinn::Connection::set_max_concurrent_bi_streams) with
-/// [`EDGE_STREAMS`] once its role is known. A session holds at most 256 KiB of what was received, and
-/// 512 KiB of what was sent and not acknowledged.
+/// For a server of sessions and admin calls, with [`ADMIN_STREAMS`]. Once a peer's role is known to be an
+/// edge, call [`set_max_concurrent_bi_streams`](quinn::Connection::set_max_concurrent_bi_streams) with
+/// [`EDGE_STREAMS`]. A session holds at most 256 KiB of received data, and 512 KiB of sent data that is
+/// not acknowledged.
 pub fn control_server() -> TransportConfig {
     let mut config = bounded(128 * KIB, 256 * KIB, 512 * KIB);
     config
@@ -36,16 +36,16 @@ pub fn control_server() -> TransportConfig {
     config
 }
 
-/// For a server of enrolment: one stream, one request, and little patience.
+/// For a server of enrolment: one stream with one request, and a short idle time-out.
 pub fn enroll_server() -> TransportConfig {
     let mut config = bounded(8 * KIB, 8 * KIB, 128 * KIB);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_idle_timeout(Some(idle(IDLE_ENROLLING_MILLIS)));
+        .max_idle_timeout(Some(idle(ENROLL_IDLE_MILLIS)));
     config
 }
 
-/// For clients of either: streams are opened by them alone.
+/// For clients of both. Only clients open streams.
 pub fn client() -> TransportConfig {
     let mut config = bounded(512 * KIB, 768 * KIB, 256 * KIB);
     config
@@ -56,11 +56,8 @@ pub fn client() -> TransportConfig {
     config
 }
 
-/// A server with a TLS configuration of `cframe-pki` and one of the settings above. Limits on
-/// handshakes and the use of Retry are the caller's.
-///
-/// # Errors
-/// When the TLS configuration lacks QUIC's initial cipher suite, `TLS13_AES_128_GCM_SHA256`.
+/// For a TLS configuration of `cframe-pki` and one of the settings above. The caller adds limits on
+/// handshakes and the use of Retry.
 pub fn server_config(
     tls: Arc<rustls::ServerConfig>,
     transport: TransportConfig,
@@ -71,10 +68,7 @@ pub fn server_config(
     Ok(config)
 }
 
-/// A client with a TLS configuration of `cframe-pki` and the settings of [`client`].
-///
-/// # Errors
-/// When the TLS configuration lacks QUIC's initial cipher suite, `TLS13_AES_128_GCM_SHA256`.
+/// For a TLS configuration of `cframe-pki`, with the settings of [`client`].
 pub fn client_config(tls: Arc<rustls::ClientConfig>) -> Result<ClientConfig, NoInitialCipherSuite> {
     let crypto = QuicClientConfig::try_from(tls)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
@@ -82,8 +76,8 @@ pub fn client_config(tls: Arc<rustls::ClientConfig>) -> Result<ClientConfig, NoI
     Ok(config)
 }
 
-/// No streams, no datagrams, and windows in bytes. Packets stay at the 1,200 bytes that every path carries: a search for
-/// more costs each of thousands of sessions a dozen packets, and there is nothing that would be faster for it.
+/// No streams, no datagrams, and windows in bytes. Packets stay at 1,200 bytes, which every path carries:
+/// path MTU discovery would cost each of thousands of sessions a dozen packets and speed nothing up.
 fn bounded(stream: u32, connection: u32, send: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config

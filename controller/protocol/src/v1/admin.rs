@@ -1,4 +1,4 @@
-//! What an admin may ask of a controller, and one controller of another.
+//! Calls of admins to a controller, and of one controller to another.
 
 use cframe_pki::{Fingerprint, Serial, identity::Label};
 use ipnet::IpNet;
@@ -10,9 +10,8 @@ use crate::frame::message;
 /// Admin → controller: the only frame on a bidirectional stream that the admin opens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminRequest {
-    /// What to do.
     pub call: Call,
-    /// Check and answer as if, and change nothing.
+    /// The controller checks and answers the call, and changes nothing.
     pub dry_run: bool,
 }
 
@@ -24,254 +23,167 @@ pub enum Call {
     /// → `Status`.
     Status,
     /// Adds a namespace → `Changed`.
-    NamespaceAdd {
-        /// Its name.
-        name: Label,
-        /// Its settings.
-        settings: Settings,
-        /// For people.
-        description: String,
-    },
-    /// Changes a namespace's settings, those that are given → `Changed`.
+    NamespaceAdd { name: Label, settings: Settings, description: String },
+    /// Changes those settings that are given → `Changed`.
     NamespaceSet {
-        /// Its name.
         name: Label,
         /// MTU of the TUN devices in bytes, 1280 to 1500.
         tun_mtu: Option<u16>,
-        /// Congestion control of links.
         congestion: Option<Congestion>,
     },
     /// Removes a namespace → `Changed`.
     NamespaceDel {
-        /// Its name.
         name: Label,
-        /// Its edges, routes and tokens too; without this it must have no edges.
+        /// Remove its edges, routes and tokens too. Otherwise it must have no edges.
         cascade: bool,
     },
     /// All namespaces → `Namespaces`.
     NamespaceList,
     /// One namespace → `Namespaces`.
-    NamespaceShow {
-        /// Its name.
-        name: Label,
-    },
+    NamespaceShow { name: Label },
     /// Adds an edge → `Changed`.
     EdgeAdd {
-        /// The namespace.
         namespace: Label,
-        /// The edge's name.
         name: Label,
         /// Site prefixes.
         cidrs: Vec<IpNet>,
-        /// Where it is dialled, in order of preference.
+        /// In order of preference.
         endpoints: Vec<Endpoint>,
-        /// For people.
         description: String,
     },
-    /// Changes an edge, what is given, in one transaction → `Changed`.
+    /// Changes what is given, in one transaction → `Changed`.
     EdgeSet {
-        /// The namespace.
         namespace: Label,
-        /// The edge's name.
         name: Label,
-        /// All of its site prefixes.
+        /// Replaces all site prefixes.
         cidrs: Option<Vec<IpNet>>,
-        /// All of its endpoints.
+        /// Replaces all endpoints.
         endpoints: Option<Vec<Endpoint>>,
-        /// For people.
         description: Option<String>,
     },
     /// Removes an edge and denies its certificates → `Changed`.
-    EdgeDel {
-        /// The namespace.
-        namespace: Label,
-        /// The edge's name.
-        name: Label,
-    },
+    EdgeDel { namespace: Label, name: Label },
     /// Edges of one or all namespaces → `Edges`.
     EdgeList {
-        /// The namespace; `None` is all.
+        /// `None`: all.
         namespace: Option<Label>,
     },
     /// One edge → `Edges`.
-    EdgeShow {
-        /// The namespace.
-        namespace: Label,
-        /// The edge's name.
-        name: Label,
-    },
-    /// One more prefix behind an edge → `Changed`.
-    RouteAdd {
-        /// The namespace.
-        namespace: Label,
-        /// The route's name.
-        name: Label,
-        /// The prefix.
-        prefix: IpNet,
-        /// The edge it is behind.
-        edge: Label,
-    },
+    EdgeShow { namespace: Label, name: Label },
+    /// Adds a prefix behind an edge → `Changed`.
+    RouteAdd { namespace: Label, name: Label, prefix: IpNet, edge: Label },
     /// Removes a route → `Changed`.
-    RouteDel {
-        /// The namespace.
-        namespace: Label,
-        /// The route's name.
-        name: Label,
-    },
+    RouteDel { namespace: Label, name: Label },
     /// Routes of one or all namespaces → `Routes`.
     RouteList {
-        /// The namespace; `None` is all.
+        /// `None`: all.
         namespace: Option<Label>,
     },
     /// One route → `Routes`.
-    RouteShow {
-        /// The namespace.
-        namespace: Label,
-        /// The route's name.
-        name: Label,
-    },
+    RouteShow { namespace: Label, name: Label },
     /// Makes a join token → `TokenMade`.
     TokenCreate {
-        /// The namespace.
         namespace: Label,
-        /// The edge that may join with it.
         edge: Label,
-        /// Seconds until it expires, at most 86,400.
+        /// At most 86,400.
         ttl_secs: u32,
-        /// The edge has joined before and joins again, with a new key.
+        /// For an edge that has joined before and needs a new key.
         rejoin: bool,
     },
-    /// Tokens that can still be used, of one or all namespaces → `Tokens`.
+    /// Unused and valid tokens of one or all namespaces → `Tokens`.
     TokenList {
-        /// The namespace; `None` is all.
+        /// `None`: all.
         namespace: Option<Label>,
     },
-    /// Makes a token void → `Changed`.
+    /// Revokes a token → `Changed`.
     TokenRevoke {
-        /// Its id in hex.
+        /// In hex.
         id: String,
     },
     /// A certificate for an edge that cannot reach the controller yet → `Enrolled`.
     CertEnroll {
-        /// The namespace.
         namespace: Label,
-        /// The edge.
         edge: Label,
-        /// PKCS #10 request in DER. Only its public key is used.
+        /// PKCS#10 in DER. Only its public key is used.
         csr: Vec<u8>,
     },
     /// Certificates of one or all namespaces → `Certs`.
     CertList {
-        /// The namespace; `None` is all, controllers and admins too.
+        /// `None`: all, and those of controllers and admins.
         namespace: Option<Label>,
     },
     /// One certificate → `Certs`.
-    CertShow {
-        /// Its serial.
-        serial: Serial,
-    },
-    /// Denies a certificate at once → `Changed`.
-    CertRevoke {
-        /// Its serial.
-        serial: Serial,
-        /// For people.
-        reason: String,
-    },
-    /// Asks an edge that is connected to renew its certificate now → `Changed`.
-    CertRenew {
-        /// The namespace.
-        namespace: Label,
-        /// The edge.
-        edge: Label,
-    },
+    CertShow { serial: Serial },
+    /// Revokes a certificate → `Changed`.
+    CertRevoke { serial: Serial, reason: String },
+    /// Makes a connected edge renew its certificate now → `Changed`.
+    CertRenew { namespace: Label, edge: Label },
     /// A certificate for an admin → `AdminEnrolled`.
     AdminAdd {
-        /// The admin's name.
         name: Label,
-        /// PKCS #10 request in DER. Only its public key is used.
+        /// PKCS#10 in DER. Only its public key is used.
         csr: Vec<u8>,
-        /// May look and change nothing.
         read_only: bool,
     },
     /// Removes an admin and denies its certificates → `Changed`.
-    AdminDel {
-        /// The admin's name.
-        name: Label,
-    },
+    AdminDel { name: Label },
     /// All admins → `Admins`.
     AdminList,
-    /// Distrusts an issuing CA, a stolen controller's → `Changed`.
+    /// Revokes an issuing CA → `Changed`.
     IssuerRevoke {
-        /// SHA-256 of the CA's public key (SPKI).
+        /// SHA-256 of the CA's SPKI.
         fingerprint: Fingerprint,
     },
     /// The trust bundle → `Trust`.
     TrustShow,
-    /// Waits until the namespace's edges that are connected to any controller have a version → several
-    /// `Progress`, and `Unheard` whenever another set of controllers does not answer.
-    Wait {
-        /// The namespace.
-        namespace: Label,
-        /// The version.
-        version: Version,
-        /// Gives up after these seconds.
-        timeout_secs: u32,
-    },
-    /// A logical dump of the store, without any private key → several `Chunk`.
+    /// Waits until all connected edges of a namespace have a version → several `Progress`, and `Unheard`
+    /// whenever the set of controllers that don't answer changes.
+    Wait { namespace: Label, version: Version, timeout_secs: u32 },
+    /// A dump of the store, which has no private keys → several `Chunk`.
     Backup,
-    /// Records of the audit log, the oldest first → several `Audit`, empty ones too. With `follow` they go on
-    /// until the asker goes.
+    /// Records of the audit log, oldest first → several `Audit`, some of them empty. With `follow` they
+    /// continue until the caller closes the stream.
     Audit(AuditQuery),
-    /// All controllers, those that don't run too → `Controllers`.
+    /// All registered controllers, running or not → `Controllers`.
     ControllerList,
     /// One controller → `Controllers`.
-    ControllerShow {
-        /// Its name.
-        name: Label,
-    },
-    /// Removes a controller that doesn't run, and denies its certificates → `Changed`.
+    ControllerShow { name: Label },
+    /// Removes a controller and revokes its certificates → `Changed`.
     ControllerDel {
-        /// Its name.
         name: Label,
-        /// Distrust all its issuing CAs too, which cuts off whoever has a certificate of them. Then it may run.
+        /// Also revoke all its issuing CAs, which cuts off everyone with a certificate of theirs. Without
+        /// this the controller must not be running.
         revoke_issuer: bool,
     },
-    /// From another controller: the sessions that this one has or had → `Sessions`.
+    /// From another controller: this one's current and past sessions → `Sessions`.
     Sessions {
-        /// Of this namespace; `None` is all.
+        /// `None`: all.
         namespace: Option<Label>,
-        /// Of this edge of it; `None` is all.
+        /// `None`: all.
         edge: Option<Label>,
-        /// Of links no more than which are up.
+        /// Of each link only its peer and whether it is up.
         brief: bool,
     },
-    /// From another controller: which of a namespace's edges that are connected here lack a version, now and
-    /// at every change → several `Behind`, at least one a second.
-    Behind {
-        /// The namespace.
-        namespace: Label,
-        /// The version.
-        version: Version,
-        /// Ends after these seconds.
-        timeout_secs: u32,
-    },
-    /// The roots and issuing CAs, and what hangs on each → `Ca`.
+    /// From another controller: which edges that are connected here don't have a version yet, now and at
+    /// every change → several `Behind`, at least one per second.
+    Behind { namespace: Label, version: Version, timeout_secs: u32 },
+    /// The roots and issuing CAs, and how many certificates depend on each → `Ca`.
     CaStatus,
-    /// Whose newest valid certificate is under a root or an issuing CA → `Holders`.
+    /// Participants whose newest valid certificate depends on a root or an issuing CA → `Holders`.
     CaHolders {
-        /// SHA-256 of the CA's public key (SPKI).
+        /// SHA-256 of the CA's SPKI.
         fingerprint: Fingerprint,
     },
     /// Adds a root to the trust bundle → `Changed`.
     RootAdd {
-        /// The root's certificate in DER.
+        /// In DER.
         certificate: Vec<u8>,
     },
     /// Removes a root from the trust bundle → `Changed`.
     RootDrop {
-        /// SHA-256 of the root's public key (SPKI).
+        /// SHA-256 of the root's SPKI.
         fingerprint: Fingerprint,
-        /// Although somebody depends on it.
+        /// Even if certificates depend on it.
         force: bool,
     },
 }

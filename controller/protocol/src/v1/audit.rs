@@ -1,33 +1,31 @@
-//! The audit log, as admins ask for it.
+//! Queries of the audit log.
 
 use cframe_pki::identity::Label;
 use serde::{Deserialize, Serialize};
 
-/// Which records are asked for. What is `None` restricts nothing.
+/// A filter. `None` matches all records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditQuery {
-    /// Not made before this, in Unix milliseconds.
+    /// From this time on, in Unix milliseconds.
     pub since: Option<u64>,
-    /// Made before this, in Unix milliseconds.
+    /// Before this time, in Unix milliseconds.
     pub until: Option<u64>,
-    /// By whom: `admin/alice`, or a part of that up to or after a `/`.
+    /// `admin/alice`, or the part before or after the `/`.
     pub who: Option<String>,
-    /// About this namespace.
     pub namespace: Option<Label>,
-    /// By this call: `edge-add`, `join`, …
+    /// `edge-add`, `join`, …
     pub call: Option<String>,
-    /// The newest so many; 0 for all.
+    /// Only this many of the newest records; 0: all.
     pub limit: u32,
-    /// After those that there are, each that is made, until the asker goes.
+    /// Then send new records as they are made, until the caller closes the stream.
     pub follow: bool,
 }
 
-/// A record of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRow {
-    /// Its id, by which records sort: Unix milliseconds in 13 digits, the controller, a number.
+    /// Sorts by time: Unix milliseconds in 13 digits, the controller, a number.
     pub id: String,
-    /// The record as it is stored, in JSON: its fields may grow in number, and what is frozen here is that
-    /// it is a text.
+    /// The stored record in JSON. Later versions may add fields; the protocol only fixes that it is a
+    /// string.
     pub record: String,
 }

@@ -1,4 +1,4 @@
-//! What one edge needs to know, and how it changes.
+//! The desired state of one edge, and its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,19 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::{Endpoint, Version};
 use crate::frame::message;
 
-/// What the edges of a namespace have in common.
+/// Settings of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Settings {
-    /// MTU of the TUN devices in bytes, 1280 to 1500.
+    /// Bytes, 1280 to 1500.
     pub tun_mtu: u16,
-    /// How links share the underlay with others.
     pub congestion: Congestion,
 }
 
 /// Congestion control of links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Congestion {
-    /// None of the tunnel's own: the inner flows have theirs.
+    /// None of the tunnel's own. The inner flows do theirs.
     #[default]
     Transparent,
     /// BBR for the tunnel as a whole.
@@ -37,85 +36,69 @@ impl Default for Settings {
     }
 }
 
-/// The whole state that one edge needs, at one version. The default is the empty state, from which
-/// every snapshot starts.
+/// The whole state that one edge needs, at one version. The default is the empty state, which
+/// snapshots are built on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
-    /// Which state this is.
     pub version: Version,
-    /// The namespace's settings.
     pub settings: Settings,
-    /// Whose certificates count.
     pub trust: TrustBundle,
-    /// Which of them don't after all.
     pub denied: BTreeSet<DenyEntry>,
-    /// Where controllers are reached, on their control port.
+    /// On their control port.
     pub controllers: BTreeSet<Endpoint>,
-    /// All edges of the namespace, the edge itself among them.
+    /// All edges of the namespace, including this one.
     pub edges: BTreeMap<Label, EdgeState>,
-    /// All site prefixes of the namespace with the edge that each is behind, the edge's own among
-    /// them. No two of different edges overlap, and host bits are zero.
+    /// All site prefixes of the namespace, including this edge's own, with the edge that each is behind.
+    /// Prefixes of different edges don't overlap, and host bits are zero.
     pub prefixes: BTreeMap<IpNet, Label>,
 }
 
-/// An edge as others need to know it.
+/// What other edges need to know of an edge.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeState {
-    /// Where the edge is dialled, in order of preference. Empty: it dials, nobody dials it.
+    /// In order of preference. An edge without endpoints is not dialled; it dials others.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// One step from one [`Desired`] to another. Each sets or removes one thing whatever was there
-/// before, so that a later change of the same thing replaces an earlier one.
+/// One step from one [`Desired`] to another. It sets or removes one thing whatever its previous value,
+/// so that a later change of the same thing replaces an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// New settings.
     Settings(Settings),
-    /// A new trust bundle.
     Trust(TrustBundle),
-    /// All controllers.
+    /// Replaces all controllers.
     Controllers(BTreeSet<Endpoint>),
-    /// One more denial.
+    /// Adds an entry to the deny-list.
     Denied(DenyEntry),
-    /// One denial less: what it denied has expired.
+    /// Removes an entry, whose certificate has expired.
     NotDenied(DenyEntry),
-    /// An edge is new, or is reached elsewhere.
+    /// Adds an edge, or replaces its state.
     Edge {
-        /// Its name.
         name: Label,
-        /// Its new state.
         state: EdgeState,
     },
-    /// An edge is gone.
     EdgeGone {
-        /// Its name.
         name: Label,
     },
-    /// A prefix is new, or has moved to another edge.
+    /// Adds a prefix, or moves it to another edge.
     Prefix {
-        /// The prefix.
         net: IpNet,
-        /// The edge it is behind.
         owner: Label,
     },
-    /// A prefix is gone.
     PrefixGone {
-        /// The prefix.
         net: IpNet,
     },
 }
 
-/// Controller → edge: a piece of the way from one state to another. The edge applies nothing before
-/// the last piece has arrived, and acknowledges it.
+/// Controller → edge: a piece of a delta or snapshot. The edge applies nothing before the last piece
+/// has arrived, and acknowledges the whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Update {
-    /// The state that the changes are for; `None` is the empty state. All pieces say the same.
+    /// The version that the changes apply to; `None` is the empty state. Equal in all pieces.
     pub from: Option<Version>,
-    /// The version after the last piece. All pieces say the same.
+    /// The version after the last piece. Equal in all pieces.
     pub to: Version,
-    /// What changes.
     pub changes: Vec<Change>,
-    /// Whether this is the last piece.
     pub last: bool,
 }
 

@@ -9,107 +9,94 @@ use crate::frame::{message, messages};
 /// Edge → controller: the first frame of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeHello {
-    /// The version of the state that the edge has; `None` asks for a snapshot.
+    /// The version that the edge has; `None` requests a snapshot.
     pub have: Option<Version>,
-    /// Version of the edge's software, for people.
+    /// Version of the edge's software.
     pub software: String,
-    /// Random, new at every start of the edge. Of two sessions of one edge the later one counts;
-    /// this tells a restart from a second host with the same key.
+    /// Random, new at every start of the edge. It tells a restarted edge from a second host with the
+    /// same key.
     pub boot: [u8; 16],
 }
 
-/// Edge → controller: the state of this version is applied. The controller may send what has
-/// changed since.
+/// Edge → controller: a version is applied. The controller may send the next delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
-    /// The `to` of the [`Update`] that was applied.
+    /// The [`Update`]'s `to`.
     pub version: Version,
 }
 
-/// Either way: answer with a [`Pong`]. Sent by whoever has sent nothing for 2 s.
+/// Both ways: the peer answers with a [`Pong`]. A side sends it after 2 s without sending anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ping {
-    /// Comes back in the answer.
+    /// Returned in the answer.
     pub nonce: u64,
-    /// From an edge: what it has applied. From a controller: the newest there is for the edge.
+    /// From an edge: the version that it has applied. From a controller: the newest version for the edge.
     pub version: Option<Version>,
 }
 
 /// The answer to a [`Ping`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {
-    /// The ping's.
     pub nonce: u64,
     /// As in [`Ping`].
     pub version: Option<Version>,
 }
 
-/// Edge → controller: how the edge is. Every 10 s, and at most once a second when a link changes.
+/// Edge → controller: the edge's status, every 10 s and, when a link changes, at most once per second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The links, at most [`Report::MAX_LINKS`].
+    /// At most [`Report::MAX_LINKS`].
     pub links: Vec<LinkReport>,
-    /// When the edge's certificate expires.
     pub cert_not_after: u64,
-    /// What the edge has applied.
     pub applied: Option<Version>,
 }
 
 impl Report {
-    /// More links than these are left out of a report.
     pub const MAX_LINKS: usize = 500;
 }
 
-/// One link as an edge sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkReport {
-    /// The edge at the other end.
     pub peer: Label,
-    /// Whether it carries traffic.
     pub up: bool,
-    /// Smoothed round-trip time in microseconds; 0 if not known.
+    /// Smoothed round-trip time in microseconds; 0 if unknown.
     pub rtt_us: u32,
-    /// Largest UDP payload that the path carries whole, in bytes; 0 if not known.
+    /// Largest UDP payload in bytes that is not fragmented; 0 if unknown.
     pub path_mtu: u16,
-    /// When `up` became what it is.
+    /// When `up` last changed.
     pub since_unix: u64,
 }
 
-/// Edge → controller: a certificate for a new key.
+/// Edge → controller: requests a certificate for a new key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewRequest {
-    /// PKCS #10 request in DER. Only its public key is used.
+    /// PKCS#10 in DER. Only its public key is used.
     pub csr: Vec<u8>,
 }
 
 /// Controller → edge: the answer to a [`RenewRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewReply {
-    /// The new certificate, or why there is none.
     pub result: Result<Enrolled, CallError>,
 }
 
-/// Controller → edge: renew now, somebody asked for it.
+/// Controller → edge: an admin has asked for a renewal now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewNow {}
 
-/// Controller → edge: the session ends, and why.
+/// Controller → edge: the controller ends the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goodbye {
-    /// Why.
     pub reason: GoodbyeReason,
 }
 
-/// Why a controller ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum GoodbyeReason {
-    /// The controller stops; another one, or the same one later, takes over.
+    /// The controller stops. The edge connects to another one, or to this one later.
     Shutdown,
-    /// The edge's certificate was revoked.
     Revoked,
-    /// The edge was removed from its namespace.
     Removed,
-    /// The edge has begun another session.
+    /// The edge has another session.
     Replaced,
 }
 
@@ -126,17 +113,12 @@ message!(RenewNow = 10);
 messages! {
     /// What an edge sends in its session.
     pub enum FromEdge {
-        /// First, and once.
+        /// The first frame.
         Hello(EdgeHello),
-        /// A state is applied.
         Ack(Ack),
-        /// To be answered.
         Ping(Ping),
-        /// An answer.
         Pong(Pong),
-        /// How the edge is.
         Report(Report),
-        /// A certificate is wanted.
         RenewRequest(RenewRequest),
     }
 }
@@ -144,17 +126,11 @@ messages! {
 messages! {
     /// What a controller sends in an edge's session.
     pub enum ToEdge {
-        /// A piece of state.
         Update(Update),
-        /// To be answered.
         Ping(Ping),
-        /// An answer.
         Pong(Pong),
-        /// A certificate, or none.
         RenewReply(RenewReply),
-        /// The end.
         Goodbye(Goodbye),
-        /// The certificate is to be renewed.
         RenewNow(RenewNow),
     }
 }

@@ -1,4 +1,4 @@
-//! Where something is reached from outside.
+//! UDP addresses to dial.
 
 use std::{
     borrow::Cow,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A UDP address to dial: `203.0.113.7:58423`, `[2001:db8::7]:58423` or `gw.example.com:58423`.
 ///
-/// Kept in one spelling: DNS names in lower case, IPv6 as in RFC 5952. In serde it is the text.
+/// The text is normalised: DNS names in lower case, IPv6 as in RFC 5952. In serde it is the text.
 /// Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
@@ -20,7 +20,6 @@ pub struct Endpoint {
     port: u16,
 }
 
-/// A text is not an endpoint; the message has it and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{value:?} is not an endpoint: {reason}; expected HOST:PORT, such as 203.0.113.7:58423, \
@@ -32,23 +31,22 @@ pub struct EndpointError {
 }
 
 impl Endpoint {
-    /// The host: an IPv4 address, an IPv6 address without brackets, or a DNS name.
+    /// An IPv4 address, an IPv6 address without brackets, or a DNS name.
     pub fn host(&self) -> &str {
         let host = self.text.rsplit_once(':').map_or("", |(host, _)| host);
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
     }
 
-    /// The UDP port, never 0.
+    /// Never 0.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The host's address; `None` if it is a DNS name.
+    /// `None` if the host is a DNS name.
     pub fn ip(&self) -> Option<IpAddr> {
         self.host().parse().ok()
     }
 
-    /// The whole as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -68,7 +66,7 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
     let port = parse_port(port).ok_or("the port is not a number from 1 to 65535")?;
     let text = if let Some(inner) = host.strip_prefix('[') {
         let inner = inner.strip_suffix(']').ok_or("the bracket is not closed")?;
-        let ip: Ipv6Addr = inner.parse().map_err(|_| "in the brackets is no IPv6 address")?;
+        let ip: Ipv6Addr = inner.parse().map_err(|_| "there is no IPv6 address in the brackets")?;
         dialable(ip.into())?;
         format!("[{ip}]:{port}")
     } else if let Ok(ip) = host.parse::<Ipv4Addr>() {
@@ -96,13 +94,13 @@ fn dialable(ip: IpAddr) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// RFC 1123 §2.1, and a last label that is not a number, so that a mistyped IPv4 address isn't
-/// taken for a name.
+/// RFC 1123 §2.1. The last label must not be a number, so that a mistyped IPv4 address isn't taken
+/// for a name.
 fn name_rule(host: &str) -> Result<(), &'static str> {
-    let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let label = |label: &str| {
-        let edges = label.starts_with('-') || label.ends_with('-');
-        (1..=63).contains(&label.len()) && label.bytes().all(letter) && !edges
+        let hyphen = label.starts_with('-') || label.ends_with('-');
+        (1..=63).contains(&label.len()) && label.bytes().all(allowed) && !hyphen
     };
     if host.is_empty() {
         return Err("the host is empty");
@@ -118,7 +116,7 @@ fn name_rule(host: &str) -> Result<(), &'static str> {
 }
 
 impl From<SocketAddr> for Endpoint {
-    /// The address as it is, without the flow label and scope of IPv6.
+    /// Without the flow label and scope of IPv6.
     fn from(address: SocketAddr) -> Self {
         let port = address.port();
         let text = match address.ip() {

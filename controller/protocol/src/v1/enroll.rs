@@ -1,4 +1,4 @@
-//! Enrolment: one bidirectional stream, opened by an edge that has a join token and no certificate.
+//! Enrolment: one bidirectional stream, opened by an edge with a join token and no certificate.
 
 use std::fmt;
 
@@ -12,45 +12,37 @@ use serde::{Deserialize, Serialize};
 use super::{CallError, Endpoint, Settings};
 use crate::frame::message;
 
-/// Edge → controller: a token for a certificate. Sent only to a server whose chain ends in the root
-/// that the token names. At most 4 KiB as a frame.
+/// Edge → controller. Sent only to a server whose chain leads to the root that the token pins. The frame
+/// has at most 4 KiB.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollRequest {
-    /// Which token.
     pub token_id: [u8; 16],
-    /// The token's secret, 16 to 32 bytes.
+    /// 16 to 32 bytes.
     pub secret: Vec<u8>,
-    /// PKCS #10 request in DER. Only its public key is used.
+    /// PKCS#10 in DER. Only its public key is used.
     pub csr: Vec<u8>,
 }
 
-/// Controller → edge: the answer.
+/// Controller → edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollReply {
-    /// The certificate and all that an edge needs for its first session, or why there is none.
     pub result: Result<Enrolled, CallError>,
 }
 
-/// What an edge gets with a certificate.
+/// A new certificate, and what the edge needs for its first session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolled {
-    /// The mesh's name.
     pub mesh: MeshName,
-    /// The edge's namespace.
     pub namespace: Label,
-    /// The edge's name.
     pub edge: Label,
-    /// Certificates in DER: the leaf, then its issuing CA.
+    /// In DER: the leaf, then its issuing CA.
     pub chain: Vec<Vec<u8>>,
-    /// Whose certificates count.
     pub trust: TrustBundle,
-    /// Where controllers are reached, on their control port.
+    /// On their control port.
     pub controllers: Vec<Endpoint>,
-    /// The namespace's settings.
     pub settings: Settings,
-    /// UDP port for links.
     pub listen_port: u16,
-    /// What the edge was added with; all of its prefixes come with the first desired state.
+    /// Those of `edge add`. The first desired state has all prefixes.
     pub site_prefixes: Vec<IpNet>,
 }
 

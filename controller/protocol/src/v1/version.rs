@@ -4,13 +4,13 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Which state of the store a desired state was made from. In text `epoch.mesh.namespace`.
+/// The revisions of the store that a desired state was made from. As text: `epoch.mesh.namespace`.
 ///
-/// Not totally ordered: see [`Version::at_least`].
+/// Versions are partially ordered: see [`Version::at_least`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
-    /// Milliseconds since the Unix epoch when the store was made. A restore or a migration makes a
-    /// new store, whose revisions begin anew.
+    /// When the store was made, in Unix milliseconds. A restore or migration makes a new store, whose
+    /// revisions start again.
     pub epoch: u64,
     /// Revision of what concerns all namespaces: trust, controllers.
     pub mesh: u64,
@@ -18,14 +18,13 @@ pub struct Version {
     pub namespace: u64,
 }
 
-/// A text is not a version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a version: expected EPOCH.MESH.NAMESPACE, three whole numbers")]
 pub struct ParseVersionError(String);
 
 impl Version {
-    /// Whether this is `other` or newer: of a later epoch, or of the same with neither revision
-    /// behind. Of two versions of one epoch, neither may be at least the other.
+    /// Whether this is `other` or newer: of a later epoch, or of the same epoch with neither revision
+    /// older. Of two versions, neither may be at least the other.
     pub fn at_least(&self, other: &Self) -> bool {
         let in_epoch = self.mesh >= other.mesh && self.namespace >= other.namespace;
         self.epoch > other.epoch || (self.epoch == other.epoch && in_epoch)
@@ -62,13 +61,13 @@ mod tests {
     }
 
     #[test]
-    fn a_later_epoch_wins_whatever_the_revisions() {
+    fn a_later_epoch_is_newer_whatever_the_revisions() {
         assert!(version(2, 0, 0).at_least(&version(1, 9, 9)));
         assert!(!version(1, 9, 9).at_least(&version(2, 0, 0)));
     }
 
     #[test]
-    fn in_one_epoch_neither_revision_may_be_behind() {
+    fn in_one_epoch_neither_revision_may_be_older() {
         assert!(version(1, 2, 2).at_least(&version(1, 2, 2)));
         assert!(version(1, 2, 3).at_least(&version(1, 2, 2)));
         assert!(!version(1, 3, 1).at_least(&version(1, 2, 2)));

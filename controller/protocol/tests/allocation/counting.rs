@@ -1,6 +1,6 @@
-//! An allocator that counts what each thread has and has had at most.
+//! An allocator that counts the current and maximum allocation of each thread.
 
-#![expect(unsafe_code, reason = "an allocator cannot be written without; it passes everything on")]
+#![expect(unsafe_code, reason = "an allocator needs it; all calls are forwarded")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -17,7 +17,7 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-/// Runs `work` and says how much more than before it had allocated at most, on this thread.
+/// Runs `work` and returns the maximum number of bytes that it had allocated, on this thread.
 pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = NOW.get();
     PEAK.set(before);
@@ -36,7 +36,7 @@ fn count(bytes: usize, sign: isize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 1);
-        // SAFETY: the caller's promise about `layout` is the one that is asked for.
+        // SAFETY: the caller guarantees for `layout` what `System` needs.
         unsafe { System.alloc(layout) }
     }
 
@@ -47,10 +47,10 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // As if it were copied: both are there for a moment.
+        // Counted like a copy, during which both exist.
         count(new_size, 1);
         count(layout.size(), -1);
-        // SAFETY: `pointer` came from `System` with this layout; `new_size` is the caller's promise.
+        // SAFETY: `pointer` came from `System` with this layout; the caller guarantees `new_size`.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 }

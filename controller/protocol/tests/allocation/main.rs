@@ -1,4 +1,4 @@
-//! What reading a frame allocates, whatever the frame: at most 64 KiB besides the frame itself.
+//! Decoding any frame allocates at most 64 KiB besides the frame itself.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -20,8 +20,8 @@ use proptest::{
 };
 
 const KINDS: [u16; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21, 40, 41, 999];
-/// What edges and admins send: here the bound is exact. In what controllers send, a SPIFFE ID is
-/// counted as one text and kept as up to three.
+/// Messages of edges and admins, for which the limit is exact. In messages of controllers a SPIFFE ID is
+/// charged as one string and takes up to three.
 const TO_CONTROLLERS: [u16; 8] = [1, 3, 4, 5, 6, 7, 20, 40];
 const SLACK: usize = BUDGET / 16;
 
@@ -41,8 +41,8 @@ fn garbage_allocates_little() {
 }
 
 #[test]
-fn a_list_is_not_believed_its_length() {
-    // 5 bytes that say: 4 billion follow. Put at every place of every message.
+fn the_length_that_a_list_claims_is_not_trusted() {
+    // A varint of 4 billion, put at every place of every message.
     let claim = [0xfc, 0xff, 0xff, 0xff, 0xff];
     for sample in samples::all() {
         let body = &sample.bytes[6..];
@@ -68,7 +68,7 @@ fn messages_cut_off_or_with_a_wrong_byte_allocate_little() {
 }
 
 #[test]
-fn the_smallest_elements_in_the_largest_lists_are_stopped_in_time() {
+fn the_largest_lists_of_the_smallest_elements_are_refused_in_time() {
     let name: cframe_pki::identity::Label = "a".parse().unwrap();
     let endpoint: Endpoint = "a:1".parse().unwrap();
     let net: ipnet::IpNet = "0.0.0.0/0".parse().unwrap();
@@ -110,7 +110,7 @@ fn the_smallest_elements_in_the_largest_lists_are_stopped_in_time() {
 }
 
 #[test]
-fn the_largest_report_is_within_the_bound_and_readable() {
+fn the_largest_report_is_within_the_limit_and_readable() {
     let link = |n: usize| LinkReport {
         peer: format!("{n:0>63}").parse().unwrap(),
         up: true,
@@ -126,7 +126,7 @@ fn the_largest_report_is_within_the_bound_and_readable() {
 }
 
 #[test]
-fn a_set_takes_more_than_a_list_and_is_counted_for_it() {
+fn a_set_takes_more_than_a_list_and_is_charged_for_it() {
     // Nodes of a B-tree that was filled in order are half empty.
     let print = |n: usize| {
         let mut bytes = [0; 32];
@@ -153,7 +153,7 @@ impl InReply for Enrolled {
     }
 }
 
-/// The reply with its first row many times.
+/// The reply with its first row repeated.
 fn many(reply: Reply) -> Reply {
     const MANY: usize = 20_000;
     match reply {
@@ -198,7 +198,7 @@ fn many(reply: Reply) -> Reply {
     }
 }
 
-/// A message that is too large, cut to every power of two and to the most that a frame may hold.
+/// A message that is too large, cut to every power of two and to the largest frame.
 fn bomb<M: Message>(name: &str, message: &M) {
     let bytes = encode_within(message, usize::MAX).unwrap();
     let most = (MAX_FRAME - 2).min(bytes.len() - 6);
@@ -223,7 +223,7 @@ fn assert_bounded(name: &str, frame: &Frame) {
     );
 }
 
-/// Reads the frame as everything it may be, and says what that took at most.
+/// Decodes the frame as every message, and returns the maximum allocation.
 fn read(frame: &Frame) -> (bool, usize) {
     counting::peak(|| {
         FromEdge::parse(frame).is_ok_and(|m| m.is_some())

@@ -1,4 +1,4 @@
-//! What is refused.
+//! Frames and bodies that are refused.
 
 use bytes::Bytes;
 use cframe_protocol::{
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use crate::samples;
 
 #[test]
-fn a_length_is_refused_before_anything_of_the_frame_is_read() {
+fn a_length_is_refused_before_the_body_arrives() {
     for (max, len) in [(MAX_FRAME, 65_537u32), (MAX_UNAUTHENTICATED, 4_097), (MAX_FRAME, u32::MAX)]
     {
         let mut decoder = Decoder::new(max);
@@ -21,7 +21,7 @@ fn a_length_is_refused_before_anything_of_the_frame_is_read() {
         assert_eq!((decoder.wants(), decoder.next_frame()), (1, Ok(None)));
         decoder.push(&len.to_be_bytes()[3..]);
         assert_eq!(decoder.next_frame(), Err(BadLength { len, max }));
-        assert_eq!(decoder.wants(), 0, "nothing more is asked for");
+        assert_eq!(decoder.wants(), 0, "no more bytes are wanted");
     }
 }
 
@@ -52,7 +52,7 @@ fn the_longest_frame_passes_on_both_sides() {
 }
 
 #[test]
-fn an_enrol_request_of_usual_size_fits_an_unauthenticated_frame() {
+fn an_enrolment_request_of_usual_size_fits_an_unauthenticated_frame() {
     let request = EnrollRequest { token_id: [1; 16], secret: vec![2; 32], csr: vec![0x30; 2000] };
     assert!(encode_within(&request, MAX_UNAUTHENTICATED).is_ok());
     let request = EnrollRequest { csr: vec![0x30; 5000], ..request };
@@ -79,7 +79,7 @@ fn a_body_that_ends_early_is_refused() {
 }
 
 #[test]
-fn values_keep_their_rules_on_the_wire() {
+fn values_are_validated_on_the_wire() {
     // A label in upper case, a DNS name with an underscore, a prefix length of 33.
     let ok = encode(&AdminRequest {
         call: Call::RouteAdd {
@@ -139,23 +139,19 @@ fn frame(whole: &Bytes, body: Vec<u8>) -> Frame {
     Frame { kind: u16::from_be_bytes([whole[4], whole[5]]), body: body.into() }
 }
 
-/// As whatever message has the frame's type. What can be read can be written, and reads the same.
+/// Decodes the frame as each message, and checks that what was decoded encodes and decodes again.
 fn parse_all(frame: &Frame) -> Result<bool, cframe_protocol::frame::Malformed> {
     let mut known = false;
-    known |= again(FromEdge::parse(frame)?);
-    known |= again(ToEdge::parse(frame)?);
-    known |= again_as::<EnrollRequest>(frame)?;
-    known |= again_as::<EnrollReply>(frame)?;
-    known |= again_as::<AdminRequest>(frame)?;
-    known |= again_as::<AdminReply>(frame)?;
+    known |= FromEdge::parse(frame)?.is_some();
+    known |= ToEdge::parse(frame)?.is_some();
+    known |= decode_and_encode::<EnrollRequest>(frame)?;
+    known |= decode_and_encode::<EnrollReply>(frame)?;
+    known |= decode_and_encode::<AdminRequest>(frame)?;
+    known |= decode_and_encode::<AdminReply>(frame)?;
     Ok(known)
 }
 
-fn again<T>(message: Option<T>) -> bool {
-    message.is_some()
-}
-
-fn again_as<M: Message + PartialEq + std::fmt::Debug>(
+fn decode_and_encode<M: Message + PartialEq + std::fmt::Debug>(
     frame: &Frame,
 ) -> Result<bool, cframe_protocol::frame::Malformed> {
     let Some(message) = M::parse(frame)? else {

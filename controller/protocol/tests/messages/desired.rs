@@ -1,4 +1,4 @@
-//! Differences, pieces, and putting them together.
+//! Deltas, updates and their assembly.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_differs_from_itself(state in any::desired()) {
+    fn a_state_has_no_difference_from_itself(state in any::desired()) {
         prop_assert_eq!(state.diff(&state), []);
     }
 
@@ -130,7 +130,7 @@ fn nothing_is_applied_before_the_last_piece() {
     assert_eq!(assembler.push(piece), Ok(None));
     assert_eq!(assembler.version(), Some(version(1, 1, 1)));
     assert!(assembler.current().unwrap().prefixes.is_empty());
-    // The session is lost here, and the next one begins from what is whole.
+    // The session is lost here. The next one starts from the whole state.
     assembler.reset();
     let piece = update(Some(version(1, 1, 1)), version(1, 1, 3), vec![], true);
     let state = assembler.push(piece).unwrap().unwrap();
@@ -170,7 +170,7 @@ fn a_snapshot_of_a_later_epoch_replaces_everything() {
 }
 
 #[test]
-fn an_update_that_begins_within_another_is_refused() {
+fn an_update_that_starts_within_another_is_refused() {
     let mut assembler = with(version(1, 1, 1));
     let from = Some(version(1, 1, 1));
     assembler.push(update(from, version(1, 1, 2), vec![], false)).unwrap();
@@ -187,7 +187,7 @@ fn host_bits_are_refused() {
 }
 
 #[test]
-fn a_state_grows_to_its_bounds_and_no_further() {
+fn a_state_grows_to_its_limits_and_no_further() {
     let edge = |n: usize| Change::Edge {
         name: format!("e{n}").parse().unwrap(),
         state: EdgeState::default(),
@@ -198,7 +198,7 @@ fn a_state_grows_to_its_bounds_and_no_further() {
     let more = update(Some(version(1, 1, 1)), version(1, 1, 2), vec![edge(MAX_EDGES)], true);
     let refused = assembler.push(more);
     assert_eq!(refused, Err(Refused::TooMuch { what: "edges", max: MAX_EDGES }));
-    assert_eq!(assembler.version(), Some(version(1, 1, 1)), "the state before it stays");
+    assert_eq!(assembler.version(), Some(version(1, 1, 1)), "the previous state stays");
 
     let mut assembler = Assembler::default();
     let mut next = 0..;
@@ -231,7 +231,7 @@ fn prefix(net: &str) -> Change {
     Change::Prefix { net: net.parse().unwrap(), owner: "idc".parse().unwrap() }
 }
 
-/// Gives all pieces to the assembler; only the last makes a state.
+/// Pushes all pieces; only the last one completes a state.
 fn send(
     assembler: &mut Assembler,
     pieces: impl IntoIterator<Item = Update>,

@@ -1,9 +1,9 @@
-//! Which texts are endpoints.
+//! Syntax of endpoints.
 
 use cframe_protocol::v1::Endpoint;
 
 #[test]
-fn addresses_and_names_are_endpoints_in_one_spelling() {
+fn addresses_and_names_are_parsed_and_normalised() {
     for (text, host, port, ip) in [
         ("203.0.113.7:58423", "203.0.113.7", 58423, true),
         ("[2001:db8::7]:1", "2001:db8::7", 1, true),

@@ -1,4 +1,4 @@
-//! The messages' bytes, bounds and laws. No network.
+//! Encodings, limits and properties of messages. No network.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
 

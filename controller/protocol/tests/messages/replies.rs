@@ -1,4 +1,4 @@
-//! Long answers in several frames, and back.
+//! Splitting and merging of long answers.
 
 use cframe_protocol::{
     frame::{Frame, MAX_FRAME, encode},
@@ -12,7 +12,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_reply_cut_and_put_together_is_the_reply(reply in any::reply(150)) {
+    fn splitting_and_merging_gives_the_same_reply(reply in any::reply(150)) {
         prop_assert_eq!(there_and_back(reply.clone()), vec![reply]);
     }
 }
@@ -24,7 +24,7 @@ fn an_edge_with_a_thousand_links_comes_back_as_one_row() {
     rows[1].links = (0..1000)
         .map(|n| LinkReport { peer: format!("{n:0>63}").parse().unwrap(), ..link.clone() })
         .collect();
-    // Rows of one edge in a row would be one.
+    // Consecutive rows of one edge would be merged.
     rows[0].name = "a".parse().unwrap();
     rows[2].name = "c".parse().unwrap();
     let reply = Reply::Edges(rows);
@@ -43,7 +43,7 @@ fn a_session_with_a_thousand_links_comes_back_as_one_row() {
 }
 
 #[test]
-fn as_many_names_as_one_reply_has_fit_a_frame() {
+fn the_maximum_number_of_names_fits_a_frame() {
     let names = (0..Behind::MAX_NAMES).map(|n| format!("{n:0>63}").parse().unwrap()).collect();
     let reply = Reply::Behind(Behind { total: 9, behind: 9, names });
     assert_eq!(through_the_wire(reply.clone()), reply);
@@ -65,7 +65,7 @@ fn a_status_of_five_thousand_namespaces_and_as_many_problems_fits_frames() {
 }
 
 #[test]
-fn a_backup_is_cut_into_chunks() {
+fn a_backup_is_split_into_chunks() {
     let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     let chunks = Reply::Chunk(bytes.clone()).split();
     assert_eq!(chunks.len(), 4);

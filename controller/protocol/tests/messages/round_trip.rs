@@ -1,4 +1,4 @@
-//! What is sent is what arrives.
+//! Every message decodes to what was encoded.
 
 use std::fmt::Debug;
 
@@ -83,7 +83,7 @@ fn renew_now() {
 }
 
 #[test]
-fn a_stream_s_messages_are_told_apart_and_others_are_skipped() {
+fn a_stream_has_its_own_messages_and_others_are_skipped() {
     let frame = |bytes: bytes::Bytes| {
         let mut decoder = Decoder::new(MAX_FRAME);
         decoder.push(&bytes);

@@ -1,4 +1,4 @@
-//! One message of every kind and one of every variant, always the same.
+//! One fixed message of every type and variant.
 
 use std::collections::BTreeSet;
 
@@ -6,23 +6,23 @@ use bytes::Bytes;
 use cframe_pki::{
     CertificateDer, Fingerprint, Serial,
     bundle::{DenyEntry, TrustBundle},
+    identity::Label,
 };
 use cframe_protocol::{
     frame::{Frame, Incoming, Message, encode},
     v1::*,
 };
 
-/// A message as a frame, with what a receiver makes of its body.
+/// A message and its frame.
 pub(crate) struct Sample {
     /// `<type>-<message>[-<variant>]`.
     pub(crate) name: String,
-    /// The whole frame.
     pub(crate) bytes: Bytes,
-    /// Reads the frame as this message's type and says whether the message comes out.
+    /// Whether a frame, read as this message's type, is this message.
     pub(crate) reads: Box<dyn Fn(&Frame) -> bool>,
 }
 
-/// All of them, by type.
+/// All samples, by type.
 pub(crate) fn all() -> Vec<Sample> {
     let mut samples = vec![
         sample("hello-snapshot", hello(None)),
@@ -163,7 +163,7 @@ pub(crate) fn changes() -> Vec<(&'static str, Change)> {
     let controllers: BTreeSet<Endpoint> =
         ["203.0.113.7:58422", "[2001:db8::7]:58422"].map(|e| e.parse().unwrap()).into();
     let state = EdgeState { endpoints: vec!["203.0.113.9:58423".parse().unwrap()] };
-    let name: cframe_pki::identity::Label = "aws-hk".parse().unwrap();
+    let name = label("aws-hk");
     vec![
         ("settings", Change::Settings(Settings { tun_mtu: 1500, congestion: Congestion::Bbr })),
         ("trust", Change::Trust(trust())),
@@ -179,90 +179,110 @@ pub(crate) fn changes() -> Vec<(&'static str, Change)> {
 
 /// In the order of their variants.
 pub(crate) fn calls() -> Vec<Call> {
-    let namespace: cframe_pki::identity::Label = "prod".parse().unwrap();
-    let name: cframe_pki::identity::Label = "aws-hk".parse().unwrap();
-    let n = || namespace.clone();
-    let e = || name.clone();
+    [namespace_and_edge_calls(), route_and_credential_calls(), mesh_calls()].concat()
+}
+
+fn namespace_and_edge_calls() -> Vec<Call> {
     let nets = vec!["172.30.0.0/16".parse().unwrap()];
     let endpoints: Vec<Endpoint> = vec!["203.0.113.9:58423".parse().unwrap()];
-    let csr = vec![0x30, 3, 2, 1, 0];
-    let serial = Serial::from_bytes([9; 16]);
     vec![
         Call::Version,
         Call::Status,
         Call::NamespaceAdd {
-            name: n(),
+            name: label("prod"),
             settings: Settings::default(),
             description: "production".into(),
         },
         Call::NamespaceSet {
-            name: n(),
+            name: label("prod"),
             tun_mtu: Some(1500),
             congestion: Some(Congestion::Transparent),
         },
-        Call::NamespaceDel { name: n(), cascade: true },
+        Call::NamespaceDel { name: label("prod"), cascade: true },
         Call::NamespaceList,
-        Call::NamespaceShow { name: n() },
+        Call::NamespaceShow { name: label("prod") },
         Call::EdgeAdd {
-            namespace: n(),
-            name: e(),
+            namespace: label("prod"),
+            name: label("aws-hk"),
             cidrs: nets.clone(),
             endpoints: endpoints.clone(),
             description: "Hong Kong".into(),
         },
         Call::EdgeSet {
-            namespace: n(),
-            name: e(),
+            namespace: label("prod"),
+            name: label("aws-hk"),
             cidrs: Some(nets.clone()),
             endpoints: Some(endpoints),
             description: None,
         },
-        Call::EdgeDel { namespace: n(), name: e() },
-        Call::EdgeList { namespace: Some(n()) },
-        Call::EdgeShow { namespace: n(), name: e() },
+        Call::EdgeDel { namespace: label("prod"), name: label("aws-hk") },
+        Call::EdgeList { namespace: Some(label("prod")) },
+        Call::EdgeShow { namespace: label("prod"), name: label("aws-hk") },
+    ]
+}
+
+fn route_and_credential_calls() -> Vec<Call> {
+    let pods = || label("pods");
+    let csr = vec![0x30, 3, 2, 1, 0];
+    let serial = Serial::from_bytes([9; 16]);
+    vec![
         Call::RouteAdd {
-            namespace: n(),
-            name: "pods".parse().unwrap(),
-            prefix: nets[0],
-            edge: e(),
+            namespace: label("prod"),
+            name: pods(),
+            prefix: "172.30.0.0/16".parse().unwrap(),
+            edge: label("aws-hk"),
         },
-        Call::RouteDel { namespace: n(), name: "pods".parse().unwrap() },
+        Call::RouteDel { namespace: label("prod"), name: pods() },
         Call::RouteList { namespace: None },
-        Call::RouteShow { namespace: n(), name: "pods".parse().unwrap() },
-        Call::TokenCreate { namespace: n(), edge: e(), ttl_secs: 3600, rejoin: false },
+        Call::RouteShow { namespace: label("prod"), name: pods() },
+        Call::TokenCreate {
+            namespace: label("prod"),
+            edge: label("aws-hk"),
+            ttl_secs: 3600,
+            rejoin: false,
+        },
         Call::TokenList { namespace: None },
         Call::TokenRevoke { id: "01".repeat(16) },
-        Call::CertEnroll { namespace: n(), edge: e(), csr: csr.clone() },
+        Call::CertEnroll { namespace: label("prod"), edge: label("aws-hk"), csr: csr.clone() },
         Call::CertList { namespace: None },
         Call::CertShow { serial },
         Call::CertRevoke { serial, reason: "stolen".into() },
-        Call::CertRenew { namespace: n(), edge: e() },
-        Call::AdminAdd { name: "alice".parse().unwrap(), csr, read_only: true },
-        Call::AdminDel { name: "alice".parse().unwrap() },
+        Call::CertRenew { namespace: label("prod"), edge: label("aws-hk") },
+        Call::AdminAdd { name: label("alice"), csr, read_only: true },
+        Call::AdminDel { name: label("alice") },
+    ]
+}
+
+fn mesh_calls() -> Vec<Call> {
+    vec![
         Call::AdminList,
         Call::IssuerRevoke { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
         Call::TrustShow,
-        Call::Wait { namespace: n(), version: version(), timeout_secs: 30 },
+        Call::Wait { namespace: label("prod"), version: version(), timeout_secs: 30 },
         Call::Backup,
         Call::Audit(AuditQuery {
             since: Some(1_763_000_000_000),
             until: None,
             who: Some("admin/alice".into()),
-            namespace: Some(n()),
+            namespace: Some(label("prod")),
             call: Some("edge-add".into()),
             limit: 100,
             follow: true,
         }),
         Call::ControllerList,
-        Call::ControllerShow { name: "c1".parse().unwrap() },
-        Call::ControllerDel { name: "c1".parse().unwrap(), revoke_issuer: true },
-        Call::Sessions { namespace: Some(n()), edge: None, brief: true },
-        Call::Behind { namespace: n(), version: version(), timeout_secs: 30 },
+        Call::ControllerShow { name: label("c1") },
+        Call::ControllerDel { name: label("c1"), revoke_issuer: true },
+        Call::Sessions { namespace: Some(label("prod")), edge: None, brief: true },
+        Call::Behind { namespace: label("prod"), version: version(), timeout_secs: 30 },
         Call::CaStatus,
         Call::CaHolders { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
         Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
         Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: true },
     ]
+}
+
+fn label(text: &str) -> Label {
+    text.parse().unwrap()
 }
 
 /// In the order of their variants; several of one where the rows have variants of their own.

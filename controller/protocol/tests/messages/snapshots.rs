@@ -1,8 +1,8 @@
-//! The bytes of every message, frozen.
+//! The frozen bytes of every message.
 //!
-//! A failure here means that peers of another release don't understand each other. For a message
-//! that is new, `CFRAME_WRITE_SNAPSHOTS=1 cargo test -p cframe-protocol` writes its file; one that
-//! has been released is never written again.
+//! A failure here means that two releases don't understand each other. For a new message
+//! `CFRAME_WRITE_SNAPSHOTS=1 cargo test -p cframe-protocol` writes the file. The file of a released
+//! message never changes.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use crate::samples::{self, Sample};
 const WRITE: &str = "CFRAME_WRITE_SNAPSHOTS";
 
 #[test]
-fn the_bytes_of_every_message_are_what_they_were() {
+fn the_bytes_of_every_message_are_unchanged() {
     let samples = samples::all();
     if std::env::var_os(WRITE).is_some() {
         samples.iter().for_each(write);
@@ -38,7 +38,7 @@ fn the_frozen_bytes_read_as_the_messages() {
 }
 
 #[test]
-fn no_snapshot_is_left_without_its_message() {
+fn every_snapshot_has_its_message() {
     let names: BTreeSet<String> =
         samples::all().into_iter().map(|sample| format!("{}.hex", sample.name)).collect();
     let files: BTreeSet<String> = fs::read_dir(directory())

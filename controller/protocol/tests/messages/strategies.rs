@@ -1,4 +1,4 @@
-//! Any message.
+//! Strategies for all messages.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

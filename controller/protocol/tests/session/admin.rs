@@ -18,7 +18,7 @@ use quinn::Connection;
 
 use crate::{
     server::{Server, soon, version},
-    world::World,
+    session_test::SessionTest,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -47,9 +47,9 @@ async fn a_close_arrives_and_is_not_waited_for() {
     let (connected, connection) = tokio::join!(AdminConnection::connect(&client), async {
         server.connection().await.unwrap()
     });
-    let begun = Instant::now();
+    let started = Instant::now();
     connected.unwrap().close().await;
-    let took = begun.elapsed();
+    let took = started.elapsed();
     assert_eq!(CloseCode::of(&soon(connection.closed()).await), Some(CloseCode::Done));
     // A drained connection takes three times the probe timeout.
     assert!(took < Duration::from_millis(20), "{took:?}");
@@ -74,7 +74,7 @@ async fn ten_thousand_rows_come_in_many_frames_and_arrive_as_one_list() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_the_controller_s_own() {
+async fn a_refusal_has_the_controllers_text() {
     let (_, server, client) = mesh();
     let refusal = CallError {
         code: ErrorCode::NotFound,
@@ -115,7 +115,7 @@ async fn progress_arrives_piece_by_piece() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_none_is_an_error() {
+async fn a_malformed_answer_is_an_error() {
     for garbage in [&b""[..], b"\x00\x00\x00\x08\x00\x29\x00\xff\xff\xff\xff\xff", b"\x00\x00"] {
         let (_, server, client) = mesh();
         let answering = async {
@@ -132,7 +132,7 @@ async fn an_answer_that_is_none_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_connection_lost_on_the_way_is_told_from_a_controller_not_reached() {
+async fn a_lost_connection_differs_from_an_unreachable_controller() {
     let (_, server, client) = mesh();
     let answering = async {
         let connection = server.connection().await.unwrap();
@@ -142,15 +142,15 @@ async fn a_connection_lost_on_the_way_is_told_from_a_controller_not_reached() {
     let (replies, ()) = tokio::join!(admin_call(&client, Call::Status, false, LIMIT), answering);
     assert!(matches!(replies, Err(CallFailure::Lost(_))), "{replies:?}");
 
-    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap().into();
+    let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = unused.local_addr().unwrap().into();
     let nowhere = Client { addresses: vec![address], ..client };
     let replies = admin_call(&nowhere, Call::Status, false, LIMIT).await;
     assert!(matches!(replies, Err(CallFailure::Unreachable(_))), "{replies:?}");
 }
 
 #[tokio::test]
-async fn a_controller_that_does_not_answer_is_given_its_time() {
+async fn a_controller_that_does_not_answer_times_out() {
     let (_, server, client) = mesh();
     let limit = Duration::from_millis(500);
     let holding = async {
@@ -163,11 +163,11 @@ async fn a_controller_that_does_not_answer_is_given_its_time() {
 }
 
 #[tokio::test]
-async fn a_revoked_admin_is_told_so() {
-    let (world, server, _) = mesh();
-    let credentials = world.credentials("admin/mallory");
-    let client = Client::new(vec![server.address()], world.client(&credentials));
-    world.deny(&credentials);
+async fn a_revoked_admin_gets_the_reason() {
+    let (test, server, _) = mesh();
+    let credentials = test.credentials("admin/mallory");
+    let client = Client::new(vec![server.address()], test.client(&credentials));
+    test.deny(&credentials);
     let (replies, connection) =
         tokio::join!(admin_call(&client, Call::Status, false, LIMIT), server.connection());
     assert!(connection.is_err());
@@ -177,12 +177,12 @@ async fn a_revoked_admin_is_told_so() {
     assert_eq!(error.code, ErrorCode::NotAllowed);
 }
 
-fn mesh() -> (World, Server, Client) {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let tls: Arc<rustls::ClientConfig> = world.client(&world.credentials("admin/alice"));
+fn mesh() -> (SessionTest, Server, Client) {
+    let test = SessionTest::new();
+    let server = Server::control(test.control_server());
+    let tls: Arc<rustls::ClientConfig> = test.client(&test.credentials("admin/alice"));
     let client = Client::new(vec![server.address()], tls);
-    (world, server, client)
+    (test, server, client)
 }
 
 async fn request(connection: &Connection) -> (AdminRequest, FrameWriter) {

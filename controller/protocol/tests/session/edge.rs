@@ -16,15 +16,13 @@ use cframe_protocol::{
 };
 
 use crate::{
-    server::{Edge, Server, soon, update, version},
-    world::World,
+    server::{Edge, Peer, Server, soon, update, version},
+    session_test::SessionTest,
 };
 
 #[tokio::test]
 async fn an_edge_gets_a_snapshot_then_a_delta_and_acknowledges_both() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
 
     let mut peer = server.edge().await;
     assert_eq!(peer.hello.have, None);
@@ -49,33 +47,27 @@ async fn an_edge_gets_a_snapshot_then_a_delta_and_acknowledges_both() {
 
 #[tokio::test]
 async fn an_edge_that_knows_two_controllers_leaves_a_silent_one_within_five_seconds() {
-    let world = World::new("m");
-    let servers = [0, 1].map(|_| Server::control(world.control_server()));
-    let addresses = servers.iter().map(Server::address).collect();
-    let mut edge = Edge::start(addresses, world.edge(), None);
-    let (first, mut peer) = tokio::select! {
-        peer = servers[0].edge() => (0, peer),
-        peer = servers[1].edge() => (1, peer),
-    };
+    let (servers, mut edge) = SessionTest::new().start_two();
+    let (first, mut peer) = first_session(&servers).await;
     edge.connected().await;
     peer.send(&update(None, 1, &[], true)).await;
     edge.desired().await;
-    // It takes what comes, and answers no ping.
-    let begun = Instant::now();
+    // It receives everything and answers no ping.
+    let started = Instant::now();
     let next = servers[1 - first].edge().await;
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(next.hello.have, Some(version(1)));
     assert!(matches!(edge.disconnected().await, SessionError::Silent));
 }
 
 #[tokio::test]
-async fn an_edge_that_has_stayed_long_enough_moves_before_it_leaves() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    // Twice the same: it may move to where it is.
-    let client = Client::new(vec![server.address(), server.address()], world.edge());
+async fn an_edge_that_moves_connects_before_it_leaves() {
+    let test = SessionTest::new();
+    let server = Server::control(test.control_server());
+    // The same address twice: the edge moves from the controller to itself.
+    let client = Client::new(vec![server.address(), server.address()], test.edge());
     let stay = std::time::Duration::from_millis(500);
-    let session = EdgeSession::new(client, None, "0.1.0", [7; 16]).staying(stay);
+    let session = EdgeSession::new(client, None, "0.1.0", [7; 16]).with_stay(stay);
     let mut edge = Edge::run(session);
     let mut first = server.edge().await;
     edge.connected().await;
@@ -83,7 +75,7 @@ async fn an_edge_that_has_stayed_long_enough_moves_before_it_leaves() {
     assert_eq!(edge.desired().await.version, version(1));
     edge.command(Command::Ack(version(1))).await;
     let second = server.edge().await;
-    assert_eq!(second.hello.have, Some(version(1)), "it goes on where it was");
+    assert_eq!(second.hello.have, Some(version(1)), "it continues from its state");
     assert_eq!(CloseCode::of(&first.closed().await), Some(CloseCode::Done));
     edge.connected().await;
     edge.stop().await;
@@ -91,25 +83,19 @@ async fn an_edge_that_has_stayed_long_enough_moves_before_it_leaves() {
 
 #[tokio::test]
 async fn a_controller_that_vanishes_is_replaced_by_the_one_at_the_other_address() {
-    let world = World::new("m");
-    let servers = [0, 1].map(|_| Server::control(world.control_server()));
-    let addresses = servers.iter().map(Server::address).collect();
-    let mut edge = Edge::start(addresses, world.edge(), None);
+    let (servers, mut edge) = SessionTest::new().start_two();
 
-    let (first, mut peer) = tokio::select! {
-        peer = servers[0].edge() => (0, peer),
-        peer = servers[1].edge() => (1, peer),
-    };
+    let (first, mut peer) = first_session(&servers).await;
     edge.connected().await;
     peer.send(&update(None, 1, &["10.1.0.0/16"], true)).await;
     edge.desired().await;
-    // It moves to another port, where nobody looks for it: not a word of farewell.
+    // It moves to another port without closing its connections.
     servers[first].0.rebind(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).unwrap();
 
     let error = edge.disconnected().await;
     assert!(matches!(error, SessionError::Silent), "{error}");
     let mut peer = servers[1 - first].edge().await;
-    assert_eq!(peer.hello.have, Some(version(1)), "it goes on from what it has");
+    assert_eq!(peer.hello.have, Some(version(1)), "it continues from its state");
     edge.connected().await;
     peer.send(&update(Some(1), 2, &["10.2.0.0/16"], true)).await;
     assert_eq!(edge.desired().await.prefixes.len(), 2);
@@ -118,14 +104,8 @@ async fn a_controller_that_vanishes_is_replaced_by_the_one_at_the_other_address(
 
 #[tokio::test]
 async fn a_controller_that_stops_is_left_for_another_at_once() {
-    let world = World::new("m");
-    let servers = [0, 1].map(|_| Server::control(world.control_server()));
-    let addresses = servers.iter().map(Server::address).collect();
-    let mut edge = Edge::start(addresses, world.edge(), None);
-    let (first, mut peer) = tokio::select! {
-        peer = servers[0].edge() => (0, peer),
-        peer = servers[1].edge() => (1, peer),
-    };
+    let (servers, mut edge) = SessionTest::new().start_two();
+    let (first, mut peer) = first_session(&servers).await;
     edge.connected().await;
     peer.send(&Goodbye { reason: GoodbyeReason::Shutdown }).await;
     assert!(matches!(edge.event().await, Event::Goodbye(GoodbyeReason::Shutdown)));
@@ -139,9 +119,7 @@ async fn a_controller_that_stops_is_left_for_another_at_once() {
 
 #[tokio::test]
 async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     for (reason, code) in [
         (GoodbyeReason::Removed, CloseCode::Removed),
         (GoodbyeReason::Revoked, CloseCode::Revoked),
@@ -150,7 +128,7 @@ async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
         let mut peer = server.edge().await;
         edge.connected().await;
         peer.send(&Goodbye { reason }).await;
-        // As a controller does it: the stream ends, and the connection once that has arrived.
+        // Like a controller: it ends the stream, and the connection once that has arrived.
         peer.writer.finish();
         peer.writer.delivered().await;
         assert!(matches!(edge.event().await, Event::Goodbye(told) if told == reason));
@@ -162,9 +140,7 @@ async fn after_a_goodbye_the_session_has_ended_for_its_reason() {
 
 #[tokio::test]
 async fn an_edge_pings_every_second_and_a_half_with_and_without_answers() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     let mut pings = Vec::new();
@@ -182,11 +158,11 @@ async fn an_edge_pings_every_second_and_a_half_with_and_without_answers() {
 }
 
 #[tokio::test]
-async fn an_edge_goes_on_from_the_state_on_its_disk() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
+async fn an_edge_continues_from_the_state_on_its_disk() {
+    let test = SessionTest::new();
+    let server = Server::control(test.control_server());
     let have = Desired { version: version(5), ..Desired::default() };
-    let mut edge = Edge::start(vec![server.address()], world.edge(), Some(have));
+    let mut edge = Edge::start(vec![server.address()], test.edge(), Some(have));
     let mut peer = server.edge().await;
     assert_eq!(peer.hello.have, Some(version(5)));
     edge.connected().await;
@@ -196,14 +172,14 @@ async fn an_edge_goes_on_from_the_state_on_its_disk() {
 }
 
 #[tokio::test]
-async fn names_are_resolved_and_addresses_that_lead_nowhere_are_passed_over() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
+async fn names_are_resolved_and_unreachable_addresses_are_skipped() {
+    let test = SessionTest::new();
+    let server = Server::control(test.control_server());
     let by_name = format!("localhost:{}", server.address().port()).parse().unwrap();
-    let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let silent = nobody.local_addr().unwrap().into();
+    let unused = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let silent = unused.local_addr().unwrap().into();
     let unknown: Endpoint = "no-such-host.invalid:58422".parse().unwrap();
-    let mut edge = Edge::start(vec![unknown, silent, by_name], world.edge(), None);
+    let mut edge = Edge::start(vec![unknown, silent, by_name], test.edge(), None);
     server.edge().await;
     edge.connected().await;
     edge.stop().await;
@@ -211,9 +187,7 @@ async fn names_are_resolved_and_addresses_that_lead_nowhere_are_passed_over() {
 
 #[tokio::test]
 async fn pings_are_answered_with_what_is_applied() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     peer.send(&Ping { nonce: 11, version: Some(version(9)) }).await;
@@ -222,7 +196,7 @@ async fn pings_are_answered_with_what_is_applied() {
     edge.desired().await;
     peer.send(&Ping { nonce: 12, version: None }).await;
     let pong = FromEdge::Pong(Pong { nonce: 12, version: None });
-    assert_eq!(peer.next().await, pong, "what is not applied doesn't count");
+    assert_eq!(peer.next().await, pong, "version 9 is not applied yet");
     edge.command(Command::Ack(version(9))).await;
     assert!(matches!(peer.next().await, FromEdge::Ack(_)));
     peer.send(&Ping { nonce: 13, version: None }).await;
@@ -232,12 +206,10 @@ async fn pings_are_answered_with_what_is_applied() {
 
 #[tokio::test]
 async fn an_idle_edge_pings_and_a_session_of_pongs_lasts() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
-    // Ten pings are seven seconds: more than a silent peer is given.
+    // Ten pings take longer than a silent peer is waited for.
     for _ in 0..10 {
         let Some(FromEdge::Ping(Ping { nonce, .. })) = soon(peer.reader.next()).await.unwrap()
         else {
@@ -252,9 +224,7 @@ async fn an_idle_edge_pings_and_a_session_of_pongs_lasts() {
 
 #[tokio::test]
 async fn frames_of_unknown_types_are_skipped() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let (_connection, mut send, _reader) = server.raw().await;
     edge.connected().await;
     let unknown = [&8u32.to_be_bytes()[..], &999u16.to_be_bytes(), b"future"].concat();
@@ -265,10 +235,8 @@ async fn frames_of_unknown_types_are_skipped() {
 }
 
 #[tokio::test]
-async fn renewal_is_asked_for_answered_and_refused() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+async fn renewal_is_requested_answered_and_refused() {
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     peer.send(&RenewNow {}).await;
@@ -291,10 +259,10 @@ async fn renewal_is_asked_for_answered_and_refused() {
 }
 
 #[tokio::test]
-async fn without_a_controller_renewal_fails_at_once_and_the_last_report_is_kept() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(Vec::new(), world.edge(), None);
+async fn without_a_controller_renewal_fails_at_once_and_the_last_report_is_sent_later() {
+    let test = SessionTest::new();
+    let server = Server::control(test.control_server());
+    let mut edge = Edge::start(Vec::new(), test.edge(), None);
     let error = edge.disconnected().await;
     assert!(matches!(error, SessionError::Unreachable(_)), "{error}");
     edge.command(Command::Renew { csr: vec![1] }).await;
@@ -307,7 +275,7 @@ async fn without_a_controller_renewal_fails_at_once_and_the_last_report_is_kept(
     }
     edge.command(Command::Report(report(1))).await;
     edge.command(Command::Report(report(2))).await;
-    let client = Client::new(vec![server.address()], world.edge());
+    let client = Client::new(vec![server.address()], test.edge());
     edge.command(Command::Client(client)).await;
     let mut peer = server.edge().await;
     assert_eq!(peer.next().await, FromEdge::Report(report(2)));
@@ -316,16 +284,14 @@ async fn without_a_controller_renewal_fails_at_once_and_the_last_report_is_kept(
 
 #[tokio::test]
 async fn a_reader_that_is_slow_finds_the_newest_state() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let mut peer = server.edge().await;
     edge.connected().await;
     peer.send(&update(None, 1, &[], true)).await;
     for n in 1..200 {
         peer.send(&update(Some(n), n + 1, &[], true)).await;
     }
-    // The edge has read all when it answers this; nobody has read its events.
+    // The edge answers after it has read all updates; nothing has read its events.
     peer.send(&Ping { nonce: 1, version: None }).await;
     assert!(matches!(peer.next().await, FromEdge::Pong(_)));
     let mut seen = Vec::new();
@@ -337,16 +303,16 @@ async fn a_reader_that_is_slow_finds_the_newest_state() {
 }
 
 #[tokio::test]
-async fn who_is_no_controller_of_the_mesh_is_not_talked_to() {
-    let world = World::new("m");
-    let other = World::new("m");
+async fn only_controllers_of_the_mesh_are_accepted() {
+    let test = SessionTest::new();
+    let other = SessionTest::new();
     for tls in [
         other.control_server(),
-        world.control_server_as("ns/prod/edge/idc"),
-        world.control_server_as("admin/alice"),
+        test.control_server_as("ns/prod/edge/idc"),
+        test.control_server_as("admin/alice"),
     ] {
         let server = Server::control(tls);
-        let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+        let mut edge = Edge::start(vec![server.address()], test.edge(), None);
         assert!(server.connection().await.is_err());
         let error = edge.disconnected().await;
         assert!(matches!(error, SessionError::Unreachable(_)), "{error}");
@@ -355,13 +321,13 @@ async fn who_is_no_controller_of_the_mesh_is_not_talked_to() {
 }
 
 #[tokio::test]
-async fn an_edge_is_told_that_its_certificate_is_refused() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let credentials = world.credentials("ns/prod/edge/aws-hk");
-    let mut edge = Edge::start(vec![server.address()], world.client(&credentials), None);
-    world.deny(&credentials);
-    // The edge's own handshake is done when the controller judges: it may see a session for a moment.
+async fn an_edge_learns_that_its_certificate_is_refused() {
+    let test = SessionTest::new();
+    let server = Server::control(test.control_server());
+    let credentials = test.credentials("ns/prod/edge/aws-hk");
+    let mut edge = Edge::start(vec![server.address()], test.client(&credentials), None);
+    test.deny(&credentials);
+    // The edge's handshake finishes before the controller verifies it, so there may be a short session.
     assert!(server.connection().await.is_err());
     loop {
         match edge.event().await {
@@ -374,14 +340,20 @@ async fn an_edge_is_told_that_its_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn an_edge_ends_when_nobody_holds_its_commands() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let edge = Edge::start(vec![server.address()], world.edge(), None);
+async fn an_edge_ends_when_the_sender_of_its_commands_is_dropped() {
+    let (server, edge) = SessionTest::new().start();
     let peer = server.edge().await;
     let Edge { commands, .. } = edge;
     drop(commands);
     assert_eq!(CloseCode::of(&peer.closed().await), Some(CloseCode::Done));
+}
+
+/// The controller that the edge connects to, by its index.
+async fn first_session(servers: &[Server; 2]) -> (usize, Peer) {
+    tokio::select! {
+        peer = servers[0].edge() => (0, peer),
+        peer = servers[1].edge() => (1, peer),
+    }
 }
 
 fn report(rtt_us: u32) -> Report {
@@ -391,19 +363,19 @@ fn report(rtt_us: u32) -> Report {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_the_root_that_its_controller_was_trusted_by() {
-    let mut world = World::new("m");
-    let old = Server::control(world.control_server());
-    let client = world.edge();
+async fn a_session_ends_when_its_controllers_root_is_removed() {
+    let mut test = SessionTest::new();
+    let old = Server::control(test.control_server());
+    let client = test.edge();
     let mut edge = Edge::start(vec![old.address()], client.clone(), None);
     let _peer = old.edge().await;
     edge.connected().await;
 
-    let trust = world.rotate();
+    let trust = test.rotate_root();
     edge.command(Command::Recheck(trust.clone())).await;
-    let new = Server::control(world.control_server());
+    let new = Server::control(test.control_server());
     edge.command(Command::Client(Client::new(vec![new.address()], client))).await;
-    world.drop_old_root();
+    test.drop_old_root();
     edge.command(Command::Recheck(trust)).await;
     let error = edge.disconnected().await;
     assert!(matches!(error, SessionError::Untrusted(Refusal::RootRemoved)), "{error}");

@@ -14,16 +14,16 @@ use cframe_protocol::{
 
 use crate::{
     server::{Server, soon},
-    world::World,
+    session_test::SessionTest,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_token_is_given_for_a_certificate() {
-    let world = World::new("m");
-    let server = Server::enroll(world.enroll_server());
-    let token = token(&server, world.pin());
+async fn a_token_is_exchanged_for_a_certificate() {
+    let test = SessionTest::new();
+    let server = Server::enroll(test.enroll_server());
+    let token = token(&server, test.pin());
     let answering = answer(&server, Ok(enrolled()));
     let (result, request) = tokio::join!(enroll(&token, vec![1, 2, 3], None, LIMIT), answering);
     assert_eq!(result.unwrap(), enrolled());
@@ -33,10 +33,10 @@ async fn a_token_is_given_for_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_controller_that_has_too_much_to_do_is_asked_again() {
-    let world = World::new("m");
-    let server = Server::enroll(world.enroll_server());
-    let token = token(&server, world.pin());
+async fn an_overloaded_controller_is_tried_again() {
+    let test = SessionTest::new();
+    let server = Server::enroll(test.enroll_server());
+    let token = token(&server, test.pin());
     let answering = async {
         for _ in 0..2 {
             soon(server.0.accept()).await.unwrap().refuse();
@@ -48,10 +48,10 @@ async fn a_controller_that_has_too_much_to_do_is_asked_again() {
 }
 
 #[tokio::test]
-async fn one_that_stays_so_has_not_been_given_the_token() {
-    let world = World::new("m");
-    let server = Server::enroll(world.enroll_server());
-    let token = token(&server, world.pin());
+async fn a_controller_that_stays_overloaded_does_not_get_the_token() {
+    let test = SessionTest::new();
+    let server = Server::enroll(test.enroll_server());
+    let token = token(&server, test.pin());
     let refusing = async {
         while let Some(incoming) = server.0.accept().await {
             incoming.refuse();
@@ -69,12 +69,12 @@ async fn one_that_stays_so_has_not_been_given_the_token() {
 
 #[tokio::test]
 async fn nothing_is_sent_to_a_server_with_another_root() {
-    let world = World::new("m");
-    let impostor = World::new("m");
+    let test = SessionTest::new();
+    let impostor = SessionTest::new();
     let server = Server::enroll(impostor.enroll_server());
-    let token = token(&server, world.pin());
+    let token = token(&server, test.pin());
     let waiting = async {
-        // The handshake must not come to its end; if it did, no stream must come.
+        // The handshake must fail. If the server's side finishes, no stream must arrive.
         let connection = match server.connection().await {
             Ok(connection) => connection,
             Err(error) => return error,
@@ -95,10 +95,10 @@ async fn nothing_is_sent_to_a_server_with_another_root() {
 
 #[tokio::test]
 async fn nothing_is_sent_to_an_edge_that_poses_as_a_controller() {
-    let world = World::new("m");
-    // Below the right root, on the right port, with the wrong role: it has a control server's TLS.
-    let server = Server::enroll(world.control_server_as("ns/prod/edge/mallory"));
-    let token = token(&server, world.pin());
+    let test = SessionTest::new();
+    // The right root and port with the wrong role. It has the TLS configuration of a control server.
+    let server = Server::enroll(test.control_server_as("ns/prod/edge/mallory"));
+    let token = token(&server, test.pin());
     let (result, connection) =
         tokio::join!(enroll(&token, vec![1], None, LIMIT), server.connection());
     assert!(matches!(result, Err(EnrollFailure::Unreachable(_))), "{result:?}");
@@ -106,12 +106,12 @@ async fn nothing_is_sent_to_an_edge_that_poses_as_a_controller() {
 }
 
 #[tokio::test]
-async fn the_right_controller_is_found_beside_a_wrong_one() {
-    let world = World::new("m");
-    let impostor = Server::enroll(World::new("m").enroll_server());
-    let server = Server::enroll(world.enroll_server());
+async fn the_right_controller_is_found_next_to_a_wrong_one() {
+    let test = SessionTest::new();
+    let impostor = Server::enroll(SessionTest::new().enroll_server());
+    let server = Server::enroll(test.enroll_server());
     let addresses = [&impostor, &server].map(|server| server.address().to_string()).to_vec();
-    let token = JoinToken { addresses, ..token(&server, world.pin()) };
+    let token = JoinToken { addresses, ..token(&server, test.pin()) };
     let refusing = async {
         while let Some(incoming) = impostor.0.accept().await {
             assert!(incoming.await.is_err());
@@ -129,9 +129,9 @@ async fn the_right_controller_is_found_beside_a_wrong_one() {
 
 #[tokio::test]
 async fn a_token_that_was_used_is_refused() {
-    let world = World::new("m");
-    let server = Server::enroll(world.enroll_server());
-    let token = token(&server, world.pin());
+    let test = SessionTest::new();
+    let server = Server::enroll(test.enroll_server());
+    let token = token(&server, test.pin());
     let refusal = CallError::new(ErrorCode::NotAllowed, "the token was used; make a new one");
     let answering = answer(&server, Err(refusal.clone()));
     let (result, _) = tokio::join!(enroll(&token, vec![1], None, LIMIT), answering);
@@ -139,10 +139,10 @@ async fn a_token_that_was_used_is_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_leaves_the_token_in_doubt() {
-    let world = World::new("m");
-    let server = Server::enroll(world.enroll_server());
-    let token = token(&server, world.pin());
+async fn without_an_answer_the_token_may_have_been_used() {
+    let test = SessionTest::new();
+    let server = Server::enroll(test.enroll_server());
+    let token = token(&server, test.pin());
     let closing = async {
         let connection = server.connection().await.unwrap();
         let _stream = soon(connection.accept_bi()).await.unwrap();

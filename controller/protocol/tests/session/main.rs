@@ -1,4 +1,4 @@
-//! The client's side against servers on the loopback, with certificates of a CA of its own.
+//! The client's side of sessions and calls against servers on loopback.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
 
@@ -7,4 +7,4 @@ mod edge;
 mod enrolment;
 mod misbehaviour;
 mod server;
-mod world;
+mod session_test;

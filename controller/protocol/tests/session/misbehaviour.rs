@@ -1,4 +1,4 @@
-//! Controllers that misbehave: the session ends with the reason, and the next one begins.
+//! Controllers that misbehave: the session ends with the reason, and the next one starts.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use quinn::SendStream;
 use tokio::time::timeout;
 
 use crate::{
-    server::{Edge, Server, soon, update, version},
-    world::World,
+    server::{Edge, soon, update, version},
+    session_test::SessionTest,
 };
 
 #[tokio::test]
@@ -110,9 +110,7 @@ async fn silence() {
 
 #[tokio::test]
 async fn a_connection_on_which_no_stream_is_taken() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let connection = server.connection().await.unwrap();
     let mut errors = ended(&mut edge).await;
     assert!(matches!(errors.pop(), Some(SessionError::Silent)), "{errors:?}");
@@ -123,10 +121,8 @@ async fn a_connection_on_which_no_stream_is_taken() {
 
 #[tokio::test]
 async fn a_controller_that_takes_nothing_does_not_hold_the_edge() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
-    // Holds the stream and reads no more, until the windows are full.
+    let (server, mut edge) = SessionTest::new().start();
+    // Reads nothing, so that the windows get full.
     let held = server.raw().await;
     edge.connected().await;
     let commands = edge.commands.clone();
@@ -145,12 +141,10 @@ async fn a_controller_that_takes_nothing_does_not_hold_the_edge() {
 
 #[tokio::test]
 async fn shutdown_does_not_wait_for_a_controller_that_takes_nothing() {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let _held = server.raw().await;
     edge.connected().await;
-    // Once a command isn't taken for a while, the session waits for the controller.
+    // A full channel of commands shows that the session waits for the controller.
     let stuck = Duration::from_millis(500);
     while timeout(stuck, edge.commands.send(Command::Report(report()))).await.is_ok() {}
     let started = Instant::now();
@@ -158,14 +152,12 @@ async fn shutdown_does_not_wait_for_a_controller_that_takes_nothing() {
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
-/// A large one.
 fn report() -> Report {
     let peer = "x".repeat(63).parse().unwrap();
     let link = LinkReport { peer, up: true, rtt_us: 1, path_mtu: 1, since_unix: 1 };
     Report { links: vec![link; Report::MAX_LINKS], cert_not_after: 1, applied: None }
 }
 
-/// Why a session ended.
 struct End(SessionError);
 
 impl End {
@@ -182,20 +174,18 @@ impl End {
     }
 }
 
-/// Has a controller misbehave after the hello, and the edge come back to the same controller, which
-/// has been told what the matter was.
+/// Lets a controller misbehave after the hello. Checks that it gets the right close code, and that the
+/// edge reconnects.
 async fn after(misbehave: impl AsyncFnOnce(&mut SendStream)) -> End {
-    let world = World::new("m");
-    let server = Server::control(world.control_server());
-    let mut edge = Edge::start(vec![server.address()], world.edge(), None);
+    let (server, mut edge) = SessionTest::new().start();
     let (connection, mut send, _reader) = server.raw().await;
     misbehave(&mut send).await;
     let mut errors = ended(&mut edge).await;
     let error = errors.pop().unwrap();
     assert!(errors.is_empty(), "{errors:?}");
     let code = CloseCode::of(&soon(connection.closed()).await);
-    let blamed = !matches!(error, SessionError::Silent);
-    assert_eq!(code, Some(if blamed { CloseCode::Protocol } else { CloseCode::Done }));
+    let at_fault = !matches!(error, SessionError::Silent);
+    assert_eq!(code, Some(if at_fault { CloseCode::Protocol } else { CloseCode::Done }));
 
     server.edge().await;
     edge.connected().await;
@@ -203,7 +193,6 @@ async fn after(misbehave: impl AsyncFnOnce(&mut SendStream)) -> End {
     End(error)
 }
 
-/// Up to the end of the session.
 async fn ended(edge: &mut Edge) -> Vec<SessionError> {
     loop {
         match edge.event().await {

@@ -1,4 +1,4 @@
-//! A server that does what the test says, and an edge to go with it.
+//! A server that the test scripts, and an edge's session that connects to it.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -13,11 +13,10 @@ use quinn::{Connection, ConnectionError, SendStream};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything takes that is right.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing within {PATIENCE:?}"))
+    timeout(TIMEOUT, future).await.unwrap_or_else(|_| panic!("nothing within {TIMEOUT:?}"))
 }
 
 pub(crate) struct Server(pub(crate) quinn::Endpoint);

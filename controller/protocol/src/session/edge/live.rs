@@ -1,14 +1,14 @@
-//! A session that stands.
+//! A running session.
 
 use std::{pin::Pin, time::Duration};
 
-use cframe_pki::verifier::PeerIdentity;
+use cframe_pki::identity::PeerIdentity;
 use tokio::{
     select,
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Command, EdgeSession, End, Outside, SessionError, lost_connection, within_limit};
+use super::{Command, EdgeSession, End, Outside, SessionError, limit_links, lost_connection};
 use crate::{
     frame::{MAX_FRAME, Message},
     session::{
@@ -17,29 +17,28 @@ use crate::{
     v1::{Ack, Goodbye, GoodbyeReason, Ping, Pong, RenewRequest, ToEdge},
 };
 
-/// An edge pings sooner than a controller would, which then has nothing to ask: a controller that was killed
-/// and is back answers the first packet that it gets with a reset. For ten thousand edges it is what a
-/// controller does all day: half of a core at this rate.
+/// Sooner than a controller, so that controllers need not ping: one that was killed and restarted answers
+/// the first packet with a stateless reset. Answering ten thousand edges at this rate takes half a core.
 const PING_AFTER: Duration = Duration::from_millis(1_500);
-/// A controller that has spoken and is silent for this long is left for another one, if there is another. It
-/// has had two seconds for its answer to a ping.
+/// An edge leaves a controller that has sent something and is then silent for this long, if it knows another
+/// one. The controller has had two seconds to answer a ping.
 const LEAVE_AFTER: Duration = Duration::from_millis(3_500);
-/// The pause after no other controller was found to move to.
-const MOVE_AGAIN: Duration = Duration::from_secs(600);
+/// After no other controller was found to move to.
+const MOVE_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 impl EdgeSession {
-    /// Runs a session to its end and closes it.
+    /// Runs a session and closes its connection.
     pub(super) async fn session(&mut self, connected: Connected, outside: &mut Outside<'_>) -> End {
         let shutdown = outside.shutdown.clone();
         let end = select! {
-            // Nor does a peer that takes nothing delay it.
+            // A peer that receives nothing must not delay the shutdown.
             () = shutdown.cancelled() => Ok(None),
-            end = self.converse(&connected, outside) => end,
+            end = self.run_session(&connected, outside) => end,
         };
         let error = match end {
             Ok(None) => {
                 connected.close(CloseCode::Done).await;
-                return End::Over;
+                return End::Shutdown;
             }
             Ok(Some(next)) => {
                 connected.connection.close(CloseCode::Done.into(), b"moved");
@@ -56,13 +55,13 @@ impl EdgeSession {
             | SessionError::Lost(_)
             | SessionError::Silent => CloseCode::Done,
         };
-        // The next attempt doesn't wait until the peer has heard of it.
+        // The next attempt doesn't wait until the close has left this host.
         connected.connection.close(code.into(), code.to_string().as_bytes());
         End::Lost(error)
     }
 
-    /// Answers with another connection if the edge has moved to that, with none if everything ends.
-    async fn converse(
+    /// `Some` if the edge moves to another connection, `None` at shutdown.
+    async fn run_session(
         &mut self,
         connected: &Connected,
         outside: &mut Outside<'_>,
@@ -70,8 +69,8 @@ impl EdgeSession {
         let live = &mut Live::open(connected, self).await?;
         let controller = connected.connection.remote_address();
         self.outbox.push(Event::Connected { controller });
-        match (self.talk(live, outside).await, live.goodbye) {
-            // What follows a goodbye is how it was carried out: the stream ends before the connection.
+        match (self.exchange(live, outside).await, live.goodbye) {
+            // After a goodbye the controller ends the stream, which is no protocol error.
             (Err(SessionError::Protocol(_)), Some(reason)) => {
                 Err(SessionError::Closed(reason.into()))
             }
@@ -79,7 +78,7 @@ impl EdgeSession {
         }
     }
 
-    async fn talk(
+    async fn exchange(
         &mut self,
         live: &mut Live,
         outside: &mut Outside<'_>,
@@ -87,13 +86,13 @@ impl EdgeSession {
         if let Some(report) = self.report.take() {
             live.send(&report).await?;
         }
-        // Not all at once, and not for ever in step.
+        // Random, so that edges don't move at the same time.
         let mut move_at = Instant::now() + self.stay.mul_f64(0.75 + rand::random::<f64>() / 2.0);
         let mut moving: Option<Moving> = None;
         loop {
-            let tick = live.next_tick(self.alternatives());
+            let timer = live.next_timer(self.has_alternatives());
             select! {
-                () = sleep_until(move_at), if moving.is_none() && self.alternatives() => {
+                () = sleep_until(move_at), if moving.is_none() && self.has_alternatives() => {
                     let client = self.client.clone();
                     moving = Some(Box::pin(async move { client.connect().await }));
                 }
@@ -101,31 +100,35 @@ impl EdgeSession {
                     Ok(connected) => return Ok(Some(Box::new(connected))),
                     Err(error) => {
                         tracing::debug!(%error, "no other controller to move to");
-                        (moving, move_at) = (None, Instant::now() + MOVE_AGAIN);
+                        (moving, move_at) = (None, Instant::now() + MOVE_RETRY_DELAY);
                     }
                 },
                 message = live.reader.next::<ToEdge>() => match message? {
-                    Some(message) => self.message(live, message).await?,
+                    Some(message) => self.handle_message(live, message).await?,
                     None => return Err(SessionError::Protocol("it has ended the stream".into())),
                 },
-                heard = outside.next(&mut self.outbox) => match heard {
-                    Some(Some(command)) => self.command(live, command).await?,
+                next = outside.next(&mut self.outbox) => match next {
+                    Some(Some(command)) => self.execute(live, command).await?,
                     Some(None) => {}
                     None => return Ok(None),
                 },
-                () = sleep_until(tick) => self.tick(live).await?,
+                () = sleep_until(timer) => self.check_timers(live).await?,
             }
         }
     }
 
-    /// Whether there may be another controller.
-    fn alternatives(&self) -> bool {
+    /// Whether the edge knows another controller.
+    fn has_alternatives(&self) -> bool {
         self.client.addresses.len() > 1
     }
 
-    async fn message(&mut self, live: &mut Live, message: ToEdge) -> Result<(), SessionError> {
-        live.heard = Instant::now();
-        live.spoken = true;
+    async fn handle_message(
+        &mut self,
+        live: &mut Live,
+        message: ToEdge,
+    ) -> Result<(), SessionError> {
+        live.received = Instant::now();
+        live.answered = true;
         match message {
             ToEdge::Update(update) => {
                 if let Some(state) = self.assembler.push(update)? {
@@ -150,13 +153,13 @@ impl EdgeSession {
         Ok(())
     }
 
-    async fn command(&mut self, live: &mut Live, command: Command) -> Result<(), SessionError> {
+    async fn execute(&mut self, live: &mut Live, command: Command) -> Result<(), SessionError> {
         match command {
             Command::Ack(version) => {
                 self.acked = Some(version);
                 live.send(&Ack { version }).await
             }
-            Command::Report(report) => live.send(&within_limit(report)).await,
+            Command::Report(report) => live.send(&limit_links(report)).await,
             Command::Renew { csr } => {
                 self.renewing = true;
                 live.send(&RenewRequest { csr }).await
@@ -172,10 +175,10 @@ impl EdgeSession {
         }
     }
 
-    /// Either the controller is dead, or it is time for a ping.
-    async fn tick(&mut self, live: &mut Live) -> Result<(), SessionError> {
+    /// Ends the session if the controller is dead, or sends a ping when it is due.
+    async fn check_timers(&mut self, live: &mut Live) -> Result<(), SessionError> {
         let now = Instant::now();
-        if now >= live.dead_at(self.alternatives()) {
+        if now >= live.dead_at(self.has_alternatives()) {
             return Err(SessionError::Silent);
         }
         if now >= live.next_ping() {
@@ -188,7 +191,7 @@ impl EdgeSession {
     }
 }
 
-/// A connection to another controller on its way.
+/// An attempt to connect to another controller.
 type Moving = Pin<Box<dyn Future<Output = Result<Connected, Unreachable>> + Send>>;
 
 async fn arrival(moving: &mut Option<Moving>) -> Result<Connected, Unreachable> {
@@ -198,19 +201,18 @@ async fn arrival(moving: &mut Option<Moving>) -> Result<Connected, Unreachable> 
     }
 }
 
-/// The stream and its clocks.
+/// The stream and its timers.
 struct Live {
     reader: FrameReader,
     writer: FrameWriter,
-    /// By which certificate the controller is one.
     controller: Option<PeerIdentity>,
-    heard: Instant,
-    /// The controller has said something in this session: it is not only busy taking edges in.
-    spoken: bool,
+    received: Instant,
+    /// The controller has sent something in this session. Before that it may be busy accepting edges.
+    answered: bool,
     sent: Instant,
     pinged: Instant,
     nonce: u64,
-    /// Why the controller is about to close.
+    /// The reason that the controller gave before it closes.
     goodbye: Option<GoodbyeReason>,
 }
 
@@ -226,8 +228,8 @@ impl Live {
             reader: FrameReader::new(receive, MAX_FRAME),
             writer: FrameWriter::new(send),
             controller: connected.controller(),
-            heard: now,
-            spoken: false,
+            received: now,
+            answered: false,
             sent: now,
             pinged: now,
             nonce: 0,
@@ -237,8 +239,8 @@ impl Live {
         Ok(live)
     }
 
-    /// A peer that takes nothing is as dead as one that says nothing. A message too large for a
-    /// frame is not sent, which is no fault of the peer's.
+    /// Fails if the peer receives nothing for [`DEAD_AFTER`]. A message that is too large for a frame is
+    /// logged and dropped.
     async fn send<M: Message>(&mut self, message: &M) -> Result<(), SessionError> {
         let now = Instant::now();
         let sending = self.writer.send(message);
@@ -251,18 +253,17 @@ impl Live {
         Ok(())
     }
 
-    /// When nothing was sent or heard for a while, and no sooner after the last ping.
+    /// [`PING_AFTER`] the last ping, and the older of the last sent and the last received message.
     fn next_ping(&self) -> Instant {
-        self.pinged.max(self.sent.min(self.heard)) + PING_AFTER
+        self.pinged.max(self.sent.min(self.received)) + PING_AFTER
     }
 
-    fn next_tick(&self, alternatives: bool) -> Instant {
+    fn next_timer(&self, alternatives: bool) -> Instant {
         self.next_ping().min(self.dead_at(alternatives))
     }
 
-    /// When the silence has been too long.
     fn dead_at(&self, alternatives: bool) -> Instant {
-        let patience = if alternatives && self.spoken { LEAVE_AFTER } else { DEAD_AFTER };
-        self.heard + patience
+        let timeout = if alternatives && self.answered { LEAVE_AFTER } else { DEAD_AFTER };
+        self.received + timeout
     }
 }

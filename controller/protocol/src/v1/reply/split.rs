@@ -1,4 +1,6 @@
-//! Long answers in several frames, and back.
+//! Splitting long answers into frames, and merging them.
+
+use cframe_pki::identity::Label;
 
 use crate::{
     frame::{BUDGET, seq_cost},
@@ -9,25 +11,25 @@ use crate::{
     },
 };
 
-/// Rows in one frame.
+/// Per frame.
 const MAX_ROWS: usize = 64;
-/// Links in one row of an edge.
+/// Per row of an edge.
 const MAX_LINKS: usize = 150;
-/// Bytes of a backup in one frame.
+/// Bytes of a backup per frame.
 const MAX_CHUNK: usize = 32 * 1024;
-/// A text's allocation and the places that point to it, with room to spare.
+/// Bytes that a string takes in memory besides its content, rounded up.
 const TEXT: usize = 48;
 
 impl Reply {
-    /// The reply in pieces of which each fits a frame and the budget of its reader. At least one.
+    /// Splits the reply into one or more pieces that each fit a frame and its reader's budget.
     ///
-    /// Lists, the namespaces and problems of a status, the links of an edge and backups are cut;
+    /// Lists, the namespaces and problems of a status, the links of an edge and backups are split;
     /// anything else is one piece.
     pub fn split(self) -> Vec<Self> {
         match self {
             Self::Namespaces(rows) => pieces(rows, Self::Namespaces),
             Self::Edges(rows) => {
-                pieces(rows.into_iter().flat_map(short_rows).collect(), Self::Edges)
+                pieces(rows.into_iter().flat_map(split_links).collect(), Self::Edges)
             }
             Self::Routes(rows) => pieces(rows, Self::Routes),
             Self::Tokens(rows) => pieces(rows, Self::Tokens),
@@ -36,11 +38,11 @@ impl Reply {
             Self::Audit(rows) => pieces(rows, Self::Audit),
             Self::Controllers(rows) => pieces(rows, Self::Controllers),
             Self::Sessions(rows) => {
-                pieces(rows.into_iter().flat_map(short_sessions).collect(), Self::Sessions)
+                pieces(rows.into_iter().flat_map(split_links).collect(), Self::Sessions)
             }
             Self::Holders(rows) => pieces(rows, Self::Holders),
-            Self::Ca(status) => short_authorities(status),
-            Self::Status(status) => short_statuses(status),
+            Self::Ca(status) => split_ca(status),
+            Self::Status(status) => split_status(status),
             Self::Chunk(bytes) if bytes.len() > MAX_CHUNK => {
                 bytes.chunks(MAX_CHUNK).map(|chunk| Self::Chunk(chunk.to_vec())).collect()
             }
@@ -67,19 +69,19 @@ impl Reply {
         answer.extend(rest);
     }
 
-    /// Adds the next piece of an answer to this one, and gives it back if it isn't a piece of the
-    /// same list. Chunks and progress stay apart.
+    /// Appends the next piece of an answer to this one, or returns it if it isn't a piece of the same
+    /// list. Chunks and progress are never merged.
     pub fn merge(&mut self, next: Self) -> Option<Self> {
         match (self, next) {
             (Self::Namespaces(rows), Self::Namespaces(more)) => rows.extend(more),
-            (Self::Edges(rows), Self::Edges(more)) => merge_edges(rows, more),
+            (Self::Edges(rows), Self::Edges(more)) => merge_rows(rows, more),
             (Self::Routes(rows), Self::Routes(more)) => rows.extend(more),
             (Self::Tokens(rows), Self::Tokens(more)) => rows.extend(more),
             (Self::Certs(rows), Self::Certs(more)) => rows.extend(more),
             (Self::Admins(rows), Self::Admins(more)) => rows.extend(more),
             (Self::Audit(rows), Self::Audit(more)) => rows.extend(more),
             (Self::Controllers(rows), Self::Controllers(more)) => rows.extend(more),
-            (Self::Sessions(rows), Self::Sessions(more)) => merge_sessions(rows, more),
+            (Self::Sessions(rows), Self::Sessions(more)) => merge_rows(rows, more),
             (Self::Status(status), Self::Status(more)) if status.mesh == more.mesh => {
                 status.controllers.extend(more.controllers);
                 status.namespaces.extend(more.namespaces);
@@ -105,7 +107,7 @@ fn pieces<T: Weigh>(rows: Vec<T>, wrap: fn(Vec<T>) -> Reply) -> Vec<Reply> {
     lists.into_iter().map(wrap).collect()
 }
 
-/// Cuts a list where it gets too long or too heavy.
+/// Cuts a list where it gets too long or exceeds the budget.
 fn cut<T: Weigh>(rows: Vec<T>) -> Vec<Vec<T>> {
     let room = BUDGET - seq_cost(MAX_ROWS, size_of::<T>());
     let mut lists: Vec<Vec<T>> = Vec::new();
@@ -123,66 +125,75 @@ fn cut<T: Weigh>(rows: Vec<T>) -> Vec<Vec<T>> {
     lists
 }
 
-fn merge_edges(rows: &mut Vec<EdgeRow>, more: Vec<EdgeRow>) {
-    for row in more {
+/// A row of an edge, whose links may be spread over several consecutive rows.
+trait EdgeLinks: Sized {
+    fn edge(&self) -> (&Label, &Label);
+    fn links(&mut self) -> &mut Vec<LinkReport>;
+    /// A further row of the same edge.
+    fn continued(&self, links: Vec<LinkReport>) -> Self;
+}
+
+impl EdgeLinks for EdgeRow {
+    fn edge(&self) -> (&Label, &Label) {
+        (&self.namespace, &self.name)
+    }
+
+    fn links(&mut self) -> &mut Vec<LinkReport> {
+        &mut self.links
+    }
+
+    fn continued(&self, links: Vec<LinkReport>) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            cidrs: Vec::new(),
+            endpoints: Vec::new(),
+            description: String::new(),
+            state: self.state,
+            software: String::new(),
+            address: None,
+            applied: None,
+            cert_expires: None,
+            links,
+        }
+    }
+}
+
+impl EdgeLinks for SessionRow {
+    fn edge(&self) -> (&Label, &Label) {
+        (&self.namespace, &self.edge)
+    }
+
+    fn links(&mut self) -> &mut Vec<LinkReport> {
+        &mut self.links
+    }
+
+    fn continued(&self, links: Vec<LinkReport>) -> Self {
+        let (namespace, edge) = (self.namespace.clone(), self.edge.clone());
+        Self { namespace, edge, software: String::new(), links, ..*self }
+    }
+}
+
+/// Cuts a row into several of [`MAX_LINKS`] links.
+fn split_links<T: EdgeLinks>(mut row: T) -> Vec<T> {
+    let links = std::mem::take(row.links());
+    let mut lists = links.chunks(MAX_LINKS).map(<[LinkReport]>::to_vec);
+    *row.links() = lists.next().unwrap_or_default();
+    let more: Vec<T> = lists.map(|links| row.continued(links)).collect();
+    std::iter::once(row).chain(more).collect()
+}
+
+fn merge_rows<T: EdgeLinks>(rows: &mut Vec<T>, more: Vec<T>) {
+    for mut row in more {
         match rows.last_mut() {
-            Some(last) if (&last.namespace, &last.name) == (&row.namespace, &row.name) => {
-                last.links.extend(row.links);
-            }
+            Some(last) if last.edge() == row.edge() => last.links().append(row.links()),
             _ => rows.push(row),
         }
     }
 }
 
-fn merge_sessions(rows: &mut Vec<SessionRow>, more: Vec<SessionRow>) {
-    for row in more {
-        match rows.last_mut() {
-            Some(last) if (&last.namespace, &last.edge) == (&row.namespace, &row.edge) => {
-                last.links.extend(row.links);
-            }
-            _ => rows.push(row),
-        }
-    }
-}
-
-/// A session with many links as several rows of the same edge.
-fn short_sessions(mut row: SessionRow) -> Vec<SessionRow> {
-    let links = std::mem::take(&mut row.links);
-    let mut lists = links.chunks(MAX_LINKS).map(<[LinkReport]>::to_vec);
-    let first = SessionRow { links: lists.next().unwrap_or_default(), ..row };
-    let more = |links| SessionRow { software: String::new(), links, ..first.clone() };
-    let rest: Vec<SessionRow> = lists.map(more).collect();
-    std::iter::once(first).chain(rest).collect()
-}
-
-/// An edge with many links as several rows of the same edge.
-fn short_rows(mut row: EdgeRow) -> Vec<EdgeRow> {
-    let links = std::mem::take(&mut row.links);
-    let mut lists = links.chunks(MAX_LINKS).map(<[LinkReport]>::to_vec);
-    let first = EdgeRow { links: lists.next().unwrap_or_default(), ..row };
-    let rest: Vec<EdgeRow> = lists.map(|links| continuation(&first, links)).collect();
-    std::iter::once(first).chain(rest).collect()
-}
-
-/// Only what tells whose links they are.
-fn continuation(row: &EdgeRow, links: Vec<LinkReport>) -> EdgeRow {
-    EdgeRow {
-        namespace: row.namespace.clone(),
-        name: row.name.clone(),
-        cidrs: Vec::new(),
-        endpoints: Vec::new(),
-        description: String::new(),
-        state: row.state,
-        software: String::new(),
-        address: None,
-        applied: None,
-        cert_expires: None,
-        links,
-    }
-}
-
-/// A status that is cut: namespaces, then problems, each piece with the mesh's own data.
-fn short_statuses(mut status: MeshStatus) -> Vec<Reply> {
+/// Controllers, then namespaces, then problems. Each piece has the mesh's own data.
+fn split_status(mut status: MeshStatus) -> Vec<Reply> {
     let namespaces = cut(std::mem::take(&mut status.namespaces));
     let problems = cut(std::mem::take(&mut status.problems));
     let empty = MeshStatus { controllers: Vec::new(), ..status.clone() };
@@ -193,9 +204,8 @@ fn short_statuses(mut status: MeshStatus) -> Vec<Reply> {
     first.chain(namespaces).chain(problems).map(Reply::Status).collect()
 }
 
-/// The CAs in pieces: each root, whose certificate and edges weigh, then the issuing CAs, and the first
-/// piece has the sentence.
-fn short_authorities(status: CaStatus) -> Vec<Reply> {
+/// The sentence, then the roots, then the issuing CAs.
+fn split_ca(status: CaStatus) -> Vec<Reply> {
     let CaStatus { roots, issuers, next } = status;
     let piece = |roots, issuers| CaStatus { roots, issuers, next: String::new() };
     let mut pieces = vec![CaStatus { next, ..piece(Vec::new(), Vec::new()) }];
@@ -204,7 +214,7 @@ fn short_authorities(status: CaStatus) -> Vec<Reply> {
     pieces.into_iter().map(Reply::Ca).collect()
 }
 
-/// What a row takes besides its place in the list, at least as much as its reader's budget counts.
+/// Bytes that a row takes in memory besides its place in the list: at least what [`BUDGET`] counts.
 trait Weigh {
     fn weigh(&self) -> usize;
 }

@@ -2,36 +2,44 @@
 
 use std::sync::{Arc, Mutex};
 
+use cframe_pki::{
+    CertificateDer,
+    identity::PeerIdentity,
+    verifier::{PeerSide, PeerVerifier, Policy, Refusal},
+};
+use cframe_test_pki::TestPki;
 use proptest::prelude::*;
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
-use rustls::{AlertDescription, CertificateError};
+use rustls::{
+    AlertDescription, CertificateError, pki_types::UnixTime, server::danger::ClientCertVerifier,
+};
 
 use super::judge;
 use crate::{
-    CertificateDer,
-    testing::{DAY, NOW, World, edges, id, label, leaf_params},
-    verifier::{PeerSide, Policy, Refusal, peer_identity},
+    DAY, NOW,
+    crafted::{crafted, leaf_params},
+    edges, id, label,
 };
 
 const EDGE: &str = "spiffe://m/ns/prod/edge/a";
 
 #[test]
 fn an_edge_of_the_namespace_is_accepted_and_named() {
-    let world = World::new("m");
-    let edge = world.credentials(EDGE);
-    let peer = judge(&world.verifier(edges("prod")), &edge.chain).unwrap();
+    let pki = TestPki::at("m", NOW);
+    let edge = pki.credentials(EDGE);
+    let peer = judge(&pki.verifier(edges("prod")), &edge.chain).unwrap();
     assert_eq!(peer.id, id(EDGE));
     assert_eq!(peer.spki, edge.key.spki_sha256());
-    assert_eq!(peer.issuer, Some(world.ca.spki_sha256()));
+    assert_eq!(peer.issuer, Some(pki.ca.spki_sha256()));
     assert_eq!((peer.not_before, peer.not_after), (NOW - 3600, NOW + 30 * DAY));
-    assert_eq!(peer_identity(&edge.chain), Ok(peer));
+    assert_eq!(PeerIdentity::from_chain(&edge.chain), Ok(peer));
 }
 
 #[test]
-fn each_policy_lets_its_roles_through_and_no_others() {
-    let world = World::new("m");
+fn each_policy_accepts_its_roles_and_no_others() {
+    let pki = TestPki::at("m", NOW);
     let ids = [EDGE, "spiffe://m/ns/test/edge/a", "spiffe://m/controller/a", "spiffe://m/admin/a"];
-    let chains = ids.map(|id| world.credentials(id).chain);
+    let chains = ids.map(|id| pki.credentials(id).chain);
     let wrong = |role| Err(Refusal::WrongRole { role });
     let expected = [
         (
@@ -42,7 +50,7 @@ fn each_policy_lets_its_roles_through_and_no_others() {
         (Policy::ControlClients, [Ok(()), Ok(()), Ok(()), Ok(())]),
     ];
     for (policy, verdicts) in expected {
-        let verifier = world.verifier(policy);
+        let verifier = pki.verifier(policy);
         for ((chain, id), verdict) in chains.iter().zip(ids).zip(verdicts) {
             assert_eq!(judge(&verifier, chain).map(drop), verdict, "{verifier:?} {id}");
         }
@@ -51,31 +59,31 @@ fn each_policy_lets_its_roles_through_and_no_others() {
 
 #[test]
 fn an_edge_is_no_peer_of_itself() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let policy = Policy::Edges { namespace: label("prod"), not_self: Some(label("a")) };
-    let verifier = world.verifier(policy);
-    assert_eq!(judge(&verifier, &world.credentials(EDGE).chain), Err(Refusal::IsSelf));
-    judge(&verifier, &world.credentials("spiffe://m/ns/prod/edge/b").chain).unwrap();
+    let verifier = pki.verifier(policy);
+    assert_eq!(judge(&verifier, &pki.credentials(EDGE).chain), Err(Refusal::IsSelf));
+    judge(&verifier, &pki.credentials("spiffe://m/ns/prod/edge/b").chain).unwrap();
 }
 
 #[test]
 fn a_function_can_be_the_policy() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let policy = Policy::Custom(Arc::new(|id| match id.role.name() == "a" {
         true => Ok(()),
         false => Err(Refusal::Policy("not a".into())),
     }));
-    let verifier = world.verifier(policy);
-    judge(&verifier, &world.credentials(EDGE).chain).unwrap();
-    let refusal = judge(&verifier, &world.credentials("spiffe://m/admin/b").chain).unwrap_err();
+    let verifier = pki.verifier(policy);
+    judge(&verifier, &pki.credentials(EDGE).chain).unwrap();
+    let refusal = judge(&verifier, &pki.credentials("spiffe://m/admin/b").chain).unwrap_err();
     assert_eq!(refusal.to_string(), "not a");
 }
 
 #[test]
 fn an_expired_certificate_is_refused() {
-    let world = World::new("m");
-    let chain = world.credentials(EDGE).chain;
-    let verifier = world.verifier(edges("prod"));
+    let pki = TestPki::at("m", NOW);
+    let chain = pki.credentials(EDGE).chain;
+    let verifier = pki.verifier(edges("prod"));
     let not_after = NOW + 30 * DAY;
     verifier.judge(&chain, PeerSide::Client, not_after).unwrap();
     let now = not_after + 1;
@@ -86,9 +94,9 @@ fn an_expired_certificate_is_refused() {
 
 #[test]
 fn a_certificate_of_the_future_is_refused() {
-    let world = World::new("m");
-    let chain = world.credentials(EDGE).chain;
-    let verifier = world.verifier(edges("prod"));
+    let pki = TestPki::at("m", NOW);
+    let chain = pki.credentials(EDGE).chain;
+    let verifier = pki.verifier(edges("prod"));
     verifier.judge(&chain, PeerSide::Client, NOW - 3600).unwrap();
     let refusal = verifier.judge(&chain, PeerSide::Client, NOW - 3601).unwrap_err();
     let expected = Refusal::NotYetValid { not_before: NOW - 3600, now: NOW - 3601 };
@@ -97,23 +105,23 @@ fn a_certificate_of_the_future_is_refused() {
 
 #[test]
 fn another_meshs_edge_is_not_trusted() {
-    let world = World::new("m");
-    // The very same names, below a root of its own.
-    let other = World::new("m").credentials(EDGE);
-    let refusal = judge(&world.verifier(edges("prod")), &other.chain).unwrap_err();
+    let pki = TestPki::at("m", NOW);
+    // The same names below another root.
+    let other = TestPki::at("m", NOW).credentials(EDGE);
+    let refusal = judge(&pki.verifier(edges("prod")), &other.chain).unwrap_err();
     assert_eq!(refusal.label(), "not_trusted");
 }
 
 #[test]
 fn another_meshs_name_below_our_root_is_refused() {
-    let world = World::new("m");
-    let chain = world.crafted(&leaf_params(&["spiffe://n/ns/prod/edge/a"]));
-    assert_eq!(judge(&world.verifier(edges("prod")), &chain), Err(Refusal::WrongMesh));
+    let pki = TestPki::at("m", NOW);
+    let chain = crafted(&pki, &leaf_params(&["spiffe://n/ns/prod/edge/a"]));
+    assert_eq!(judge(&pki.verifier(edges("prod")), &chain), Err(Refusal::WrongMesh));
 }
 
 #[test]
 fn exactly_one_uri_and_nothing_else_is_a_name() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let dns = SanType::DnsName("a.example".try_into().unwrap());
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
     let sets = [
@@ -125,12 +133,12 @@ fn exactly_one_uri_and_nothing_else_is_a_name() {
         vec![uri(EDGE), SanType::IpAddress([192, 0, 2, 1].into())],
         vec![uri(EDGE), SanType::Rfc822Name("a@example".try_into().unwrap())],
     ];
-    let verifier = world.verifier(edges("prod"));
-    judge(&verifier, &world.crafted(&leaf_params(&[EDGE]))).unwrap();
+    let verifier = pki.verifier(edges("prod"));
+    judge(&verifier, &crafted(&pki, &leaf_params(&[EDGE]))).unwrap();
     for names in sets {
         let mut params = leaf_params(&[]);
         params.subject_alt_names = names;
-        let refusal = judge(&verifier, &world.crafted(&params)).unwrap_err();
+        let refusal = judge(&verifier, &crafted(&pki, &params)).unwrap_err();
         let label = refusal.label();
         assert_eq!(label, "malformed_identity", "{:?}: {refusal}", params.subject_alt_names);
     }
@@ -138,8 +146,8 @@ fn exactly_one_uri_and_nothing_else_is_a_name() {
 
 #[test]
 fn a_uri_that_is_no_identity_is_refused() {
-    let world = World::new("m");
-    let verifier = world.verifier(edges("prod"));
+    let pki = TestPki::at("m", NOW);
+    let verifier = pki.verifier(edges("prod"));
     for uri in [
         "https://m/ns/prod/edge/a",
         "spiffe://m",
@@ -155,50 +163,55 @@ fn a_uri_that_is_no_identity_is_refused() {
         "spiffe://m/ns/prod/edge/%61",
         "spiffe://u@m/ns/prod/edge/a",
     ] {
-        let refusal = judge(&verifier, &world.crafted(&leaf_params(&[uri]))).unwrap_err();
+        let refusal = judge(&verifier, &crafted(&pki, &leaf_params(&[uri]))).unwrap_err();
         assert_eq!(refusal.label(), "malformed_identity", "{uri}: {refusal}");
     }
 }
 
 #[test]
 fn a_serial_that_no_ca_of_ours_makes_is_refused() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let mut params = leaf_params(&[EDGE]);
     params.serial_number = Some(vec![1; 17].into());
-    let refusal = judge(&world.verifier(edges("prod")), &world.crafted(&params)).unwrap_err();
+    let refusal = judge(&pki.verifier(edges("prod")), &crafted(&pki, &params)).unwrap_err();
     assert_eq!(refusal.label(), "malformed_identity");
 }
 
 #[test]
 fn a_certificate_for_one_side_is_not_good_for_the_other() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let mut params = leaf_params(&[EDGE]);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let chain = world.crafted(&params);
-    let verifier = world.verifier(edges("prod"));
+    let chain = crafted(&pki, &params);
+    let verifier = pki.verifier(edges("prod"));
     verifier.judge(&chain, PeerSide::Server, NOW).unwrap();
     let refusal = verifier.judge(&chain, PeerSide::Client, NOW).unwrap_err();
     assert_eq!(refusal.label(), "not_trusted");
 }
 
 #[test]
-fn the_observer_hears_the_reason_and_the_claim() {
-    let world = World::new("m");
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let record = heard.clone();
-    let verifier = world.verifier(edges("test")).with_observer(Arc::new(move |refusal, claim| {
+fn the_observer_gets_the_reason_and_the_claimed_identity() {
+    let pki = TestPki::at("m", NOW);
+    let refusals = Arc::new(Mutex::new(Vec::new()));
+    let record = refusals.clone();
+    let verifier = pki.verifier(edges("test")).with_observer(Arc::new(move |refusal, claim| {
         record.lock().unwrap().push((refusal.label(), claim.map(ToString::to_string)));
     }));
-    let now = NOW;
-    verifier.judge_handshake(&world.credentials(EDGE).chain, PeerSide::Client, now).unwrap_err();
-    let stranger = World::new("m").credentials(EDGE).chain;
-    verifier.judge_handshake(&stranger, PeerSide::Client, now).unwrap_err();
+    let stranger = TestPki::at("m", NOW);
+    for chain in [pki.credentials(EDGE).chain, stranger.credentials(EDGE).chain] {
+        refuse_in_handshake(&verifier, &chain);
+    }
     let expected = [("wrong_namespace", Some(EDGE.to_owned())), ("not_trusted", None)];
-    assert_eq!(*heard.lock().unwrap(), expected);
+    assert_eq!(*refusals.lock().unwrap(), expected);
+}
+
+fn refuse_in_handshake(verifier: &PeerVerifier, chain: &[CertificateDer<'_>]) {
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW));
+    verifier.verify_client_cert(&chain[0], &chain[1..], now).unwrap_err();
 }
 
 #[test]
-fn the_peer_is_alerted_to_what_it_can_mend() {
+fn the_peer_gets_an_alert_for_what_it_can_fix() {
     let alert = |refusal: Refusal| match rustls::Error::from(refusal) {
         rustls::Error::InvalidCertificate(error) => AlertDescription::from(error),
         other => panic!("{other}"),
@@ -216,28 +229,28 @@ fn the_peer_is_alerted_to_what_it_can_mend() {
 }
 
 proptest! {
-    // No file of failures: the keys are new in every run.
+    // Failures are not recorded: the keys are new in every run.
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_damaged_chain_is_refused_without_a_panic(at: prop::sample::Index, bit in 0..8, which in 0..2usize) {
-        let world = World::new("m");
-        let mut chain = world.credentials(EDGE).chain;
+        let pki = TestPki::at("m", NOW);
+        let mut chain = pki.credentials(EDGE).chain;
         let mut der = chain[which].to_vec();
         let at = at.index(der.len());
         der[at] ^= 1u8 << bit;
         chain[which] = CertificateDer::from(der);
         // Which fault is found first depends on the side.
         for side in [PeerSide::Client, PeerSide::Server] {
-            prop_assert!(world.verifier(edges("prod")).judge(&chain, side, NOW).is_err());
+            prop_assert!(pki.verifier(edges("prod")).judge(&chain, side, NOW).is_err());
         }
     }
 
     #[test]
     fn garbage_is_refused_without_a_panic(chain in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
-        let world = World::new("m");
+        let pki = TestPki::at("m", NOW);
         let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
-        prop_assert!(judge(&world.verifier(edges("prod")), &chain).is_err());
-        prop_assert!(peer_identity(&chain).is_err());
+        prop_assert!(judge(&pki.verifier(edges("prod")), &chain).is_err());
+        prop_assert!(PeerIdentity::from_chain(&chain).is_err());
     }
 }

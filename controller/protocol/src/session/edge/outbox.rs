@@ -1,33 +1,29 @@
-//! What a session has to tell.
+//! Events of an edge's session.
 
 use std::{collections::VecDeque, mem::discriminant, net::SocketAddr, sync::Arc};
 
 use super::SessionError;
 use crate::v1::{CallError, Desired, Enrolled, GoodbyeReason};
 
-/// What happens in an edge's session.
 #[derive(Debug)]
 pub enum Event {
-    /// A session stands.
     Connected {
-        /// The controller's address.
         controller: SocketAddr,
     },
-    /// There is a new state, whole. To be applied, and acknowledged with
+    /// A new whole state. The edge applies it and acknowledges it with
     /// [`Command::Ack`](super::Command::Ack).
     Desired(Arc<Desired>),
     /// The answer to [`Command::Renew`](super::Command::Renew).
     RenewReply(Result<Enrolled, CallError>),
-    /// The certificate is to be renewed now.
+    /// The edge should renew its certificate now.
     RenewNow,
-    /// The controller ends the session.
     Goodbye(GoodbyeReason),
-    /// A session has ended, or an attempt at one. The next attempt follows by itself.
+    /// A session, or an attempt at one, has ended. The next attempt follows.
     Disconnected(SessionError),
 }
 
-/// Events that wait for a reader. The session never waits for it: a later event takes the place of
-/// an earlier one of its kind, so that there is one of each at most.
+/// Events that wait for their reader. An event replaces an earlier one of its kind, so that there is at
+/// most one of each and the session never waits.
 #[derive(Debug, Default)]
 pub(super) struct Outbox(VecDeque<Event>);
 
@@ -51,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_reader_finds_the_newest_state_and_no_queue() {
+    fn a_slow_reader_gets_the_newest_state_and_no_queue() {
         let mut outbox = Outbox::default();
         for namespace in 1..=100 {
             let mut state = Desired::default();

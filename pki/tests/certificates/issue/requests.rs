@@ -1,5 +1,11 @@
-//! Signing requests that ask for too much, or prove nothing.
+//! Signing requests that request too much, or prove nothing.
 
+use cframe_pki::{
+    identity::SpiffeId,
+    issue::{CsrError, LEAF_LIFETIME, VerifiedCsr},
+    key::PrivateKey,
+};
+use cframe_test_pki::TestPki;
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -12,15 +18,14 @@ use x509_parser::oid_registry::{
 };
 
 use crate::{
-    identity::{SpiffeId, parse_certificate},
-    issue::{CsrError, LEAF_LIFETIME, VerifiedCsr},
-    key::{PrivateKey, Signer},
-    testing::{NOW, World, id},
+    NOW,
+    crafted::{parse_certificate, signer},
+    id,
 };
 
 const EDGE: &str = "spiffe://m/ns/prod/edge/a";
 
-/// A request for everything: to be a CA, in another's name, for a long time.
+/// A request to be a CA with the names of a controller.
 fn greedy(key: &PrivateKey) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "cframe root CA");
@@ -31,17 +36,17 @@ fn greedy(key: &PrivateKey) -> Vec<u8> {
         SanType::URI("spiffe://m/controller/c1".try_into().unwrap()),
         SanType::DnsName("c1.example".try_into().unwrap()),
     ];
-    params.serialize_request(&Signer(key)).unwrap().der().to_vec()
+    params.serialize_request(&signer(key)).unwrap().der().to_vec()
 }
 
 #[test]
 fn a_request_to_be_a_ca_in_anothers_name_gets_an_ordinary_leaf_in_its_own() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let key = PrivateKey::generate().unwrap();
     let csr = VerifiedCsr::from_der(&greedy(&key)).unwrap();
-    let issued = world.ca.issue(&csr, &id(EDGE), LEAF_LIFETIME, NOW).unwrap();
+    let issued = pki.ca.issue(&csr, &id(EDGE), LEAF_LIFETIME, NOW).unwrap();
 
-    let leaf = parse_certificate(&issued.der).unwrap();
+    let leaf = parse_certificate(&issued.der);
     assert!(!leaf.is_ca());
     assert_eq!(SpiffeId::from_certificate(&issued.der).unwrap(), id(EDGE));
     assert_eq!(leaf.subject().iter_attributes().count(), 0);
@@ -66,9 +71,9 @@ fn a_request_to_be_a_ca_in_anothers_name_gets_an_ordinary_leaf_in_its_own() {
     assert_eq!(extensions, ours);
 }
 
-/// Shows that the test above has teeth: the request does ask, in so many words.
+/// Shows that the test above can fail: the request does contain all of this.
 #[test]
-fn the_greedy_request_asks_for_all_of_it() {
+fn the_greedy_request_contains_all_of_it() {
     let key = PrivateKey::generate().unwrap();
     let request = greedy(&key);
     for word in [&b"spiffe://m/controller/c1"[..], b"c1.example", b"cframe root CA"] {
@@ -93,9 +98,8 @@ fn our_own_requests_are_bare() {
 fn a_request_for_somebody_elses_key_is_refused() {
     let (ours, theirs) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
     let mut request = ours.csr().unwrap().to_vec();
-    let point = ours.public().point();
-    let at = request.windows(65).position(|window| window == point).unwrap();
-    request[at..at + 65].copy_from_slice(theirs.public().point());
+    let at = request.windows(65).position(|window| window == point(&ours)).unwrap();
+    request[at..at + 65].copy_from_slice(&point(&theirs));
     assert_eq!(VerifiedCsr::from_der(&request), Err(CsrError::Signature));
 }
 
@@ -103,7 +107,7 @@ fn a_request_for_somebody_elses_key_is_refused() {
 fn a_point_off_the_curve_is_refused() {
     let key = PrivateKey::generate().unwrap();
     let mut request = key.csr().unwrap().to_vec();
-    let at = request.windows(65).position(|window| window == key.public().point()).unwrap();
+    let at = request.windows(65).position(|window| window == point(&key)).unwrap();
     request[at + 64] ^= 1;
     assert_eq!(VerifiedCsr::from_der(&request), Err(CsrError::Signature));
 }
@@ -122,21 +126,26 @@ fn other_kinds_of_keys_are_refused_with_the_way_to_make_one() {
     VerifiedCsr::from_der(request.der()).unwrap();
 }
 
-/// Another encoding of the point is the same key with another fingerprint: a way around a deny-list.
+/// Another encoding of the same key has another fingerprint, which would evade the deny-list.
 #[test]
 fn compressed_and_hybrid_points_are_refused() {
     let key = PrivateKey::generate().unwrap();
-    let point = key.public().point();
+    let point = point(&key);
     let odd = point[64] & 1;
     let compressed = [&[2 + odd][..], &point[1..33]].concat();
     let hybrid = [&[6 + odd][..], &point[1..]].concat();
-    VerifiedCsr::from_der(&request_with(&key, point)).unwrap();
+    VerifiedCsr::from_der(&request_with(&key, &point)).unwrap();
     for other in [compressed, hybrid] {
         assert_eq!(VerifiedCsr::from_der(&request_with(&key, &other)), Err(CsrError::Key));
     }
 }
 
-/// A request, signed by the key, with any bytes for its point.
+/// The public key as `04 || X || Y`.
+fn point(key: &PrivateKey) -> Vec<u8> {
+    signer(key).public_key_raw().to_vec()
+}
+
+/// A request, signed by the key, with any bytes as its public point.
 fn request_with(key: &PrivateKey, point: &[u8]) -> Vec<u8> {
     let sequence = |parts: &[&[u8]]| {
         let body = parts.concat();
@@ -149,13 +158,13 @@ fn request_with(key: &PrivateKey, point: &[u8]) -> Vec<u8> {
         [6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
     let spki = sequence(&[&sequence(&[&ec_public_key_on_p256]), &bits(point)]);
     let info = sequence(&[&[2, 1, 0], &sequence(&[]), &spki, &[0xa0, 0]]);
-    let signature = rcgen::SigningKey::sign(&Signer(key), &info).unwrap();
+    let signature = rcgen::SigningKey::sign(&signer(key), &info).unwrap();
     let ecdsa_with_sha256 = sequence(&[&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]]);
     sequence(&[&info, &ecdsa_with_sha256, &bits(&signature)])
 }
 
 #[test]
-fn a_request_is_all_there_is_and_not_large() {
+fn trailing_bytes_and_large_requests_are_refused() {
     let request = PrivateKey::generate().unwrap().csr().unwrap();
     let trailing = [&request[..], &[0]].concat();
     assert!(matches!(VerifiedCsr::from_der(&trailing), Err(CsrError::Malformed(_))));
@@ -164,7 +173,7 @@ fn a_request_is_all_there_is_and_not_large() {
 }
 
 proptest! {
-    // No file of failures: the keys are new in every run.
+    // Failures are not recorded: the keys are new in every run.
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..Default::default() })]
 
     #[test]
@@ -173,7 +182,7 @@ proptest! {
         let mut request = key.csr().unwrap().to_vec();
         let at = at.index(request.len());
         request[at] ^= 1u8 << bit;
-        // What is around the signed part is signed by nobody, and a lenient parser may let it pass.
+        // The bytes around the signed part are not signed, so a parser may accept them.
         if let Ok(csr) = VerifiedCsr::from_der(&request) {
             prop_assert_eq!(csr.spki_sha256(), key.spki_sha256());
         }

@@ -1,16 +1,16 @@
-//! TLS over two buffers.
+//! TLS handshakes in memory.
 
 use std::{sync::Arc, time::Duration};
 
+use cframe_pki::tls::SERVER_NAME;
 use rustls::{
     ClientConfig, ClientConnection, ConnectionCommon, Error, ServerConfig, ServerConnection,
     SideData, client::Resumption, pki_types::UnixTime, time_provider::TimeProvider,
 };
 
-use super::NOW;
-use crate::tls::SERVER_NAME;
+use crate::NOW;
 
-/// Both ends after a handshake, what each has to say, and what went over the wire.
+/// Both ends after a handshake, their errors, and all bytes that went over the wire.
 pub(crate) struct Outcome {
     pub(crate) client: ClientConnection,
     pub(crate) server: ServerConnection,
@@ -20,7 +20,6 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Whether both ends have finished without an error.
     pub(crate) fn connected(&self) -> bool {
         self.client_error.is_none()
             && self.server_error.is_none()
@@ -29,7 +28,7 @@ impl Outcome {
     }
 }
 
-/// Runs a handshake to its end, then lets the client read what the server sends after it: tickets.
+/// Runs a handshake, and lets the client read the tickets that the server sends after it.
 pub(crate) fn handshake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Outcome {
     let name = SERVER_NAME.try_into().unwrap();
     let mut outcome = Outcome {
@@ -65,7 +64,7 @@ fn flow<A: SideData, B: SideData>(
     }
 }
 
-/// The configurations with the clock of the tests.
+/// Sets the time of both configurations to [`NOW`].
 pub(crate) fn pinned_clock(
     mut client: ClientConfig,
     mut server: ServerConfig,
@@ -75,7 +74,7 @@ pub(crate) fn pinned_clock(
     (Arc::new(client), Arc::new(server))
 }
 
-/// A client that keeps every session it is given, and sends early data if it may.
+/// A client that stores every session ticket, and sends early data if the server accepts it.
 pub(crate) fn resuming(mut client: ClientConfig) -> ClientConfig {
     client.resumption = Resumption::in_memory_sessions(16);
     client.enable_early_data = true;

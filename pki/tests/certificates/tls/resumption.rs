@@ -1,21 +1,26 @@
-//! A resumed session is not verified, and early data not even begun: neither may happen.
+//! A resumed session skips verification, and early data is accepted before it: both must not happen.
 
 use std::sync::Arc;
 
+use cframe_pki::{
+    CertificateDer,
+    identity::PeerIdentity,
+    tls::{SERVER_NAME, control_server, enroll_server},
+    verifier::Policy,
+};
+use cframe_test_pki::TestPki;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, HandshakeKind, ServerConfig,
     crypto::aws_lc_rs::Ticketer, server::ServerSessionMemoryCache,
 };
 
-use super::{constant, link};
+use super::{constant, link, live};
 use crate::{
-    bundle::DenyEntry,
-    testing::{Outcome, World, bundle, handshake, pinned_clock, resuming},
-    tls::{control_server, enroll_server},
-    verifier::{Policy, peer_identity},
+    NOW,
+    handshake::{Outcome, handshake, pinned_clock, resuming},
 };
 
-/// A server as it must not be: it hands out tickets, and takes early data.
+/// A wrong configuration that issues tickets and accepts early data.
 fn lenient(mut server: ServerConfig) -> ServerConfig {
     server.send_tls13_tickets = 2;
     server.session_storage = ServerSessionMemoryCache::new(16);
@@ -23,7 +28,7 @@ fn lenient(mut server: ServerConfig) -> ServerConfig {
     server
 }
 
-/// Both after a first handshake that went well and gave the client the tickets there were.
+/// Both configurations after a first handshake, in which the client got its tickets if there are any.
 fn connected_once(
     client: ClientConfig,
     server: ServerConfig,
@@ -35,43 +40,41 @@ fn connected_once(
     (client, server, first)
 }
 
-fn revoke(world: &World, leaf: &rustls::pki_types::CertificateDer<'_>) {
-    let peer = peer_identity(std::slice::from_ref(leaf)).unwrap();
-    let deny = [DenyEntry::from(&peer)].into_iter().collect();
-    world.trust.replace(bundle(&[&world.root]), deny).unwrap();
+fn revoke(pki: &TestPki, leaf: &CertificateDer<'_>) {
+    pki.deny(&PeerIdentity::from_chain(std::slice::from_ref(leaf)).unwrap());
 }
 
 #[test]
 fn a_revoked_peer_cannot_resume() {
-    let world = World::new("m");
-    let (client, server) = link(&world);
+    let pki = TestPki::at("m", NOW);
+    let (client, server) = link(&pki);
     let (client, server, first) = connected_once(resuming(client), server);
 
     let second = handshake(&client, &server);
     assert!(second.connected());
     assert_eq!(second.server.handshake_kind(), Some(HandshakeKind::Full), "and never resumed");
 
-    revoke(&world, &first.server.peer_certificates().unwrap()[0]);
+    revoke(&pki, &first.server.peer_certificates().unwrap()[0]);
     let third = handshake(&client, &server);
     assert_eq!(third.server_error, Some(CertificateError::Revoked.into()));
     let alert = Error::AlertReceived(AlertDescription::CertificateRevoked);
     assert_eq!(third.client_error, Some(alert));
 }
 
-/// Shows that the test above has teeth.
+/// Shows that the test above can fail.
 #[test]
 fn with_tickets_a_revoked_peer_would_resume() {
-    let world = World::new("m");
-    let (client, server) = link(&world);
+    let pki = TestPki::at("m", NOW);
+    let (client, server) = link(&pki);
     for stateless in [false, true] {
-        world.trust.replace(bundle(&[&world.root]), Default::default()).unwrap();
+        pki.trust.replace(pki.bundle(), Default::default()).unwrap();
         let mut server = lenient(server.clone());
         if stateless {
             server.max_early_data_size = 0;
             server.ticketer = Ticketer::new().unwrap();
         }
         let (client, server, first) = connected_once(resuming(client.clone()), server);
-        revoke(&world, &first.server.peer_certificates().unwrap()[0]);
+        revoke(&pki, &first.server.peer_certificates().unwrap()[0]);
         let second = handshake(&client, &server);
         assert!(second.connected());
         assert_eq!(second.server.handshake_kind(), Some(HandshakeKind::Resumed));
@@ -80,8 +83,8 @@ fn with_tickets_a_revoked_peer_would_resume() {
 
 #[test]
 fn a_revoked_acceptor_with_tickets_is_refused_by_the_dialer() {
-    let world = World::new("m");
-    let (client, server) = link(&world);
+    let pki = TestPki::at("m", NOW);
+    let (client, server) = link(&pki);
     let server = lenient(server);
 
     let (strict, server, first) = connected_once(client.clone(), server);
@@ -90,40 +93,40 @@ fn a_revoked_acceptor_with_tickets_is_refused_by_the_dialer() {
     let second = handshake(&strict, &server);
     assert_eq!(second.client.handshake_kind(), Some(HandshakeKind::Full));
 
-    revoke(&world, &first.client.peer_certificates().unwrap()[0]);
+    revoke(&pki, &first.client.peer_certificates().unwrap()[0]);
     let refused = handshake(&strict, &server);
     assert_eq!(refused.client_error, Some(CertificateError::Revoked.into()));
     let fooled = handshake(&lax, &server);
-    assert_eq!(fooled.client.handshake_kind(), Some(HandshakeKind::Resumed), "it has teeth");
+    assert_eq!(fooled.client.handshake_kind(), Some(HandshakeKind::Resumed), "the test can fail");
 }
 
 #[test]
 fn early_data_is_impossible() {
-    let world = World::new("m");
-    let (client, server) = link(&world);
+    let pki = TestPki::at("m", NOW);
+    let (client, server) = link(&pki);
 
     let (eager, server, _) = connected_once(resuming(client.clone()), server);
     assert!(!offers_early_data(&eager), "no ticket to send it with");
 
     let (eager, lax, _) =
         connected_once(resuming(client.clone()), lenient(server.as_ref().clone()));
-    assert!(offers_early_data(&eager), "it has teeth");
+    assert!(offers_early_data(&eager), "the test can fail");
     let second = handshake(&eager, &server);
     assert_eq!(second.server.handshake_kind(), Some(HandshakeKind::Full));
 
     let (strict, lax, _) = connected_once(client, lax.as_ref().clone());
-    assert!(!offers_early_data(&strict), "our dialer sends none to an acceptor that takes it");
+    assert!(!offers_early_data(&strict), "our dialer sends none to an acceptor that accepts it");
     assert!(handshake(&strict, &lax).connected());
 }
 
 #[test]
 fn no_configuration_keeps_sessions() {
-    let world = World::new("m");
-    let controller = super::live(world.credentials("spiffe://m/controller/c1"));
+    let pki = TestPki::at("m", NOW);
+    let controller = live(pki.credentials("spiffe://m/controller/c1"));
     let servers = [
-        link(&world).1,
-        control_server(&controller, world.verifier(Policy::ControlClients)),
-        enroll_server(&controller, constant(world.root.certificate())),
+        link(&pki).1,
+        control_server(&controller, pki.verifier(Policy::ControlClients)),
+        enroll_server(&controller, constant(pki.root.certificate())),
     ];
     for server in servers {
         assert_eq!(server.send_tls13_tickets, 0);
@@ -134,7 +137,7 @@ fn no_configuration_keeps_sessions() {
 }
 
 fn offers_early_data(client: &Arc<ClientConfig>) -> bool {
-    let name = crate::tls::SERVER_NAME.try_into().unwrap();
+    let name = SERVER_NAME.try_into().unwrap();
     let mut connection = rustls::ClientConnection::new(client.clone(), name).unwrap();
     connection.early_data().is_some()
 }

@@ -2,19 +2,24 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use cframe_pki::{
+    identity::PeerIdentity,
+    tls::{Credentials, link_client, link_server},
+};
+use cframe_test_pki::TestPki;
+
 use super::{ACCEPTOR, DIALER, live};
 use crate::{
-    testing::{World, edges, handshake, pinned_clock},
-    tls::{Credentials, link_client, link_server},
-    verifier::peer_identity,
+    NOW, edges,
+    handshake::{handshake, pinned_clock},
 };
 
 #[test]
-fn credentials_survive_the_disk_and_their_key_is_private() {
-    let world = World::new("m");
+fn credentials_are_saved_and_loaded_and_their_key_is_private() {
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("edge");
-    let credentials = world.credentials(DIALER);
+    let credentials = pki.credentials(DIALER);
     credentials.save(&directory).unwrap();
     let back = Credentials::load(&directory).unwrap();
     assert_eq!(back.identity().unwrap(), credentials.identity().unwrap());
@@ -27,10 +32,10 @@ fn credentials_survive_the_disk_and_their_key_is_private() {
 
 #[test]
 fn a_key_that_others_can_read_is_refused() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("edge");
-    world.credentials(DIALER).save(&directory).unwrap();
+    pki.credentials(DIALER).save(&directory).unwrap();
     let key = directory.join("key.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let error = Credentials::load(&directory).unwrap_err().to_string();
@@ -38,15 +43,15 @@ fn a_key_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn a_renewal_cut_off_anywhere_leaves_a_pair_that_matches() {
-    let world = World::new("m");
+fn an_interrupted_renewal_leaves_a_pair_that_matches() {
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("edge");
-    let (old, new) = (world.credentials(DIALER), world.credentials(DIALER));
+    let (old, new) = (pki.credentials(DIALER), pki.credentials(DIALER));
     let serial = |at: &Path| Credentials::load(at).unwrap().identity().unwrap().serial;
     let (old_serial, new_serial) = (old.identity().unwrap().serial, new.identity().unwrap().serial);
 
-    // The files of a finished renewal, to be put in place one by one.
+    // The files of a complete renewal, put in place one by one below.
     let done = home.path().join("done");
     new.save(&done).unwrap();
     old.save(&directory).unwrap();
@@ -57,16 +62,16 @@ fn a_renewal_cut_off_anywhere_leaves_a_pair_that_matches() {
 
     fs::copy(done.join("cert.pem"), directory.join("cert.pem")).unwrap();
     assert_eq!(serial(&directory), new_serial, "after the new chain");
-    assert!(!directory.join("key.next.pem").exists(), "the renewal was finished");
+    assert!(!directory.join("key.next.pem").exists(), "the renewal was completed");
     assert_eq!(serial(&directory), new_serial);
 }
 
 #[test]
-fn a_key_of_somebody_else_is_refused() {
-    let world = World::new("m");
+fn a_key_that_is_not_the_leafs_is_refused() {
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
-    let mut mixed = world.credentials(DIALER);
-    mixed.key = world.credentials(DIALER).key;
+    let mut mixed = pki.credentials(DIALER);
+    mixed.key = pki.credentials(DIALER).key;
     let error = mixed.save(&home.path().join("edge")).unwrap_err().to_string();
     assert!(error.contains("doesn't belong") && error.contains(DIALER), "{error}");
     assert!(!home.path().join("edge").exists(), "nothing was written");
@@ -74,10 +79,10 @@ fn a_key_of_somebody_else_is_refused() {
 
 #[test]
 fn an_empty_or_broken_chain_is_refused() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("edge");
-    world.credentials(DIALER).save(&directory).unwrap();
+    pki.credentials(DIALER).save(&directory).unwrap();
     for text in ["", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
         fs::write(directory.join("cert.pem"), text).unwrap();
         assert!(Credentials::load(&directory).is_err(), "{text}");
@@ -86,30 +91,30 @@ fn an_empty_or_broken_chain_is_refused() {
 
 #[test]
 fn a_renewed_certificate_is_used_from_the_next_handshake_on() {
-    let world = World::new("m");
-    let verifier = world.verifier(edges("prod"));
-    let (dialer, acceptor) = (live(world.credentials(DIALER)), live(world.credentials(ACCEPTOR)));
+    let pki = TestPki::at("m", NOW);
+    let verifier = pki.verifier(edges("prod"));
+    let (dialer, acceptor) = (live(pki.credentials(DIALER)), live(pki.credentials(ACCEPTOR)));
     let (client, server) =
         pinned_clock(link_client(&dialer, verifier.clone()), link_server(&acceptor, verifier));
     let seen = || {
         let done = handshake(&client, &server);
         assert!(done.connected());
-        let serial = |chain: Option<&[_]>| peer_identity(chain.unwrap()).unwrap().serial;
+        let serial = |chain: Option<&[_]>| PeerIdentity::from_chain(chain.unwrap()).unwrap().serial;
         (serial(done.server.peer_certificates()), serial(done.client.peer_certificates()))
     };
     assert_eq!(seen(), (dialer.identity().serial, acceptor.identity().serial));
     let before = seen();
-    dialer.replace(world.credentials(DIALER)).unwrap();
-    acceptor.replace(world.credentials(ACCEPTOR)).unwrap();
+    dialer.replace(pki.credentials(DIALER)).unwrap();
+    acceptor.replace(pki.credentials(ACCEPTOR)).unwrap();
     let after = seen();
     assert_eq!(after, (dialer.identity().serial, acceptor.identity().serial));
     assert!(after.0 != before.0 && after.1 != before.1);
 }
 
 #[test]
-fn debug_names_the_identity_alone() {
-    let world = World::new("m");
-    let credentials = world.credentials(DIALER);
+fn debug_prints_only_the_identity() {
+    let pki = TestPki::at("m", NOW);
+    let credentials = pki.credentials(DIALER);
     assert_eq!(format!("{credentials:?}"), format!("Credentials({DIALER})"));
     assert_eq!(format!("{:?}", live(credentials)), format!("LiveCredentials({DIALER})"));
 }

@@ -2,25 +2,29 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, SanType};
-
-use crate::{
+use cframe_pki::{
     CertificateDer,
-    identity::parse_certificate,
     issue::{
         CaCertificate, CaError, CaFileError, IssueError, IssuingCa, RootCa, RootError, VerifiedCsr,
         read_certificate,
     },
-    key::{PrivateKey, Signer},
-    testing::{DAY, LEAF, NOW, World, edges, issue, params_of, sign_as},
+    key::PrivateKey,
     verifier::PeerSide,
+};
+use cframe_test_pki::{TestPki, issue};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, SanType};
+
+use crate::{
+    DAY, LEAF, NOW,
+    crafted::{params_of, parse_certificate, sign_as, signer},
+    edges, id,
 };
 
 #[test]
 fn a_root_makes_issuing_cas_of_path_length_0() {
-    let world = World::new("m");
-    let root = parse_certificate(world.root.certificate()).unwrap();
-    let ca = parse_certificate(world.ca.certificate()).unwrap();
+    let pki = TestPki::at("m", NOW);
+    let root = parse_certificate(pki.root.certificate());
+    let ca = parse_certificate(pki.ca.certificate());
     let path_len = |certificate: &x509_parser::certificate::X509Certificate<'_>| {
         let found = certificate.basic_constraints().unwrap().unwrap();
         assert!(found.critical && found.value.ca);
@@ -28,60 +32,60 @@ fn a_root_makes_issuing_cas_of_path_length_0() {
         found.value.path_len_constraint
     };
     assert_eq!((path_len(&root), path_len(&ca)), (Some(1), Some(0)));
-    assert_eq!(world.root.not_after(), NOW + 3650 * DAY);
-    assert_eq!(world.ca.not_after(), NOW + 3 * 365 * DAY);
+    assert_eq!(pki.root.not_after(), NOW + 3650 * DAY);
+    assert_eq!(pki.ca.not_after(), NOW + 3 * 365 * DAY);
     assert_ne!(root.subject().to_string(), ca.subject().to_string());
-    assert_eq!(world.ca.mesh(), world.root.mesh());
+    assert_eq!(pki.ca.mesh(), pki.root.mesh());
 }
 
 #[test]
 fn no_issuing_ca_outlives_its_root() {
-    let world = World::new("m");
-    let late = world.root.not_after() - DAY;
-    assert_eq!(world.root.issuing_ca(late).unwrap().not_after(), world.root.not_after());
-    let error = world.root.issuing_ca(world.root.not_after() + 1).unwrap_err();
+    let pki = TestPki::at("m", NOW);
+    let late = pki.root.not_after() - DAY;
+    assert_eq!(pki.root.issuing_ca(late).unwrap().not_after(), pki.root.not_after());
+    let error = pki.root.issuing_ca(pki.root.not_after() + 1).unwrap_err();
     assert!(matches!(error, IssueError::CaNotValid { .. }));
 }
 
 #[test]
 fn an_issuing_ca_whose_key_never_left_its_controller() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let key = PrivateKey::generate().unwrap();
     let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
-    let certificate = world.root.sign_issuing(&csr, NOW).unwrap();
+    let certificate = pki.root.sign_issuing(&csr, NOW).unwrap();
     let ca = IssuingCa::new(certificate, key).unwrap();
-    let chain = issue(&ca, "spiffe://m/ns/prod/edge/a", LEAF, NOW).chain;
-    world.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
+    let chain = issue(&ca, &id("spiffe://m/ns/prod/edge/a"), LEAF, NOW).chain;
+    pki.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
 }
 
 #[test]
-fn a_root_is_known_by_its_certificate_alone() {
-    let world = World::new("m");
-    let root = CaCertificate::root(world.root.certificate()).unwrap();
-    assert_eq!((&root.mesh, root.spki), (world.root.mesh(), world.root.spki_sha256()));
-    assert_eq!(root.not_after, world.root.not_after());
+fn a_root_is_read_from_its_certificate_alone() {
+    let pki = TestPki::at("m", NOW);
+    let root = CaCertificate::root(pki.root.certificate()).unwrap();
+    assert_eq!((&root.mesh, root.spki), (pki.root.mesh(), pki.root.spki_sha256()));
+    assert_eq!(root.not_after, pki.root.not_after());
     assert!(root.subject.starts_with("cframe root CA "), "{}", root.subject);
-    assert!(root.signs(world.ca.certificate()));
-    let other = World::new("m");
-    assert!(!root.signs(other.ca.certificate()), "another root's");
-    let issuing = CaCertificate::issuing(world.ca.certificate()).unwrap();
-    assert_eq!(issuing.spki, world.ca.spki_sha256());
-    assert!(!issuing.signs(world.root.certificate()));
+    assert!(root.signs(pki.ca.certificate()));
+    let other = TestPki::at("m", NOW);
+    assert!(!root.signs(other.ca.certificate()), "signed by another root");
+    let issuing = CaCertificate::issuing(pki.ca.certificate()).unwrap();
+    assert_eq!(issuing.spki, pki.ca.spki_sha256());
+    assert!(!issuing.signs(pki.root.certificate()));
 }
 
 #[test]
-fn only_a_root_of_the_form_that_is_made_here_is_taken_for_one() {
-    let world = World::new("m");
-    let (root, key) = (world.root.certificate(), PrivateKey::generate().unwrap());
+fn only_a_root_of_the_form_that_we_make_is_accepted() {
+    let pki = TestPki::at("m", NOW);
+    let (root, key) = (pki.root.certificate(), PrivateKey::generate().unwrap());
     let refused = |der: &CertificateDer<'_>| CaCertificate::root(der).unwrap_err();
-    assert_eq!(refused(world.ca.certificate()), RootError::Ca(CaError::NotCa(1)));
-    let leaf = world.credentials("spiffe://m/controller/c1").chain.remove(0);
+    assert_eq!(refused(pki.ca.certificate()), RootError::Ca(CaError::NotCa(1)));
+    let leaf = pki.credentials("spiffe://m/controller/c1").chain.remove(0);
     assert_eq!(refused(&leaf), RootError::Ca(CaError::NotCa(1)));
     let made = |spoil: &dyn Fn(&mut CertificateParams)| {
-        let mut params = params_of(world.ca.certificate());
+        let mut params = params_of(pki.ca.certificate());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         spoil(&mut params);
-        refused(&params.self_signed(&Signer(&key)).unwrap().into())
+        refused(&params.self_signed(&signer(&key)).unwrap().into())
     };
     let unconstrained = made(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     assert_eq!(unconstrained, RootError::Ca(CaError::NotCa(1)));
@@ -92,10 +96,10 @@ fn only_a_root_of_the_form_that_is_made_here_is_taken_for_one() {
         params.subject_alt_names = vec![SanType::URI("spiffe://m/x".try_into().unwrap())];
     });
     assert!(matches!(edge, RootError::Ca(CaError::MeshName(_))), "{edge}");
-    // Another's certificate under the root's name is no root: it has not signed itself.
-    let mut params = params_of(world.ca.certificate());
+    // A certificate that the root has signed is no root: it has not signed itself.
+    let mut params = params_of(pki.ca.certificate());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-    let below = sign_as(&params, &key, root, world.root.key());
+    let below = sign_as(&params, &key, root, pki.root.key());
     assert_eq!(refused(&below), RootError::NotSelfSigned);
     let mut bytes = root.to_vec();
     let last = bytes.len() - 1;
@@ -105,14 +109,14 @@ fn only_a_root_of_the_form_that_is_made_here_is_taken_for_one() {
 
 #[test]
 fn certificate_and_key_must_be_of_one_ca() {
-    let world = World::new("m");
-    let (root, ca) = (&world.root, &world.ca);
+    let pki = TestPki::at("m", NOW);
+    let (root, ca) = (&pki.root, &pki.ca);
     let error = |result: Result<_, CaError>| result.map(|_: IssuingCa| ()).unwrap_err();
     let certificate = || ca.certificate().clone();
     assert_eq!(error(IssuingCa::new(certificate(), root.key().clone())), CaError::Key);
     let root_certificate = root.certificate().clone();
     assert_eq!(error(IssuingCa::new(root_certificate, root.key().clone())), CaError::NotCa(0));
-    let leaf = world.credentials("spiffe://m/controller/c1");
+    let leaf = pki.credentials("spiffe://m/controller/c1");
     assert_eq!(error(IssuingCa::new(leaf.chain[0].clone(), leaf.key)), CaError::NotCa(0));
     assert_eq!(RootCa::new(certificate(), ca.key().clone()).unwrap_err(), CaError::NotCa(1));
     assert!(matches!(
@@ -122,19 +126,19 @@ fn certificate_and_key_must_be_of_one_ca() {
 }
 
 #[test]
-fn cas_survive_the_disk_and_go_on_issuing() {
-    let world = World::new("mesh.example");
+fn cas_loaded_from_disk_issue_certificates() {
+    let pki = TestPki::at("mesh.example", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("ca");
-    world.root.save(&directory).unwrap();
-    world.ca.save(&directory).unwrap();
+    pki.root.save(&directory).unwrap();
+    pki.ca.save(&directory).unwrap();
 
     let root = RootCa::load(&directory).unwrap();
     let ca = IssuingCa::load(&directory).unwrap();
-    assert_eq!(root.certificate(), world.root.certificate());
-    assert_eq!(ca.certificate(), world.ca.certificate());
-    let chain = issue(&ca, "spiffe://mesh.example/ns/prod/edge/a", LEAF, NOW).chain;
-    world.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
+    assert_eq!(root.certificate(), pki.root.certificate());
+    assert_eq!(ca.certificate(), pki.ca.certificate());
+    let chain = issue(&ca, &id("spiffe://mesh.example/ns/prod/edge/a"), LEAF, NOW).chain;
+    pki.verifier(edges("prod")).judge(&chain, PeerSide::Client, NOW).unwrap();
     root.issuing_ca(NOW).unwrap();
 
     for (file, mode) in [
@@ -148,20 +152,20 @@ fn cas_survive_the_disk_and_go_on_issuing() {
 }
 
 #[test]
-fn a_root_without_its_key_is_still_a_certificate() {
-    let world = World::new("m");
+fn a_root_without_its_key_still_has_a_certificate_to_read() {
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("ca");
-    world.root.save(&directory).unwrap();
+    pki.root.save(&directory).unwrap();
     fs::remove_file(directory.join(RootCa::KEY_FILE)).unwrap();
     let path = directory.join(RootCa::CERTIFICATE_FILE);
-    assert_eq!(&read_certificate(&path).unwrap(), world.root.certificate());
+    assert_eq!(&read_certificate(&path).unwrap(), pki.root.certificate());
     assert!(matches!(RootCa::load(&directory), Err(CaFileError::File(_))));
 }
 
 #[test]
-fn a_ca_is_never_written_over() {
-    let (first, second) = (World::new("m"), World::new("m"));
+fn a_ca_is_never_overwritten() {
+    let (first, second) = (TestPki::at("m", NOW), TestPki::at("m", NOW));
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("ca");
     first.ca.save(&directory).unwrap();
@@ -171,10 +175,10 @@ fn a_ca_is_never_written_over() {
 
 #[test]
 fn a_cas_key_that_others_can_read_is_refused() {
-    let world = World::new("m");
+    let pki = TestPki::at("m", NOW);
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("ca");
-    world.ca.save(&directory).unwrap();
+    pki.ca.save(&directory).unwrap();
     let key = directory.join(IssuingCa::KEY_FILE);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let error = IssuingCa::load(&directory).unwrap_err().to_string();

@@ -1,5 +1,0 @@
-//! What is signed, and what is not.
-
-mod authorities;
-mod leaves;
-mod requests;

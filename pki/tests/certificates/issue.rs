@@ -1,0 +1,5 @@
+//! Roots, issuing CAs, leaves and signing requests.
+
+mod authorities;
+mod leaves;
+mod requests;
