@@ -8,22 +8,13 @@
 //! - [`Mesh`] is the whole; [`Mesh::handle_datagrams`] and [`Mesh::handle_tun`] take what arrives,
 //!   [`Mesh::poll_transmit`] gives what leaves, [`Mesh::poll_timeout`] says when to call
 //!   [`Mesh::handle_timeout`].
-//! - [`packet`], [`segment`], [`coalesce`], [`fragment`], [`clamp`] and [`table`] are the packet
-//!   engine, each a pure function or a bounded table.
 
-#![deny(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
-pub mod clamp;
-pub mod coalesce;
-pub mod fragment;
-pub mod packet;
-pub mod segment;
 pub mod table;
 
 mod admission;
-mod arena;
 mod codel;
 mod config;
 mod congestion;

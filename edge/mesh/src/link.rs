@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cframe_packet::fragment::Reassembler;
 use cframe_pki::{
     CertificateDer,
     identity::{CertificateIdentityError, PeerIdentity},
@@ -12,7 +13,6 @@ use quinn_proto::{Connection, ConnectionHandle, Dir, ReadError, StreamId, VarInt
 use crate::{
     config::MIN_MTU,
     congestion::InFlight,
-    fragment::Reassembler,
     hello::{Hello, Reader},
 };
 

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cframe_packet::{coalesce::Coalescer, split::Splitter};
 use cframe_pki::identity::{Label, PeerIdentity, Role};
 use ipnet::IpNet;
 use quinn_proto::{ClientConfig, EcnCodepoint, Endpoint, Transmit};
@@ -14,13 +15,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     admission::Admissions,
-    coalesce::Coalescer,
     config::{self, Config, ConfigError, Congestion},
     congestion::Total,
     counters::{Counters, Reason},
     link::{Code, Link, Phase, Traffic},
     peer::{Peer, Renew},
-    segment::Splitter,
     table::PrefixTable,
     timers::{Key, Timers},
     verdict::{Owner, Passed},

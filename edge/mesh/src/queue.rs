@@ -13,11 +13,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{
-    codel::{Codel, Law},
-    packet::{Ecn, set_ce},
-    segment::Packets,
+use cframe_packet::{
+    ecn::{Ecn, set_ce},
+    split::Packets,
 };
+
+use crate::codel::{Codel, Law};
 
 /// Bytes that may wait on one link; a few milliseconds at full speed.
 const MAX_BYTES: usize = 4 * 1024 * 1024;

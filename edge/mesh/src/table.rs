@@ -6,6 +6,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod bitmap;
 mod node;
+#[cfg(test)]
+mod tests;
 
 use node::Node;
 

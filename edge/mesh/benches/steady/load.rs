@@ -1,6 +1,6 @@
 //! What an edge reads of its TUN.
 
-use cframe_mesh::{packet::Sum, segment::VnetHeader};
+use cframe_packet::{checksum::Sum, vnet::VnetHeader};
 
 use crate::edges;
 

@@ -6,10 +6,11 @@ use crate::counting::Traced;
 
 /// Whose code may take memory on the packet path, by what its files' paths have in them. `bytes`
 /// takes it for one of the others.
-const OWNERS: [(&str, &str); 5] = [
+const OWNERS: [(&str, &str); 6] = [
     ("/quinn-proto-", "quinn_proto"),
     ("/rustls-", "rustls"),
     ("/pki/src/", "cframe_pki"),
+    ("/edge/packet/src/", "cframe_packet"),
     ("/edge/mesh/src/", "cframe_mesh"),
     // `cargo bench` runs it in the package's directory.
     ("./src/", "cframe_mesh"),

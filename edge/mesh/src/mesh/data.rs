@@ -3,18 +3,21 @@
 use std::{io::IoSlice, time::Instant};
 
 use bytes::{Bytes, BytesMut};
+use cframe_packet::{
+    coalesce::Coalescer,
+    ecn::{EcnVerdict, apply_ecn},
+    fragment::{FRAGMENT, fragment},
+    ip::Packet,
+    mss::{clamp_mss, is_syn},
+    vnet::VnetHeader,
+};
 use quinn_proto::{EcnCodepoint, Transmit};
 
 use super::{Mesh, Received};
 use crate::{
-    clamp::{clamp_mss, is_syn},
-    coalesce::Coalescer,
     counters::{Counters, Reason},
-    fragment::{FRAGMENT, fragment},
     link::{Link, MAX_INNER, Phase},
-    packet::{EcnVerdict, Packet, apply_ecn},
     queue::GivenUp,
-    segment::VnetHeader,
     table::PrefixTable,
     verdict::{Owner, Passed},
 };

@@ -1,8 +1,7 @@
+use cframe_packet::{ip::Packet, split::Splitter, vnet::VnetHeader};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::packet::Packet;
-use crate::segment::{Splitter, VnetHeader};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -2,11 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use cframe_mesh::{
-    Load,
-    packet::Packet,
-    segment::{Splitter, VnetHeader},
-};
+use cframe_mesh::Load;
+use cframe_packet::{ip::Packet, split::Splitter, vnet::VnetHeader};
 
 use crate::{
     edge::Edge,

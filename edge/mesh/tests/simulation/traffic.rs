@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, sync::LazyLock};
 
-use cframe_mesh::{
-    packet::{Packet, Sum, TCP, UDP},
-    segment::VnetHeader,
+use cframe_packet::{
+    checksum::Sum,
+    ip::{Packet, TCP, UDP},
+    vnet::VnetHeader,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
