@@ -28,15 +28,12 @@ fn tables(c: &mut Criterion) {
                 let addresses: Vec<IpAddr> = (0..destinations)
                     .map(|_| prefixes[random.next() as usize % prefixes.len()].network())
                     .collect();
-                group.bench_function(
-                    format!("lookup of {destinations} in {size} {family}"),
-                    |b| {
-                        b.iter(|| {
-                            next = (next + 1) % destinations;
-                            table.lookup(addresses[next])
-                        });
-                    },
-                );
+                group.bench_function(format!("lookup of {destinations} in {size} {family}"), |b| {
+                    b.iter(|| {
+                        next = (next + 1) % destinations;
+                        table.lookup(addresses[next])
+                    });
+                });
             }
             group.bench_function(format!("remove and insert in {size} {family}"), |b| {
                 b.iter(|| {
