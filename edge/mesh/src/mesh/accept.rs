@@ -30,15 +30,14 @@ impl Mesh {
     pub(super) fn admit_connection(&mut self, now: Instant, incoming: Incoming) -> Option<usize> {
         let validated = incoming.remote_address_validated();
         let source = incoming.remote_address().ip();
-        let admission = if self.quic.is_stopped() {
-            Admission::Ignore
-        } else {
-            match self.admissions.decide(now, source, validated, self.links.unfinished()) {
-                // Peers are accepted where strangers are not.
-                Admission::Ignore if validated && self.is_peer_address(source) => Admission::Accept,
-                admission => admission,
+        let mut admission = Admission::Ignore;
+        if !self.quic.is_stopped() {
+            admission = self.admissions.decide(now, source, validated, self.links.unfinished());
+            // Peers are accepted where strangers are not.
+            if admission == Admission::Ignore && validated && self.is_peer_address(source) {
+                admission = Admission::Accept;
             }
-        };
+        }
         match admission {
             Admission::Accept => self.accept(now, incoming),
             Admission::Retry if incoming.may_retry() => {

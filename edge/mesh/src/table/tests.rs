@@ -11,7 +11,7 @@ enum Edit {
     Remove(IpNet),
 }
 
-/// Addresses of few bits, so that prefixes contain, precede and equal each other.
+/// Addresses with few bits set, so that prefixes contain, precede and equal each other.
 fn address() -> impl Strategy<Value = IpAddr> {
     let few = prop_oneof![Just(0_u32), Just(1), Just(3), Just(u32::MAX), any::<u32>()];
     (any::<bool>(), few, 0..32_u32, 0..8_u32).prop_map(|(v6, bits, left, more)| {
@@ -45,7 +45,7 @@ fn slow_lookup(model: &HashMap<IpNet, u32>, address: IpAddr) -> Option<u32> {
 
 proptest! {
     #[test]
-    fn the_table_is_a_linear_scan(
+    fn the_table_gives_the_same_results_as_a_linear_scan(
         edits in vec(edit(), 0..120),
         removed in vec(any::<prop::sample::Index>(), 0..60),
         addresses in vec(address(), 30),
@@ -53,7 +53,7 @@ proptest! {
         let mut table = PrefixTable::new();
         let mut model: HashMap<IpNet, u32> = HashMap::new();
         let mut edits = edits;
-        // Removals of what is surely there.
+        // Removals of prefixes that were inserted.
         let present: Vec<Edit> = match &edits[..] {
             [] => Vec::new(),
             edits => removed.iter().map(|index| match index.get(edits) {
@@ -102,7 +102,7 @@ fn the_longest_prefix_wins_until_it_is_removed() {
 }
 
 #[test]
-fn families_are_apart() {
+fn ipv4_and_ipv6_are_separate() {
     let mut table = PrefixTable::new();
     table.insert("0.0.0.0/0".parse().unwrap(), 4);
     assert_eq!(table.lookup("::ffff:10.0.0.1".parse().unwrap()), None);

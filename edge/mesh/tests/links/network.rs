@@ -1,8 +1,6 @@
-//! A deterministic world: several cores, one wire with latency, virtual time, real TLS.
+//! Several cores with real TLS on one wire with latency, in virtual time.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -19,100 +17,65 @@ use cframe_pki::{
     verifier::{PeerVerifier, Policy, Refusal, Trust},
 };
 
-use crate::certificates::Authority;
+use crate::{certificates::Authority, wire::Wire};
 
-pub(crate) const LATENCY: Duration = Duration::from_millis(10);
-
-/// What one edge is made of, so that it can be started again.
-pub(crate) struct Node {
+/// An edge that can be stopped and started again.
+pub(crate) struct TestEdge {
     pub(crate) name: Label,
     pub(crate) address: SocketAddr,
+    /// `None` while it is killed.
     pub(crate) mesh: Option<Mesh>,
     pub(crate) trust: Trust,
-    /// Inner packets that came out, without their header.
+    /// Inner packets that it wrote to its TUN, without their header.
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) events: Vec<Event>,
-    /// What the verifier said, for the log.
+    /// The refusals of its verifier.
     pub(crate) refusals: Arc<Mutex<Vec<String>>>,
     pub(crate) credentials: LiveCredentials,
     id: SpiffeId,
     starts: u8,
 }
 
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Flight {
-    at: Instant,
-    seq: u64,
-    from: SocketAddr,
-    to: SocketAddr,
-    ect: bool,
-    bytes: Vec<u8>,
-}
-
-pub(crate) struct World {
+pub(crate) struct LinkNetwork {
     pub(crate) now: Instant,
     start: Instant,
-    pub(crate) nodes: Vec<Node>,
-    /// What edges that are started from now on take the underlay to carry.
+    pub(crate) edges: Vec<TestEdge>,
+    /// The underlay MTU in the configuration of edges that are started from now on.
     pub(crate) underlay_mtu: u16,
-    /// Largest UDP payload that arrives.
-    pub(crate) mtu: usize,
-    /// Nothing arrives from or to these.
-    pub(crate) dark: HashSet<SocketAddr>,
-    /// Every datagram is marked on its way.
-    pub(crate) congested: bool,
-    /// What this one sends after its first so many datagrams is held, not lost.
-    pub(crate) hold: Option<(SocketAddr, usize)>,
-    held: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
-    pub(crate) latency: Duration,
-    /// Bytes of the largest batch that was to leave at once.
-    pub(crate) largest_batch: usize,
-    /// Everything that was on the wire.
-    pub(crate) captured: Vec<Vec<u8>>,
-    wire: BinaryHeap<Reverse<Flight>>,
-    seq: u64,
+    pub(crate) wire: Wire,
     pub(crate) authority: Authority,
 }
 
-impl World {
+impl LinkNetwork {
     pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
             now,
             start: now,
-            nodes: Vec::new(),
-            mtu: 1472,
-            dark: HashSet::new(),
-            congested: false,
-            hold: None,
-            held: Vec::new(),
-            latency: LATENCY,
-            largest_batch: 0,
+            edges: Vec::new(),
             underlay_mtu: 1500,
-            captured: Vec::new(),
-            wire: BinaryHeap::new(),
-            seq: 0,
+            wire: Wire::default(),
             authority: Authority::new(),
         }
     }
 
-    /// Edges `a`, `b`, … of namespace `prod`, all of which know each other and their prefixes
-    /// 10.<index>.0.0/16; those of `listening` have an endpoint.
-    pub(crate) fn mesh_of(count: usize, listening: &[usize]) -> Self {
-        let mut world = Self::new();
+    /// Edges `a`, `b`, … of namespace `prod`, which all know each other and their prefixes
+    /// 10.<index>.0.0/16; those in `listening` have an endpoint.
+    pub(crate) fn of(count: usize, listening: &[usize]) -> Self {
+        let mut net = Self::new();
         for index in 0..count {
-            world.add(&name_of(index), "prod", Duration::from_secs(86_400));
+            net.add(&name_of(index), "prod", Duration::from_secs(86_400));
         }
         for index in 0..count {
-            world.acquaint(index, listening);
+            net.introduce(index, listening);
         }
-        world
+        net
     }
 
     pub(crate) fn add(&mut self, name: &str, namespace: &str, lifetime: Duration) -> usize {
-        let index = self.nodes.len();
+        let index = self.edges.len();
         let (id, credentials) = self.authority.issue(namespace, name, lifetime);
-        let mut node = Node {
+        let mut edge = TestEdge {
             name: name.parse().unwrap(),
             address: SocketAddr::new(Ipv4Addr::new(203, 0, 113, index as u8 + 1).into(), 58423),
             mesh: None,
@@ -124,15 +87,15 @@ impl World {
             id,
             starts: 0,
         };
-        node.start(self.now, self.now - self.start, self.underlay_mtu);
-        self.nodes.push(node);
+        edge.start(self.now, self.now - self.start, self.underlay_mtu);
+        self.edges.push(edge);
         index
     }
 
-    /// Tells edge `index` of all others.
-    pub(crate) fn acquaint(&mut self, index: usize, listening: &[usize]) {
+    /// Makes all others peers of edge `index`.
+    pub(crate) fn introduce(&mut self, index: usize, listening: &[usize]) {
         let others: Vec<_> =
-            self.nodes.iter().map(|node| (node.name.clone(), node.address)).collect();
+            self.edges.iter().map(|edge| (edge.name.clone(), edge.address)).collect();
         let now = self.now;
         let mesh = self.mesh(index);
         for (other, (name, address)) in others.iter().enumerate() {
@@ -143,35 +106,40 @@ impl World {
     }
 
     pub(crate) fn mesh(&mut self, index: usize) -> &mut Mesh {
-        self.nodes[index].mesh.as_mut().unwrap()
+        self.edges[index].mesh.as_mut().unwrap()
     }
 
-    /// As `kill -9`: nothing is said to anybody.
+    /// Stops an edge like `kill -9`: it sends nothing more.
     pub(crate) fn kill(&mut self, index: usize) {
-        self.nodes[index].mesh = None;
+        self.edges[index].mesh = None;
     }
 
     pub(crate) fn restart(&mut self, index: usize, listening: &[usize]) {
         let (now, start, underlay_mtu) = (self.now, self.start, self.underlay_mtu);
-        self.nodes[index].start(now, now - start, underlay_mtu);
-        self.acquaint(index, listening);
+        self.edges[index].start(now, now - start, underlay_mtu);
+        self.introduce(index, listening);
     }
 
-    /// Moves an edge to another address, as its kernel would tell it.
+    /// Moves an edge to another address, as after a report from its kernel.
     pub(crate) fn move_to(&mut self, index: usize, address: &str) {
-        self.nodes[index].address = address.parse().unwrap();
+        self.edges[index].address = address.parse().unwrap();
         let now = self.now;
         self.mesh(index).local_address_changed(now);
     }
 
+    pub(crate) fn cut_off(&mut self, index: usize) {
+        let address = self.edges[index].address;
+        self.wire.cut_off.insert(address);
+    }
+
     pub(crate) fn links_up(&self, index: usize) -> usize {
-        self.nodes[index]
+        self.edges[index]
             .mesh
             .as_ref()
             .map_or(0, |mesh| mesh.links().filter(|link| link.up).count())
     }
 
-    /// Lets an inner packet of `len` bytes enter at `from`, meant for `to`.
+    /// Sends an inner packet of `len` bytes from the site of one edge to that of another.
     pub(crate) fn send(&mut self, from: usize, to: usize, len: usize) {
         let packet = ping(addr(from, 1), addr(to, 1), len);
         self.send_raw(from, &packet);
@@ -183,138 +151,86 @@ impl World {
         self.mesh(from).handle_tun(now, &read);
     }
 
-    /// Runs until `done`, for at most `limit` of virtual time; how long it took.
-    pub(crate) fn until(
+    /// Runs until `done`, for at most `limit` of virtual time; the time that it took.
+    pub(crate) fn run_until(
         &mut self,
         limit: Duration,
         mut done: impl FnMut(&Self) -> bool,
     ) -> Option<Duration> {
-        let begun = self.now;
+        let started = self.now;
         loop {
             self.transmit();
             if done(self) {
-                return Some(self.now - begun);
+                return Some(self.now - started);
             }
             let next = self.next_time()?.max(self.now);
-            if next > begun + limit {
-                self.now = begun + limit;
+            if next > started + limit {
+                self.now = started + limit;
                 return None;
             }
             self.now = next;
-            self.arrive();
+            self.receive();
             let now = self.now;
-            for node in &mut self.nodes {
-                if let Some(mesh) = &mut node.mesh {
+            for edge in &mut self.edges {
+                if let Some(mesh) = &mut edge.mesh {
                     mesh.handle_timeout(now);
                 }
-                node.drain();
+                edge.collect_events();
             }
         }
     }
 
-    /// Lets go what was held.
-    pub(crate) fn release(&mut self) {
-        self.hold = None;
-        for (from, to, bytes) in std::mem::take(&mut self.held) {
-            self.seq += 1;
-            let at = self.now + self.latency;
-            self.wire.push(Reverse(Flight { at, seq: self.seq, from, to, ect: false, bytes }));
-        }
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let _ = self.run_until(time, |_| false);
     }
 
-    /// A datagram from a stranger.
-    pub(crate) fn inject(&mut self, to: usize, from: &str, bytes: Vec<u8>) {
-        self.seq += 1;
-        self.wire.push(Reverse(Flight {
-            at: self.now + self.latency,
-            seq: self.seq,
-            from: from.parse().unwrap(),
-            to: self.nodes[to].address,
-            ect: false,
-            bytes,
-        }));
-    }
-
-    pub(crate) fn run(&mut self, time: Duration) {
-        let _ = self.until(time, |_| false);
-    }
-
-    /// Sends a packet every 10 ms until one arrives; how long that took.
+    /// Sends a packet every 10 ms until one arrives; the time that it took.
     pub(crate) fn time_to_traffic(
         &mut self,
         from: usize,
         to: usize,
         limit: Duration,
     ) -> Option<Duration> {
-        let begun = self.now;
-        let before = self.nodes[to].delivered.len();
-        while self.now < begun + limit {
+        let started = self.now;
+        let before = self.edges[to].delivered.len();
+        while self.now < started + limit {
             self.send(from, to, 100);
-            if self
-                .until(Duration::from_millis(10), |world| world.nodes[to].delivered.len() > before)
-                .is_some()
-            {
-                return Some(self.now - begun);
+            let arrived = |net: &Self| net.edges[to].delivered.len() > before;
+            if self.run_until(Duration::from_millis(10), arrived).is_some() {
+                return Some(self.now - started);
             }
         }
         None
     }
 
+    /// Sends a datagram from an address that is no edge's.
+    pub(crate) fn inject(&mut self, to: usize, from: &str, bytes: Vec<u8>) {
+        let to = self.edges[to].address;
+        self.wire.push(self.now, from.parse().unwrap(), to, false, bytes);
+    }
+
     fn next_time(&self) -> Option<Instant> {
-        let wire = self.wire.peek().map(|flight| flight.0.at);
-        let timers = self.nodes.iter().filter_map(|node| node.mesh.as_ref()?.poll_timeout());
-        timers.chain(wire).min()
+        let timers = self.edges.iter().filter_map(|edge| edge.mesh.as_ref()?.poll_timeout());
+        timers.chain(self.wire.next_arrival()).min()
     }
 
     fn transmit(&mut self) {
         let mut buf = Vec::new();
-        for index in 0..self.nodes.len() {
-            let from = self.nodes[index].address;
-            let Some(mesh) = &mut self.nodes[index].mesh else { continue };
+        for edge in &mut self.edges {
+            let Some(mesh) = &mut edge.mesh else { continue };
             while let Some(transmit) = mesh.poll_transmit(self.now, 44, &mut buf) {
-                self.largest_batch = self.largest_batch.max(transmit.size);
-                let size = transmit.segment_size.unwrap_or(transmit.size).max(1);
-                for datagram in buf[..transmit.size].chunks(size) {
-                    self.captured.push(datagram.to_vec());
-                    let lost = datagram.len() > self.mtu
-                        || self.dark.contains(&from)
-                        || self.dark.contains(&transmit.destination);
-                    // A socket cannot send from an address that its host has no more.
-                    let gone = transmit.src_ip.is_some_and(|ip| ip != from.ip());
-                    if lost || gone {
-                        continue;
-                    }
-                    if let Some((sender, left)) = self.hold.as_mut().filter(|hold| hold.0 == from) {
-                        if *left == 0 {
-                            self.held.push((*sender, transmit.destination, datagram.to_vec()));
-                            continue;
-                        }
-                        *left -= 1;
-                    }
-                    self.seq += 1;
-                    self.wire.push(Reverse(Flight {
-                        at: self.now + self.latency,
-                        seq: self.seq,
-                        from,
-                        to: transmit.destination,
-                        ect: transmit.ecn.is_some(),
-                        bytes: datagram.to_vec(),
-                    }));
-                }
+                self.wire.carry(self.now, edge.address, &transmit, &buf);
             }
-            self.nodes[index].drain();
+            edge.collect_events();
         }
     }
 
-    fn arrive(&mut self) {
-        while self.wire.peek().is_some_and(|flight| flight.0.at <= self.now) {
-            let Some(Reverse(flight)) = self.wire.pop() else { return };
-            let now = self.now;
-            let congested = self.congested;
-            let Some(node) = self.nodes.iter_mut().find(|node| node.address == flight.to) else {
+    fn receive(&mut self) {
+        while let Some(flight) = self.wire.arrived(self.now) {
+            let Some(edge) = self.edges.iter_mut().find(|edge| edge.address == flight.to) else {
                 continue;
             };
-            let ecn = match (flight.ect, congested) {
+            let ecn = match (flight.ect, self.wire.congested) {
                 (true, true) => Some(EcnCodepoint::Ce),
                 (true, false) => Some(EcnCodepoint::Ect0),
                 (false, _) => None,
@@ -325,12 +241,12 @@ impl World {
                 ecn,
                 stride: flight.bytes.len(),
             };
-            node.receive(now, &from, &flight.bytes);
+            edge.receive(self.now, &from, &flight.bytes);
         }
     }
 }
 
-impl Node {
+impl TestEdge {
     pub(crate) fn identity(&self) -> PeerIdentity {
         PeerIdentity::clone(&self.credentials.identity())
     }
@@ -374,7 +290,7 @@ impl Node {
         mesh.flush_tun(&mut write);
     }
 
-    fn drain(&mut self) {
+    fn collect_events(&mut self) {
         let Some(mesh) = &mut self.mesh else { return };
         while let Some(event) = mesh.poll_event() {
             self.events.push(event);
@@ -390,7 +306,7 @@ pub(crate) fn addr(site: usize, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, site as u8, 0, host)
 }
 
-/// An IPv4 packet of `len` bytes in all, of a protocol that nobody touches, with a valid header.
+/// An IPv4 packet of `len` bytes with a valid header, of a protocol that no code interprets.
 pub(crate) fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, len: usize) -> Vec<u8> {
     let (IpAddr::V4(from), IpAddr::V4(to)) = (from.into(), to.into()) else { panic!("IPv4 only") };
     let mut packet = vec![0xA5; len];
