@@ -1,9 +1,9 @@
-//! Which handshakes of strangers are begun, and which have to prove their address first.
+//! Admission of strangers' handshakes: which are accepted, and which must first prove their address.
 //!
-//! A handshake costs this edge a thousand times what its first packet costs the sender. A sender
-//! that has not proven its address may be anybody, so all of those share one small budget; past it
-//! they get a Retry (RFC 9000 §8.1.2), which costs nothing to remember and which a spoofed source
-//! cannot answer. Sources that have proven themselves are limited each on its own.
+//! A handshake costs this edge a thousand times as much as its first packet costs the sender. A sender
+//! that has not proven its address may be anybody, so all of these share one small budget; beyond it
+//! they get a Retry (RFC 9000 §8.1.2), which needs no state and which a spoofed source cannot answer.
+//! Each source with a proven address has a rate limit of its own.
 
 use std::{
     collections::HashMap,
@@ -11,20 +11,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Handshakes one source may begin at once, and again over [`REFILL`].
+/// Handshakes that one source may start at once, and again in each [`REFILL_TIME`].
 const BURST: f64 = 32.0;
-/// The same for all sources together that have not proven their address.
+/// Handshakes of all sources together that have not proven their address.
 const UNPROVEN_BURST: f64 = 64.0;
-/// The time in which an empty bucket is full again.
-const REFILL: Duration = Duration::from_secs(2);
-/// Unfinished handshakes from which on all sources have to prove their address.
+/// The time in which an empty bucket becomes full.
+const REFILL_TIME: Duration = Duration::from_secs(2);
+/// With this many unfinished handshakes all sources must prove their address.
 const RETRY_FROM: usize = 32;
-/// Unfinished handshakes beyond which new ones are ignored.
+/// With this many unfinished handshakes new ones are ignored.
 const MAX_UNFINISHED: usize = 512;
-/// Sources remembered. When it is full, the bound on unfinished handshakes is what remains.
+/// Sources with a bucket. More sources have no rate limit, only [`MAX_UNFINISHED`].
 const MAX_SOURCES: usize = 4096;
-/// Sources at rest are forgotten so often, at most.
-const SWEEP: Duration = Duration::from_millis(250);
+/// Minimum time between two removals of full buckets.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// Datagrams with a long header (RFC 9000 §17.2) at one instant, that is, in one turn of the host's
+/// loop. Each may cost as much as a hundred packets of data, and anybody can send them.
+const MAX_HANDSHAKE_DATAGRAMS: u32 = 32;
 
 /// What to do with a first packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,11 +42,23 @@ pub(crate) struct Admissions {
     unproven: Option<Bucket>,
     sources: HashMap<IpAddr, Bucket>,
     swept: Option<Instant>,
+    /// Handshake datagrams admitted at this instant.
+    datagrams: Option<(Instant, u32)>,
 }
 
 impl Admissions {
-    /// Decides about a first packet from `source`, whose address is `validated` or not.
-    /// `unfinished` handshakes are under way.
+    /// Whether this turn may handle one more datagram with a long header.
+    pub(crate) fn admit_datagram(&mut self, now: Instant) -> bool {
+        let count = match self.datagrams {
+            Some((turn, count)) if turn == now => count + 1,
+            Some(_) | None => 1,
+        };
+        self.datagrams = Some((now, count));
+        count <= MAX_HANDSHAKE_DATAGRAMS
+    }
+
+    /// Decides about a first packet. `validated`: the source has answered a Retry. `unfinished`: the
+    /// number of handshakes under way.
     pub(crate) fn decide(
         &mut self,
         now: Instant,
@@ -56,14 +71,14 @@ impl Admissions {
             let granted = unfinished < RETRY_FROM && bucket.take(now, UNPROVEN_BURST);
             return if granted { Admission::Accept } else { Admission::Retry };
         }
-        if unfinished < MAX_UNFINISHED && self.take(now, site_of(source)) {
+        if unfinished < MAX_UNFINISHED && self.take_token(now, bucket_address(source)) {
             Admission::Accept
         } else {
             Admission::Ignore
         }
     }
 
-    fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+    fn take_token(&mut self, now: Instant, source: IpAddr) -> bool {
         if self.sources.len() >= MAX_SOURCES {
             self.sweep(now);
         }
@@ -74,14 +89,15 @@ impl Admissions {
     }
 
     fn sweep(&mut self, now: Instant) {
-        if self.swept.is_some_and(|at| now.saturating_duration_since(at) < SWEEP) {
+        if self.swept.is_some_and(|at| now.saturating_duration_since(at) < SWEEP_INTERVAL) {
             return;
         }
         self.swept = Some(now);
-        self.sources.retain(|_, bucket| now.saturating_duration_since(bucket.filled) < REFILL);
+        self.sources.retain(|_, bucket| now.saturating_duration_since(bucket.filled) < REFILL_TIME);
     }
 }
 
+/// A token bucket.
 #[derive(Debug)]
 struct Bucket {
     tokens: f64,
@@ -95,7 +111,7 @@ impl Bucket {
 
     fn take(&mut self, now: Instant, burst: f64) -> bool {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + elapsed * burst / REFILL.as_secs_f64()).min(burst);
+        self.tokens = (self.tokens + elapsed * burst / REFILL_TIME.as_secs_f64()).min(burst);
         self.filled = now;
         let granted = self.tokens >= 1.0;
         if granted {
@@ -105,8 +121,8 @@ impl Bucket {
     }
 }
 
-/// One IPv6 site has a whole /64 to send from.
-fn site_of(address: IpAddr) -> IpAddr {
+/// Addresses of one IPv6 /64 share a bucket: one customer has all of them.
+fn bucket_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {
@@ -121,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proven_source_has_a_burst_and_earns_it_back() {
+    fn a_proven_source_has_a_burst_that_refills() {
         let now = Instant::now();
         let mut admissions = Admissions::default();
         let source: IpAddr = "203.0.113.7".parse().unwrap();
@@ -132,11 +148,11 @@ mod tests {
         assert_eq!(admissions.decide(now, source, true, 0), Admission::Ignore);
         let other = "203.0.113.8".parse().unwrap();
         assert_eq!(admissions.decide(now, other, true, 0), Admission::Accept);
-        assert_eq!(admissions.decide(now + REFILL, source, true, 0), Admission::Accept);
+        assert_eq!(admissions.decide(now + REFILL_TIME, source, true, 0), Admission::Accept);
     }
 
     #[test]
-    fn sources_that_prove_nothing_share_a_budget_and_leave_nothing_behind() {
+    fn sources_with_unproven_addresses_share_a_budget_and_need_no_memory() {
         let now = Instant::now();
         let mut admissions = Admissions::default();
         let accepted = (0..10_000_u32)
@@ -162,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_ipv6_site_share_a_bucket_and_a_full_memory_shuts_nobody_out() {
+    fn addresses_of_one_ipv6_64_share_a_bucket_and_a_full_table_refuses_nobody() {
         let now = Instant::now();
         let mut admissions = Admissions::default();
         for host in 0..40_u16 {

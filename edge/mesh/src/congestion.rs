@@ -1,44 +1,42 @@
 //! The congestion controller of a link that leaves congestion to the flows inside it.
 //!
-//! A tunnel of IP traffic need not have a window of its own: what it carries is congestion
-//! controlled end to end (RFC 8085 §3.1.11), and a second loop around the first only halves it on
-//! a lossy path. What remains is memory: quinn-proto remembers every packet in flight, and a path
-//! that swallows everything would fill it. So bytes in flight are counted here, and at a cap no more
-//! inner packets are handed over ([`Total::has_room`]). quinn-proto's own window stays open: a shut one
-//! would hold back acknowledgements and probes with the rest.
+//! A tunnel for IP traffic needs no congestion window of its own: the traffic inside is congestion
+//! controlled end to end (RFC 8085 §3.1.11), and a second control loop around the first only halves
+//! its throughput on a lossy path. Memory must be limited, though: quinn-proto remembers every packet
+//! in flight, and a path that loses everything would fill it. So bytes in flight are counted here, and
+//! at a limit no more inner packets are handed over ([`TotalInFlight::has_room`]). quinn-proto's own
+//! window stays open: a closed one would hold back acknowledgements and probes too.
 
 use std::{any::Any, sync::Arc, time::Instant};
 
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
-use crate::link::Link;
-
 /// Bytes in flight of one link: 1 Gbit/s at 130 ms.
-const LINK_CAP: u64 = 16 * 1024 * 1024;
+const LINK_LIMIT: u64 = 16 * 1024 * 1024;
 /// Bytes in flight of all links together.
-const TOTAL_CAP: u64 = 128 * 1024 * 1024;
-/// What a link may have when all together have too much: others' trouble is not its own.
-const FLOOR: u64 = 1024 * 1024;
-/// What quinn-proto remembers of a packet, at least: small ones count as so many bytes.
-const PACKET: u64 = 512;
-/// Packets that nobody has acknowledged, after which an acknowledgement is asked for. Those that only
-/// acknowledge are never acknowledged themselves (RFC 9000 §13.2.4), and would count for ever.
-const ASK_AFTER: u64 = 1024;
+const TOTAL_LIMIT: u64 = 128 * 1024 * 1024;
+/// Bytes that each link may have in flight even if all together are over the limit.
+const LINK_GUARANTEE: u64 = 1024 * 1024;
+/// Bytes that a packet counts at least: quinn-proto needs as much memory for a small one.
+const MIN_PACKET_WEIGHT: u64 = 512;
+/// Unacknowledged packets after which an acknowledgement is requested. Packets that contain only
+/// acknowledgements are never acknowledged themselves (RFC 9000 §13.2.4), and would count for ever.
+const REQUEST_ACK_AFTER: u64 = 1024;
 
-/// What was sent on a link and not yet acknowledged or given up.
+/// What was sent on a link and is neither acknowledged nor lost.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct InFlight {
     pub(crate) bytes: u64,
-    /// By packet numbers, with gaps and packets that need no acknowledgement.
+    /// The difference of packet numbers, including gaps and packets that need no acknowledgement.
     pub(crate) packets: u64,
 }
 
-/// In flight on all links.
+/// The weight in flight on all links.
 #[derive(Debug, Default)]
-pub(crate) struct Total(u64);
+pub(crate) struct TotalInFlight(u64);
 
 impl InFlight {
-    /// Of a link with this controller; nothing for controllers with a window of their own.
+    /// The count of a link's controller; zero for controllers with a window of their own.
     pub(crate) fn of(controller: &dyn Controller) -> Self {
         let metrics = controller.metrics();
         match metrics.ssthresh {
@@ -49,45 +47,40 @@ impl InFlight {
         }
     }
 
-    /// Whether the peer is to be asked for an acknowledgement.
-    pub(crate) fn wants_answer(&self) -> bool {
-        self.packets >= ASK_AFTER
+    /// Whether the peer should be asked for an acknowledgement.
+    pub(crate) fn needs_ack(&self) -> bool {
+        self.packets >= REQUEST_ACK_AFTER
     }
 
-    /// What it costs in memory, in terms of large packets.
+    /// Bytes, or more if there are many small packets: a measure of memory.
     fn weight(&self) -> u64 {
-        self.bytes.max(self.packets * PACKET)
+        self.bytes.max(self.packets * MIN_PACKET_WEIGHT)
     }
 }
 
-impl Total {
-    /// Counts the link as it is now.
-    pub(crate) fn count(&mut self, link: &mut Link) {
-        let weight = link.in_flight().weight();
-        self.0 = self.0 - link.counted + weight;
-        link.counted = weight;
+impl TotalInFlight {
+    /// Replaces a link's part of the total, which was `counted` before.
+    pub(crate) fn update(&mut self, counted: &mut u64, in_flight: InFlight) {
+        let weight = in_flight.weight();
+        self.0 = self.0 - *counted + weight;
+        *counted = weight;
     }
 
-    /// Counts it no more.
-    pub(crate) fn forget(&mut self, link: &Link) {
-        self.0 -= link.counted;
+    /// Removes a link's part of the total.
+    pub(crate) fn remove(&mut self, counted: u64) {
+        self.0 -= counted;
     }
 
-    /// Whether the link, counted just now, may take more inner packets.
-    pub(crate) fn has_room(&self, link: &Link) -> bool {
-        self.admits(link.counted)
-    }
-
-    fn admits(&self, weight: u64) -> bool {
-        weight < LINK_CAP && (weight < FLOOR || self.0 < TOTAL_CAP)
+    /// Whether a link with this part of the total may take more inner packets.
+    pub(crate) fn has_room(&self, counted: u64) -> bool {
+        counted < LINK_LIMIT && (counted < LINK_GUARANTEE || self.0 < TOTAL_LIMIT)
     }
 }
 
-/// In [`ControllerMetrics::ssthresh`], as quinn-proto has no other way for a controller to tell
-/// something: the "window" beside it is the bytes in flight, the "pacing rate" the packets.
+/// The value of [`ControllerMetrics::ssthresh`] that marks our controller. quinn-proto has no other
+/// way to read a controller's state: its "window" is the bytes in flight, its "pacing rate" the packets.
 const TRANSPARENT: u64 = u64::MAX;
 
-/// Builds [`Transparent`] controllers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TransparentConfig;
 
@@ -99,11 +92,11 @@ impl ControllerFactory for TransparentConfig {
 
 #[derive(Clone, Debug, Default)]
 struct Transparent {
-    /// Our own count; quinn-proto's, which also knows of packets dropped with their keys, corrects
-    /// it whenever acknowledgements arrive.
+    /// Our own count. quinn-proto's count, which includes packets dropped with their keys, replaces it
+    /// when acknowledgements arrive.
     in_flight: u64,
     last_sent: u64,
-    /// The largest packet number that is acknowledged, or that was sent before this began.
+    /// The largest packet number that was acknowledged, or sent before this controller was created.
     done: Option<u64>,
 }
 
@@ -111,7 +104,7 @@ impl Controller for Transparent {
     fn on_sent(&mut self, _now: Instant, bytes: u64, last_packet_number: u64) {
         self.in_flight += bytes;
         self.last_sent = last_packet_number;
-        // A path that the link moved to goes on with the numbers of the one before.
+        // Packet numbers continue when a link moves to another path, which has a new controller.
         self.done.get_or_insert(last_packet_number.saturating_sub(1));
     }
 
@@ -138,8 +131,8 @@ impl Controller for Transparent {
 
     fn on_mtu_update(&mut self, _new_mtu: u16) {}
 
-    /// Open: beyond `u32::MAX`, where quinn-proto switches pacing off. Constant, because every
-    /// change makes it compute a pacing rate.
+    /// Above `u32::MAX`, where quinn-proto switches pacing off. Constant, because every change makes it
+    /// compute a pacing rate.
     fn window(&self) -> u64 {
         u64::MAX
     }
@@ -176,14 +169,14 @@ mod tests {
     }
 
     fn has_room(controller: &dyn Controller) -> bool {
-        Total::default().admits(InFlight::of(controller).weight())
+        TotalInFlight::default().has_room(InFlight::of(controller).weight())
     }
 
     #[test]
-    fn there_is_room_up_to_the_cap_and_again_when_packets_are_acknowledged_or_lost() {
+    fn there_is_room_up_to_the_limit_and_again_when_packets_are_acknowledged_or_lost() {
         let now = Instant::now();
         let mut controller = controller();
-        controller.on_sent(now, LINK_CAP - 1, 7);
+        controller.on_sent(now, LINK_LIMIT - 1, 7);
         assert!(has_room(&*controller));
         controller.on_sent(now, 1, 8);
         assert!(!has_room(&*controller));
@@ -197,20 +190,20 @@ mod tests {
     }
 
     #[test]
-    fn small_packets_count_for_what_they_cost() {
+    fn small_packets_count_as_the_memory_they_need() {
         let now = Instant::now();
         let mut controller = controller();
         controller.on_sent(now, 40, 1);
         controller.on_sent(now, 40 * 40_000, 40_000);
         assert!(!has_room(&*controller));
-        assert!(InFlight::of(&*controller).wants_answer());
+        assert!(InFlight::of(&*controller).needs_ack());
         controller.on_end_acks(now, 100, false, Some(39_990));
         assert!(has_room(&*controller));
-        assert!(!InFlight::of(&*controller).wants_answer());
+        assert!(!InFlight::of(&*controller).needs_ack());
     }
 
     #[test]
-    fn a_path_that_a_link_moves_to_begins_empty_whatever_was_sent_before() {
+    fn a_new_path_starts_empty_whatever_was_sent_before() {
         let now = Instant::now();
         let mut controller = controller();
         controller.on_sent(now, 1200, 1_000_000);
@@ -218,18 +211,18 @@ mod tests {
     }
 
     #[test]
-    fn links_that_have_little_go_on_when_all_together_have_too_much() {
-        let full = Total(TOTAL_CAP);
-        assert!(full.admits(FLOOR - 1));
-        assert!(!full.admits(FLOOR));
-        assert!(Total(TOTAL_CAP - 1).admits(FLOOR));
-        assert!(!Total(0).admits(LINK_CAP));
+    fn links_with_few_bytes_in_flight_may_send_when_all_together_have_too_many() {
+        let full = TotalInFlight(TOTAL_LIMIT);
+        assert!(full.has_room(LINK_GUARANTEE - 1));
+        assert!(!full.has_room(LINK_GUARANTEE));
+        assert!(TotalInFlight(TOTAL_LIMIT - 1).has_room(LINK_GUARANTEE));
+        assert!(!TotalInFlight(0).has_room(LINK_LIMIT));
     }
 
     #[test]
-    fn a_controller_with_a_window_is_left_to_it() {
+    fn a_controller_with_its_own_window_counts_as_nothing_in_flight() {
         let mut controller = Arc::new(BbrConfig::default()).build(Instant::now(), 1200);
-        controller.on_sent(Instant::now(), 10 * LINK_CAP, 7);
+        controller.on_sent(Instant::now(), 10 * LINK_LIMIT, 7);
         assert_eq!(InFlight::of(&*controller), InFlight::default());
     }
 }

@@ -1,7 +1,8 @@
-//! Connection ids: 4 random bytes, and 4 by which an endpoint knows its own, also after a restart.
+//! Connection ids: 4 random bytes and a tag of 4 bytes, by which an endpoint recognizes its own ids,
+//! also after a restart.
 //!
-//! quinn-proto's `HashedConnectionIdGenerator` does the same, but with the operating system's randomness,
-//! which would make each life of the simulation another.
+//! quinn-proto's `HashedConnectionIdGenerator` does the same, but with the operating system's random
+//! numbers, so no run of the simulation could be repeated.
 
 use aws_lc_rs::hmac;
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
@@ -10,14 +11,14 @@ use rand::{RngExt, rngs::StdRng};
 const NONCE: usize = 4;
 const TAG: usize = 4;
 
-/// Makes the ids of one endpoint.
-pub(crate) struct Keyed {
+/// Generates the ids of one endpoint.
+pub(crate) struct KeyedIds {
     key: hmac::Key,
     rng: StdRng,
 }
 
-impl Keyed {
-    /// With a key that outlives a restart, and randomness that does not.
+impl KeyedIds {
+    /// `key` must stay the same after a restart; `rng` must not.
     pub(crate) fn new(key: u64, rng: StdRng) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key.to_le_bytes()), rng }
     }
@@ -29,7 +30,7 @@ impl Keyed {
     }
 }
 
-impl ConnectionIdGenerator for Keyed {
+impl ConnectionIdGenerator for KeyedIds {
     fn generate_cid(&mut self) -> ConnectionId {
         let nonce: [u8; NONCE] = self.rng.random();
         let mut id = [0; NONCE + TAG];
@@ -60,12 +61,12 @@ mod tests {
 
     use super::*;
 
-    fn keyed(key: u64, seed: u8) -> Keyed {
-        Keyed::new(key, StdRng::from_seed([seed; 32]))
+    fn keyed(key: u64, seed: u8) -> KeyedIds {
+        KeyedIds::new(key, StdRng::from_seed([seed; 32]))
     }
 
     #[test]
-    fn a_restarted_endpoint_knows_its_ids_and_no_others() {
+    fn a_restarted_endpoint_recognizes_its_own_ids_and_no_others() {
         let id = keyed(1, 1).generate_cid();
         assert!(keyed(1, 2).validate(&id).is_ok());
         assert!(keyed(2, 1).validate(&id).is_err());

@@ -1,8 +1,8 @@
-//! What happened to packets, by reason.
+//! Packets carried, and packets dropped by reason.
 
-use crate::queue::GivenUp;
+use crate::queue::Dropped;
 
-/// Why a packet went no further.
+/// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(usize)]
 pub enum Reason {
@@ -10,16 +10,16 @@ pub enum Reason {
     TunUnparsable,
     /// Read from the TUN: its source is not in a prefix of this edge.
     TunForeignSource,
-    /// Read from the TUN: no prefix of the namespace holds its destination.
+    /// Read from the TUN: its destination is in no prefix of the namespace.
     TunNoRoute,
-    /// Read from the TUN: its destination is one of this edge's own prefixes, or never routed
-    /// (loopback, link-local, multicast).
+    /// Read from the TUN: its destination is in a prefix of this edge, or never routed (loopback,
+    /// link-local, multicast).
     TunForbiddenDestination,
     /// The destination's edge has no link that is up.
     NoLink,
     /// The link's queue was full.
     QueueFull,
-    /// The packet had waited too long in the link's queue, or its flow had (RFC 8289).
+    /// The packet waited too long in the link's queue, or its flow did (RFC 8289).
     QueueOld,
     /// Received from a peer: not a whole IPv4 or IPv6 packet.
     PeerUnparsable,
@@ -36,9 +36,9 @@ pub enum Reason {
     /// Congestion was marked on the outer packet, and the inner one cannot carry the mark
     /// (RFC 6040 §4.2).
     CongestionNotEct,
-    /// A fragment that fits no packet, or whose packet was given up.
+    /// A fragment that was refused, or a packet that could not be fragmented.
     Fragment,
-    /// A handshake turned away because of its source's rate.
+    /// A handshake ignored because there were too many.
     HandshakeRate,
     /// A handshake refused, by this edge or by the peer.
     HandshakeRefused,
@@ -64,19 +64,17 @@ const NAMES: [&str; 17] = [
     "handshake_refused",
 ];
 
-/// Packets since the start, all links together.
+/// Inner packets since the start, all links together.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     dropped: [u64; NAMES.len()],
-    /// Inner packets handed to links.
+    /// Packets handed to links.
     pub sent: u64,
-    /// Their bytes.
     pub sent_bytes: u64,
-    /// Inner packets delivered to the TUN.
+    /// Packets delivered to the TUN.
     pub received: u64,
-    /// Their bytes.
     pub received_bytes: u64,
-    /// Inner packets that were sent in fragments.
+    /// Packets sent in fragments.
     pub fragmented: u64,
 }
 
@@ -86,25 +84,25 @@ impl Counters {
         NAMES.iter().copied().zip(self.dropped.iter().copied())
     }
 
-    /// Inner packets carried, in both directions.
+    /// Packets carried in both directions.
     #[must_use]
     pub fn carried(&self) -> u64 {
         self.sent + self.received
     }
 
-    /// The count of one reason.
     #[must_use]
     pub fn dropped_for(&self, reason: Reason) -> u64 {
         self.dropped[reason as usize]
     }
 
+    #[inline]
     pub(crate) fn drop(&mut self, reason: Reason) {
         self.drop_many(reason, 1);
     }
 
-    pub(crate) fn give_up(&mut self, lost: GivenUp) {
-        self.drop_many(Reason::QueueFull, lost.full);
-        self.drop_many(Reason::QueueOld, lost.old);
+    pub(crate) fn drop_queued(&mut self, dropped: Dropped) {
+        self.drop_many(Reason::QueueFull, dropped.full);
+        self.drop_many(Reason::QueueOld, dropped.old);
     }
 
     pub(crate) fn drop_many(&mut self, reason: Reason, count: u64) {
@@ -113,7 +111,7 @@ impl Counters {
 }
 
 impl Reason {
-    /// The reason as logs, `status` and metrics name it.
+    /// The name in logs, `status` and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         NAMES[self as usize]
@@ -125,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_reasons_keep_step() {
+    fn names_and_reasons_have_the_same_order() {
         assert_eq!(Reason::HandshakeRefused as usize, NAMES.len() - 1);
         assert_eq!(Reason::QueueOld.name(), "queue_old");
         assert_eq!(Reason::PeerForgedSource.name(), "peer_forged_source");

@@ -1,40 +1,27 @@
-//! The core of an edge: links to its peers on `quinn-proto`, the tables of the mesh, the verdict
-//! about every packet, and the path of packets between the TUN and the links.
+//! The core of an edge: links to its peers on `quinn-proto`, the prefix table, the verdict about every
+//! packet, and the path of packets between the TUN and the links.
 //!
-//! It knows no clock, no socket and no task. Time, bytes and desired state come in as arguments;
-//! datagrams, packets and events come out. So it runs the same in the edge's loop, in a test
-//! without root, and by the dozen in a simulation:
-//!
-//! - [`Mesh`] is the whole; [`Mesh::handle_datagrams`] and [`Mesh::handle_tun`] take what arrives,
-//!   [`Mesh::poll_transmit`] gives what leaves, [`Mesh::poll_timeout`] says when to call
-//!   [`Mesh::handle_timeout`].
-//! - [`packet`], [`segment`], [`coalesce`], [`fragment`], [`clamp`] and [`table`] are the packet
-//!   engine, each a pure function or a bounded table.
+//! It has no clock, no socket and no task. Time, bytes and desired state come in as arguments;
+//! datagrams, packets and events come out. So it runs the same in the edge's loop, in a test without
+//! root, and by the dozen in a simulation. [`Mesh`] is the entry: its documentation says which calls
+//! to make, and in which order.
 
-#![deny(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
-pub mod clamp;
-pub mod coalesce;
-pub mod fragment;
-pub mod packet;
-pub mod segment;
 pub mod table;
 
 mod admission;
-mod arena;
-mod codel;
 mod config;
 mod congestion;
 mod connection_id;
 mod counters;
-mod hello;
 mod link;
 mod mesh;
 mod peer;
 mod queue;
 mod timers;
+mod transport;
 mod verdict;
 
 pub use config::{Config, ConfigError, Congestion, Crypto, EndpointKeys, Offload};

@@ -6,14 +6,16 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod bitmap;
 mod node;
+#[cfg(test)]
+mod tests;
 
 use node::Node;
 
 /// A map from prefixes to small values, looked up by address.
 ///
 /// Host bits of a prefix are ignored: `10.1.2.3/8` and `10.0.0.0/8` are one key. IPv4-mapped IPv6
-/// addresses are IPv6. An edit changes the nodes on one path and nothing else, so it costs the same
-/// in a table of ten prefixes or of a hundred thousand.
+/// addresses are IPv6. An edit changes only the nodes on one path, so it costs the same in a table of
+/// ten prefixes or of a hundred thousand.
 #[derive(Clone)]
 pub struct PrefixTable<T> {
     v4: Node<u32, T>,
@@ -22,7 +24,6 @@ pub struct PrefixTable<T> {
 }
 
 impl<T: Copy> PrefixTable<T> {
-    /// An empty table.
     #[must_use]
     pub fn new() -> Self {
         Self { v4: Node::root(), v6: Node::root(), len: 0 }
@@ -47,7 +48,7 @@ impl<T: Copy> PrefixTable<T> {
         }
     }
 
-    /// Stores `value` for `prefix`, and returns what it replaces.
+    /// Returns the value that it replaces.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         let old = match prefix {
             IpNet::V4(prefix) => {
@@ -61,7 +62,7 @@ impl<T: Copy> PrefixTable<T> {
         old
     }
 
-    /// Removes exactly this prefix, and returns its value. Longer and shorter prefixes stay.
+    /// Removes exactly this prefix and returns its value. Longer and shorter prefixes stay.
     pub fn remove(&mut self, prefix: &IpNet) -> Option<T> {
         let old = match prefix {
             IpNet::V4(prefix) => self.v4.remove(prefix.network().to_bits(), prefix.prefix_len()),
@@ -71,7 +72,7 @@ impl<T: Copy> PrefixTable<T> {
         old
     }
 
-    /// All prefixes, host bits zero: IPv4, then IPv6, in no particular order within either.
+    /// All prefixes with zero host bits: IPv4, then IPv6, each in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, T)> + '_ {
         let v4 = self
             .v4
@@ -90,7 +91,6 @@ impl<T: Copy> PrefixTable<T> {
         self.len
     }
 
-    /// Whether there is no prefix.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -1,8 +1,8 @@
-//! Deadlines of many links and peers, of which a turn touches few.
+//! The deadlines of all links and peers.
 
 use std::{collections::BTreeSet, time::Instant};
 
-/// Whose deadline.
+/// The owner of a deadline.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(crate) enum Key {
     Link(usize),
@@ -13,7 +13,7 @@ pub(crate) enum Key {
 pub(crate) struct Timers(BTreeSet<(Instant, Key)>);
 
 impl Timers {
-    /// Moves the deadline that `armed` remembers to `at`.
+    /// Moves the owner's deadline from `armed` to `at`.
     pub(crate) fn arm(&mut self, key: Key, armed: &mut Option<Instant>, at: Option<Instant>) {
         if *armed == at {
             return;
@@ -31,7 +31,7 @@ impl Timers {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// One deadline that is past; its owner forgets it.
+    /// Removes one deadline that has passed. Its owner must clear its `armed`.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Key> {
         let first = self.0.first().filter(|(at, _)| *at <= now)?;
         let entry = *first;

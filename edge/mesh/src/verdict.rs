@@ -1,108 +1,113 @@
-//! Which inner packets may pass: the decision alone, without its effects.
+//! The verdict about every inner packet: which peer it goes to, or whether it may reach the TUN.
 //!
-//! On the way in both addresses must be right: the longest-prefix match of the source is the
-//! sending peer, that of the destination this edge. The destination's check is what keeps a peer
-//! from using this edge as a way to a third site, to its host's other networks, or to the metadata
-//! address of its cloud.
+//! For received packets both addresses are checked: the longest-prefix match of the source must be the
+//! sending peer, that of the destination this edge. Without the check of the destination a peer could
+//! use this edge as a way to a third site, to other networks of its host, or to the metadata address of
+//! its cloud.
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::{counters::Reason, table::PrefixTable};
 
-/// Who holds a prefix.
+/// The owner of a prefix.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Owner {
     /// This edge.
     Own,
-    /// The peer of this index.
+    /// The peer with this index.
     Peer(u32),
 }
 
-/// The last packet that passed in each direction: most are followed by another of their flow. To be
-/// forgotten with every change of the table.
+/// The owners of all prefixes, and the last packet that passed in each direction: most packets are
+/// followed by another of their flow.
 #[derive(Debug, Default)]
-pub(crate) struct Passed {
-    out: Option<(IpAddr, IpAddr, u32)>,
-    into: Option<(IpAddr, IpAddr, u32)>,
+pub(crate) struct Verdicts {
+    table: PrefixTable<Owner>,
+    last_outbound: Option<Passed>,
+    last_inbound: Option<Passed>,
 }
 
-impl Passed {
-    /// The peer that a packet from the TUN goes to.
+/// Source, destination and peer of a packet that passed.
+type Passed = (IpAddr, IpAddr, u32);
+
+impl Verdicts {
+    pub(crate) fn insert(&mut self, prefix: IpNet, owner: Owner) {
+        self.forget_passed();
+        self.table.insert(prefix, owner);
+    }
+
+    pub(crate) fn remove(&mut self, prefix: &IpNet) {
+        self.forget_passed();
+        self.table.remove(prefix);
+    }
+
+    fn forget_passed(&mut self) {
+        (self.last_outbound, self.last_inbound) = (None, None);
+    }
+
+    /// The peer to which a packet from the TUN must be sent.
     #[inline]
-    pub(crate) fn outbound(
-        &mut self,
-        table: &PrefixTable<Owner>,
-        source: IpAddr,
-        destination: IpAddr,
-    ) -> Result<u32, Reason> {
-        if let Some((from, to, peer)) = self.out
+    pub(crate) fn outbound(&mut self, source: IpAddr, destination: IpAddr) -> Result<u32, Reason> {
+        if let Some((from, to, peer)) = self.last_outbound
             && (from, to) == (source, destination)
         {
             return Ok(peer);
         }
-        let peer = outbound(table, source, destination)?;
-        self.out = Some((source, destination, peer));
+        let peer = self.decide_outbound(source, destination)?;
+        self.last_outbound = Some((source, destination, peer));
         Ok(peer)
     }
 
-    /// Whether a packet from `peer` may reach the TUN.
+    /// Whether a packet from `peer` may be written to the TUN.
     #[inline]
     pub(crate) fn inbound(
         &mut self,
-        table: &PrefixTable<Owner>,
         peer: u32,
         source: IpAddr,
         destination: IpAddr,
     ) -> Result<(), Reason> {
-        let this = Some((source, destination, peer));
-        if self.into != this {
-            inbound(table, peer, source, destination)?;
-            self.into = this;
+        let packet = Some((source, destination, peer));
+        if self.last_inbound != packet {
+            self.decide_inbound(peer, source, destination)?;
+            self.last_inbound = packet;
+        }
+        Ok(())
+    }
+
+    fn decide_outbound(&self, source: IpAddr, destination: IpAddr) -> Result<u32, Reason> {
+        if is_never_routed(destination) {
+            return Err(Reason::TunForbiddenDestination);
+        }
+        match self.table.lookup(destination) {
+            None => Err(Reason::TunNoRoute),
+            Some(Owner::Own) => Err(Reason::TunForbiddenDestination),
+            Some(Owner::Peer(peer)) => match self.table.lookup(source) {
+                Some(Owner::Own) => Ok(peer),
+                Some(Owner::Peer(_)) | None => Err(Reason::TunForeignSource),
+            },
+        }
+    }
+
+    fn decide_inbound(&self, peer: u32, source: IpAddr, destination: IpAddr) -> Result<(), Reason> {
+        if is_never_routed(source) || is_never_routed(destination) {
+            return Err(Reason::PeerForbiddenAddress);
+        }
+        if self.table.lookup(source) != Some(Owner::Peer(peer)) {
+            return Err(Reason::PeerForgedSource);
+        }
+        if self.table.lookup(destination) != Some(Owner::Own) {
+            return Err(Reason::PeerForeignDestination);
         }
         Ok(())
     }
 }
 
-fn outbound(
-    table: &PrefixTable<Owner>,
-    source: IpAddr,
-    destination: IpAddr,
-) -> Result<u32, Reason> {
-    if never_routed(destination) {
-        return Err(Reason::TunForbiddenDestination);
-    }
-    match table.lookup(destination) {
-        None => Err(Reason::TunNoRoute),
-        Some(Owner::Own) => Err(Reason::TunForbiddenDestination),
-        Some(Owner::Peer(peer)) => match table.lookup(source) {
-            Some(Owner::Own) => Ok(peer),
-            Some(Owner::Peer(_)) | None => Err(Reason::TunForeignSource),
-        },
-    }
-}
-
-fn inbound(
-    table: &PrefixTable<Owner>,
-    peer: u32,
-    source: IpAddr,
-    destination: IpAddr,
-) -> Result<(), Reason> {
-    if never_routed(source) || never_routed(destination) {
-        return Err(Reason::PeerForbiddenAddress);
-    }
-    if table.lookup(source) != Some(Owner::Peer(peer)) {
-        return Err(Reason::PeerForgedSource);
-    }
-    if table.lookup(destination) != Some(Owner::Own) {
-        return Err(Reason::PeerForeignDestination);
-    }
-    Ok(())
-}
-
-/// Addresses no prefix can make routable: unspecified, loopback, link-local (the clouds' metadata
-/// address is one), multicast, broadcast, and IPv6 in the form of a mapped IPv4 address.
+/// Addresses that no prefix makes routable: unspecified, loopback, link-local (which includes the
+/// clouds' metadata address), multicast, broadcast, and IPv4-mapped IPv6.
 #[inline]
-fn never_routed(address: IpAddr) -> bool {
+fn is_never_routed(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             v4.octets()[0] == 0
@@ -125,8 +130,8 @@ fn never_routed(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn table() -> PrefixTable<Owner> {
-        let mut table = PrefixTable::new();
+    fn verdicts() -> Verdicts {
+        let mut verdicts = Verdicts::default();
         for (prefix, owner) in [
             ("172.18.0.0/16", Owner::Own),
             ("fd00:18::/64", Owner::Own),
@@ -134,17 +139,17 @@ mod tests {
             ("172.30.9.0/24", Owner::Peer(2)),
             ("0.0.0.0/0", Owner::Peer(3)),
         ] {
-            table.insert(prefix.parse().unwrap(), owner);
+            verdicts.insert(prefix.parse().unwrap(), owner);
         }
-        table
+        verdicts
     }
 
     fn check_in(peer: u32, source: &str, destination: &str) -> Result<(), Reason> {
-        inbound(&table(), peer, source.parse().unwrap(), destination.parse().unwrap())
+        verdicts().inbound(peer, source.parse().unwrap(), destination.parse().unwrap())
     }
 
     fn check_out(source: &str, destination: &str) -> Result<u32, Reason> {
-        outbound(&table(), source.parse().unwrap(), destination.parse().unwrap())
+        verdicts().outbound(source.parse().unwrap(), destination.parse().unwrap())
     }
 
     #[test]
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_must_be_ours_and_go_to_a_peer() {
+    fn an_outbound_packet_must_have_our_source_and_the_destination_of_a_peer() {
         assert_eq!(check_out("172.18.0.5", "172.30.9.1"), Ok(2));
         assert_eq!(check_out("172.18.0.5", "172.30.1.1"), Ok(1));
         assert_eq!(check_out("10.0.0.1", "172.30.1.1"), Err(Reason::TunForeignSource));

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cframe_mesh::packet::{Ecn, set_ce};
+use cframe_packet::ecn::{Ecn, set_ce};
 
 use super::bottleneck::{Bottleneck, Departure};
 use super::loss::Loss;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cframe_edge::host::tun::{Tun, is_gone};
-use cframe_mesh::coalesce::Coalescer;
-use cframe_mesh::packet::Packet;
-use cframe_mesh::segment::{Splitter, VnetHeader};
+use cframe_packet::coalesce::Coalescer;
+use cframe_packet::ip::Packet;
+use cframe_packet::split::Splitter;
+use cframe_packet::vnet::VnetHeader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 

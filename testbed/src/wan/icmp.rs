@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use cframe_mesh::packet::{Fragment, Packet, Sum};
+use cframe_packet::checksum::Sum;
+use cframe_packet::ip::{Fragment, Packet};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

@@ -1,6 +1,6 @@
-//! An allocator that counts for whom memory is taken, and remembers from where.
+//! An allocator that counts allocations per account, and can record their backtraces.
 
-#![expect(unsafe_code, reason = "an allocator cannot be written without; it passes everything on")]
+#![expect(unsafe_code, reason = "an allocator needs it; all calls go to the system allocator")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -10,28 +10,28 @@ use std::{
     mem,
 };
 
-/// Who runs when memory is taken.
+/// To whom an allocation is counted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Account {
-    /// The benchmark and the wire.
-    World,
-    /// The core that is measured.
+    /// The benchmark itself and the wire.
+    Benchmark,
+    /// The core on the left, or the hub.
     Left,
-    /// The other one.
+    /// The core on the right.
     Right,
 }
 
 const ACCOUNTS: usize = 3;
 
-/// What an account took since the start.
+/// Totals of one account since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) allocations: u64,
-    /// Bytes taken and not given back.
+    /// Bytes allocated and not freed.
     pub(crate) held: i64,
 }
 
-/// One allocation that was traced.
+/// One traced allocation.
 pub(crate) struct Traced {
     pub(crate) account: Account,
     pub(crate) bytes: usize,
@@ -42,18 +42,18 @@ pub(crate) struct Traced {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trace {
     Off,
-    /// One in so many, whatever becomes of it.
+    /// One in so many of both cores.
     OneIn(u64),
-    /// Those of an account that are not given back.
+    /// Those of an account that are not freed.
     HeldBy(Account),
 }
 
 thread_local! {
-    static ACCOUNT: Cell<Account> = const { Cell::new(Account::World) };
+    static ACCOUNT: Cell<Account> = const { Cell::new(Account::Benchmark) };
     static TALLIES: Cell<[Tally; ACCOUNTS]> =
         const { Cell::new([Tally { allocations: 0, held: 0 }; ACCOUNTS]) };
     static TRACE: Cell<Trace> = const { Cell::new(Trace::Off) };
-    /// What tracing itself allocates is no part of what is traced.
+    /// Allocations of the tracing itself are not counted.
     static TRACING: Cell<bool> = const { Cell::new(false) };
     static TRACED: RefCell<HashMap<usize, Traced>> = RefCell::default();
 }
@@ -63,8 +63,8 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-/// Runs `work` on an account.
-pub(crate) fn on<T>(account: Account, work: impl FnOnce() -> T) -> T {
+/// Counts the allocations of `work` to an account.
+pub(crate) fn charge<T>(account: Account, work: impl FnOnce() -> T) -> T {
     let before = ACCOUNT.replace(account);
     let output = work();
     ACCOUNT.set(before);
@@ -75,7 +75,7 @@ pub(crate) fn tally(account: Account) -> Tally {
     TALLIES.get()[account as usize]
 }
 
-/// Traces from now on; what was traced until now.
+/// Changes what is traced; returns what was traced before.
 pub(crate) fn trace(trace: Trace) -> Vec<Traced> {
     TRACE.set(trace);
     TRACING.set(true);
@@ -84,21 +84,21 @@ pub(crate) fn trace(trace: Trace) -> Vec<Traced> {
     traced
 }
 
-fn taken(pointer: *mut u8, bytes: usize) {
+fn record_alloc(pointer: *mut u8, bytes: usize) {
     if TRACING.get() {
         return;
     }
     let account = ACCOUNT.get();
-    let count = change(bytes as i64, 1);
+    let count = update_tally(bytes as i64, 1);
     let traces = match TRACE.get() {
         Trace::Off => false,
-        Trace::OneIn(many) => account != Account::World && count.is_multiple_of(many),
+        Trace::OneIn(many) => account != Account::Benchmark && count.is_multiple_of(many),
         Trace::HeldBy(whose) => account == whose,
     };
     if traces {
         TRACING.set(true);
         let traced = Traced { account, bytes, from: Backtrace::force_capture() };
-        // Memory that was given back and taken again is another allocation.
+        // An address that is freed and allocated again is another allocation.
         let key = match TRACE.get() {
             Trace::OneIn(_) => count as usize * ACCOUNTS + account as usize,
             Trace::Off | Trace::HeldBy(_) => pointer.addr(),
@@ -108,11 +108,11 @@ fn taken(pointer: *mut u8, bytes: usize) {
     }
 }
 
-fn given_back(pointer: *mut u8, bytes: usize) {
+fn record_dealloc(pointer: *mut u8, bytes: usize) {
     if TRACING.get() {
         return;
     }
-    change(-(bytes as i64), 0);
+    update_tally(-(bytes as i64), 0);
     if matches!(TRACE.get(), Trace::HeldBy(_)) {
         TRACING.set(true);
         drop(TRACED.with_borrow_mut(|all| all.remove(&pointer.addr())));
@@ -120,8 +120,8 @@ fn given_back(pointer: *mut u8, bytes: usize) {
     }
 }
 
-/// The account's number of allocations now.
-fn change(bytes: i64, allocations: u64) -> u64 {
+/// Updates the current account; returns its number of allocations.
+fn update_tally(bytes: i64, allocations: u64) -> u64 {
     let mut tallies = TALLIES.get();
     let tally = &mut tallies[ACCOUNT.get() as usize];
     tally.held += bytes;
@@ -131,27 +131,27 @@ fn change(bytes: i64, allocations: u64) -> u64 {
     count
 }
 
-// SAFETY: every call goes to the system's allocator with the arguments it came with. Counting
-// touches thread-local cells that need no allocation; tracing allocates, and is not entered again.
+// SAFETY: every call goes to the system's allocator with its arguments unchanged. Counting uses
+// thread-local cells that need no allocation; tracing allocates, and is not entered recursively.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise about `layout` is the one that is asked for.
+        // SAFETY: the caller guarantees what `System` requires of `layout`.
         let pointer = unsafe { System.alloc(layout) };
-        taken(pointer, layout.size());
+        record_alloc(pointer, layout.size());
         pointer
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        given_back(pointer, layout.size());
+        record_dealloc(pointer, layout.size());
         // SAFETY: `pointer` came from `System` with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        given_back(pointer, layout.size());
-        // SAFETY: `pointer` came from `System` with this layout; `new_size` is the caller's promise.
+        record_dealloc(pointer, layout.size());
+        // SAFETY: `pointer` came from `System` with this layout; the caller guarantees `new_size`.
         let moved = unsafe { System.realloc(pointer, layout, new_size) };
-        taken(moved, new_size);
+        record_alloc(moved, new_size);
         moved
     }
 }

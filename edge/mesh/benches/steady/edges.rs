@@ -1,4 +1,4 @@
-//! Cores with identities, as a deployment has them.
+//! Cores with certificates, as in a deployment.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -16,8 +16,8 @@ use cframe_pki::{
     verifier::{PeerVerifier, Policy, Trust},
 };
 
-/// Makes edges of one namespace, each with a prefix and an address.
-pub(crate) struct Maker {
+/// Builds edges of one namespace, each with a prefix and an address.
+pub(crate) struct EdgeBuilder {
     root: RootCa,
     ca: IssuingCa,
     now: Instant,
@@ -28,20 +28,20 @@ pub(crate) fn name(index: u16) -> Label {
     format!("e{index:05}").parse().unwrap()
 }
 
-/// Where it is on the underlay.
+/// The underlay address of edge `index`.
 pub(crate) fn address(index: u16) -> SocketAddr {
     let [high, low] = index.to_be_bytes();
     SocketAddr::new(IpAddr::from([192, 0, high, low]), 58423)
 }
 
-/// A host behind it, in its prefix 10.x.y.0/24.
+/// A host in the prefix 10.x.y.0/24 of edge `index`.
 pub(crate) fn host(index: u16) -> Ipv4Addr {
     let [high, low] = index.to_be_bytes();
     [10, high, low, 1].into()
 }
 
-/// Tells an edge of another.
-pub(crate) fn acquaint(mesh: &mut Mesh, now: Instant, other: u16, dials: bool) {
+/// Makes edge `other` a peer; with `dials`, `mesh` has its address.
+pub(crate) fn add_peer(mesh: &mut Mesh, now: Instant, other: u16, dials: bool) {
     let name = name(other);
     mesh.set_prefix(prefix(other), &name);
     mesh.set_peer(now, &name, if dials { vec![address(other)] } else { Vec::new() });
@@ -51,14 +51,14 @@ fn prefix(index: u16) -> ipnet::IpNet {
     ipnet::Ipv4Net::new(host(index), 24).unwrap().trunc().into()
 }
 
-impl Maker {
+impl EdgeBuilder {
     pub(crate) fn new(now: Instant) -> Self {
         let root = RootCa::generate(&"bench".parse().unwrap(), unix_now()).unwrap();
         let ca = root.issuing_ca(unix_now()).unwrap();
         Self { root, ca, now }
     }
 
-    /// Everything that edge `index` is configured with, and its trust is its own, as in a process.
+    /// The configuration of edge `index`. Its trust is not shared, as in separate processes.
     pub(crate) fn config(&self, index: u16) -> Config {
         let id = SpiffeId::edge("bench".parse().unwrap(), "prod".parse().unwrap(), name(index));
         let key = PrivateKey::generate().unwrap();
@@ -90,7 +90,7 @@ impl Maker {
         }
     }
 
-    /// The core of edge `index`, with its own prefix.
+    /// The core of edge `index` with its own prefix.
     pub(crate) fn mesh(&self, index: u16, config: Config) -> Mesh {
         let mut mesh = Mesh::new(config, self.now, Duration::from_secs(unix_now())).unwrap();
         mesh.set_prefix(prefix(index), &name(index));

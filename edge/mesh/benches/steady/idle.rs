@@ -1,4 +1,4 @@
-//! A thousand links of one edge with nothing to do.
+//! Memory and CPU time of a thousand idle links of one edge.
 
 use std::{
     cmp::Reverse,
@@ -13,19 +13,19 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     counting::{self, Account, Trace},
-    edges::{self, Maker},
+    edges::{self, EdgeBuilder},
     sites::by_site,
 };
 
-/// Between two edges that come up.
-const STAGGER: Duration = Duration::from_millis(7);
-/// Until all is quiet: handshakes and the search for the path's MTU are over.
-const QUIET: Duration = Duration::from_secs(20);
+/// Time between the starts of two edges.
+const START_INTERVAL: Duration = Duration::from_millis(7);
+/// Handshakes and path MTU discovery are over after this time.
+const SETTLE_TIME: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The last links, of which each piece of memory is traced.
+/// The number of links at the end for which every allocation is traced.
 const TRACED: u16 = 16;
-/// Parts of a link's memory that are named.
-const LARGEST: usize = 14;
+/// Locations that are printed.
+const PRINTED: usize = 14;
 const HUB: u16 = u16::MAX;
 
 pub(crate) fn table(links: u16) {
@@ -33,13 +33,13 @@ pub(crate) fn table(links: u16) {
     let before = counting::tally(Account::Left).held;
     for index in 0..links {
         if index + TRACED == links {
-            star.until(star.now + QUIET);
+            star.run_until(star.now + SETTLE_TIME);
             counting::trace(Trace::HeldBy(Account::Left));
         }
         star.add(index);
-        star.until(star.now + STAGGER);
+        star.run_until(star.now + START_INTERVAL);
     }
-    star.until(star.now + QUIET);
+    star.run_until(star.now + SETTLE_TIME);
     let traced = counting::trace(Trace::Off);
     let up = star.hub.links().filter(|link| link.up).count();
     assert_eq!(up, usize::from(links), "of {links} links");
@@ -50,16 +50,16 @@ pub(crate) fn table(links: u16) {
     sites.sort_by_key(|site| Reverse(site.bytes));
     let sum: u64 = sites.iter().map(|site| site.bytes).sum();
     println!("    of the last {TRACED}, {:.1} KiB a link:", kib(sum as i64) / f64::from(TRACED));
-    for site in sites.iter().take(LARGEST) {
+    for site in sites.iter().take(PRINTED) {
         println!(
-            "    {:6.2} KiB in {:4.1} pieces: {}",
+            "    {:6.2} KiB in {:4.1} allocations: {}",
             kib(site.bytes as i64) / f64::from(TRACED),
             site.allocations as f64 / f64::from(TRACED),
             site.name
         );
     }
     star.work = Work::default();
-    star.until(star.now + MINUTE);
+    star.run_until(star.now + MINUTE);
     star.work.print();
 }
 
@@ -67,14 +67,14 @@ fn kib(bytes: i64) -> f64 {
     bytes as f64 / 1024.0
 }
 
-/// A hub, and edges that know only it.
+/// A hub, and edges that are connected only to it.
 struct Star {
     now: Instant,
-    maker: Maker,
+    builder: EdgeBuilder,
     hub: Mesh,
     edges: Vec<Mesh>,
     flights: BinaryHeap<Reverse<Flight>>,
-    /// When to call on an edge; entries that are out of date are skipped.
+    /// Timers of edges; outdated entries are skipped.
     timers: BinaryHeap<Reverse<(Instant, u16)>>,
     sequence: u64,
     buffer: Vec<u8>,
@@ -90,7 +90,7 @@ struct Flight {
     bytes: Vec<u8>,
 }
 
-/// What the hub did.
+/// Totals of the hub.
 #[derive(Debug, Default)]
 struct Work {
     cpu: Duration,
@@ -103,7 +103,7 @@ impl Work {
     fn print(&self) {
         let seconds = MINUTE.as_secs_f64();
         println!(
-            "  time: {:.2} % of a core (target 1.5), system calls not counted: of these are, a second,",
+            "  time: {:.2} % of a core (target 1.5), without system calls. Per second:",
             100.0 * self.cpu.as_secs_f64() / seconds
         );
         println!(
@@ -118,12 +118,12 @@ impl Work {
 impl Star {
     fn new(links: u16) -> Self {
         let now = Instant::now();
-        let maker = Maker::new(now);
-        let config = maker.config(HUB);
-        let hub = counting::on(Account::Left, || maker.mesh(HUB, config));
+        let builder = EdgeBuilder::new(now);
+        let config = builder.config(HUB);
+        let hub = counting::charge(Account::Left, || builder.mesh(HUB, config));
         Self {
             now,
-            maker,
+            builder,
             hub,
             edges: Vec::with_capacity(links.into()),
             flights: BinaryHeap::new(),
@@ -134,19 +134,19 @@ impl Star {
         }
     }
 
-    /// An edge more, which dials the hub or is dialled by it.
+    /// Adds an edge, which dials the hub or is dialled by it.
     fn add(&mut self, index: u16) {
         let dials = index.is_multiple_of(2);
-        let mut mesh = self.maker.mesh(index, self.maker.config(index));
-        edges::acquaint(&mut mesh, self.now, HUB, dials);
+        let mut mesh = self.builder.mesh(index, self.builder.config(index));
+        edges::add_peer(&mut mesh, self.now, HUB, dials);
         self.edges.push(mesh);
-        counting::on(Account::Left, || edges::acquaint(&mut self.hub, self.now, index, !dials));
+        counting::charge(Account::Left, || edges::add_peer(&mut self.hub, self.now, index, !dials));
         self.transmit(index);
         self.transmit(HUB);
     }
 
-    /// Lets virtual time pass.
-    fn until(&mut self, end: Instant) {
+    /// Runs up to `end` of virtual time.
+    fn run_until(&mut self, end: Instant) {
         loop {
             let flight = self.flights.peek().map(|flight| flight.0.at);
             let timer = self.timers.peek().map(|timer| timer.0.0);
@@ -162,7 +162,7 @@ impl Star {
         self.now = end;
     }
 
-    /// All that is there for the hub, as one turn of its loop.
+    /// Everything that is due at the hub, as one turn of its loop.
     fn hub_turn(&mut self) {
         let mut arrived = Vec::new();
         while self
@@ -178,7 +178,7 @@ impl Star {
         self.work.turns += 1;
         self.work.received += arrived.len() as u64;
         let (before, now) = (thread_time(), self.now);
-        counting::on(Account::Left, || {
+        counting::charge(Account::Left, || {
             for Reverse(flight) in &arrived {
                 receive(&mut self.hub, now, flight);
             }
@@ -213,14 +213,14 @@ impl Star {
             let transmit = if from == HUB {
                 let before = thread_time();
                 let transmit =
-                    counting::on(Account::Left, || hub.poll_transmit(self.now, 44, buffer));
+                    counting::charge(Account::Left, || hub.poll_transmit(self.now, 44, buffer));
                 work.cpu += thread_time() - before;
                 transmit
             } else {
                 edges[usize::from(from)].poll_transmit(self.now, 44, buffer)
             };
             let Some(transmit) = transmit else { break };
-            let to = index_of(transmit.destination);
+            let to = edge_at(transmit.destination);
             let size = transmit.segment_size.unwrap_or(transmit.size).max(1);
             for datagram in buffer[..transmit.size].chunks(size) {
                 work.sent += u64::from(from == HUB);
@@ -235,7 +235,7 @@ impl Star {
             }
         }
         let mesh = if from == HUB { hub } else { &mut edges[usize::from(from)] };
-        counting::on(if from == HUB { Account::Left } else { Account::World }, || {
+        counting::charge(if from == HUB { Account::Left } else { Account::Benchmark }, || {
             while mesh.poll_event().is_some() {}
         });
         if from != HUB {
@@ -244,12 +244,12 @@ impl Star {
     }
 }
 
-/// 5 to 60 ms, so that what edges do falls together as seldom as it does.
+/// 5 to 60 ms, so that datagrams of different edges rarely arrive together, as in a deployment.
 fn latency(index: u16) -> Duration {
     Duration::from_micros(5_000 + u64::from(index) * 7_919 % 55_000)
 }
 
-fn index_of(address: SocketAddr) -> u16 {
+fn edge_at(address: SocketAddr) -> u16 {
     match address.ip() {
         IpAddr::V4(ip) => u16::from_be_bytes([ip.octets()[2], ip.octets()[3]]),
         IpAddr::V6(_) => unreachable!("all of them are IPv4"),
@@ -267,7 +267,7 @@ fn receive(mesh: &mut Mesh, now: Instant, flight: &Flight) {
     mesh.flush_tun(&mut |_| {});
 }
 
-/// What this thread has had of a processor.
+/// CPU time of this thread.
 fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()

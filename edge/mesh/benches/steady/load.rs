@@ -1,21 +1,21 @@
-//! What an edge reads of its TUN.
+//! Reads of a TUN device.
 
-use cframe_mesh::{packet::Sum, segment::VnetHeader};
+use cframe_packet::{checksum::Sum, vnet::VnetHeader};
 
 use crate::edges;
 
-/// A load of equal reads.
+/// A flow whose reads have all the same size.
 pub(crate) struct Load {
     pub(crate) name: &'static str,
     /// One read: [`VnetHeader`] and packet, from edge 0's site to edge 1's.
     pub(crate) read: Vec<u8>,
-    /// Inner packets that a read stands for.
+    /// Inner packets of a read.
     pub(crate) packets: u64,
-    /// Reads in a turn.
+    /// Reads per turn.
     pub(crate) reads: usize,
 }
 
-/// Of 1,400 bytes, the TUN's MTU.
+/// Bytes in a packet of 1,400 bytes, the TUN's MTU.
 const TCP_PAYLOAD: usize = 1360;
 
 impl Load {
@@ -57,7 +57,7 @@ impl Load {
         [Self::super_packets(), Self::single_packets(), Self::small_packets()]
     }
 
-    /// The next one of its flow: of UDP, the same again.
+    /// Turns the read into the next one of its flow.
     pub(crate) fn advance(&mut self) {
         let packet = &mut self.read[VnetHeader::LEN..];
         if packet[9] == 6 {
@@ -90,7 +90,7 @@ fn tcp_header() -> Vec<u8> {
     header
 }
 
-/// As the kernel hands it over: the transport checksum is left to us.
+/// A read as from the kernel, which leaves the transport checksum to us.
 fn read(header: VnetHeader, protocol: u8, mut transport: Vec<u8>, payload: usize) -> Vec<u8> {
     let len = (transport.len() + payload) as u16;
     let mut ip = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];

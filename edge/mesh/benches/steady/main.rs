@@ -1,5 +1,5 @@
-//! What a link costs in the steady state, without a socket and without a clock: allocations per
-//! inner packet by the place that makes them, and the memory and time of a thousand idle links.
+//! The cost of links in the steady state, without sockets and in virtual time: allocations per inner
+//! packet by source location, and the memory and CPU time of a thousand idle links.
 //!
 //! ```text
 //! cargo bench -p cframe-mesh --bench steady              # both tables
@@ -7,24 +7,24 @@
 //! cargo bench -p cframe-mesh --bench steady -- idle 1000
 //! ```
 //!
-//! System calls are no part of any of it.
+//! System calls are not included.
 //!
 //! # Instructions
 //!
-//! Where time is too noisy, callgrind counts. `count N` sends N super-packets of 48 packets of 1,400
-//! bytes, `count N single` or `small` as many single packets of 1,400 or 64 bytes:
+//! Where times are too noisy, callgrind counts instructions. `count N` sends N super-packets of 48
+//! packets of 1,400 bytes, `count N single` or `small` N single packets of 1,400 or 64 bytes:
 //!
 //! ```text
 //! cargo bench -p cframe-mesh --bench steady --no-run     # prints PROGRAM
 //! valgrind --tool=callgrind --callgrind-out-file=/dev/null --collect-atstart=no \
 //!     --toggle-collect='*steady::pair::send*' --toggle-collect='*steady::pair::transmit*' \
 //!     PROGRAM count 400
-//! valgrind … --toggle-collect='*steady::pair::receive*' --toggle-collect='*steady::pair::settle*' \
+//! valgrind … --toggle-collect='*steady::pair::receive*' --toggle-collect='*steady::pair::end_turn*' \
 //!     PROGRAM count 400
 //! ```
 //!
-//! The difference of two counts, by packets, leaves the handshake out. The first command is about
-//! what is handed over and transmitted, the second about what arrives; acknowledgements are in both.
+//! The difference of two counts, divided by packets, excludes the handshake. The first command counts
+//! the sender, the second the receiver; acknowledgements are in both.
 //! With quinn-proto 0.11.19 and AES-NI (valgrind has no VAES), instructions per inner packet:
 //!
 //! | | sent | received |

@@ -7,25 +7,25 @@ use crate::{
     sites::by_site,
 };
 
-/// Turns until every buffer has its size, and turns that are counted.
+/// Turns until every buffer has its final size, and turns that are counted.
 const WARM_UP: usize = 400;
 const COUNTED: usize = 400;
-/// Turns of which one allocation in so many is traced: a trace takes long.
+/// Turns in which one of [`ONE_IN`] allocations is traced: a trace is slow.
 const TRACED: usize = 100;
 const ONE_IN: u64 = 5;
-/// Allocations per packet that are not worth a line.
-const SELDOM: f64 = 0.000_5;
+/// Locations with fewer allocations per packet are not printed.
+const MIN_PER_PACKET: f64 = 0.000_5;
 
 pub(crate) fn table() {
     println!("Allocations per inner packet in the steady state\n");
     for mut load in Load::all() {
         let mut pair = Pair::linked();
-        turns(&mut pair, &mut load, WARM_UP);
+        run_turns(&mut pair, &mut load, WARM_UP);
         let before = [Account::Left, Account::Right].map(counting::tally);
-        let packets = turns(&mut pair, &mut load, COUNTED);
+        let packets = run_turns(&mut pair, &mut load, COUNTED);
         let after = [Account::Left, Account::Right].map(counting::tally);
         counting::trace(Trace::OneIn(ONE_IN));
-        let traced_packets = turns(&mut pair, &mut load, TRACED);
+        let traced_packets = run_turns(&mut pair, &mut load, TRACED);
         let traced = counting::trace(Trace::Off);
         println!("{}", load.name);
         for (index, (who, account)) in
@@ -39,11 +39,11 @@ pub(crate) fn table() {
     }
 }
 
-/// For callgrind: so many reads, rounded up to whole turns.
+/// For callgrind: sends `reads` reads, rounded up to whole turns.
 pub(crate) fn send(mut load: Load, reads: usize) {
     let mut pair = Pair::linked();
     let count = reads.div_ceil(load.reads);
-    let packets = turns(&mut pair, &mut load, count);
+    let packets = run_turns(&mut pair, &mut load, count);
     println!("{packets} inner packets");
 }
 
@@ -57,7 +57,7 @@ fn list<'a>(traced: impl Iterator<Item = &'a Traced>, packets: u64) {
         println!("    {}: {per_packet:.3}", if whose { "ours" } else { "others'" });
         for site in sites.iter().filter(|site| site.is_ours() == whose) {
             let per_packet = (site.allocations * ONE_IN) as f64 / packets as f64;
-            if per_packet >= SELDOM {
+            if per_packet >= MIN_PER_PACKET {
                 let bytes = site.bytes / site.allocations;
                 println!("      {per_packet:.3} per packet: {} ({bytes} bytes)", site.name);
             }
@@ -65,8 +65,8 @@ fn list<'a>(traced: impl Iterator<Item = &'a Traced>, packets: u64) {
     }
 }
 
-/// The packets that came out.
-fn turns(pair: &mut Pair, load: &mut Load, turns: usize) -> u64 {
+/// Runs some turns; returns the number of inner packets received.
+fn run_turns(pair: &mut Pair, load: &mut Load, turns: usize) -> u64 {
     let before = pair.received();
     let mut reads = vec![Vec::new(); load.reads];
     for _ in 0..turns {
@@ -78,8 +78,8 @@ fn turns(pair: &mut Pair, load: &mut Load, turns: usize) -> u64 {
         let reads: Vec<_> = reads.iter().map(Vec::as_slice).collect();
         pair.turn(&reads);
     }
-    let came = pair.received() - before;
+    let received = pair.received() - before;
     let sent = load.packets * (load.reads * turns) as u64;
-    assert_eq!(came, sent, "packets were lost: {:?}", load.name);
-    came
+    assert_eq!(received, sent, "packets were lost: {:?}", load.name);
+    received
 }

@@ -10,16 +10,16 @@ use cframe_mesh::{Mesh, Received, Transmit};
 
 use crate::{
     counting::{self, Account},
-    edges::{self, Maker},
+    edges::{self, EdgeBuilder},
 };
 
-/// As the host's loop has it: datagrams of a batch, and the buffers that batches come into.
+/// The values of the host's loop: datagrams of a batch, and receive buffers.
 const MAX_SEGMENTS: usize = 44;
 const SLOT: usize = 64 << 10;
 const SLOTS: usize = 64;
-/// Up to this, a datagram is copied into memory that many share.
-const COPY: usize = 4 << 10;
-/// Virtual time on the wire, one way.
+/// Batches of up to this many bytes are copied into a shared buffer.
+const MAX_COPY: usize = 4 << 10;
+/// One-way latency in virtual time.
 const LATENCY: Duration = Duration::from_micros(50);
 
 /// `left` sends to `right`.
@@ -31,7 +31,7 @@ pub(crate) struct Pair {
     to_left: Wire,
 }
 
-/// What is on its way to an edge, and its receive buffers.
+/// Datagrams under way to an edge, and its receive buffers.
 struct Wire {
     buffer: Vec<u8>,
     flights: Vec<(Transmit, BytesMut)>,
@@ -41,14 +41,14 @@ struct Wire {
 }
 
 impl Pair {
-    /// The link up, the path's MTU found.
+    /// A pair with a link whose path MTU is known.
     pub(crate) fn linked() -> Self {
         let now = Instant::now();
-        let maker = Maker::new(now);
-        let [left, right] = [0, 1].map(|index| maker.mesh(index, maker.config(index)));
+        let builder = EdgeBuilder::new(now);
+        let [left, right] = [0, 1].map(|index| builder.mesh(index, builder.config(index)));
         let mut pair = Self { left, right, now, to_right: Wire::new(), to_left: Wire::new() };
-        edges::acquaint(&mut pair.left, now, 1, true);
-        edges::acquaint(&mut pair.right, now, 0, false);
+        edges::add_peer(&mut pair.left, now, 1, true);
+        edges::add_peer(&mut pair.right, now, 0, false);
         let full = |mesh: &Mesh| mesh.links().all(|link| link.up && link.path_mtu > 1440);
         while !(full(&pair.left) && full(&pair.right)) {
             assert!(pair.now < now + Duration::from_secs(10), "no link");
@@ -58,16 +58,16 @@ impl Pair {
         pair
     }
 
-    /// Inner packets that came out on the right.
+    /// Inner packets that the right edge has received.
     pub(crate) fn received(&self) -> u64 {
         self.right.counters().received
     }
 
-    /// Hands `reads` to the left edge as one turn of its loop, lets all of it arrive at the right
-    /// one as one turn of that, and the acknowledgements back.
+    /// One turn of each edge's loop: the left one sends `reads`, the right one receives them, and its
+    /// acknowledgements return.
     pub(crate) fn turn(&mut self, reads: &[&[u8]]) {
         let Self { left, right, to_left, to_right, .. } = self;
-        counting::on(Account::Left, || send(left, self.now, reads));
+        counting::charge(Account::Left, || send(left, self.now, reads));
         to_right.carry(left, self.now, Account::Left);
         self.now += LATENCY;
         to_right.arrive(right, self.now, edges::address(0), Account::Right);
@@ -91,18 +91,20 @@ impl Wire {
         }
     }
 
-    /// Takes what an edge transmits.
+    /// Collects what an edge transmits.
     fn carry(&mut self, mesh: &mut Mesh, now: Instant, account: Account) {
-        while let Some(transmit) = counting::on(account, || transmit(mesh, now, &mut self.buffer)) {
+        while let Some(transmit) =
+            counting::charge(account, || transmit(mesh, now, &mut self.buffer))
+        {
             let batch = self.received(transmit.size);
             self.flights.push((transmit, batch));
         }
     }
 
-    /// The first `len` bytes of the buffer, as the host's receiver hands them to the core.
+    /// The first `len` bytes of the buffer, in memory like that of the host's receiver.
     fn received(&mut self, len: usize) -> BytesMut {
         let bytes = &self.buffer[..len];
-        if len <= COPY {
+        if len <= MAX_COPY {
             self.copies.extend_from_slice(bytes);
             return self.copies.split();
         }
@@ -125,13 +127,13 @@ impl Wire {
         for (transmit, batch) in self.flights.drain(..) {
             let stride = transmit.segment_size.unwrap_or(batch.len());
             let from = Received { remote, local_ip: None, ecn: transmit.ecn, stride };
-            counting::on(account, || receive(mesh, now, &from, batch));
+            counting::charge(account, || receive(mesh, now, &from, batch));
         }
-        counting::on(account, || settle(mesh, now));
+        counting::charge(account, || end_turn(mesh, now));
     }
 }
 
-/// What a sender does, and a receiver: never inlined, so that callgrind can tell them apart.
+/// The parts of a sender and of a receiver; not inlined, so that callgrind can distinguish them.
 #[inline(never)]
 fn send(mesh: &mut Mesh, now: Instant, reads: &[&[u8]]) {
     for read in reads {
@@ -152,7 +154,7 @@ fn receive(mesh: &mut Mesh, now: Instant, from: &Received, batch: BytesMut) {
 }
 
 #[inline(never)]
-fn settle(mesh: &mut Mesh, now: Instant) {
+fn end_turn(mesh: &mut Mesh, now: Instant) {
     mesh.flush_tun(&mut |slices| {
         black_box(slices);
     });

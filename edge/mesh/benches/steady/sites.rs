@@ -1,47 +1,48 @@
-//! Where allocations come from, by name.
+//! Names for the source locations of allocations.
 
 use std::{backtrace::Backtrace, collections::BTreeMap};
 
 use crate::counting::Traced;
 
-/// Whose code may take memory on the packet path, by what its files' paths have in them. `bytes`
-/// takes it for one of the others.
-const OWNERS: [(&str, &str); 5] = [
+/// Crates that allocate on the packet path, by a part of their files' paths. `bytes` allocates for one
+/// of the others.
+const OWNERS: [(&str, &str); 6] = [
     ("/quinn-proto-", "quinn_proto"),
     ("/rustls-", "rustls"),
     ("/pki/src/", "cframe_pki"),
+    ("/edge/packet/src/", "cframe_packet"),
     ("/edge/mesh/src/", "cframe_mesh"),
     // `cargo bench` runs it in the package's directory.
     ("./src/", "cframe_mesh"),
 ];
 
-/// What one place took.
+/// Allocations of one source location.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Site {
+pub(crate) struct AllocationSite {
     pub(crate) name: String,
     pub(crate) allocations: u64,
     pub(crate) bytes: u64,
 }
 
-impl Site {
+impl AllocationSite {
     pub(crate) fn is_ours(&self) -> bool {
         self.name.starts_with("cframe_")
     }
 }
 
-/// The places of all that was traced.
-pub(crate) fn by_site<'a>(traced: impl IntoIterator<Item = &'a Traced>) -> Vec<Site> {
-    let mut sites = BTreeMap::<String, Site>::new();
+/// Groups traced allocations by location.
+pub(crate) fn by_site<'a>(traced: impl IntoIterator<Item = &'a Traced>) -> Vec<AllocationSite> {
+    let mut sites = BTreeMap::<String, AllocationSite>::new();
     for one in traced {
         let site = sites.entry(name(&one.from)).or_default();
         site.allocations += 1;
         site.bytes += one.bytes as u64;
     }
-    sites.into_iter().map(|(name, site)| Site { name, ..site }).collect()
+    sites.into_iter().map(|(name, site)| AllocationSite { name, ..site }).collect()
 }
 
-/// The innermost function of an owner, with its module's path, and of `bytes` if that is further in.
-/// Line tables have functions' bare names; the files tell whose they are.
+/// The innermost function of an owner with its module's path, and whether it allocated through `bytes`.
+/// Line tables have functions' bare names; the owner follows from the file.
 fn name(from: &Backtrace) -> String {
     let text = from.to_string();
     let mut function = "";

@@ -1,13 +1,11 @@
+use cframe_packet::{ip::Packet, split::Splitter, vnet::VnetHeader};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::packet::Packet;
-use crate::segment::{Splitter, VnetHeader};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// One read: a UDP super-packet of `count` packets with `payload` bytes each, and its number in
-/// every byte.
+/// One read: a UDP super-packet of `count` packets with `payload` bytes each, all of them `number`.
 fn read(number: u8, count: usize, payload: usize, ecn: Ecn) -> Packets {
     let len = 28 + count * payload;
     let mut packet = vec![number; len];
@@ -41,15 +39,16 @@ fn number(packet: &Bytes) -> u8 {
 #[test]
 fn the_order_of_a_flow_is_kept_and_age_is_the_limit() {
     let start = Instant::now();
-    let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
-    queue.push(start, 1, small(0), &mut lost);
+    let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
+    queue.push(start, 1, small(0), &mut dropped);
     let later = start + MAX_AGE + MS;
     for number in 1..4 {
-        queue.push(later, 1, small(number), &mut lost);
+        queue.push(later, 1, small(number), &mut dropped);
     }
-    assert_eq!(lost, GivenUp { full: 0, old: 1 });
-    let order: Vec<u8> =
-        std::iter::from_fn(|| queue.pop(later, &mut lost)).map(|packet| number(&packet)).collect();
+    assert_eq!(dropped, Dropped { full: 0, old: 1 });
+    let order: Vec<u8> = std::iter::from_fn(|| queue.pop(later, &mut dropped))
+        .map(|packet| number(&packet))
+        .collect();
     assert_eq!(order, [1, 2, 3]);
     assert!(queue.is_empty());
 }
@@ -57,30 +56,30 @@ fn the_order_of_a_flow_is_kept_and_age_is_the_limit() {
 #[test]
 fn a_packet_of_a_new_flow_passes_a_bulk_flow() {
     let now = Instant::now();
-    let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
+    let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
     for _ in 0..30 {
-        queue.push(now, 1, bulk(1), &mut lost);
+        queue.push(now, 1, bulk(1), &mut dropped);
     }
-    // It has had its first turn.
+    // Its first turn is over.
     for _ in 0..10 {
-        assert_eq!(number(&queue.pop(now, &mut lost).unwrap()), 1);
+        assert_eq!(number(&queue.pop(now, &mut dropped).unwrap()), 1);
     }
-    queue.push(now, 2, small(2), &mut lost);
-    assert_eq!(number(&queue.pop(now, &mut lost).unwrap()), 2);
-    assert_eq!(number(&queue.pop(now, &mut lost).unwrap()), 1);
+    queue.push(now, 2, small(2), &mut dropped);
+    assert_eq!(number(&queue.pop(now, &mut dropped).unwrap()), 2);
+    assert_eq!(number(&queue.pop(now, &mut dropped).unwrap()), 1);
 }
 
 #[test]
 fn flows_take_turns_by_bytes() {
     let now = Instant::now();
-    let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
+    let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
     for _ in 0..20 {
-        queue.push(now, 1, bulk(1), &mut lost);
-        queue.push(now, 2, read(2, 400, 100, Ecn::NotEct), &mut lost);
+        queue.push(now, 1, bulk(1), &mut dropped);
+        queue.push(now, 2, read(2, 400, 100, Ecn::NotEct), &mut dropped);
     }
     let mut bytes = [0, 0, 0];
     for _ in 0..4000 {
-        let packet = queue.pop(now, &mut lost).unwrap();
+        let packet = queue.pop(now, &mut dropped).unwrap();
         bytes[usize::from(number(&packet))] += packet.len();
         let apart = bytes[1].abs_diff(bytes[2]);
         assert!(apart <= 2 * QUANTUM as usize + 1400, "{bytes:?}");
@@ -90,102 +89,105 @@ fn flows_take_turns_by_bytes() {
 #[test]
 fn a_flow_that_pauses_each_time_does_not_starve_the_others() {
     let now = Instant::now();
-    let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
+    let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
     for _ in 0..4 {
-        queue.push(now, 1, bulk(1), &mut lost);
+        queue.push(now, 1, bulk(1), &mut dropped);
     }
     let mut bytes = [0, 0, 0];
     for _ in 0..200 {
-        queue.push(now, 2, read(2, 1, 1000, Ecn::NotEct), &mut lost);
-        let packet = queue.pop(now, &mut lost).unwrap();
+        queue.push(now, 2, read(2, 1, 1000, Ecn::NotEct), &mut dropped);
+        let packet = queue.pop(now, &mut dropped).unwrap();
         bytes[usize::from(number(&packet))] += packet.len();
     }
     assert!(bytes[1] * 2 > bytes[2], "{bytes:?}");
 }
 
 #[test]
-fn when_it_is_full_the_flow_with_most_bytes_pays() {
+fn when_the_queue_is_full_the_longest_flow_loses_packets() {
     let now = Instant::now();
-    let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
-    queue.push(now, 2, small(2), &mut lost);
+    let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
+    queue.push(now, 2, small(2), &mut dropped);
     for _ in 0..200 {
-        queue.push(now, 1, bulk(1), &mut lost);
+        queue.push(now, 1, bulk(1), &mut dropped);
     }
     assert!(queue.bytes <= MAX_BYTES);
-    assert!(lost.full > 0 && lost.full.is_multiple_of(40));
-    assert_eq!(number(&queue.pop(now, &mut lost).unwrap()), 2);
+    assert!(dropped.full > 0 && dropped.full.is_multiple_of(40));
+    assert_eq!(number(&queue.pop(now, &mut dropped).unwrap()), 2);
     let left = queue.clear();
-    assert_eq!(left + lost.full, 200 * 40);
+    assert_eq!(left + dropped.full, 200 * 40);
     assert!(queue.is_empty());
 }
 
 #[test]
-fn a_queue_that_stands_marks_who_understands_it_and_drops_of_the_others() {
+fn a_standing_queue_marks_packets_with_ecn_and_drops_others() {
     for (ecn, drops) in [(Ecn::NotEct, true), (Ecn::Ect0, false)] {
         let start = Instant::now();
-        let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
+        let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
         let mut marked = 0;
         for at in 0..2000 {
             // 20 ms of packets always wait.
-            queue.push(start + at * MS, 1, read(1, 1, 1000, ecn), &mut lost);
+            queue.push(start + at * MS, 1, read(1, 1, 1000, ecn), &mut dropped);
             if at >= 20
-                && let Some(packet) = queue.pop(start + at * MS, &mut lost)
+                && let Some(packet) = queue.pop(start + at * MS, &mut dropped)
             {
                 marked += u32::from(Ecn::of(&packet) == Ecn::Ce);
                 assert!(Packet::parse(&packet).is_ok());
             }
         }
-        assert_eq!((lost.old > 0, marked > 0), (drops, !drops), "{ecn:?}: {lost:?}, {marked}");
+        assert_eq!(
+            (dropped.old > 0, marked > 0),
+            (drops, !drops),
+            "{ecn:?}: {dropped:?}, {marked}"
+        );
     }
 }
 
 #[test]
-fn an_idle_queue_holds_no_table_after_it_was_cleared_and_expiry_reaches_all_flows() {
+fn a_cleared_queue_has_no_slots_and_expiry_reaches_all_flows() {
     let now = Instant::now();
-    let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
+    let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
     for flow in 0..50 {
-        queue.push(now, flow, small(1), &mut lost);
+        queue.push(now, flow, small(1), &mut dropped);
     }
     assert_eq!(queue.expire(now + MAX_AGE), 0);
     assert_eq!(queue.expire(now + MAX_AGE + MS), 50);
     assert!(queue.is_empty());
-    assert_eq!(queue.pop(now, &mut lost), None);
+    assert_eq!(queue.pop(now, &mut dropped), None);
     assert_eq!(queue.clear(), 0);
     assert!(queue.slots.is_none());
 }
 
 proptest! {
-    /// Whatever happens, nothing is lost without being counted, no flow's order changes, and the
-    /// count of bytes is right.
+    /// Also checks the count of bytes.
     #[test]
     fn every_packet_comes_out_in_its_flows_order_or_is_counted(
         steps in vec((0..6_u64, 1..5_usize, 20..1400_usize, 0..30_u32, 0..8_usize), 1..200),
     ) {
         let mut now = Instant::now();
-        let (mut queue, mut lost) = (Queue::default(), GivenUp::default());
+        let (mut queue, mut dropped) = (Queue::default(), Dropped::default());
         let (mut pushed, mut popped) = (0, 0);
         let flows: Vec<usize> = steps.iter().map(|step| step.0 as usize).collect();
         let mut newest = [0; 6];
-        let mut take = |queue: &mut Queue, now, lost: &mut GivenUp| {
-            let step = number(&queue.pop(now, lost)?);
+        let mut take = |queue: &mut Queue, now, dropped: &mut Dropped| {
+            let step = number(&queue.pop(now, dropped)?);
             let newest = &mut newest[flows[usize::from(step)]];
             popped += 1;
             Some(step >= std::mem::replace(newest, step))
         };
         for (step, (flow, count, payload, wait, pops)) in steps.iter().enumerate() {
-            queue.push(now, *flow, read(step as u8, *count, *payload, Ecn::NotEct), &mut lost);
+            queue.push(now, *flow, read(step as u8, *count, *payload, Ecn::NotEct), &mut dropped);
             pushed += *count as u64;
             for _ in 0..*pops {
-                prop_assert!(take(&mut queue, now, &mut lost) != Some(false));
+                prop_assert!(take(&mut queue, now, &mut dropped) != Some(false));
             }
             let bytes: usize = queue.flows.iter().map(|flow| flow.bytes).sum();
             prop_assert_eq!(bytes, queue.bytes);
             now += *wait * MS / 10;
         }
-        while let Some(in_order) = take(&mut queue, now, &mut lost) {
+        while let Some(in_order) = take(&mut queue, now, &mut dropped) {
             prop_assert!(in_order);
         }
-        prop_assert_eq!(pushed, popped + lost.old + lost.full);
+        prop_assert_eq!(pushed, popped + dropped.old + dropped.full);
         prop_assert!(queue.is_empty());
         prop_assert_eq!(queue.flows.len(), queue.free.len());
     }

@@ -1,12 +1,12 @@
-//! An array of up to 64 places that stores only those in use.
+//! An array with 64 places that stores only those in use.
 
 use std::mem;
 
 #[derive(Debug, Clone)]
 pub(super) struct Bitmap<T> {
-    /// Which places are in use.
+    /// A bit for each place in use.
     used: u64,
-    /// What is in them, in their order.
+    /// The items in these places, in order.
     items: Box<[T]>,
 }
 
@@ -27,7 +27,7 @@ impl<T> Bitmap<T> {
         if self.has(place) { self.items.get_mut(self.rank(place)) } else { None }
     }
 
-    /// The last item whose place is in `mask`.
+    /// The item with the highest place in `mask`.
     #[inline]
     pub(super) fn last_of(&self, mask: u64) -> Option<&T> {
         let place = (self.used & mask).checked_ilog2()?;
@@ -57,7 +57,7 @@ impl<T> Bitmap<T> {
         Some(old)
     }
 
-    /// Takes out the last item.
+    /// Removes the item with the highest place.
     pub(super) fn pop(&mut self) -> Option<T> {
         self.remove(self.used.checked_ilog2()? as u8)
     }
@@ -75,7 +75,7 @@ impl<T> Bitmap<T> {
         self.used & 1 << place != 0
     }
 
-    /// How many items are before a place.
+    /// The number of items before a place.
     #[inline]
     fn rank(&self, place: u8) -> usize {
         (self.used & ((1 << place) - 1)).count_ones() as usize

@@ -1,10 +1,10 @@
 //! A tree bitmap (Eatherton, Varghese, Dittia: "Tree Bitmap", CCR 34(2), 2004) with path
 //! compression.
 //!
-//! A node stands for six bits of the address: it has the prefixes that end before the sixth, and
-//! the subtrees behind it. A subtree of one prefix is a leaf, and nodes that have nothing but one
-//! subtree are left out; leaves and nodes know their own path. Tables of sites are sparse, those of
-//! IPv6 above all, and what counts in a large table is how few cache lines are touched.
+//! A node resolves six bits of the address: it contains the prefixes that end before the sixth, and
+//! the subtrees after it. A subtree with one prefix is a leaf, and nodes with only one subtree are left
+//! out; leaves and nodes store their own path. Tables of sites are sparse, those of IPv6 above all, and
+//! the speed of a large table depends on how few cache lines a lookup reads.
 
 use std::{iter, mem};
 
@@ -19,16 +19,16 @@ pub(super) struct Node<B, T> {
     values: Bitmap<T>,
     /// The subtrees, by their next six bits.
     children: Bitmap<Child<B, T>>,
-    /// The path to here, zeros behind it.
+    /// The bits that lead here, followed by zeros.
     path: B,
-    /// The path's length, a multiple of [`STRIDE`].
+    /// The number of bits in `path`, a multiple of [`STRIDE`].
     depth: u8,
 }
 
 #[derive(Debug, Clone)]
 enum Child<B, T> {
-    /// The only prefix of a subtree. (Its fields stand here, not in a type of their own, as the
-    /// variant's tag then fits between them.)
+    /// The only prefix of a subtree. Its fields are not in a type of their own, because the variant's
+    /// tag then fits between them.
     Leaf {
         bits: B,
         len: u8,
@@ -37,16 +37,16 @@ enum Child<B, T> {
     Node(Box<Node<B, T>>),
 }
 
-/// The bits of an address, the first one highest.
+/// The bits of an address; the first bit is the highest.
 pub(super) trait Bits: Copy {
     const NONE: Self;
-    /// The six bits from `depth` on; zeros after the end.
+    /// The six bits that start at `depth`; zeros after the end.
     fn chunk(self, depth: u8) -> u8;
-    /// How many bits are the same from the start on.
+    /// The length of the common prefix of both.
     fn common(self, other: Self) -> u8;
     /// The first `len` bits.
     fn truncate(self, len: u8) -> Self;
-    /// With six bits at `depth`, where there are zeros.
+    /// Adds six bits at `depth`, where there must be zeros.
     fn with(self, chunk: u8, depth: u8) -> Self;
 }
 
@@ -81,7 +81,7 @@ impl<B: Bits, T: Copy> Node<B, T> {
 
     pub(super) fn exact(&self, bits: B, len: u8) -> Option<T> {
         let chunk = bits.chunk(self.depth);
-        if self.ends(len) {
+        if self.contains_len(len) {
             return self.values.find(slot(chunk, len - self.depth)).copied();
         }
         match self.children.find(chunk)? {
@@ -93,7 +93,7 @@ impl<B: Bits, T: Copy> Node<B, T> {
 
     pub(super) fn insert(&mut self, bits: B, len: u8, value: T) -> Option<T> {
         let chunk = bits.chunk(self.depth);
-        if self.ends(len) {
+        if self.contains_len(len) {
             return self.values.insert(slot(chunk, len - self.depth), value);
         }
         if let Some(child) = self.children.find_mut(chunk) {
@@ -105,7 +105,7 @@ impl<B: Bits, T: Copy> Node<B, T> {
 
     pub(super) fn remove(&mut self, bits: B, len: u8) -> Option<T> {
         let chunk = bits.chunk(self.depth);
-        if self.ends(len) {
+        if self.contains_len(len) {
             return self.values.remove(slot(chunk, len - self.depth));
         }
         match self.children.find_mut(chunk)? {
@@ -133,12 +133,12 @@ impl<B: Bits, T: Copy> Node<B, T> {
             Some(node)
         });
         nodes.flat_map(|node| {
-            node.own().chain(node.children.iter().filter_map(|(_, child)| child.leaf()))
+            node.own_prefixes().chain(node.children.iter().filter_map(|(_, child)| child.leaf()))
         })
     }
 
     /// The prefixes that end in this node.
-    fn own(&self) -> impl Iterator<Item = (B, u8, T)> + '_ {
+    fn own_prefixes(&self) -> impl Iterator<Item = (B, u8, T)> + '_ {
         self.values.iter().map(|(slot, value)| {
             let len = (slot + 1).ilog2() as u8;
             let chunk = (slot + 1 - (1 << len)) << (STRIDE - len);
@@ -146,15 +146,19 @@ impl<B: Bits, T: Copy> Node<B, T> {
         })
     }
 
-    /// Whether a prefix of this length, on the node's path, is one of the node's own.
-    fn ends(&self, len: u8) -> bool {
+    /// Whether a prefix of this length on the node's path ends in this node.
+    fn contains_len(&self, len: u8) -> bool {
         len < self.depth + STRIDE
     }
 
-    /// Takes out what this node has, if that is a single prefix or subtree.
+    /// Removes the node's content, if that is a single prefix or subtree.
     fn take_only(&mut self) -> Option<Child<B, T>> {
         match (self.values.len(), self.children.len()) {
-            (1, 0) => self.own().next().map(|(bits, len, value)| Child::Leaf { bits, len, value }),
+            (1, 0) => self.own_prefixes().next().map(|(bits, len, value)| Child::Leaf {
+                bits,
+                len,
+                value,
+            }),
             (0, 1) => self.children.pop(),
             _ => None,
         }
@@ -184,13 +188,13 @@ impl<B: Bits, T: Copy> Child<B, T> {
         None
     }
 
-    /// Whether the prefix is in this subtree, if it is anywhere.
+    /// Whether the prefix belongs into this subtree.
     fn leads_to(&self, bits: B, len: u8) -> bool {
         let (path, path_len) = self.path();
         path_len <= len && bits.common(path) >= path_len
     }
 
-    /// What all prefixes of the subtree begin with.
+    /// The common start of all prefixes in the subtree: its bits and their number.
     fn path(&self) -> (B, u8) {
         match self {
             Self::Leaf { bits, len, .. } => (*bits, *len),
@@ -213,13 +217,13 @@ impl<B: Bits, T: Copy> Child<B, T> {
     }
 }
 
-/// Where a prefix of `len` < 6 bits, which begin `chunk`, is among a node's values: longer ones are
-/// further back.
+/// The place among a node's values of the prefix that consists of the first `len` < 6 bits of `chunk`.
+/// Longer prefixes have higher places.
 const fn slot(chunk: u8, len: u8) -> u8 {
     (1 << len) - 1 + (chunk >> (STRIDE - len))
 }
 
-/// For six bits of an address, the slots of all prefixes that they begin with.
+/// For six bits of an address, the [`slot`]s of all prefixes that contain them.
 const COVERING: [u64; 64] = {
     let mut masks = [0; 64];
     let mut chunk = 0;
@@ -272,25 +276,25 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// So that edits over months cost no memory and no speed.
+        /// Otherwise edits over months would cost memory and speed.
         #[test]
-        fn the_shape_depends_on_what_is_there_and_not_on_how_it_came(
+        fn the_shape_depends_on_the_prefixes_and_not_on_the_order_of_edits(
             prefixes in vec((any::<u32>(), 0..=32_u8, 0..20_u32), 0..100),
-            stay in 0..100_usize,
+            kept in 0..100_usize,
         ) {
             let prefixes: Vec<(u32, u8)> = prefixes
                 .iter()
                 .map(|(bits, len, zeros)| ((bits << zeros).truncate(*len), *len))
                 .collect();
-            let (stay, go) = prefixes.split_at(stay.min(prefixes.len()));
+            let (kept, removed) = prefixes.split_at(kept.min(prefixes.len()));
             let (mut edited, mut fresh) = (Node::root(), Node::root());
             for (bits, len) in &prefixes {
                 edited.insert(*bits, *len, ());
             }
-            for (bits, len) in go.iter().filter(|prefix| !stay.contains(prefix)) {
+            for (bits, len) in removed.iter().filter(|prefix| !kept.contains(prefix)) {
                 edited.remove(*bits, *len);
             }
-            for (bits, len) in stay.iter().rev() {
+            for (bits, len) in kept.iter().rev() {
                 fresh.insert(*bits, *len, ());
             }
             prop_assert_eq!(format!("{edited:?}"), format!("{fresh:?}"));

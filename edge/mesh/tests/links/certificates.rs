@@ -1,4 +1,4 @@
-//! The authority of the mesh `test`, and what its edges prove themselves with.
+//! The certificate authority of the mesh `test`.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Authority {
         (id, Credentials { chain: vec![leaf.der, self.ca.certificate().clone()], key })
     }
 
-    /// Trust in this authority, which denies nobody yet.
+    /// Trust in this authority with an empty deny-list.
     pub(crate) fn trust(&self) -> Trust {
         Trust::new("test".parse().unwrap(), self.bundle(), DenyList::default()).unwrap()
     }

@@ -8,89 +8,85 @@ use cframe_pki::{bundle::DenyList, verifier::Refusal};
 use crate::{
     SECOND,
     certificates::Authority,
-    world::{World, name_of},
+    network::{LinkNetwork, name_of},
 };
 
-/// Every edge trusts a new root too, and those of `renewed` have a certificate below it, though their links
+/// Edges that trust a second, new root. Those in `renewed` have a certificate below it, but their links
 /// were made with the old one.
-fn rotated(count: usize, listening: &[usize], renewed: &[usize]) -> World {
-    let mut world = World::mesh_of(count, listening);
+fn rotated(count: usize, listening: &[usize], renewed: &[usize]) -> LinkNetwork {
+    let mut net = LinkNetwork::of(count, listening);
     assert!(
-        world.until(SECOND, |world| (0..count).all(|i| world.links_up(i) == count - 1)).is_some()
+        net.run_until(SECOND, |net| (0..count).all(|i| net.links_up(i) == count - 1)).is_some()
     );
-    let mut both = world.authority.bundle();
-    world.authority = Authority::new();
-    both.roots.extend(world.authority.bundle().roots);
+    let mut both = net.authority.bundle();
+    net.authority = Authority::new();
+    both.roots.extend(net.authority.bundle().roots);
     for index in 0..count {
-        world.nodes[index].trust.replace(both.clone(), DenyList::default()).unwrap();
+        net.edges[index].trust.replace(both.clone(), DenyList::default()).unwrap();
         if renewed.contains(&index) {
             let lifetime = Duration::from_secs(86_400);
-            let (_, credentials) = world.authority.issue("prod", &name_of(index), lifetime);
-            world.nodes[index].credentials.replace(credentials).unwrap();
+            let (_, credentials) = net.authority.issue("prod", &name_of(index), lifetime);
+            net.edges[index].credentials.replace(credentials).unwrap();
         }
     }
-    world
+    net
 }
 
-/// Edge `at` learns that the old root is gone.
-fn drop_old_root(world: &mut World, at: usize) {
-    let bundle = world.authority.bundle();
-    let trust = world.nodes[at].trust.clone();
+/// Removes the old root from the trust of edge `at`.
+fn drop_old_root(net: &mut LinkNetwork, at: usize) {
+    let bundle = net.authority.bundle();
+    let trust = net.edges[at].trust.clone();
     trust.replace(bundle, DenyList::default()).unwrap();
-    let now = world.now;
-    world
-        .mesh(at)
+    let now = net.now;
+    net.mesh(at)
         .recheck(now, &mut |peer| matches!(trust.denial(peer), Ok(()) | Err(Refusal::RootRemoved)));
-    world.mesh(at).replace_links(now, &mut |peer| trust.denial(peer).is_err());
+    net.mesh(at).replace_links(now, &mut |peer| trust.denial(peer).is_err());
 }
 
 #[test]
-fn links_of_edges_that_have_renewed_are_made_anew_before_the_old_ones_end() {
+fn links_of_edges_with_a_renewed_certificate_are_replaced_before_they_end() {
     for listening in [&[0, 1, 2][..], &[0][..], &[0, 1][..]] {
         let connected = |a: usize, b: usize| listening.contains(&a) || listening.contains(&b);
         let count = if listening.len() == 1 { 2 } else { 3 };
-        let mut world = rotated(count, listening, &[0, 1, 2]);
-        world.nodes.iter_mut().for_each(|node| node.events.clear());
+        let mut net = rotated(count, listening, &[0, 1, 2]);
+        net.edges.iter_mut().for_each(|edge| edge.events.clear());
         let (mut sent, mut delivered) = (0, 0);
-        world.nodes.iter_mut().for_each(|node| node.delivered.clear());
+        net.edges.iter_mut().for_each(|edge| edge.delivered.clear());
         for step in 0..1000 {
             if step == 100 {
-                // Not all at the same moment.
-                drop_old_root(&mut world, 0);
+                // Not all edges at the same moment.
+                drop_old_root(&mut net, 0);
             }
             if step == 130 {
-                (1..count).for_each(|at| drop_old_root(&mut world, at));
+                (1..count).for_each(|at| drop_old_root(&mut net, at));
             }
             for from in 0..count {
                 for to in (0..count).filter(|to| *to != from && connected(from, *to)) {
-                    world.send(from, to, 100);
+                    net.send(from, to, 100);
                     sent += 1;
                 }
             }
-            world.run(Duration::from_millis(10));
+            net.run_for(Duration::from_millis(10));
         }
-        world.run(SECOND);
-        for node in &world.nodes {
-            delivered += node.delivered.len();
+        net.run_for(SECOND);
+        for edge in &net.edges {
+            delivered += edge.delivered.len();
             let up =
-                node.events.iter().filter(|event| matches!(event, Event::LinkUp { .. })).count();
-            assert!(up >= count - 1, "made anew: {:?}", node.events);
+                edge.events.iter().filter(|event| matches!(event, Event::LinkUp { .. })).count();
+            assert!(up >= count - 1, "replaced: {:?}", edge.events);
             let down = |event: &&Event| matches!(event, Event::LinkDown { .. });
-            assert_eq!(node.events.iter().find(down), None);
+            assert_eq!(edge.events.iter().find(down), None);
         }
         assert_eq!(delivered, sent, "{listening:?}");
     }
 }
 
 #[test]
-fn an_edge_that_has_nothing_better_is_cut_off_within_seconds_and_stays_out() {
-    let mut world = rotated(3, &[0, 1, 2], &[0, 1]);
-    (0..2).for_each(|at| drop_old_root(&mut world, at));
-    let gone = world.until(6 * SECOND, |world| world.links_up(0) == 1 && world.links_up(1) == 1);
-    assert!(gone.is_some_and(|after| after <= 5 * SECOND + Duration::from_millis(50)), "{gone:?}");
-    assert_eq!(
-        world.until(60 * SECOND, |world| world.links_up(0) > 1 || world.links_up(1) > 1),
-        None
-    );
-    assert!(world.time_to_traffic(0, 1, SECOND).is_some(), "the others have theirs");
+fn an_edge_without_a_renewed_certificate_loses_its_links_within_seconds_for_good() {
+    let mut net = rotated(3, &[0, 1, 2], &[0, 1]);
+    (0..2).for_each(|at| drop_old_root(&mut net, at));
+    let lost = net.run_until(6 * SECOND, |net| net.links_up(0) == 1 && net.links_up(1) == 1);
+    assert!(lost.is_some_and(|after| after <= 5 * SECOND + Duration::from_millis(50)), "{lost:?}");
+    assert_eq!(net.run_until(60 * SECOND, |net| net.links_up(0) > 1 || net.links_up(1) > 1), None);
+    assert!(net.time_to_traffic(0, 1, SECOND).is_some(), "the others keep their link");
 }

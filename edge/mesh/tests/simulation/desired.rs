@@ -1,4 +1,4 @@
-//! What a namespace's edges are to know: the controller's copy, and what has reached each edge of it.
+//! The desired state of a namespace: the controller's copy, and what each edge knows of it.
 
 use std::{
     collections::BTreeMap,
@@ -7,10 +7,10 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Members with the addresses to dial them at, owners of prefixes, and whose certificate is denied.
+/// Members with their addresses, owners of prefixes, and edges whose certificate is revoked.
 #[derive(Clone, Default)]
 pub(crate) struct Desired {
-    /// By edge; none where it is not a member.
+    /// By edge; `None` if it is not a member.
     pub(crate) peers: Vec<Option<Vec<SocketAddr>>>,
     pub(crate) routes: BTreeMap<IpNet, usize>,
     pub(crate) denied: Edges,
@@ -29,13 +29,13 @@ pub(crate) enum Item {
 pub(crate) struct Edges(pub(crate) u64);
 
 impl Edges {
-    pub(crate) const MOST: usize = 64;
+    const MAX: usize = 64;
 
-    pub(crate) fn has(self, edge: usize) -> bool {
+    pub(crate) fn contains(self, edge: usize) -> bool {
         self.0 & 1 << edge != 0
     }
 
-    pub(crate) fn add(&mut self, edge: usize) {
+    pub(crate) fn insert(&mut self, edge: usize) {
         self.0 |= 1 << edge;
     }
 
@@ -44,18 +44,18 @@ impl Edges {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
-        (0..Self::MOST).filter(move |&edge| self.has(edge))
+        (0..Self::MAX).filter(move |&edge| self.contains(edge))
     }
 }
 
 impl Desired {
-    /// The longest-prefix match, found by looking at all of them.
+    /// The owner by longest-prefix match, found by a linear scan.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<usize> {
         let matching = self.routes.iter().filter(|(prefix, _)| prefix.contains(&address));
         matching.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, owner)| *owner)
     }
 
-    /// Everything that there may be a difference in.
+    /// Everything in which the two may differ.
     pub(crate) fn items(&self, other: &Self) -> Vec<Item> {
         let denied = Edges(self.denied.0 | other.denied.0).iter().map(Item::Denied);
         let peers = (0..self.peers.len()).map(Item::Peer);
@@ -63,24 +63,22 @@ impl Desired {
         denied.chain(peers).chain(routes.copied().map(Item::Route)).collect()
     }
 
-    /// Whether one thing is another in `truth`.
-    pub(crate) fn lacks(&self, truth: &Self, item: Item) -> bool {
+    pub(crate) fn differs(&self, other: &Self, item: Item) -> bool {
         match item {
-            Item::Peer(peer) => self.peers[peer] != truth.peers[peer],
-            Item::Route(prefix) => self.routes.get(&prefix) != truth.routes.get(&prefix),
-            Item::Denied(edge) => self.denied.has(edge) != truth.denied.has(edge),
+            Item::Peer(peer) => self.peers[peer] != other.peers[peer],
+            Item::Route(prefix) => self.routes.get(&prefix) != other.routes.get(&prefix),
+            Item::Denied(edge) => self.denied.contains(edge) != other.denied.contains(edge),
         }
     }
 
-    /// Takes over one thing from `truth`.
-    pub(crate) fn take(&mut self, truth: &Self, item: Item) {
+    pub(crate) fn copy_item(&mut self, other: &Self, item: Item) {
         match item {
-            Item::Peer(peer) => self.peers[peer] = truth.peers[peer].clone(),
-            Item::Route(prefix) => match truth.routes.get(&prefix) {
+            Item::Peer(peer) => self.peers[peer] = other.peers[peer].clone(),
+            Item::Route(prefix) => match other.routes.get(&prefix) {
                 Some(owner) => drop(self.routes.insert(prefix, *owner)),
                 None => drop(self.routes.remove(&prefix)),
             },
-            Item::Denied(edge) => self.denied.0 |= truth.denied.0 & 1 << edge,
+            Item::Denied(edge) => self.denied.0 |= other.denied.0 & 1 << edge,
         }
     }
 }
@@ -92,7 +90,7 @@ pub(crate) fn site(edge: usize) -> [IpNet; 2] {
     [v4.into(), v6.into()]
 }
 
-/// A prefix that belongs to now this edge, now that: a network of its own, or a part of a site.
+/// A prefix whose owner changes during a run: a separate network, or a part of a site.
 pub(crate) fn floating(number: usize) -> IpNet {
     let number = number as u8;
     let address = match number % 2 {
@@ -102,8 +100,8 @@ pub(crate) fn floating(number: usize) -> IpNet {
     Ipv4Net::new_assert(address, 24).into()
 }
 
-/// A part of a site's IPv4 prefix that none of its own flows uses: what another edge claims wrongly.
-pub(crate) fn coveted(edge: usize) -> IpNet {
+/// A part of a site's IPv4 prefix that its own flows don't use, and that another edge claims wrongly.
+pub(crate) fn claimed(edge: usize) -> IpNet {
     Ipv4Net::new_assert(Ipv4Addr::new(10, edge as u8, 250, 0), 24).into()
 }
 

@@ -1,4 +1,4 @@
-//! One edge of the simulation: its core, what it was told, and how it is started.
+//! One edge of the simulation: its core, and what it knows of the desired state.
 
 use std::{
     net::SocketAddr,
@@ -10,6 +10,7 @@ use crate::{
     certificates::Authority,
     desired::{Desired, Edges, Item},
     null_crypto::NullCrypto,
+    simulation::Setup,
 };
 use cframe_mesh::{Config, Congestion, Crypto, EndpointKeys, Mesh, Offload};
 use cframe_pki::{
@@ -21,18 +22,18 @@ use cframe_pki::{
     verifier::{PeerVerifier, Policy, Refusal, Trust},
 };
 
-/// What protects the links of a life.
+/// What protects the links of a run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Protection {
     Null,
     Tls,
 }
 
-/// The identities of all edges that there may be: issued once, for all lives.
+/// The identities of the most edges that a run may have, issued once for all runs.
 pub(crate) struct Identities {
     pub(crate) edges: Vec<Identity>,
     authority: Authority,
-    /// The wall clock at every life's beginning, Unix seconds.
+    /// The wall clock at the start of every run, in seconds since 1970.
     epoch: u64,
 }
 
@@ -51,7 +52,7 @@ impl Identities {
         Self { edges, authority, epoch: unix_now() }
     }
 
-    /// Which edge has this name.
+    /// The edge with this name.
     pub(crate) fn index(&self, name: &Label) -> usize {
         self.edges.iter().position(|edge| edge.name == *name).unwrap()
     }
@@ -60,8 +61,8 @@ impl Identities {
         denied.iter().map(|edge| DenyEntry::from(&self.edges[edge].peer)).collect()
     }
 
-    /// As [`PeerVerifier::judge`], for chains that are known to be good: the same decision without
-    /// checking a signature.
+    /// The decision of [`PeerVerifier::judge`] for chains that are known to be valid, without checking
+    /// a signature.
     fn judge(
         &self,
         policy: &Policy,
@@ -69,7 +70,7 @@ impl Identities {
         chain: &[CertificateDer<'static>],
     ) -> Result<(), Refusal> {
         let Some(edge) = self.edges.iter().find(|edge| edge.chain == chain) else {
-            return Err(Refusal::NotTrusted("a chain that nobody has issued".to_owned()));
+            return Err(Refusal::NotTrusted("a chain that was not issued here".to_owned()));
         };
         policy.admit(&edge.peer.id)?;
         trust.denial(&edge.peer)
@@ -93,14 +94,14 @@ impl Identity {
 pub(crate) struct Edge {
     pub(crate) index: usize,
     pub(crate) address: SocketAddr,
-    /// Whether others are told where to dial it.
+    /// Whether other edges know its address.
     pub(crate) listens: bool,
     pub(crate) mesh: Option<Mesh>,
-    /// What has reached it of the desired state. It outlives a restart.
-    pub(crate) view: Desired,
-    /// When its timer is set to.
+    /// What it knows of the desired state. It survives a restart.
+    pub(crate) known: Desired,
+    /// The time of its timer.
     pub(crate) armed: Option<Duration>,
-    /// By peer: how often the link in use has changed.
+    /// By peer: how often the current link has changed.
     pub(crate) links: Vec<u32>,
     trust: Trust,
     starts: u8,
@@ -113,7 +114,7 @@ impl Edge {
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
             listens,
             mesh: None,
-            view: Desired::default(),
+            known: Desired::default(),
             armed: None,
             links: Vec::new(),
             trust: identities.authority.trust(),
@@ -121,14 +122,9 @@ impl Edge {
         }
     }
 
-    /// Starts it from what it knows.
-    pub(crate) fn start(
-        &mut self,
-        identities: &Arc<Identities>,
-        protection: Protection,
-        (now, elapsed): (Instant, Duration),
-        seed: u64,
-    ) {
+    /// Starts it with what it knows; `elapsed` is the virtual time at `now`.
+    pub(crate) fn start(&mut self, setup: &Setup, (now, elapsed): (Instant, Duration)) {
+        let Setup { identities, protection, seed, .. } = setup;
         self.starts += 1;
         let own = &identities.edges[self.index];
         let mut seeds = [self.starts; 32];
@@ -143,7 +139,7 @@ impl Edge {
                 connection_id: 1000 + u64::from(key),
                 retry: [key; 32],
             },
-            crypto: self.crypto(identities, protection),
+            crypto: self.crypto(identities, *protection),
             tun_mtu: 1500,
             underlay_mtu: 1500,
             congestion: Congestion::Transparent,
@@ -153,37 +149,25 @@ impl Edge {
         let unix = Duration::from_secs(identities.epoch) + elapsed;
         self.mesh = Some(Mesh::new(config, now, unix).unwrap());
         // Prefixes and peers, in the order in which an edge learns them from its snapshot.
-        for item in self.view.items(&Desired::default()) {
-            self.tell(identities, now, item);
+        for item in self.known.items(&Desired::default()) {
+            self.apply(identities, now, item);
         }
     }
 
-    /// Takes over one thing of the desired state.
-    pub(crate) fn learn(
-        &mut self,
-        identities: &Identities,
-        now: Instant,
-        truth: &Desired,
-        item: Item,
-    ) {
-        self.view.take(truth, item);
-        self.tell(identities, now, item);
-    }
-
-    /// Has the core know what the edge knows.
-    fn tell(&mut self, identities: &Identities, now: Instant, item: Item) {
+    /// Gives the core one thing that the edge knows.
+    pub(crate) fn apply(&mut self, identities: &Identities, now: Instant, item: Item) {
         if let Item::Denied(_) = item {
-            let deny = identities.deny_list(self.view.denied);
+            let deny = identities.deny_list(self.known.denied);
             self.trust.replace(self.trust.bundle(), deny).unwrap();
         }
         let Some(mesh) = &mut self.mesh else { return };
         let name = |edge: usize| &identities.edges[edge].name;
         match item {
-            Item::Peer(peer) => match &self.view.peers[peer] {
+            Item::Peer(peer) => match &self.known.peers[peer] {
                 Some(addresses) => mesh.set_peer(now, name(peer), addresses.clone()),
                 None => mesh.remove_peer(now, name(peer)),
             },
-            Item::Route(prefix) => match self.view.routes.get(&prefix) {
+            Item::Route(prefix) => match self.known.routes.get(&prefix) {
                 Some(&owner) => mesh.set_prefix(prefix, name(owner)),
                 None => mesh.remove_prefix(&prefix),
             },

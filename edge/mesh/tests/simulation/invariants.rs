@@ -1,12 +1,9 @@
-//! What must hold at every step, whatever happens.
+//! The invariants, which must hold at every step.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use cframe_mesh::{
-    Load,
-    packet::Packet,
-    segment::{Splitter, VnetHeader},
-};
+use cframe_mesh::Load;
+use cframe_packet::{ip::Packet, split::Splitter, vnet::VnetHeader};
 
 use crate::{
     edge::Edge,
@@ -26,19 +23,19 @@ pub(crate) enum Broken {
     Destination,
     /// A packet reached an edge from one that does not own its source.
     Source,
-    /// A packet was delivered a second time.
+    /// A packet was delivered twice.
     Twice,
-    /// A packet overtook an earlier one of its flow, on a wire that keeps order.
+    /// A packet overtook an earlier one of its flow on a wire that keeps order.
     Order,
-    /// Something came out of a TUN that never went into one.
+    /// A packet was written to a TUN that was never read from one.
     Unknown,
-    /// A packet of an edge that is denied, or no peer.
+    /// A packet came from an edge that is revoked or no peer.
     Stranger,
-    /// More is held in memory than there should be.
+    /// A core holds more in memory than it may.
     Bounds,
-    /// A link did not come back, or lost packets, after all was repaired.
+    /// After the repair a link did not come back, or lost packets.
     Repair,
-    /// A denied edge has a link.
+    /// A revoked edge has a link.
     Denied,
 }
 
@@ -48,36 +45,36 @@ impl Violation {
     }
 }
 
-/// Every packet that was sent, and what became of it.
+/// Every packet that was sent, and whether it was delivered.
 #[derive(Default)]
 pub(crate) struct Checker {
     flows: Vec<Vec<Sent>>,
-    /// By flow, receiver and link of the sender: the last packet that was delivered.
+    /// By flow, receiver and sender's link: the number of the last delivered packet.
     last: BTreeMap<(u32, usize, u32), u32>,
     pub(crate) delivered: u64,
-    /// Writes to a TUN that stood for several packets.
+    /// Super-packets written to a TUN.
     pub(crate) merged: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     by: usize,
-    /// Which of the links that its sender has had to the destination's owner.
+    /// The number of its sender's link to the destination's owner.
     link: u32,
     len: usize,
     delivered: bool,
 }
 
 impl Checker {
-    /// A new flow's number.
-    pub(crate) fn flow(&mut self) -> u32 {
+    /// Adds a flow and returns its number.
+    pub(crate) fn add_flow(&mut self) -> u32 {
         self.flows.push(Vec::new());
         self.flows.len() as u32 - 1
     }
 
-    /// Packets go into the TUN of `by`.
-    pub(crate) fn sent(&mut self, by: &Edge, destination: std::net::IpAddr, read: &Read) {
-        let link = by.view.owner(destination).map_or(0, |owner| by.links[owner]);
+    /// Records packets that were read from the TUN of `by`.
+    pub(crate) fn record_sent(&mut self, by: &Edge, destination: std::net::IpAddr, read: &Read) {
+        let link = by.known.owner(destination).map_or(0, |owner| by.links[owner]);
         for id in &read.packets {
             let flow = &mut self.flows[id.flow as usize];
             assert_eq!(flow.len(), id.sequence as usize, "packets are numbered as they are sent");
@@ -89,14 +86,13 @@ impl Checker {
         self.flows[id.flow as usize][id.sequence as usize].delivered
     }
 
-    /// One write to the TUN of `at`: a packet or a super-packet after its header. `orderly` says
-    /// that the wire keeps order.
-    pub(crate) fn written(
+    /// Checks one write to the TUN of `at`: a packet or a super-packet after its header.
+    pub(crate) fn check_write(
         &mut self,
         at: &Edge,
         write: &[u8],
-        orderly: bool,
-        digest: &mut impl FnMut(Id),
+        wire_keeps_order: bool,
+        delivered: &mut impl FnMut(Id),
     ) -> Result<(), Violation> {
         let unknown = |what: &str| Violation::new(Broken::Unknown, what);
         let (header, bytes) = VnetHeader::parse(write).ok_or(unknown("no header"))?;
@@ -108,18 +104,18 @@ impl Checker {
         for packet in packets {
             let packet = Packet::parse(&packet).map_err(|_| unknown("not a packet"))?;
             let id = identify(&packet).ok_or(unknown("a packet that was changed"))?;
-            self.one(at, &packet, id, orderly)?;
-            digest(id);
+            self.check_packet(at, &packet, id, wire_keeps_order)?;
+            delivered(id);
         }
         Ok(())
     }
 
-    fn one(
+    fn check_packet(
         &mut self,
         at: &Edge,
         packet: &Packet<'_>,
         id: Id,
-        orderly: bool,
+        wire_keeps_order: bool,
     ) -> Result<(), Violation> {
         let flow = self.flows.get_mut(id.flow as usize);
         let sent = flow.and_then(|flow| flow.get_mut(id.sequence as usize));
@@ -130,24 +126,24 @@ impl Checker {
             let (source, destination) = (packet.source(), packet.destination());
             format!("{id:?}, {source} to {destination}, of {}, at {}", sent.by, at.index)
         };
-        if at.view.owner(packet.destination()) != Some(at.index) {
+        if at.known.owner(packet.destination()) != Some(at.index) {
             return Err(Violation::new(Broken::Destination, case()));
         }
-        if at.view.owner(packet.source()) != Some(sent.by) {
+        if at.known.owner(packet.source()) != Some(sent.by) {
             return Err(Violation::new(Broken::Source, case()));
         }
-        if at.view.denied.has(sent.by) || at.view.peers[sent.by].is_none() {
+        if at.known.denied.contains(sent.by) || at.known.peers[sent.by].is_none() {
             return Err(Violation::new(Broken::Stranger, case()));
         }
         if sent.delivered {
             return Err(Violation::new(Broken::Twice, case()));
         }
-        // On one link of the sender, over a wire that delays all datagrams of a pair alike, order is
-        // kept: links send their datagrams in order, nothing is sent again, and a packet in pieces
-        // is whole when its last piece arrives. A packet that its sender gave to another link may be
-        // anywhere: the old link's batch leaves before or after the new one's.
+        // Order is kept on one link of the sender if the wire delays all datagrams of a pair alike:
+        // links send datagrams in order, nothing is retransmitted, and a fragmented packet is complete
+        // when its last fragment arrives. There is no order between links: the old link's batch may be
+        // sent before or after the new one's.
         let last = self.last.entry((id.flow, at.index, sent.link)).or_insert(id.sequence);
-        if orderly && *last > id.sequence {
+        if wire_keeps_order && *last > id.sequence {
             return Err(Violation::new(Broken::Order, format!("{} after {last}", case())));
         }
         *last = (*last).max(id.sequence);
@@ -157,13 +153,12 @@ impl Checker {
     }
 }
 
-/// The most that a core may hold, as a function of how many peers it has.
+/// Checks the most that a core may hold with this number of peers.
 ///
-/// Links: to each peer the one in use; those that were replaced, for a second; those that are closed
-/// and drain; and handshakes of both sides, which take four seconds at most and begin half a second
-/// or more apart.
+/// Links to each peer: the one in use; replaced ones, for a second; closed ones that drain; and
+/// handshakes of both sides, which take four seconds at most and start half a second or more apart.
 pub(crate) fn within_bounds(load: &Load, peers: usize) -> Result<(), Violation> {
-    let most = Load {
+    let max = Load {
         links: 8 + 10 * peers,
         unfinished: 4 + 4 * peers,
         queued: (4 << 20) + 2048,
@@ -171,20 +166,20 @@ pub(crate) fn within_bounds(load: &Load, peers: usize) -> Result<(), Violation> 
         events: 4096,
         responses: 256,
     };
-    let within = load.links <= most.links
-        && load.unfinished <= most.unfinished
-        && load.queued <= most.queued
-        && load.in_flight <= most.in_flight
-        && load.events <= most.events
-        && load.responses <= most.responses;
+    let within = load.links <= max.links
+        && load.unfinished <= max.unfinished
+        && load.queued <= max.queued
+        && load.in_flight <= max.in_flight
+        && load.events <= max.events
+        && load.responses <= max.responses;
     match within {
         true => Ok(()),
         false => Err(Violation::new(Broken::Bounds, format!("{load:?} with {peers} peers"))),
     }
 }
 
-/// Whether links have come back in time.
-pub(crate) fn repaired(missing: &[(usize, usize)], after: Duration) -> Result<(), Violation> {
+/// Checks that no pair is `missing` a link.
+pub(crate) fn all_repaired(missing: &[(usize, usize)], after: Duration) -> Result<(), Violation> {
     if missing.is_empty() {
         return Ok(());
     }

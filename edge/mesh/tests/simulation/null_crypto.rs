@@ -1,10 +1,10 @@
-//! QUIC without cryptography: what a handshake exchanges and decides, at no cost.
+//! QUIC without cryptography: the messages and decisions of a handshake, at no cost.
 //!
-//! Flights have the order and about the sizes of TLS 1.3 with X25519MLKEM768. Each side shows its
-//! certificate chain, and the other's judge decides, at the moment at which rustls would ask its
-//! verifier. Packets carry a keyed checksum where TLS has the AEAD's tag, so that one that was
-//! changed, or is of another connection, is noticed. All messages have a fixed size: those of TLS
-//! vary by a byte or two with every signature, and no life could be lived twice.
+//! Flights have the order and about the sizes of TLS 1.3 with X25519MLKEM768. Each side sends its
+//! certificate chain, and the other's judge decides when rustls would call its verifier. Packets have a
+//! keyed checksum in place of the AEAD's tag, so that changed packets, and those of other connections,
+//! are detected. All messages have a fixed size: those of TLS vary by a byte or two with every
+//! signature, and no run could be repeated.
 
 use std::{any::Any, sync::Arc};
 
@@ -25,7 +25,7 @@ use keys::{Secret, checksum, keys};
 /// Decides about a peer's chain, leaf first.
 pub(crate) type Judge = dyn Fn(&[CertificateDer<'static>]) -> Result<(), Refusal> + Send + Sync;
 
-/// One edge's side of all its handshakes.
+/// The configuration of one edge, for both sides of a handshake.
 pub(crate) struct NullCrypto {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) judge: Box<Judge>,
@@ -33,19 +33,19 @@ pub(crate) struct NullCrypto {
 
 /// A ClientHello with two key shares, one of them of ML-KEM, and a ServerHello with one.
 const HELLO: usize = 1400;
-/// Two certificates, a signature over the handshake, and what finishes it.
+/// Two certificates, a signature over the handshake, and a Finished message.
 const PROOF: usize = 1400;
 
 impl NullCrypto {
     fn session(self: Arc<Self>, side: Side, params: &TransportParameters) -> Box<dyn Session> {
         let mut ours = Vec::new();
         params.write(&mut ours);
-        let stage = if side.is_client() { Stage::Begin } else { Stage::AwaitHello };
+        let stage = if side.is_client() { Stage::SendHello } else { Stage::AwaitHello };
         Box::new(NullSession {
             config: self,
             side,
             stage,
-            ours: sized(&[ours], HELLO),
+            ours: message(&[ours], HELLO),
             theirs: Vec::new(),
             inbox: Vec::new(),
             secret: Secret::default(),
@@ -87,20 +87,19 @@ impl ServerConfig for NullCrypto {
     }
 }
 
-/// What a side does next. A client goes through all of it but `AwaitHello` first; a server begins
-/// there.
+/// The next step of a side. A client starts at `SendHello`, a server at `AwaitHello`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
-    /// A client says hello.
-    Begin,
-    /// The other's hello is to come.
+    /// A client sends its hello.
+    SendHello,
+    /// The other side's hello is missing.
     AwaitHello,
     /// Both hellos are known: Handshake keys.
-    Greeted,
+    HandshakeKeys,
     /// A client waits for the server's proof.
     AwaitProof,
-    /// Proof is given: 1-RTT keys.
-    Prove,
+    /// Send the proof: 1-RTT keys.
+    SendProof,
     /// A server waits for the client's proof.
     AwaitClient,
     Done,
@@ -118,8 +117,8 @@ struct NullSession {
 }
 
 impl NullSession {
-    /// Takes one message: a hello or a proof, whichever is due.
-    fn read(&mut self, message: &[u8]) -> Result<(), TransportError> {
+    /// Handles one message: a hello or a proof, depending on the stage.
+    fn handle_message(&mut self, message: &[u8]) -> Result<(), TransportError> {
         match self.stage {
             Stage::AwaitHello => {
                 self.theirs = message.to_vec();
@@ -128,15 +127,15 @@ impl NullSession {
                     Side::Server => (&self.theirs, &self.ours),
                 };
                 self.secret = Secret::of(client).and(server);
-                self.stage = Stage::Greeted;
+                self.stage = Stage::HandshakeKeys;
             }
             Stage::AwaitProof | Stage::AwaitClient => {
                 let chain = parts(message).into_iter().map(CertificateDer::from).collect();
                 self.judge(chain)?;
                 let client = self.side.is_client();
-                self.stage = if client { Stage::Prove } else { Stage::Done };
+                self.stage = if client { Stage::SendProof } else { Stage::Done };
             }
-            Stage::Begin | Stage::Greeted | Stage::Prove | Stage::Done => {
+            Stage::SendHello | Stage::HandshakeKeys | Stage::SendProof | Stage::Done => {
                 return Err(failure(
                     TransportErrorCode::PROTOCOL_VIOLATION,
                     "a message out of turn",
@@ -160,7 +159,7 @@ impl NullSession {
         Ok(())
     }
 
-    fn due(&self) -> usize {
+    fn next_message_len(&self) -> usize {
         if self.stage == Stage::AwaitHello { HELLO } else { PROOF }
     }
 }
@@ -192,9 +191,9 @@ impl Session for NullSession {
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
         self.inbox.extend_from_slice(buf);
-        while self.inbox.len() >= self.due() {
-            let message: Vec<_> = self.inbox.drain(..self.due()).collect();
-            self.read(&message)?;
+        while self.inbox.len() >= self.next_message_len() {
+            let message: Vec<_> = self.inbox.drain(..self.next_message_len()).collect();
+            self.handle_message(&message)?;
         }
         Ok(false)
     }
@@ -207,21 +206,21 @@ impl Session for NullSession {
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
         let client = self.side.is_client();
         match self.stage {
-            Stage::Begin => {
+            Stage::SendHello => {
                 buf.extend_from_slice(&self.ours);
                 self.stage = Stage::AwaitHello;
                 None
             }
-            Stage::Greeted => {
+            Stage::HandshakeKeys => {
                 if !client {
                     buf.extend_from_slice(&self.ours);
                 }
-                self.stage = if client { Stage::AwaitProof } else { Stage::Prove };
+                self.stage = if client { Stage::AwaitProof } else { Stage::SendProof };
                 Some(keys(self.secret, self.side))
             }
-            Stage::Prove => {
+            Stage::SendProof => {
                 let chain: Vec<_> = self.config.chain.iter().map(|der| der.to_vec()).collect();
-                buf.extend(sized(&chain, PROOF));
+                buf.extend(message(&chain, PROOF));
                 self.stage = if client { Stage::Done } else { Stage::AwaitClient };
                 self.secret = self.secret.next();
                 Some(keys(self.secret, self.side))
@@ -255,16 +254,16 @@ fn failure(code: TransportErrorCode, reason: &str) -> TransportError {
     TransportError { code, frame: None, reason: reason.to_owned() }
 }
 
-/// The parts of a message, each after its length, and padding up to `size` bytes.
-fn sized(parts: &[Vec<u8>], size: usize) -> Vec<u8> {
-    let mut message = Vec::with_capacity(size);
+/// A message of `size` bytes: each part after its length, then padding.
+fn message(parts: &[Vec<u8>], size: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size);
     for part in parts {
-        message.extend((part.len() as u16).to_be_bytes());
-        message.extend(part);
+        bytes.extend((part.len() as u16).to_be_bytes());
+        bytes.extend(part);
     }
-    assert!(message.len() + 2 <= size, "{} bytes", message.len());
-    message.resize(size, 0);
-    message
+    assert!(bytes.len() + 2 <= size, "{} bytes", bytes.len());
+    bytes.resize(size, 0);
+    bytes
 }
 
 fn parts(mut message: &[u8]) -> Vec<Vec<u8>> {
@@ -281,6 +280,6 @@ fn parts(mut message: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn retry_tag(orig_dst_cid: &ConnectionId, packet: &[&[u8]]) -> [u8; 16] {
-    // The parts are where the caller has cut; the tag is of the whole.
+    // Callers split the packet at different places; the tag covers all of it.
     checksum(Secret::of(orig_dst_cid), &[&packet.concat()])
 }

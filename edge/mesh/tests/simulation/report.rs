@@ -1,40 +1,40 @@
-//! What a life was like, to see that lives have in them what they are for.
+//! Statistics of runs, to verify that they exercise what they are for.
 
 use std::{ops::AddAssign, time::Duration};
 
 use cframe_mesh::{Load, Reason};
 
 use crate::{
-    net::Seen,
-    world::{World, higher},
+    simulation::{Simulation, maximum},
+    wire::WireCounters,
 };
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) digest: u64,
-    pub(crate) lives: u64,
-    /// Lives of ten edges and more.
+    pub(crate) runs: u64,
+    /// Runs with ten edges or more.
     pub(crate) large: u64,
     pub(crate) delivered: u64,
-    /// Deliveries that stood for several packets.
+    /// Super-packets written to a TUN.
     pub(crate) merged: u64,
-    /// Packets that left in fragments, by cores that lived to the end.
+    /// Packets sent in fragments, by cores that ran at the end.
     pub(crate) fragmented: u64,
-    /// Packets of forged source or for another's network, that receivers dropped.
+    /// Packets with a forged source or another's destination that receivers dropped.
     pub(crate) forged: u64,
     /// Handshakes that one side refused.
     pub(crate) refused: u64,
     pub(crate) denied: u64,
-    pub(crate) seen: Seen,
-    /// The slowest repair.
+    pub(crate) wire: WireCounters,
+    /// The longest time from the repair until all pairs had traffic.
     pub(crate) converged: Duration,
     pub(crate) peak: Load,
 }
 
 impl Report {
-    pub(crate) fn new(world: &World, converged: Duration) -> Self {
+    pub(crate) fn new(simulation: &Simulation, converged: Duration) -> Self {
         let count = |of: &dyn Fn(&cframe_mesh::Counters) -> u64| {
-            world
+            simulation
                 .edges
                 .iter()
                 .filter_map(|edge| edge.mesh.as_ref())
@@ -42,21 +42,21 @@ impl Report {
                 .sum()
         };
         Self {
-            digest: world.trace.digest(),
-            lives: 1,
-            large: u64::from(world.edges.len() >= 10),
-            delivered: world.checker.delivered,
-            merged: world.checker.merged,
+            digest: simulation.trace.digest(),
+            runs: 1,
+            large: u64::from(simulation.edges.len() >= 10),
+            delivered: simulation.checker.delivered,
+            merged: simulation.checker.merged,
             fragmented: count(&|counters| counters.fragmented),
             forged: count(&|counters| {
                 counters.dropped_for(Reason::PeerForgedSource)
                     + counters.dropped_for(Reason::PeerForeignDestination)
             }),
             refused: count(&|counters| counters.dropped_for(Reason::HandshakeRefused)),
-            denied: world.truth.denied.count() as u64,
-            seen: world.wire.seen,
+            denied: simulation.desired.denied.count() as u64,
+            wire: simulation.wire.counters,
             converged,
-            peak: world.peak,
+            peak: simulation.peak,
         }
     }
 }
@@ -64,7 +64,7 @@ impl Report {
 impl AddAssign for Report {
     fn add_assign(&mut self, other: Self) {
         self.digest ^= other.digest;
-        self.lives += other.lives;
+        self.runs += other.runs;
         self.large += other.large;
         self.delivered += other.delivered;
         self.merged += other.merged;
@@ -72,8 +72,8 @@ impl AddAssign for Report {
         self.forged += other.forged;
         self.refused += other.refused;
         self.denied += other.denied;
-        self.seen += other.seen;
+        self.wire += other.wire;
         self.converged = self.converged.max(other.converged);
-        self.peak = higher(self.peak, other.peak);
+        self.peak = maximum(self.peak, other.peak);
     }
 }

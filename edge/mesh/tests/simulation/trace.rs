@@ -1,4 +1,4 @@
-//! What happened, as a number to compare and as text to read.
+//! Everything that happened, as a digest to compare and as text to read.
 
 use std::{
     fmt,
@@ -7,33 +7,31 @@ use std::{
     time::Duration,
 };
 
-#[derive(Default)]
 pub(crate) struct Trace {
     digest: DefaultHasher,
-    aloud: bool,
+    verbose: bool,
 }
 
 impl Trace {
-    /// One that also prints what it is told, to the error output, which tests don't capture.
-    pub(crate) fn aloud() -> Self {
-        Self { aloud: true, ..Self::default() }
+    /// `verbose`: also print to standard error, which tests don't capture.
+    pub(crate) fn new(verbose: bool) -> Self {
+        Self { digest: DefaultHasher::new(), verbose }
     }
 
-    /// A thing that happened, with numbers: too many to print.
-    pub(crate) fn note(&mut self, what: impl Hash) {
+    /// Adds a frequent event to the digest only.
+    pub(crate) fn record(&mut self, what: impl Hash) {
         what.hash(&mut self.digest);
     }
 
-    /// A thing that is worth a line.
-    pub(crate) fn say(&mut self, at: Duration, what: fmt::Arguments<'_>) {
+    pub(crate) fn log(&mut self, at: Duration, what: fmt::Arguments<'_>) {
         (at, what.to_string()).hash(&mut self.digest);
-        if self.aloud {
+        if self.verbose {
             let seconds = at.as_secs_f64();
             let _ = writeln!(std::io::stderr(), "{seconds:>10.4} s  {what}");
         }
     }
 
-    /// The same for two lives in which all happened the same, at the same times.
+    /// Equal for two runs in which the same happened at the same times.
     pub(crate) fn digest(&self) -> u64 {
         self.digest.finish()
     }

@@ -1,21 +1,22 @@
-//! Flows of inner packets, each packet with its flow's number and its own, and how they are read again.
+//! Flows of inner packets. Each packet contains its flow's number and its own, and can be identified.
 
 use std::{net::IpAddr, sync::LazyLock};
 
-use cframe_mesh::{
-    packet::{Packet, Sum, TCP, UDP},
-    segment::VnetHeader,
+use cframe_packet::{
+    checksum::Sum,
+    ip::{Packet, TCP, UDP},
+    vnet::VnetHeader,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// IP protocol of a packet that nobody merges or splits (RFC 3692: experiments).
+/// IP protocol of packets that are never merged or split (RFC 3692: experiments).
 const RAW: u8 = 253;
-/// Before the pattern: flow and sequence.
-const ID: usize = 8;
-/// Smallest inner packet.
-const LEAST: usize = 40;
+/// Bytes before the pattern: flow and sequence.
+const ID_LEN: usize = 8;
+/// The smallest inner packet in bytes.
+const MIN_LEN: usize = 40;
 
-/// Packets between two hosts, in one order.
+/// Packets between two hosts.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
     pub(crate) number: u32,
@@ -24,19 +25,19 @@ pub(crate) struct Flow {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     protocol: u8,
-    /// Packets so far.
+    /// The number of its next packet.
     sequence: u32,
     tcp_sequence: u32,
     ip_id: u16,
 }
 
-/// One read of the TUN, and what packets it stands for.
+/// One read of the TUN, and the packets that it consists of.
 pub(crate) struct Read {
     pub(crate) bytes: Vec<u8>,
     pub(crate) packets: Vec<Id>,
 }
 
-/// A packet's number.
+/// Identifies a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Id {
     pub(crate) flow: u32,
@@ -56,29 +57,33 @@ impl Flow {
         Self { number, by, source, destination, protocol, sequence: 0, tcp_sequence, ip_id }
     }
 
-    /// Something that the flow sends: mostly a packet, or several as one super-packet.
-    pub(crate) fn read(&mut self, rng: &mut StdRng, tun_mtu: usize) -> Read {
+    /// The next read: mostly one packet, or several as one super-packet.
+    pub(crate) fn next_read(&mut self, rng: &mut StdRng, tun_mtu: usize) -> Read {
         let room = tun_mtu - self.headers();
-        let least = (LEAST.saturating_sub(self.headers())).max(ID);
-        let size = if rng.random_ratio(1, 4) { room } else { rng.random_range(least..=room) };
+        let min = (MIN_LEN.saturating_sub(self.headers())).max(ID_LEN);
+        let size = if rng.random_ratio(1, 4) { room } else { rng.random_range(min..=room) };
         let several = self.protocol != RAW && rng.random_ratio(1, 3);
         if !several {
             return self.packet(size, rng.random());
         }
         let count = rng.random_range(2..=(60_000 / (size + self.headers())).min(44));
-        let last = rng.random_range(ID..=size.max(ID));
-        self.super_packet(size.max(ID), count, last)
+        let last = rng.random_range(ID_LEN..=size.max(ID_LEN));
+        self.super_packet(size.max(ID_LEN), count, last)
     }
 
-    /// One packet of `len` bytes in all, or as near to that as headers allow.
+    /// One packet of `len` bytes, or more if the headers need it.
     pub(crate) fn packet_of(&mut self, len: usize) -> Read {
-        self.packet(len.saturating_sub(self.headers()).max(ID), false)
+        self.packet(len.saturating_sub(self.headers()).max(ID_LEN), false)
     }
 
     fn packet(&mut self, size: usize, partial: bool) -> Read {
         let partial = partial && self.protocol != RAW;
         let (payload, packets) = self.payload(&[size]);
-        let header = if partial { self.checksum_left(VnetHeader::GSO_NONE, 0) } else { NOTHING };
+        let header = if partial {
+            self.partial_checksum(VnetHeader::GSO_NONE, 0)
+        } else {
+            VnetHeader::default()
+        };
         self.wrap(header, &payload, packets, partial)
     }
 
@@ -91,7 +96,7 @@ impl Flow {
             (_, IpAddr::V4(_)) => VnetHeader::GSO_TCPV4,
             (_, IpAddr::V6(_)) => VnetHeader::GSO_TCPV6,
         };
-        self.wrap(self.checksum_left(gso_type, size), &payload, packets, true)
+        self.wrap(self.partial_checksum(gso_type, size), &payload, packets, true)
     }
 
     fn payload(&mut self, sizes: &[usize]) -> (Vec<u8>, Vec<Id>) {
@@ -101,14 +106,14 @@ impl Flow {
             self.sequence += 1;
             payload.extend(id.flow.to_be_bytes());
             payload.extend(id.sequence.to_be_bytes());
-            payload.extend_from_slice(pattern(id.sequence, size - ID));
+            payload.extend_from_slice(pattern(id.sequence, size - ID_LEN));
             id
         });
         let ids = ids.collect();
         (payload, ids)
     }
 
-    fn checksum_left(&self, gso_type: u8, size: usize) -> VnetHeader {
+    fn partial_checksum(&self, gso_type: u8, size: usize) -> VnetHeader {
         VnetHeader {
             flags: VnetHeader::NEEDS_CSUM,
             gso_type,
@@ -119,10 +124,16 @@ impl Flow {
         }
     }
 
-    /// Headers before the payload; the checksum is left to be completed, or right.
-    fn wrap(&mut self, header: VnetHeader, payload: &[u8], packets: Vec<Id>, left: bool) -> Read {
+    /// Puts headers before the payload. `partial`: the kernel left the checksum to be completed.
+    fn wrap(
+        &mut self,
+        header: VnetHeader,
+        payload: &[u8],
+        packets: Vec<Id>,
+        partial: bool,
+    ) -> Read {
         let mut bytes = header.encode().to_vec();
-        let transport = self.transport(payload, left);
+        let transport = self.transport(payload, partial);
         bytes.extend(self.ip(transport.len() + payload.len()));
         bytes.extend(transport);
         bytes.extend(payload);
@@ -131,7 +142,7 @@ impl Flow {
         Read { bytes, packets }
     }
 
-    fn transport(&self, payload: &[u8], left: bool) -> Vec<u8> {
+    fn transport(&self, payload: &[u8], partial: bool) -> Vec<u8> {
         let ports = [4000_u16.to_be_bytes(), (self.number as u16).to_be_bytes()].concat();
         let len = (self.transport_header() + payload.len()) as u16;
         let (mut header, field) = match self.protocol {
@@ -145,7 +156,7 @@ impl Flow {
         };
         let addresses = [octets(self.source), octets(self.destination)].concat();
         let pseudo = Sum::of(&addresses).word(self.protocol.into()).word(len);
-        let sum = match left {
+        let sum = match partial {
             true => pseudo.fold(),
             false => match pseudo.and(Sum::of(&[&header, payload].concat())).checksum() {
                 0 if self.protocol == UDP => 0xffff,
@@ -157,7 +168,7 @@ impl Flow {
     }
 
     fn ip(&self, len: usize) -> Vec<u8> {
-        // ECN-capable, so that a mark on the way is no loss.
+        // ECN-capable, so that a congestion mark does not drop the packet.
         const ECT0: u8 = 0b10;
         if self.source.is_ipv6() {
             let mut header = vec![0x60, ECT0 << 4, 0, 0];
@@ -193,10 +204,7 @@ impl Flow {
     }
 }
 
-const NOTHING: VnetHeader =
-    VnetHeader { flags: 0, gso_type: 0, header_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0 };
-
-/// The number that a packet carries, if all of it is as it was sent: pattern and checksums.
+/// The packet's id, if its pattern and checksums are unchanged.
 pub(crate) fn identify(packet: &Packet<'_>) -> Option<Id> {
     let transport = packet.transport();
     let payload = match packet.protocol() {
@@ -211,11 +219,11 @@ pub(crate) fn identify(packet: &Packet<'_>) -> Option<Id> {
         sequence: u32::from_be_bytes(*sequence),
         len: packet.bytes().len(),
     };
-    let whole = rest == pattern(id.sequence, rest.len());
-    (whole && sums_are_right(packet)).then_some(id)
+    let unchanged = rest == pattern(id.sequence, rest.len());
+    (unchanged && has_valid_checksums(packet)).then_some(id)
 }
 
-fn sums_are_right(packet: &Packet<'_>) -> bool {
+fn has_valid_checksums(packet: &Packet<'_>) -> bool {
     let ip = packet.is_ipv6() || Sum::of(&packet.bytes()[..20]).fold() == 0xffff;
     if packet.protocol() == RAW {
         return ip;
@@ -226,7 +234,7 @@ fn sums_are_right(packet: &Packet<'_>) -> bool {
     ip && pseudo.and(Sum::of(transport)).fold() == 0xffff
 }
 
-/// A payload: other bytes at every place, and in every packet.
+/// A payload with different bytes at every place and in every packet.
 fn pattern(sequence: u32, len: usize) -> &'static [u8] {
     static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut bytes = vec![0; 1 << 16];

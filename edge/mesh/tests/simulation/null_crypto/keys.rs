@@ -1,4 +1,4 @@
-//! Keyed checksums in the place of keys.
+//! Keyed checksums in place of AEAD keys.
 
 use bytes::BytesMut;
 use quinn_proto::{
@@ -7,11 +7,11 @@ use quinn_proto::{
 };
 
 const TAG: usize = 16;
-/// The limits of AES-128-GCM (RFC 9001 §6.6), so that keys are updated as ever.
+/// The limits of AES-128-GCM (RFC 9001 §6.6), so that keys are updated as with TLS.
 const CONFIDENTIALITY_LIMIT: u64 = 1 << 23;
 const INTEGRITY_LIMIT: u64 = 1 << 52;
 
-/// What both sides know, and nobody else.
+/// A secret that only both sides know.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Secret(u64);
 
@@ -30,19 +30,22 @@ impl Secret {
     }
 }
 
-/// Header protection that leaves headers as they are.
-struct Plain;
+/// Header protection that changes nothing.
+struct NoHeaderProtection;
 
 pub(super) fn keys(secret: Secret, side: Side) -> Keys {
     let (client, server) = (secret.and(b"client"), secret.and(b"server"));
     let (local, remote) = if side.is_client() { (client, server) } else { (server, client) };
     Keys {
-        header: KeyPair { local: Box::new(Plain), remote: Box::new(Plain) },
+        header: KeyPair {
+            local: Box::new(NoHeaderProtection),
+            remote: Box::new(NoHeaderProtection),
+        },
         packet: KeyPair { local: Box::new(Sum(local)), remote: Box::new(Sum(remote)) },
     }
 }
 
-impl HeaderKey for Plain {
+impl HeaderKey for NoHeaderProtection {
     fn decrypt(&self, _pn_offset: usize, _packet: &mut [u8]) {}
 
     fn encrypt(&self, _pn_offset: usize, _packet: &mut [u8]) {}
@@ -105,7 +108,7 @@ pub(super) fn checksum(secret: Secret, parts: &[&[u8]]) -> [u8; TAG] {
 
 const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Not cryptographic: quick, and another sum for any change that a wire makes.
+/// Not cryptographic: fast, and different for any change that a wire makes.
 fn mix(mut sum: u64, bytes: &[u8]) -> u64 {
     sum = (sum ^ bytes.len() as u64).wrapping_mul(FACTOR);
     let (words, rest) = bytes.as_chunks::<8>();
