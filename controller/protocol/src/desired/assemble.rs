@@ -15,6 +15,9 @@ pub const MAX_ENDPOINTS: usize = 64;
 /// Denials that a desired state may have.
 pub const MAX_DENIED: usize = 131_072;
 
+/// A longer delta is handed out as a snapshot: comparing the whole states costs no more.
+const MAX_DELTA: usize = 8_192;
+
 /// Holds the newest whole state and the pieces of the next one. What it has handed out doesn't
 /// change, and a state appears only when it is whole.
 #[derive(Debug, Default)]
@@ -29,6 +32,27 @@ struct Pending {
     from: Option<Version>,
     to: Version,
     state: Desired,
+    /// The changes so far, unless they start from the empty state or are too many.
+    delta: Option<Delta>,
+}
+
+/// The changes that led from one whole state to another, in the order in which they were sent. One thing may change
+/// more than once; [`Desired::diff_within`] has the difference that remains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The version before the changes.
+    pub from: Version,
+    /// At most a few thousand.
+    pub changes: Vec<Change>,
+}
+
+impl Delta {
+    /// With the changes that follow, unless they are too many.
+    #[must_use]
+    pub(crate) fn then(mut self, next: Vec<Change>) -> Option<Self> {
+        self.changes.extend(next);
+        (self.changes.len() <= MAX_DELTA).then_some(self)
+    }
 }
 
 /// An update that must not be followed. The session it came in is of no more use.
@@ -96,13 +120,20 @@ impl Assembler {
         self.pending = None;
     }
 
-    /// Takes the next piece. With the last one of an update the new state is whole and returned.
+    /// Takes the next piece. With the last one of an update the new state is whole and returned, with the changes that
+    /// led to it from the state before, unless it came as a snapshot.
     ///
     /// # Errors
     /// When the update is for another state, leads back, or is more than is held. The pieces are
     /// forgotten then, and the whole state stays as it was.
-    pub fn push(&mut self, update: Update) -> Result<Option<Arc<Desired>>, Refused> {
+    pub fn push(
+        &mut self,
+        update: Update,
+    ) -> Result<Option<(Arc<Desired>, Option<Delta>)>, Refused> {
         let mut pending = self.pending_for(&update)?;
+        if let Some(delta) = pending.delta.take() {
+            pending.delta = delta.then(update.changes.clone());
+        }
         for change in update.changes {
             check(&change)?;
             pending.state.apply(change);
@@ -115,7 +146,7 @@ impl Assembler {
         pending.state.version = pending.to;
         let state = Arc::new(pending.state);
         self.current = Some(Arc::clone(&state));
-        Ok(Some(state))
+        Ok(Some((state, pending.delta)))
     }
 
     /// What the piece is added to.
@@ -135,7 +166,8 @@ impl Assembler {
             (Some(from), Some(current)) if from == current.version => Desired::clone(current),
             (from, _) => return Err(Refused::From { from, have }),
         };
-        Ok(Pending { from: update.from, to: update.to, state })
+        let delta = update.from.map(|from| Delta { from, changes: Vec::new() });
+        Ok(Pending { from: update.from, to: update.to, state, delta })
     }
 }
 
