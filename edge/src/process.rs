@@ -1,39 +1,35 @@
 //! The edge as a process: everything around the data plane, in one task.
 //!
-//! The tasks, each in the site's set and ended with it: netlink's two sockets and the keeper of
-//! routes, the local socket, metrics, and the writer of snapshots. The session with a controller has
-//! a handle of its own, because its goodbye is waited for; look-ups of names are in a set of the
-//! resolver. The data plane has its thread.
+//! [`EdgeProcess`] consists of parts that own their state. Its loop hands each event to the part
+//! that it concerns; an event that concerns several goes through [`apply`], [`membership`] or
+//! [`session`], which fix the order.
+//!
+//! Further tasks are in the process's set and end with it: netlink's sockets, the route keeper, the
+//! local socket, metrics, and the writers of files. The data plane has a thread of its own.
 
 mod apply;
 mod boot;
-mod events;
-mod last_seen;
-mod look;
-mod refusals;
-mod rejoin;
-mod renew;
-mod resolve;
-mod save;
+mod desired;
+mod device;
+mod identity;
+mod latest_writer;
+mod links;
+mod log_limit;
+mod membership;
+mod problems;
+mod reports;
+mod session;
+mod status;
+mod uplink;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use cframe_pki::{
-    Serial, bundle::DenyList, identity::Label, tls::LiveCredentials, verifier::Trust,
-};
-use cframe_protocol::{
-    session::{Client, Command, Event},
-    v1::Desired,
-};
+use cframe_mesh::Event as MeshEvent;
+use cframe_protocol::session::Event as SessionEvent;
 use tokio::{
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -44,214 +40,193 @@ use crate::{
     host::{
         driver::{Driver, DriverEvent},
         routes::{HostEvent, Routes},
-        snat,
+        snat::Snat,
     },
-    local::Asked,
+    instance::Instance,
+    local::Call,
     notify::notify,
-    state::{Cut, Enrolment, State},
 };
-use events::LinkLog;
-use last_seen::LastSeen;
-use refusals::Refusals;
-use renew::Renewal;
-use resolve::Resolver;
-use save::Saver;
+use desired::DesiredState;
+use device::Device;
+use identity::Identity;
+use links::Links;
+use reports::Reports;
+use uplink::Uplink;
 
-/// How often the controller hears how we are.
-const REPORT: Duration = Duration::from_secs(10);
-/// After a link has changed, at the earliest.
-const REPORT_CHANGE: Duration = Duration::from_secs(1);
-/// How often names are looked up again.
-const RESOLVE: Duration = Duration::from_secs(60);
-/// How often renewal and expiry are looked at.
-const HOUSEKEEPING: Duration = Duration::from_secs(15);
-/// How soon a lost device is made again, if that fails at first.
-const REOPEN: Duration = Duration::from_millis(300);
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Runs the edge until `shutdown`. `reloads` brings new configurations, of which the log filter,
-/// forwarding and snat count; at each, credentials that were written meanwhile are taken up too.
+/// Runs the edge until `shutdown`. `reloads` delivers new configurations, of which log filter,
+/// forwarding and snat are applied; each also makes the edge check for new credentials on disk.
 ///
 /// # Errors
-/// When it cannot start, or its data plane fails.
+/// When the edge cannot start, or one of its tasks or the data plane ends.
 pub async fn run(
     config: Config,
     shutdown: CancellationToken,
     reloads: mpsc::Receiver<Config>,
 ) -> Result<()> {
-    let (mut site, inputs) = boot::boot(config, reloads).await?;
+    let (mut process, inputs) = boot::boot(config, reloads).await?;
     notify("READY=1");
-    let result = site.serve(inputs, &shutdown).await;
+    let result = process.serve(inputs, &shutdown).await;
     notify("STOPPING=1");
-    site.stop().await;
+    process.stop().await;
     result
 }
 
-/// The edge's task.
-pub(crate) struct Site {
-    config: Config,
-    state: State,
-    enrolment: Enrolment,
-    name: Label,
-    credentials: LiveCredentials,
-    trust: Trust,
-    client: Client,
-    session: mpsc::Sender<Command>,
+struct EdgeProcess {
+    instance: Instance,
+    identity: Identity,
+    uplink: Uplink,
+    desired: DesiredState,
+    device: Device,
+    links: Links,
+    reports: Reports,
+    snat: Snat,
     driver: Driver,
     routes: Routes,
-    resolver: Resolver,
-    refusals: Refusals,
-    renewal: Renewal,
-    saver: Saver,
-    last_seen: LastSeen,
-    links: LinkLog,
-    /// What is applied; the empty state before the first.
-    desired: Arc<Desired>,
-    /// Denials of earlier epochs of the store: a restored one may have lost some.
-    kept: DenyList,
-    /// When a controller last confirmed it, in Unix seconds.
-    confirmed: Option<u64>,
-    connection: Connection,
-    /// Why we are cut off from the mesh.
-    cut: Option<Cut>,
-    /// The certificate of another identity that was found on disk.
-    another_told: Option<Serial>,
-    device: Device,
-    remotes: BTreeSet<IpAddr>,
-    drops_told: BTreeMap<&'static str, u64>,
-    snat_error: Option<String>,
-    listen: u16,
-    started: Instant,
-    report_at: Instant,
-    reported: Instant,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
-    talk: Option<JoinHandle<()>>,
 }
 
-fn reason(ended: Result<(), tokio::task::JoinError>) -> String {
-    match ended {
-        Ok(()) => "see the log".to_owned(),
-        Err(error) => error.to_string(),
-    }
-}
-
-/// Where what happens comes from.
-pub(crate) struct Inputs {
-    session: mpsc::Receiver<Event>,
+/// Where events come from.
+struct Inputs {
+    session: mpsc::Receiver<SessionEvent>,
     driver: mpsc::Receiver<DriverEvent>,
     host: mpsc::Receiver<HostEvent>,
-    asked: mpsc::Receiver<Asked>,
+    calls: mpsc::Receiver<Call>,
     reloads: mpsc::Receiver<Config>,
 }
 
-/// The session with a controller.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    controller: Option<SocketAddr>,
-    since: Instant,
-    error: Option<String>,
-    warned: Option<Instant>,
-}
-
-/// The TUN device.
-#[derive(Debug)]
-pub(crate) struct Device {
-    /// None while it is gone.
-    index: Option<u32>,
-    reopen_at: Option<Instant>,
-}
-
-impl Site {
+impl EdgeProcess {
     async fn serve(&mut self, mut inputs: Inputs, shutdown: &CancellationToken) -> Result<()> {
-        let mut resolve = interval(RESOLVE);
-        let mut housekeeping = interval(HOUSEKEEPING);
+        let mut resolve = interval(RESOLVE_INTERVAL);
+        let mut housekeeping = interval(HOUSEKEEPING_INTERVAL);
         for timer in [&mut resolve, &mut housekeeping] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
-            let report_at = self.report_at.into();
-            let reopen_at = self.device.reopen_at;
+            let report_at = self.reports.due().into();
+            let reopen_at = self.device.reopen_at();
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 event = inputs.driver.recv() => match event {
-                    Some(event) => self.driver_event(event).await,
+                    Some(event) => self.handle_driver_event(event).await,
                     None => bail!("the data plane has stopped; see the log"),
                 },
                 event = inputs.session.recv() => match event {
-                    Some(event) => self.session_event(event).await,
+                    Some(event) => self.handle_session_event(event).await,
                     None => bail!("the control session's task has stopped; see the log"),
                 },
-                Some(event) = inputs.host.recv() => self.host_event(event).await,
-                // None of them ends by itself: something that we rely on is missing from now on.
+                Some(event) = inputs.host.recv() => self.handle_host_event(event).await,
+                // No task ends by itself while the edge can still work.
                 Some(ended) = self.tasks.join_next() => {
                     bail!("a task of the edge has stopped: {}", reason(ended));
                 }
-                Some(asked) = inputs.asked.recv() => self.answer(asked).await,
+                Some(call) = inputs.calls.recv() => self.answer(call).await,
                 Some(config) = inputs.reloads.recv() => self.reload(config).await,
-                changed = self.resolver.next(), if self.resolver.is_busy() => {
+                changed = self.links.next_resolved(), if self.links.is_resolving() => {
                     if let Some(endpoint) = changed {
-                        self.readdress(&endpoint).await;
+                        self.update_addresses(&endpoint).await;
                     }
                 }
-                () = sleep_until(report_at) => self.report().await,
-                () = sleep_until(reopen_at.unwrap_or(self.started).into()), if reopen_at.is_some() => {
-                    self.reopen_device().await;
+                () = sleep_until(report_at) => self.send_report().await,
+                () = sleep_until(reopen_at.unwrap_or_else(Instant::now).into()), if reopen_at.is_some() => {
+                    self.device.reopen(self.desired.mtu(), &self.driver, &self.routes).await;
                 }
-                _ = resolve.tick() => self.resolve_all(),
+                _ = resolve.tick() => self.links.resolve_all(&self.desired),
                 _ = housekeeping.tick() => self.keep_house().await,
             }
         }
     }
 
-    async fn host_event(&mut self, event: HostEvent) {
+    async fn handle_driver_event(&mut self, event: DriverEvent) {
+        match event {
+            DriverEvent::TunGone => {
+                self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
+            }
+            DriverEvent::Mesh(event) => {
+                self.handle_mesh_event(event);
+                self.reports.bring_forward(Instant::now());
+            }
+        }
+    }
+
+    fn handle_mesh_event(&mut self, event: MeshEvent) {
+        let now = Instant::now();
+        match event {
+            MeshEvent::LinkUp { peer, remote } => self.links.record_up(&peer, remote),
+            MeshEvent::LinkDown { peer, reason } => {
+                self.links.record_down(now, &peer, reason, &self.desired);
+            }
+            MeshEvent::Refused { remote, peer, reason } => {
+                self.links.record_refusal(now, remote, peer.as_ref(), reason, &self.desired);
+            }
+        }
+    }
+
+    async fn handle_host_event(&mut self, event: HostEvent) {
         match event {
             HostEvent::UnderlayChanged => {
                 self.driver.address_changed();
-                self.resolve_all();
+                self.links.resolve_all(&self.desired);
             }
-            // Unless another has taken its place by now.
-            HostEvent::DeviceGone(index) if self.device.index == Some(index) => {
-                self.lose_device().await;
+            // Another device may have replaced it in the meantime.
+            HostEvent::DeviceGone(index) if self.device.index() == Some(index) => {
+                self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
             }
             HostEvent::DeviceGone(_) => {}
         }
     }
 
     async fn reload(&mut self, config: Config) {
-        info!("configuration reloaded: log, forwarding and snat count from now on");
+        info!("configuration reloaded: log, forwarding and snat apply from now on");
         self.routes.set_forwarding(config.forwarding == Forwarding::Set).await;
-        self.config.forwarding = config.forwarding;
-        self.config.snat = config.snat;
-        self.apply_snat().await;
-        self.look_for_credentials().await;
+        self.snat.apply(config.snat).await;
+        self.check_credentials_on_disk().await;
     }
 
-    /// Masquerading as configured; what it says is a problem in `status`.
-    pub(crate) async fn apply_snat(&mut self) {
-        let result = match self.config.snat {
-            true => snat::enable(&self.config.instance).await,
-            false => snat::disable(&self.config.instance).await,
-        };
-        self.snat_error = result.err().map(|error| error.to_string());
-        if let Some(error) = &self.snat_error {
-            warn!(%error, "no masquerading");
+    async fn keep_house(&mut self) {
+        self.renew_if_due().await;
+        if self.identity.cut().is_some() && self.uplink.is_stable() {
+            self.rejoin_mesh().await;
+        }
+        if let Some(status) = self.driver.status().await {
+            let linked = status.links.iter().filter_map(|link| link.remote).map(|at| at.ip());
+            self.update_underlay(linked.collect()).await;
+            self.links.follow(&status.links);
+            self.reports.log_drops(&status);
         }
     }
 
-    /// Stops in an order that tells peers and controller; device and routes stay.
+    async fn send_report(&mut self) {
+        self.reports.schedule_next(Instant::now());
+        if !self.uplink.is_connected() {
+            return;
+        }
+        let Some(status) = self.driver.status().await else { return };
+        let not_after = self.identity.certificate().not_after;
+        let report = self.reports.report(&status, &self.links, not_after, self.desired.version());
+        self.uplink.send_report(report).await;
+    }
+
+    /// Says goodbye to peers and the controller. Device and routes stay.
     async fn stop(self) {
-        let Self { driver, cancel, mut tasks, saver, talk, .. } = self;
+        let Self { driver, cancel, mut tasks, desired, uplink, .. } = self;
         cancel.cancel();
-        let farewell = tokio::task::spawn_blocking(move || driver.shutdown());
-        if let Err(error) = farewell.await {
-            warn!(%error, "the data plane ended badly");
+        if let Err(error) = tokio::task::spawn_blocking(move || driver.shutdown()).await {
+            warn!(%error, "the data plane ended with an error");
         }
-        saver.finish().await;
-        if let Some(talk) = talk {
-            // It says goodbye for a second at most.
-            let _ = tokio::time::timeout(Duration::from_millis(1500), talk).await;
-        }
+        desired.finish_saving().await;
+        uplink.finish().await;
         tasks.shutdown().await;
-        info!("stopped; the device and its routes stay, so that nothing leaves in the clear");
+        info!("stopped; the device and its routes stay, so that no packet leaves unencrypted");
+    }
+}
+
+fn reason(ended: Result<(), JoinError>) -> String {
+    match ended {
+        Ok(()) => "see the log".to_owned(),
+        Err(error) => error.to_string(),
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Output, exit::Coded, exit::Exit, runtime};
 use crate::{
     config::Place,
-    doctor::{gather, verdicts},
+    doctor::{findings, gather},
     local, status,
 };
 
@@ -22,13 +22,13 @@ pub(super) fn status(place: &Place, output: Output) -> Result<()> {
 pub(super) fn doctor(place: &Place, output: Output) -> Result<()> {
     let (instance, paths, _) = place.resolve()?;
     let facts = runtime()?.block_on(gather(&instance, &paths));
-    let verdicts = verdicts(&facts);
+    let findings = findings(&facts);
     match output {
-        Output::Table => verdicts.iter().for_each(|verdict| println!("{verdict}")),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&verdicts)?),
+        Output::Table => findings.iter().for_each(|finding| println!("{finding}")),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
     }
-    match verdicts.iter().filter(|verdict| !verdict.ok).count() {
+    match findings.iter().filter(|finding| !finding.ok).count() {
         0 => Ok(()),
-        wrong => Err(Coded::error(Exit::Unhealthy, format!("{wrong} to mend"))),
+        wrong => Err(Coded::error(Exit::Unhealthy, format!("{wrong} to fix"))),
     }
 }

@@ -42,7 +42,7 @@ pub struct Audit {
     /// Some that shouldn't be there, as text.
     pub stale: Vec<String>,
     /// The last refusal of the kernel, while it lasts.
-    pub problem: Option<String>,
+    pub error: Option<String>,
     /// Addresses that the host speaks to the mesh from.
     pub sources: Vec<IpAddr>,
     /// Directly connected subnets that meet a prefix of another site.
@@ -105,7 +105,7 @@ impl Routes {
 
     /// Makes edits, and returns when the kernel has them. The first, which may be empty, is the whole
     /// state: before it the table is left alone. A refusal is logged, retried, and in
-    /// [`Audit::problem`].
+    /// [`Audit::error`].
     pub async fn edit(&self, edits: Vec<Edit>) {
         self.wait(|done| Request::Edit(edits, done)).await;
     }

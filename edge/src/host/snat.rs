@@ -3,6 +3,7 @@
 use std::{io, process::Stdio};
 
 use tokio::{io::AsyncWriteExt as _, process::Command};
+use tracing::warn;
 
 use crate::instance::Instance;
 
@@ -17,18 +18,36 @@ pub enum SnatError {
     Refused(String),
 }
 
-/// Masquerades what comes out of the TUN and leaves by another device, replacing what was there.
-///
-/// # Errors
-/// Without `nft`, or when it refuses.
-pub async fn enable(instance: &Instance) -> Result<(), SnatError> {
-    nft(&format!("{}{}", removal(instance), rules(instance))).await
+/// Masquerading of what comes out of the TUN and leaves by another device, on or off as configured.
+#[derive(Debug)]
+pub struct Snat {
+    instance: Instance,
+    error: Option<String>,
+}
+
+impl Snat {
+    pub fn new(instance: Instance) -> Self {
+        Self { instance, error: None }
+    }
+
+    /// Switches it on or off. An error is logged, and returned by [`error`](Self::error).
+    pub async fn apply(&mut self, on: bool) {
+        let result = match on {
+            true => nft(&format!("{}{}", removal(&self.instance), rules(&self.instance))).await,
+            false => disable(&self.instance).await,
+        };
+        self.error = result.err().map(|error| error.to_string());
+        if let Some(error) = &self.error {
+            warn!(%error, "no masquerading");
+        }
+    }
+
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
 }
 
 /// Removes the table. Without `nft` there is none.
-///
-/// # Errors
-/// When `nft` refuses.
 pub async fn disable(instance: &Instance) -> Result<(), SnatError> {
     match nft(&removal(instance)).await {
         Err(SnatError::Missing(_)) => Ok(()),

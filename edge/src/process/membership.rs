@@ -1,73 +1,68 @@
-//! Credentials that `join` or `import` has written while we run.
+//! Out of the mesh and back in: revocation, removal, renewal, and joining again.
 
-use cframe_pki::{identity::PeerIdentity, tls::Credentials};
-use cframe_protocol::session::Command;
-use tracing::{debug, info, warn};
+use cframe_protocol::v1::{CallError, Enrolled};
+use tracing::{error, info};
 
-use super::{Site, boot, renew::Renewal};
-use crate::state::{self, Cut, Enrolment};
+use super::EdgeProcess;
+use crate::host::driver::MeshChange;
 
-/// What was found in the data directory.
-enum Found {
-    /// What we have.
-    Same,
-    /// Newer credentials of ours.
-    Ours(Box<(Credentials, PeerIdentity, Enrolment)>),
-    /// Another identity's.
-    Another(PeerIdentity),
-}
+impl EdgeProcess {
+    /// A controller has cut this edge off: no peers, and every prefix unreachable, so that no packet
+    /// leaves unencrypted.
+    pub(super) async fn leave_mesh(&mut self, reason: &str) {
+        if self.identity.is_cut_off() {
+            return;
+        }
+        error!(%reason, "cut off from the mesh: links are closed, prefixes unreachable; \
+            to come back, join again with a new token");
+        self.identity.record_cut(reason, true);
+        let peers = self.desired.peers();
+        let gone = peers.map(|(name, _)| MeshChange::PeerGone(name.clone())).collect();
+        self.driver.apply(gone).await;
+        self.routes.set_cut(true).await;
+    }
 
-impl Site {
-    /// Takes up what has been written since; a restart is needed only for another identity.
-    pub(super) async fn look_for_credentials(&mut self) {
-        match self.find_credentials() {
-            // Perhaps half written: looked at again.
-            Err(error) => debug!("credentials on disk: {error:#}"),
-            Ok(Found::Same) => {}
-            Ok(Found::Another(identity)) => self.warn_of_another(&identity),
-            Ok(Found::Ours(found)) => {
-                let (credentials, identity, enrolment) = *found;
-                match self.credentials.replace(credentials) {
-                    Ok(()) => self.joined_again(&identity, enrolment).await,
-                    Err(error) => warn!(%error, "the new credentials cannot be used"),
-                }
-            }
+    /// A controller refuses this edge's certificate. If peers refuse it too, links end by themselves:
+    /// nothing is taken down for it.
+    pub(super) fn record_refusal(&mut self, reason: &str) {
+        if self.identity.cut().is_none() {
+            error!(%reason, "a controller refuses this edge; to come back, join again with a new token");
+            self.identity.record_cut(reason, false);
         }
     }
 
-    fn find_credentials(&self) -> anyhow::Result<Found> {
-        let ours = self.credentials.identity();
-        let (credentials, identity, enrolment) = state::load(&self.state.dir)?;
-        Ok(if identity.serial == ours.serial && identity.id == ours.id {
-            Found::Same
-        } else if identity.id == ours.id {
-            Found::Ours(Box::new((credentials, identity, enrolment)))
-        } else {
-            Found::Another(identity)
-        })
+    /// A controller has accepted this edge: a cut, if there was one, is over.
+    pub(super) async fn rejoin_mesh(&mut self) {
+        let Some(cut) = self.identity.clear_cut() else { return };
+        info!("back in the mesh");
+        if cut.in_force {
+            self.driver.apply(self.links.all_peers(&self.desired)).await;
+            self.routes.set_cut(false).await;
+        }
     }
 
-    async fn joined_again(&mut self, identity: &PeerIdentity, enrolment: Enrolment) {
-        info!(serial = %identity.serial, "joined again: the new certificate is in use");
-        if enrolment.trust != self.enrolment.trust {
+    /// Uses credentials that `join` or `import` has written while the process runs.
+    pub(super) async fn check_credentials_on_disk(&mut self) {
+        let Some(enrolment) = self.identity.load_newer_credentials() else { return };
+        if enrolment.trust != self.desired.enrolment().trust {
             self.replace_trust(enrolment.trust.clone());
         }
-        let addresses = boot::addresses(&self.config, &enrolment, None);
-        self.enrolment = enrolment;
-        if self.client.addresses != addresses {
-            self.client.addresses = addresses;
-            self.tell(Command::Client(self.client.clone())).await;
-        }
-        self.renewal = Renewal::new(identity);
+        self.uplink.set_controllers(&enrolment.controllers).await;
+        self.desired.set_enrolment(enrolment);
         self.driver.credentials_renewed();
-        // A controller has just certified us.
-        self.back_in().await;
-        Cut::forget(&self.state.dir);
+        // A controller has just issued this certificate.
+        self.rejoin_mesh().await;
     }
 
-    fn warn_of_another(&mut self, identity: &PeerIdentity) {
-        if self.another_told.replace(identity.serial) != Some(identity.serial) {
-            warn!(id = %identity.id, "another identity was joined: restart, to be it");
+    pub(super) async fn renew_if_due(&mut self) {
+        if let Some(csr) = self.identity.request_if_due(self.uplink.is_connected()) {
+            self.uplink.request_certificate(csr).await;
+        }
+    }
+
+    pub(super) fn finish_renewal(&mut self, result: Result<Enrolled, CallError>) {
+        if self.identity.finish_renewal(result) {
+            self.driver.credentials_renewed();
         }
     }
 }

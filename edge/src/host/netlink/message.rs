@@ -17,14 +17,11 @@ use rtnetlink::IpVersion;
 use super::{Exit, RULE_PRIORITY};
 use crate::{
     host::reconcile::{Place, Route, Target},
-    instance::MARK_MASK,
+    instance::{MARK, MARK_MASK},
 };
 
 /// Who made a route, for people who look: unassigned in linux/rtnetlink.h and iproute2.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(207);
-
-/// What matters of a mark: all instances share it.
-const MARK: u32 = 0xcf00_0000;
 
 /// An address of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -54,7 +54,7 @@ pub(super) struct Keeper {
     remotes: BTreeSet<IpAddr>,
     underlay: BTreeSet<(u32, Option<IpAddr>)>,
     forwarding: bool,
-    problem: Option<String>,
+    error: Option<String>,
     /// Whether we know what is wanted. Until then the table stays as an earlier process left it:
     /// emptying it for a moment would let packets out in the clear.
     armed: bool,
@@ -80,7 +80,7 @@ impl Keeper {
             remotes: BTreeSet::new(),
             underlay: BTreeSet::new(),
             forwarding: setup.forwarding,
-            problem: None,
+            error: None,
             armed: false,
             events,
         })
@@ -265,7 +265,7 @@ impl Keeper {
     /// Compares the whole table with what is wanted, and makes it so.
     async fn reconcile(&mut self) {
         match self.pass().await {
-            Ok(()) => self.problem = None,
+            Ok(()) => self.error = None,
             Err(error) => self.refused(&error),
         }
         self.forward();
@@ -350,7 +350,7 @@ impl Keeper {
         let wanted = self.intent.wanted();
         let mut audit = Audit {
             intended: wanted.len(),
-            problem: self.problem.clone(),
+            error: self.error.clone(),
             sources: [false, true].iter().filter_map(|v6| self.intent.source(*v6)).collect(),
             overlaps: self.overlaps(),
             ..Audit::default()
@@ -364,7 +364,7 @@ impl Keeper {
                 let stale = plan.stale.iter().map(|index| describe(&found[*index].route.place));
                 audit.stale = stale.take(MAX_NAMED).collect();
             }
-            Err(error) => audit.problem = Some(chain(&error)),
+            Err(error) => audit.error = Some(chain(&error)),
         }
         audit
     }
@@ -382,9 +382,9 @@ impl Keeper {
     fn refused(&mut self, error: &NetlinkError) {
         let text = chain(error);
         // Retried every few seconds: said once.
-        if self.problem.as_ref() != Some(&text) {
+        if self.error.as_ref() != Some(&text) {
             warn!(error = %text, "the kernel refused a change of routes");
-            self.problem = Some(text);
+            self.error = Some(text);
         }
     }
 
@@ -392,7 +392,7 @@ impl Keeper {
         let now = Instant::now();
         let size = self.intent.foreign().len() / ROUTES_PER_PERIOD;
         let period = PERIOD * u32::try_from(1 + size).unwrap_or(u32::MAX);
-        let period = if self.problem.is_some() { RETRY } else { period };
+        let period = if self.error.is_some() { RETRY } else { period };
         if planned <= now { now + period } else { planned.min(now + period) }
     }
 

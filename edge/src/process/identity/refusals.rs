@@ -1,62 +1,48 @@
-//! Refused certificates in the log: who was claimed, and why not.
+//! Certificates that this edge has refused, in the log and in the status.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use cframe_pki::verifier::Observer;
 use tracing::warn;
 
-/// One reason is logged this often at most: anybody can cause refusals.
-const EVERY: Duration = Duration::from_secs(5);
+use crate::process::log_limit::LogLimit;
 
-/// What our verifiers have refused, by reason. Each reason is rationed by itself in the log, so that a
-/// flood of one hides no other.
+/// Counts refusals by reason. Each reason has its own limit in the log, so that a flood of one hides
+/// no other.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusals(Arc<Mutex<BTreeMap<&'static str, Ration>>>);
+pub(in crate::process) struct Refusals(Arc<Mutex<BTreeMap<&'static str, Count>>>);
+
+#[derive(Debug, Default)]
+struct Count {
+    limit: LogLimit,
+    total: u64,
+}
 
 impl Refusals {
-    /// Logs and counts what a verifier refuses.
-    pub(super) fn observer(&self) -> Observer {
-        let rations = Arc::clone(&self.0);
+    /// For a verifier: logs and counts what that refuses.
+    pub(in crate::process) fn observer(&self) -> Observer {
+        let counts = Arc::clone(&self.0);
         Arc::new(move |refusal, claimed| {
-            let mut rations = rations.lock().unwrap_or_else(PoisonError::into_inner);
-            let ration = rations.entry(refusal.label()).or_default();
-            if let Some(count) = ration.take(Instant::now()) {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let reason = counts.entry(refusal.label()).or_default();
+            reason.total += 1;
+            if let Some(count) = reason.limit.record(Instant::now()) {
                 let claimed = claimed.map(tracing::field::display);
                 warn!(claimed, reason = %refusal, count, "certificate refused");
             }
         })
     }
 
-    /// How many there were, as `certificate_<reason>`.
-    pub(super) fn counts(&self) -> Vec<(String, u64)> {
-        let rations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count =
-            |(label, ration): (&&str, &Ration)| (format!("certificate_{label}"), ration.all);
-        rations.iter().map(count).collect()
-    }
-}
-
-#[derive(Debug, Default)]
-struct Ration {
-    told: Option<Instant>,
-    refusals: u64,
-    all: u64,
-}
-
-impl Ration {
-    /// How many there were since the last that was told, if this one may be.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        self.refusals += 1;
-        self.all += 1;
-        if self.told.is_some_and(|told| now.duration_since(told) < EVERY) {
-            return None;
-        }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.refusals))
+    /// By `certificate_<reason>`.
+    pub(in crate::process) fn counts(&self) -> Vec<(String, u64)> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let named =
+            counts.iter().map(|(label, count)| (format!("certificate_{label}"), count.total));
+        named.collect()
     }
 }
 
@@ -78,14 +64,5 @@ mod tests {
             counts,
             [("certificate_denied".to_owned(), 2), ("certificate_wrong_mesh".to_owned(), 1)]
         );
-    }
-
-    #[test]
-    fn a_reason_is_told_at_once_and_then_with_the_count_of_those_in_between() {
-        let (mut ration, start) = (Ration::default(), Instant::now());
-        assert_eq!(ration.take(start), Some(1));
-        assert_eq!(ration.take(start + EVERY / 2), None);
-        assert_eq!(ration.take(start + EVERY / 2), None);
-        assert_eq!(ration.take(start + EVERY), Some(3));
     }
 }

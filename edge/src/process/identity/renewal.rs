@@ -1,51 +1,41 @@
-//! Renewal of our certificate, with a new key, over the session.
+//! When the certificate is renewed, and the new key while its certificate is on the way.
 
 use std::time::{Duration, Instant};
 
 use cframe_pki::{
     identity::PeerIdentity,
     key::PrivateKey,
-    renewal::{days_left, expires_soon, renew_at, retry_at},
-    unix_now,
+    renewal::{renew_at, retry_at},
 };
-use cframe_protocol::{
-    session::Command,
-    v1::{CallError, Enrolled},
-};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::Site;
-use crate::state;
+use crate::process::problems;
 
-/// A day, in seconds.
-const DAY: u64 = 86_400;
-
-/// What an edge says whose certificate has expired.
-pub(super) const EXPIRED: &str = "the certificate has expired, so that no controller and no peer takes it; join \
-    again: cfctl token create --rejoin, then cframe-edge join TOKEN";
+const WARN_INTERVAL_SECS: u64 = 86_400;
 
 #[derive(Debug)]
 pub(super) struct Renewal {
-    /// From when on to ask, in Unix seconds.
+    /// From when on a renewal is due, in Unix seconds.
     at: u64,
-    /// Not before, after an attempt: a clock that was far ahead for a moment delays nothing else.
-    again: Option<Instant>,
-    /// Why the last request failed.
-    pub(super) error: Option<String>,
-    /// The new key, while its certificate is asked for.
+    /// The earliest next attempt, on the monotonic clock: a wall clock that was far ahead for a
+    /// moment delays nothing else.
+    retry_at: Option<Instant>,
+    error: Option<String>,
+    /// The new key, while a request for its certificate is under way.
     pending: Option<PrivateKey>,
     seed: u64,
+    /// When expiry was last logged, in Unix seconds.
     warned: u64,
 }
 
 impl Renewal {
     pub(super) fn new(identity: &PeerIdentity) -> Self {
-        // Of the key, so that restarts don't draw again until an early moment comes up.
+        // Derived from the key, so that a restart does not draw another, earlier time.
         let [a, b, c, d, e, f, g, h, ..] = *identity.spki.as_bytes();
         let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         Self {
             at: renew_at(identity.not_before, identity.not_after, seed),
-            again: None,
+            retry_at: None,
             error: None,
             pending: None,
             seed,
@@ -53,105 +43,63 @@ impl Renewal {
         }
     }
 
-    /// When to ask, in Unix seconds.
+    /// When the next request is sent, in Unix seconds. `clock` is now.
     pub(super) fn next(&self, clock: u64) -> u64 {
-        let wait = self.again.map_or(Duration::ZERO, |at| at.duration_since(Instant::now()));
+        let wait = self.retry_at.map_or(Duration::ZERO, |at| at.duration_since(Instant::now()));
         match wait.as_secs() {
             0 => self.at,
             secs => self.at.max(clock.saturating_add(secs)),
         }
     }
 
-    fn is_due(&self, clock: u64, now: Instant) -> bool {
-        clock >= self.at && self.again.is_none_or(|at| now >= at) && self.pending.is_none()
+    pub(super) fn is_due(&self, clock: u64, now: Instant) -> bool {
+        clock >= self.at && self.retry_at.is_none_or(|at| now >= at) && self.pending.is_none()
     }
 
-    /// An attempt begins: the next one is for later, should it fail.
-    fn begin(&mut self, clock: u64, now: Instant) {
-        let wait = retry_at(clock, self.seed ^ clock).saturating_sub(clock);
-        self.again = Some(now + Duration::from_secs(wait));
+    pub(super) fn schedule_now(&mut self) {
+        (self.at, self.retry_at) = (0, None);
     }
-}
 
-impl Site {
-    /// Asks for a certificate when that is due, and warns when little of it is left.
-    pub(super) async fn renew_when_due(&mut self) {
-        let now = unix_now();
-        self.warn_of_expiry(now);
-        let connected = self.connection.controller.is_some();
-        if !connected || !self.renewal.is_due(now, Instant::now()) {
-            return;
-        }
-        self.renewal.begin(now, Instant::now());
-        let request = PrivateKey::generate().and_then(|key| Ok((key.csr()?, key)));
-        match request {
+    /// Makes a key and returns the CSR for it.
+    pub(super) fn request(&mut self, clock: u64, now: Instant) -> Option<Vec<u8>> {
+        self.schedule_retry(clock, now);
+        match PrivateKey::generate().and_then(|key| Ok((key.csr()?, key))) {
             Ok((csr, key)) => {
-                self.renewal.pending = Some(key);
-                self.tell(Command::Renew { csr: csr.to_vec() }).await;
-            }
-            Err(error) => warn!(%error, "no new key for the renewal"),
-        }
-    }
-
-    /// Somebody wants it renewed now.
-    pub(super) async fn renew_now(&mut self) {
-        (self.renewal.at, self.renewal.again) = (0, None);
-        self.renew_when_due().await;
-    }
-
-    pub(super) fn renewed(&mut self, result: Result<Enrolled, CallError>) {
-        let Some(key) = self.renewal.pending.take() else {
-            return warn!("a certificate came that was not asked for");
-        };
-        let used = match result {
-            Ok(enrolled) => self.use_certificate(key, &enrolled),
-            Err(error) => Err(error.into()),
-        };
-        match used {
-            Ok(identity) => {
-                info!(serial = %identity.serial, not_after = identity.not_after, "certificate renewed");
-                self.renewal = Renewal::new(&identity);
-                self.driver.credentials_renewed();
+                self.pending = Some(key);
+                Some(csr.to_vec())
             }
             Err(error) => {
-                warn!("the certificate was not renewed: {error:#}; trying again within the hour");
-                self.renewal.error = Some(format!("{error:#}"));
+                warn!(%error, "no key could be made for the renewal");
+                None
             }
         }
     }
 
-    fn use_certificate(
-        &self,
-        key: PrivateKey,
-        enrolled: &Enrolled,
-    ) -> anyhow::Result<PeerIdentity> {
-        let credentials = state::credentials(key, enrolled)?;
-        let identity = credentials.identity()?;
-        let ours = &self.credentials.identity().id;
-        if identity.id != *ours {
-            anyhow::bail!("it is for {} and we are {ours}", identity.id);
-        }
-        // On the disk first: a key that is used and lost could not be told from a stolen one.
-        credentials.save(&self.state.dir)?;
-        self.credentials.replace(credentials)?;
-        Ok(identity)
+    /// In case the attempt that starts now fails.
+    fn schedule_retry(&mut self, clock: u64, now: Instant) {
+        let wait = retry_at(clock, self.seed ^ clock).saturating_sub(clock);
+        self.retry_at = Some(now + Duration::from_secs(wait));
     }
 
-    fn warn_of_expiry(&mut self, now: u64) {
-        let identity = self.credentials.identity();
-        let soon = expires_soon(identity.not_before, identity.not_after, now);
-        if !soon || now < self.renewal.warned.saturating_add(DAY) {
-            return;
-        }
-        self.renewal.warned = now;
-        let days = days_left(identity.not_after, now);
-        if days < 0 {
-            warn!(days, "{EXPIRED}");
-        } else {
-            warn!(
-                days,
-                "the certificate expires soon and was not renewed: is a controller reachable?"
-            );
+    pub(super) fn take_pending_key(&mut self) -> Option<PrivateKey> {
+        self.pending.take()
+    }
+
+    pub(super) fn record_failure(&mut self, error: String) {
+        self.error = Some(error);
+    }
+
+    /// Why the last request failed.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    pub(super) fn warn_of_expiry(&mut self, identity: &PeerIdentity, now: u64) {
+        if let Some(text) = problems::expiry(identity, now)
+            && now >= self.warned.saturating_add(WARN_INTERVAL_SECS)
+        {
+            self.warned = now;
+            warn!("{text}");
         }
     }
 }
@@ -162,27 +110,29 @@ mod tests {
 
     use super::*;
 
+    const DAY: u64 = 86_400;
+
     #[test]
     fn a_clock_that_was_far_ahead_for_a_moment_delays_the_renewal_by_no_more_than_a_retry() {
-        let (start, day) = (1_800_000_000, DAY);
+        let start = 1_800_000_000;
         let mut renewal = Renewal::new(&PeerIdentity {
             id: "spiffe://mesh.example/ns/prod/edge/idc".parse().unwrap(),
             serial: Serial::from_bytes([1; 16]),
             spki: Fingerprint::from_bytes([2; 32]),
             issuer: None,
             not_before: start,
-            not_after: start + 30 * day,
+            not_after: start + 30 * DAY,
         });
         let now = Instant::now();
-        assert!(!renewal.is_due(start + day, now));
-        // Ten years ahead: asked for, and refused.
-        let ahead = start + 3650 * day;
+        assert!(!renewal.is_due(start + DAY, now));
+        // Ten years ahead: requested, and refused.
+        let ahead = start + 3650 * DAY;
         assert!(renewal.is_due(ahead, now));
-        renewal.begin(ahead, now);
+        renewal.schedule_retry(ahead, now);
         assert!(!renewal.is_due(ahead, now), "not again at once");
-        // Back, and due by the certificate.
+        // The clock is right again, and the certificate decides when renewal is due.
         let later = now + Duration::from_secs(2 * 3600);
-        assert!(!renewal.is_due(start + 2 * day, later));
-        assert!(renewal.is_due(start + 25 * day, later));
+        assert!(!renewal.is_due(start + 2 * DAY, later));
+        assert!(renewal.is_due(start + 25 * DAY, later));
     }
 }

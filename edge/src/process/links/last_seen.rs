@@ -1,95 +1,68 @@
-//! Where peers without an endpoint were last seen, on disk: an edge that starts again dials them
-//! there, instead of waiting for their next attempt.
+//! Where peers were last seen, on disk. After a restart, peers without an endpoint are dialled there
+//! instead of being waited for.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path};
 
 use cframe_mesh::LinkStatus;
 use cframe_pki::{files, identity::Label};
-use cframe_protocol::v1::Endpoint;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::resolve::Resolver;
+use crate::process::latest_writer::LatestWriter;
 
 /// The name in the data directory.
 const FILE: &str = "last-seen.json";
 
-/// Many links that come up together are written once.
-const PAUSE: Duration = Duration::from_millis(250);
-
 type Known = BTreeMap<Label, SocketAddr>;
 
 #[derive(Debug)]
-pub(super) struct LastSeen {
+pub(in crate::process) struct LastSeen {
     known: Known,
-    latest: watch::Sender<Known>,
+    writer: LatestWriter<Known>,
 }
 
 impl LastSeen {
-    /// What is on disk in this directory; nothing, if that cannot be used.
-    pub(super) fn load(dir: &Path, tasks: &mut JoinSet<()>) -> Self {
+    /// Loads what is in this directory. A file that cannot be used counts as none.
+    pub(in crate::process) fn load(dir: &Path, tasks: &mut JoinSet<()>) -> Self {
         let path = dir.join(FILE);
-        let known = files::read_public(&path).ok();
-        let known: Known =
-            known.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        let (latest, changed) = watch::channel(Known::default());
-        tasks.spawn(write(path, changed));
-        Self { known, latest }
+        let text = files::read_public(&path).ok();
+        let known = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let writer = LatestWriter::start(tasks, move |known| {
+            // Without the file, peers come by themselves, only later.
+            write(&path, &known)
+                .inspect_err(|error| debug!(%error, "last-seen.json not saved"))
+                .is_ok()
+        });
+        Self { known, writer }
     }
 
-    /// Where a peer may be dialled: its endpoints, or where it was last seen if it has none.
-    pub(super) fn or_endpoints(
-        &self,
-        resolver: &Resolver,
-        peer: &Label,
-        endpoints: &[Endpoint],
-    ) -> Vec<SocketAddr> {
-        match endpoints {
-            [] => self.known.get(peer).copied().into_iter().collect(),
-            endpoints => resolver.addresses(endpoints),
-        }
+    pub(in crate::process) fn address(&self, peer: &Label) -> Option<SocketAddr> {
+        self.known.get(peer).copied()
     }
 
-    /// A peer is there now.
-    pub(super) fn note(&mut self, peer: &Label, remote: SocketAddr) {
+    pub(super) fn record(&mut self, peer: &Label, remote: SocketAddr) {
         if self.known.insert(peer.clone(), remote) != Some(remote) {
-            self.latest.send_replace(self.known.clone());
+            self.writer.save(self.known.clone());
         }
     }
 
-    /// Takes over where links have moved to, and forgets who is no peer any more.
+    /// Records where all links are now, and forgets peers that have left.
     pub(super) fn follow(&mut self, links: &[LinkStatus]) {
         let seen = |link: &LinkStatus| {
-            let remote = link.remote.or_else(|| self.known.get(&link.peer).copied());
+            let remote = link.remote.or_else(|| self.address(&link.peer));
             remote.map(|remote| (link.peer.clone(), remote))
         };
         let known: Known = links.iter().filter_map(seen).collect();
         if known != self.known {
             self.known = known;
-            self.latest.send_replace(self.known.clone());
+            self.writer.save(self.known.clone());
         }
     }
 }
 
-/// The latest wins. What fails is of no weight: peers come by themselves, only later.
-async fn write(path: PathBuf, mut changed: watch::Receiver<Known>) {
-    while changed.changed().await.is_ok() {
-        let known = changed.borrow_and_update().clone();
-        let path = path.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let text = serde_json::to_vec(&known).map_err(std::io::Error::other)?;
-            files::write_public(&path, &text).map_err(std::io::Error::other)
-        });
-        if let Ok(Err(error)) = written.await {
-            debug!(%error, "where peers are was not saved");
-        }
-        sleep(PAUSE).await;
-    }
+fn write(path: &Path, known: &Known) -> io::Result<()> {
+    let text = serde_json::to_vec(known).map_err(io::Error::other)?;
+    files::write_public(path, &text).map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -97,28 +70,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_noted_is_known_after_a_restart() {
+    async fn a_recorded_peer_is_known_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let peer: Label = "aliyun-sz".parse().unwrap();
         let remote: SocketAddr = "192.0.2.7:58423".parse().unwrap();
         let mut tasks = JoinSet::new();
         let mut seen = LastSeen::load(dir.path(), &mut tasks);
-        let resolver = Resolver::default();
-        assert_eq!(seen.or_endpoints(&resolver, &peer, &[]), []);
-        seen.note(&peer, remote);
+        assert_eq!(seen.address(&peer), None);
+        seen.record(&peer, remote);
         drop(seen);
         while tasks.join_next().await.is_some() {}
         let mut seen = LastSeen::load(dir.path(), &mut tasks);
-        assert_eq!(seen.or_endpoints(&resolver, &peer, &[]), [remote]);
-        let endpoint = "203.0.113.7:1".parse().unwrap();
-        let dialled = seen.or_endpoints(&resolver, &peer, &[endpoint]);
-        assert_eq!(dialled, ["203.0.113.7:1".parse().unwrap()], "an endpoint counts more");
+        assert_eq!(seen.address(&peer), Some(remote));
         seen.follow(&[]);
-        assert_eq!(seen.or_endpoints(&resolver, &peer, &[]), [], "it is no peer any more");
+        assert_eq!(seen.address(&peer), None, "it is no longer a peer");
     }
 
     #[tokio::test]
-    async fn a_damaged_file_is_no_file() {
+    async fn a_damaged_file_counts_as_none() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         let seen = LastSeen::load(dir.path(), &mut JoinSet::new());
