@@ -32,7 +32,7 @@ use tokio::task::AbortHandle;
 use super::reconcile::{Place, Route};
 use batch::{Batches, Kind};
 pub use message::Address;
-pub(crate) use watch::{Note, Notes, watch};
+pub(crate) use watch::{Affected, Notifications, watch};
 
 /// The priority of our policy rules: before the main table's 32766, after the local table's 0 and
 /// what container networks use (Cilium: up to 111, AWS VPC: up to 1536).

@@ -89,6 +89,7 @@ proptest! {
         }
         prop_assert_eq!(delta, Some(Delta { from: first.version, changes }));
         let mut assembler = Assembler::default();
+        let mut delta = None;
         for piece in updates(None, second.version, Desired::default().diff(&second)) {
             delta = assembler.push(piece).unwrap().and_then(|(_, delta)| delta);
         }
