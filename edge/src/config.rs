@@ -1,4 +1,4 @@
-//! Configuration: a flag beats its environment variable, that beats the file, that beats the default.
+//! Configuration: a flag wins over its environment variable, that over the file, and that over the default.
 
 use std::{
     io,
@@ -16,40 +16,35 @@ use crate::instance::{Instance, InstanceError, Paths};
 /// What `run` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Names the device, table, mark and directories.
     pub instance: Instance,
-    /// Where state is kept.
     pub paths: Paths,
-    /// UDP port of links; `None`: the one that enrolment said.
+    /// UDP port of links; `None`: the port of the enrolment.
     pub listen: Option<u16>,
     /// A filter of tracing-subscriber, such as `info` or `cframe_edge=debug`.
     pub log: String,
-    /// How log lines look.
     pub log_format: LogFormat,
-    /// Whether forwarding is switched on.
     pub forwarding: Forwarding,
-    /// Whether what comes from the mesh is masqueraded toward the site.
+    /// Masquerade packets from the mesh toward the site.
     pub snat: bool,
-    /// The largest IP packet of the underlay.
+    /// The largest IP packet of the underlay, in bytes.
     pub underlay_mtu: u16,
-    /// Where metrics are served, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
-    /// Controllers to begin with; empty: those that enrolment or the last snapshot said.
+    /// Dialled besides the controllers that the mesh names.
     pub controllers: Vec<Endpoint>,
 }
 
-/// Forwarding between the TUN and the site.
+/// What the edge does about IP forwarding between the TUN and the site.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Forwarding {
-    /// Switched on where prefixes need it.
+    /// Switches it on as prefixes need it.
     #[default]
     Set,
-    /// Left as it is.
+    /// Leaves it as it is.
     Leave,
 }
 
-/// Where things are: flags of every command.
+/// Flags that every command has.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Place {
     /// Instance of this edge on its host: also its TUN device's name [default: cframe0]
@@ -63,7 +58,7 @@ pub struct Place {
     pub config: Option<PathBuf>,
 }
 
-/// What can be said on the command line, in the environment and in the file.
+/// Settings for the command line, the environment and the file.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Flags {
     /// UDP port of links [default: as enrolled, 58423]
@@ -93,78 +88,59 @@ pub struct Flags {
     pub controllers: Vec<Endpoint>,
 }
 
-/// The file's content. An unknown key is an error.
+/// The content of the configuration file. An unknown key is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<u16>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snat: Option<bool>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub underlay_mtu: Option<u16>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
-    /// See [`Config`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub controllers: Vec<Endpoint>,
 }
 
-/// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// The file is not one of ours.
     #[error("{}", .0.display())]
     Parse(PathBuf, #[source] Box<toml::de::Error>),
-    /// The instance's name is none.
     #[error(transparent)]
     Instance(#[from] InstanceError),
-    /// A value outside its range.
-    #[error("underlay_mtu is {0}; 1280 to 9216 bytes are possible")]
+    #[error("underlay_mtu is {0}: use 1280 to 9216 bytes")]
     UnderlayMtu(u16),
 }
 
 impl Place {
-    /// The instance and its directories, and the file's content.
-    ///
-    /// # Errors
-    /// When the file is there and unreadable or wrong, or was named and isn't there.
+    /// The instance, its paths, and the content of the file. A file that is missing counts as empty,
+    /// unless it was named.
     pub fn resolve(&self) -> Result<(Instance, Paths, File), ConfigError> {
         let named = self.instance.as_deref().map(str::parse::<Instance>).transpose()?;
-        let first = named.clone().unwrap_or_default().paths(self.data_dir.as_deref());
-        let path = self.config.clone().unwrap_or(first.config);
+        let default = named.clone().unwrap_or_default().paths(self.data_dir.as_deref());
+        let path = self.config.clone().unwrap_or(default.config);
         let file = read(&path, self.config.is_some())?;
-        let of_file = file.instance.as_deref().map(str::parse::<Instance>).transpose()?;
-        let instance = named.or(of_file).unwrap_or_default();
+        let in_file = file.instance.as_deref().map(str::parse::<Instance>).transpose()?;
+        let instance = named.or(in_file).unwrap_or_default();
         let paths = Paths { config: path, ..instance.paths(self.data_dir.as_deref()) };
         Ok((instance, paths, file))
     }
 }
 
 impl Config {
-    /// Puts flags, environment, file and defaults together; clap has done the first two.
-    ///
-    /// # Errors
-    /// As [`Place::resolve`], and for values out of range.
+    /// Merges flags, file and defaults. clap has merged the environment into the flags.
     pub fn load(place: &Place, flags: &Flags) -> Result<Self, ConfigError> {
         let (instance, paths, file) = place.resolve()?;
         let config = Self {
@@ -214,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let (_dir, place) = with_file("listen = 1111\nsnat = true\nlog = 'debug'\n");
         let flags = Flags { listen: Some(2222), snat: Some(false), ..Flags::default() };
         let config = Config::load(&place, &flags).unwrap();
@@ -249,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_data_dir_everything_is_in_the_systems_places() {
+    fn without_a_data_dir_everything_is_in_the_systems_directories() {
         let paths = Instance::default().paths(None);
         assert_eq!(paths.config, Path::new("/etc/cframe/edge.toml"));
         assert_eq!(paths.data, Path::new("/var/lib/cframe/cframe0"));

@@ -1,6 +1,6 @@
-//! `doctor`: what is wrong on this host, and how to mend it.
+//! `doctor`: what is wrong on this host, and how to fix it.
 //!
-//! [`gather`] looks, [`verdicts`] judges, and judges only by what was gathered.
+//! [`gather`] reads the host's state; [`findings`] judges it, from nothing else.
 
 mod firewall;
 mod gather;
@@ -12,37 +12,35 @@ use serde::Serialize;
 
 pub use firewall::ForwardPolicy;
 pub use gather::{Captured, Certificate, Facts, gather};
-pub use judge::verdicts;
+pub use judge::findings;
 
-/// One line of the doctor.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Verdict {
-    /// Whether it is as it should be.
+pub struct Finding {
     pub ok: bool,
-    /// What was looked at.
+    /// What was checked.
     pub check: &'static str,
-    /// What was found.
     pub found: String,
-    /// What to do, if it isn't.
-    pub mend: Option<String>,
+    /// What to do, unless it is ok.
+    pub fix: Option<String>,
 }
 
-impl Verdict {
+impl Finding {
     fn good(check: &'static str, found: impl Into<String>) -> Self {
-        Self { ok: true, check, found: found.into(), mend: None }
+        Self { ok: true, check, found: found.into(), fix: None }
     }
 
-    fn bad(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { ok: false, check, found: found.into(), mend: Some(mend.into()) }
+    fn bad(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { ok: false, check, found: found.into(), fix: Some(fix.into()) }
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = if self.ok { '✓' } else { '✗' };
         write!(f, "{mark} {}: {}", self.check, self.found)?;
-        match &self.mend {
-            Some(mend) => write!(f, "\n    → {mend}"),
+        match &self.fix {
+            Some(fix) => write!(f, "\n    → {fix}"),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The host around the core: TUN, socket, netlink, kernel settings, and the loop that ties them.
+//! The system around the core: TUN, socket, netlink, kernel settings, and the loop that connects them.
 
 pub mod driver;
 pub mod netlink;

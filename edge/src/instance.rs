@@ -1,7 +1,7 @@
-//! What the name of an instance fixes on its host.
+//! An instance and what its name determines on the host.
 //!
-//! One host can run edges of several namespaces. Everything that they could collide on follows from
-//! the instance's name alone, so that `down` finds what a killed process left behind.
+//! One host can run edges of several namespaces. Everything that they could collide on is derived from
+//! the instance's name alone, so that `down` finds what a killed process has left.
 
 use std::{
     fmt,
@@ -9,37 +9,34 @@ use std::{
     str::FromStr,
 };
 
-/// The name of an instance where none is given.
+/// The name of an instance, if none is given.
 pub const DEFAULT: &str = "cframe0";
 
-/// Bits of a packet's mark that say "this is an underlay packet of an edge", whichever instance sent it.
-///
-/// All instances share them, because a rule of one must not catch the packets of another. The rest of
-/// the mark is left to whoever else marks packets on the host.
+/// The mark of underlay packets, under [`MARK_MASK`]. All instances share it, because a rule of one
+/// must not match the packets of another.
+pub const MARK: u32 = 0xcf00_0000;
+/// The other bits of a packet's mark are left to other programs on the host.
 pub const MARK_MASK: u32 = 0xff00_0000;
 
-const MARK: u32 = 0xcf00_0000;
 const TABLES: u32 = 0x00cf_0000;
 
 /// The kernel's limit for a device's name (`IFNAMSIZ` with its NUL, linux/if.h).
 const MAX_LEN: usize = 15;
 
-/// The name of an edge's instance: also its TUN device's.
+/// The name of an instance, which is also the name of its TUN device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Instance(String);
 
-/// A name that cannot be an instance's.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a name for an instance: use 1 to 15 of a-z, 0-9 and '-', beginning with a letter, \
-     and none of the kernel's own (all, default, lo)"
+    "{0:?} is not a name for an instance: use 1 to 15 of a-z, 0-9 and '-', starting with a letter, \
+     and not a name of the kernel's (all, default, lo)"
 )]
 pub struct InstanceError(String);
 
-/// Where an instance keeps its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Credentials, snapshot and keys; 0700.
+    /// The data directory: credentials, snapshot and keys; mode 0700.
     pub data: PathBuf,
     /// The local socket of `status` and `doctor`.
     pub socket: PathBuf,
@@ -48,22 +45,21 @@ pub struct Paths {
 }
 
 impl Instance {
-    /// The name, which is the TUN device's too.
     pub fn name(&self) -> &str {
         &self.0
     }
 
-    /// The routing table, above 255 and out of the way of what people number by hand.
+    /// The routing table's number: above 255, where nobody numbers tables by hand.
     pub fn table(&self) -> u32 {
         TABLES | u32::from(self.hash())
     }
 
-    /// The mark of the instance's own packets; the [`MARK_MASK`] part is the same for all.
+    /// The mark of the instance's underlay packets: [`MARK`], and bits of its own.
     pub fn mark(&self) -> u32 {
         MARK | u32::from(self.hash())
     }
 
-    /// The directories: all below `data_dir` where that is given, the system's otherwise.
+    /// All paths are below `data_dir` if it is given; otherwise they are the system's.
     pub fn paths(&self, data_dir: Option<&Path>) -> Paths {
         match data_dir {
             Some(dir) => Paths {
@@ -82,7 +78,8 @@ impl Instance {
         }
     }
 
-    /// FNV-1a, folded to 16 bits: stable over releases, because kernels remember it.
+    /// FNV-1a, folded to 16 bits. It must not change between releases: it is in the numbers of tables
+    /// and marks that a running kernel has.
     fn hash(&self) -> u16 {
         let hash = self
             .0
@@ -126,12 +123,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_fixes_table_and_mark_for_good() {
+    fn a_name_determines_table_and_mark_for_good() {
         let instance = Instance::default();
         assert_eq!(instance.name(), "cframe0");
         assert_eq!(instance.table(), 0x00cf_0000 | u32::from(instance.hash()));
         assert_eq!(instance.mark() & MARK_MASK, 0xcf00_0000);
-        // A change here would strand the tables of running hosts.
+        // With another hash, tables of running hosts would never be removed.
         assert_eq!(instance.hash(), 0x216c);
     }
 

@@ -1,28 +1,25 @@
 //! The gateway of a cframe mesh: one process at the border of one site.
 //!
-//! - [`host`] is the machine around the core: TUN, socket, netlink, kernel settings, and the thread
-//!   that moves packets.
-//! - [`control`] is the rest of the process, one task: the session with a controller, desired state
-//!   on its way to the core and the kernel, names, renewal.
-//! - [`local`], [`status`], [`doctor`]: what the edge says of itself on its own host.
+//! - [`host`]: the system around the core, which is TUN, socket, netlink, kernel settings, and the
+//!   thread that moves packets.
+//! - [`process`]: everything else in one task, which is the session with a controller, the desired
+//!   state, names, and the certificate's renewal.
+//! - [`local`], [`status`], [`doctor`]: what the edge reports on its own host.
 //! - [`cli`]: the program.
 
-#![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
 pub mod cli;
 pub mod config;
-pub mod control;
 pub mod doctor;
 pub mod host;
 pub mod instance;
 pub mod local;
 pub mod notify;
+pub mod process;
 pub mod snapshot;
 pub mod state;
 pub mod status;
 
 mod metrics;
 mod sys;
-
-pub use control::run;

@@ -1,4 +1,4 @@
-//! The local socket: one line of JSON asks, one line answers.
+//! The local socket: a request is one line of JSON, and so is the response.
 
 use std::{
     io,
@@ -19,59 +19,50 @@ use tracing::debug;
 
 use crate::status::Status;
 
-/// A question is a line of at most this.
-const MAX_QUESTION: u64 = 1024;
-/// An answer: thousands of links.
-const MAX_ANSWER: u64 = 64 << 20;
-const LIMIT: Duration = Duration::from_secs(10);
-/// Connections at a time.
+/// In bytes.
+const MAX_REQUEST: u64 = 1024;
+/// In bytes: enough for thousands of links.
+const MAX_RESPONSE: u64 = 64 << 20;
+const TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Connections at the same time.
 const MAX_CLIENTS: usize = 8;
 
-/// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Question {
-    /// → [`Status`].
+pub enum Request {
     Status,
 }
 
-/// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Answer {
-    /// To [`Question::Status`].
+pub enum Response {
     Status(Box<Status>),
-    /// The question is none, or there is no answer.
     Error(String),
 }
 
-/// A question and where its answer goes.
+/// A request, and the channel for its response.
 #[derive(Debug)]
-pub struct Asked {
-    /// The question.
-    pub question: Question,
-    /// For the answer.
-    pub reply: oneshot::Sender<Answer>,
+pub struct Call {
+    pub request: Request,
+    pub reply: oneshot::Sender<Response>,
 }
 
-/// Why a daemon could not be asked.
+/// Why the running process could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// None runs.
-    #[error("cframe-edge isn't running: nobody answers at {}", .0.display())]
+    #[error("cframe-edge isn't running: no process listens on {}", .0.display())]
     NotRunning(PathBuf),
-    /// We may not.
-    #[error("not allowed to use {}: ask as the user that runs cframe-edge", .0.display())]
+    #[error("not allowed to use {}: run this as root or as the user that runs cframe-edge", .0.display())]
     NotAllowed(PathBuf),
-    /// Anything else.
-    #[error("no answer at {}", .0.display())]
+    #[error("no response from {}", .0.display())]
     Failed(PathBuf, #[source] io::Error),
-    /// The daemon's answer.
+    /// The process has refused, for this reason.
     #[error("{0}")]
     Refused(String),
 }
 
-/// The listening socket; its file goes with it.
+/// The listening socket. Its file is removed with it.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
@@ -79,10 +70,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens, with mode 0600, replacing the file that an earlier process left.
+    /// Listens with mode 0600, replacing a file that an earlier process has left.
     ///
     /// # Errors
-    /// When the path is too long for a socket (107 bytes), or its directory cannot be made.
+    /// When the path is too long for a socket (107 bytes), or the directory cannot be created.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(parent) = path.parent()
             && !parent.exists()
@@ -93,24 +84,26 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Whoever connects between the two calls is turned away when it is accepted.
+        // A client that connects between the next two calls is refused after `accept`.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Serves until it is dropped, or until nobody takes the questions.
-    pub async fn run(self, questions: mpsc::Sender<Asked>) {
-        let room = Arc::new(Semaphore::new(MAX_CLIENTS));
+    /// Serves until it is dropped.
+    pub async fn run(self, calls: mpsc::Sender<Call>) {
+        let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut clients = tokio::task::JoinSet::new();
-        while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+        while let Ok(permit) = Arc::clone(&slots).acquire_owned().await {
             while clients.try_join_next().is_some() {}
             match self.listener.accept().await {
-                Ok((stream, _)) if !may_ask(&stream) => debug!("a stranger at the local socket"),
+                Ok((stream, _)) if !is_allowed(&stream) => {
+                    debug!("a client of another user at the local socket");
+                }
                 Ok((stream, _)) => {
-                    let questions = questions.clone();
+                    let calls = calls.clone();
                     clients.spawn(async move {
-                        if timeout(LIMIT, serve(stream, questions)).await.is_err() {
+                        if timeout(TIMEOUT, serve(stream, calls)).await.is_err() {
                             debug!("a local client was too slow");
                         }
                         drop(permit);
@@ -118,57 +111,56 @@ impl Server {
                 }
                 Err(error) => {
                     debug!(%error, "accept on the local socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 }
 
-/// Root and ourselves. The file's mode says so too, but not in the moment before it is set.
-fn may_ask(stream: &UnixStream) -> bool {
+/// Root and the user of this process. The file's mode says the same, but it is set a moment after the
+/// socket is there.
+fn is_allowed(stream: &UnixStream) -> bool {
     let ours = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| [0, ours].contains(&peer.uid()))
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A file that is left answers "not running" all the same.
+        // If the file stays, a client is refused and reports "not running" as well.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-async fn serve(mut stream: UnixStream, questions: mpsc::Sender<Asked>) -> io::Result<()> {
+async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read.take(MAX_QUESTION)).read_line(&mut line).await?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(question) => ask_within(question, &questions).await,
-        Err(error) => Answer::Error(format!("not a question: {error}")),
+    BufReader::new(read.take(MAX_REQUEST)).read_line(&mut line).await?;
+    let response = match serde_json::from_str(&line) {
+        Ok(request) => call(request, &calls).await,
+        Err(error) => Response::Error(format!("not a request: {error}")),
     };
-    let mut text = serde_json::to_vec(&answer)?;
+    let mut text = serde_json::to_vec(&response)?;
     text.push(b'\n');
     write.write_all(&text).await
 }
 
-async fn ask_within(question: Question, questions: &mpsc::Sender<Asked>) -> Answer {
-    let (reply, answer) = oneshot::channel();
-    if questions.send(Asked { question, reply }).await.is_err() {
-        return Answer::Error("cframe-edge is stopping".to_owned());
+/// Has the process answer a request.
+pub(crate) async fn call(request: Request, calls: &mpsc::Sender<Call>) -> Response {
+    let (reply, response) = oneshot::channel();
+    if calls.send(Call { request, reply }).await.is_err() {
+        return Response::Error("cframe-edge is stopping".to_owned());
     }
-    answer.await.unwrap_or_else(|_| Answer::Error("cframe-edge is stopping".to_owned()))
+    response.await.unwrap_or_else(|_| Response::Error("cframe-edge is stopping".to_owned()))
 }
 
-/// Asks a running daemon for its status.
-///
-/// # Errors
-/// When none runs, or it doesn't answer.
+/// Asks the running process for its status.
 pub async fn status(path: &Path) -> Result<Status, AskError> {
-    let asked = timeout(LIMIT, ask(path, Question::Status)).await;
+    let response = timeout(TIMEOUT, send(path, Request::Status)).await;
     let failed = |error| AskError::Failed(path.to_owned(), error);
-    match asked.map_err(|_| failed(io::ErrorKind::TimedOut.into()))? {
-        Ok(Answer::Status(status)) => Ok(*status),
-        Ok(Answer::Error(text)) => Err(AskError::Refused(text)),
+    match response.map_err(|_| failed(io::ErrorKind::TimedOut.into()))? {
+        Ok(Response::Status(status)) => Ok(*status),
+        Ok(Response::Error(text)) => Err(AskError::Refused(text)),
         Err(error) => {
             let kind = error.kind();
             let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
@@ -181,13 +173,13 @@ pub async fn status(path: &Path) -> Result<Status, AskError> {
     }
 }
 
-async fn ask<T: DeserializeOwned>(path: &Path, question: Question) -> io::Result<T> {
+async fn send<T: DeserializeOwned>(path: &Path, request: Request) -> io::Result<T> {
     let mut stream = UnixStream::connect(path).await?;
-    let mut text = serde_json::to_vec(&question)?;
+    let mut text = serde_json::to_vec(&request)?;
     text.push(b'\n');
     stream.write_all(&text).await?;
     let mut line = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut line).await?;
+    stream.take(MAX_RESPONSE).read_to_end(&mut line).await?;
     Ok(serde_json::from_slice(&line)?)
 }
 
@@ -200,50 +192,50 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_answered_over_a_private_socket() {
+    fn a_request_is_answered_over_a_private_socket() {
         runtime().block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("edge.sock");
             let server = Server::bind(&path).unwrap();
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
-            let (questions, mut asked) = mpsc::channel(1);
-            let task = tokio::spawn(server.run(questions));
+            let (calls, mut asked) = mpsc::channel(1);
+            let task = tokio::spawn(server.run(calls));
             let answering = tokio::spawn(async move {
-                let Asked { question, reply } = asked.recv().await.unwrap();
-                assert_eq!(question, Question::Status);
+                let Call { request, reply } = asked.recv().await.unwrap();
+                assert_eq!(request, Request::Status);
                 let status = Status { pid: 42, ..Status::default() };
-                reply.send(Answer::Status(Box::new(status))).unwrap();
+                reply.send(Response::Status(Box::new(status))).unwrap();
             });
             assert_eq!(status(&path).await.unwrap().pid, 42);
             answering.await.unwrap();
             task.abort();
             let _ = task.await;
-            assert!(!path.exists(), "the file goes with the server");
+            assert!(!path.exists(), "the file is removed with the server");
         });
     }
 
     #[test]
-    fn nonsense_gets_an_error_and_nobody_gets_not_running() {
+    fn an_unknown_request_gets_an_error_and_a_missing_server_is_reported_as_not_running() {
         runtime().block_on(async {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("edge.sock");
             assert!(matches!(status(&path).await, Err(AskError::NotRunning(_))));
             let server = Server::bind(&path).unwrap();
-            let (questions, _asked) = mpsc::channel(1);
-            let task = tokio::spawn(server.run(questions));
+            let (calls, _asked) = mpsc::channel(1);
+            let task = tokio::spawn(server.run(calls));
             let mut stream = UnixStream::connect(&path).await.unwrap();
             stream.write_all(b"{\"op\":\"destroy\"}\n").await.unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).await.unwrap();
-            let answer: Answer = serde_json::from_str(&text).unwrap();
-            assert!(matches!(answer, Answer::Error(_)));
+            let response: Response = serde_json::from_str(&text).unwrap();
+            assert!(matches!(response, Response::Error(_)));
             task.abort();
         });
     }
 
     #[test]
     fn a_line_is_what_is_documented() {
-        assert_eq!(serde_json::to_string(&Question::Status).unwrap(), r#"{"op":"status"}"#);
+        assert_eq!(serde_json::to_string(&Request::Status).unwrap(), r#"{"op":"status"}"#);
     }
 }

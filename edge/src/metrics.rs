@@ -1,34 +1,36 @@
-//! `/metrics` for Prometheus, on a local port if one is configured.
+//! `/metrics` for Prometheus, on the configured port.
 
 use std::{fmt::Write as _, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::timeout,
 };
 
 use crate::{
-    local::{Answer, Asked, Question},
+    local::{self, Call, Request, Response},
     status::Status,
 };
 
-const LIMIT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// In bytes.
 const MAX_REQUEST: usize = 8 << 10;
 
-/// Serves one scrape after the other until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, questions: mpsc::Sender<Asked>) {
+/// Serves one scrape after the other.
+pub(crate) async fn serve(listener: TcpListener, calls: mpsc::Sender<Call>) {
     loop {
         match listener.accept().await {
-            // A scraper that is slow or breaks off costs its turn alone.
-            Ok((stream, _)) => drop(timeout(LIMIT, answer(stream, &questions)).await),
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            // A scraper that is slow or disconnects loses only its own turn.
+            Ok((stream, _)) => drop(timeout(TIMEOUT, answer(stream, &calls)).await),
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
         }
     }
 }
 
-async fn answer(mut stream: TcpStream, questions: &mpsc::Sender<Asked>) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, calls: &mpsc::Sender<Call>) -> std::io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < MAX_REQUEST {
         let mut part = [0; 1024];
@@ -38,8 +40,8 @@ async fn answer(mut stream: TcpStream, questions: &mpsc::Sender<Asked>) -> std::
         }
     }
     let (status, body) = match request.starts_with(b"GET /metrics ") {
-        true => ("200 OK", scrape(questions).await),
-        false => ("404 Not Found", "only /metrics is here\n".to_owned()),
+        true => ("200 OK", scrape(calls).await),
+        false => ("404 Not Found", "not found; metrics are at /metrics\n".to_owned()),
     };
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\n\
@@ -51,19 +53,16 @@ async fn answer(mut stream: TcpStream, questions: &mpsc::Sender<Asked>) -> std::
     stream.shutdown().await
 }
 
-async fn scrape(questions: &mpsc::Sender<Asked>) -> String {
-    let (reply, answer) = oneshot::channel();
-    // A closed channel leaves no answer either.
-    let _ = questions.send(Asked { question: Question::Status, reply }).await;
-    match answer.await {
-        Ok(Answer::Status(status)) => render(&status),
-        _ => String::new(),
+async fn scrape(calls: &mpsc::Sender<Call>) -> String {
+    match local::call(Request::Status, calls).await {
+        Response::Status(status) => render(&status),
+        Response::Error(_) => String::new(),
     }
 }
 
 fn render(status: &Status) -> String {
     let mut out = String::new();
-    // Writing to a string doesn't fail.
+    // Writing to a string cannot fail.
     let _ = plain(&mut out, status);
     let _ = links(&mut out, status);
     out
@@ -82,51 +81,65 @@ fn plain(out: &mut String, status: &Status) -> std::fmt::Result {
         (
             "state_age_seconds",
             "gauge",
-            "Since a controller confirmed the state.",
+            "Time since a controller confirmed the state; 0 during a session.",
             status.state.age_secs.unwrap_or(0),
         ),
         (
             "certificate_not_after_seconds",
             "gauge",
-            "When the certificate expires, Unix time.",
+            "Expiry of the certificate in Unix time.",
             status.certificate.not_after,
         ),
-        ("routes_intended", "gauge", "Routes that there should be.", status.routes.intended as u64),
+        (
+            "routes_intended",
+            "gauge",
+            "Routes that should be in the kernel.",
+            status.routes.intended as u64,
+        ),
         (
             "routes_installed",
             "gauge",
-            "Routes of these that there are.",
+            "Intended routes that are in the kernel.",
             status.routes.installed as u64,
         ),
-        ("uptime_seconds", "gauge", "Since the start.", status.uptime_secs),
-        ("sent_packets_total", "counter", "Inner packets to links.", t.sent_packets),
-        ("sent_bytes_total", "counter", "Inner bytes to links.", t.sent_bytes),
-        ("received_packets_total", "counter", "Inner packets from links.", t.received_packets),
-        ("received_bytes_total", "counter", "Inner bytes from links.", t.received_bytes),
+        ("uptime_seconds", "gauge", "Time since the process started.", status.uptime_secs),
+        ("sent_packets_total", "counter", "Inner packets sent over links.", t.sent_packets),
+        ("sent_bytes_total", "counter", "Inner bytes sent over links.", t.sent_bytes),
+        (
+            "received_packets_total",
+            "counter",
+            "Inner packets received over links.",
+            t.received_packets,
+        ),
+        ("received_bytes_total", "counter", "Inner bytes received over links.", t.received_bytes),
     ] {
         head(out, name, kind, help)?;
         writeln!(out, "cframe_edge_{name} {value}")?;
     }
-    head(out, "dropped_total", "counter", "Packets that went no further, by reason.")?;
+    head(out, "dropped_total", "counter", "Packets dropped, by reason.")?;
     for (reason, count) in &status.drops {
         writeln!(out, "cframe_edge_dropped_total{{reason=\"{reason}\"}} {count}")?;
     }
     Ok(())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "microseconds of a round trip as seconds")]
+#[expect(clippy::cast_precision_loss, reason = "microseconds as seconds, and byte counts")]
 fn links(out: &mut String, status: &Status) -> std::fmt::Result {
     type Value = fn(&crate::status::LinkStatus) -> f64;
     let series: [(&str, &str, &str, Value); 7] = [
         ("link_up", "gauge", "Whether the link carries traffic.", |l| f64::from(u8::from(l.up))),
-        ("link_rtt_seconds", "gauge", "Round trip.", |l| l.rtt_us as f64 / 1e6),
-        ("link_path_mtu_bytes", "gauge", "Largest UDP payload.", |l| f64::from(l.path_mtu)),
-        ("link_loss_ratio", "gauge", "Share of outer packets lost.", |l| l.loss),
+        ("link_rtt_seconds", "gauge", "Round-trip time.", |l| l.rtt_us as f64 / 1e6),
+        ("link_path_mtu_bytes", "gauge", "Largest UDP payload that the path carries.", |l| {
+            f64::from(l.path_mtu)
+        }),
+        ("link_loss_ratio", "gauge", "Ratio of outer packets lost.", |l| l.loss),
         ("link_sent_bytes_total", "counter", "Inner bytes sent.", |l| l.traffic.sent_bytes as f64),
         ("link_received_bytes_total", "counter", "Inner bytes received.", |l| {
             l.traffic.received_bytes as f64
         }),
-        ("link_since_seconds", "gauge", "Up or down for this long.", |l| l.since_secs as f64),
+        ("link_since_seconds", "gauge", "Time since the link went up or down.", |l| {
+            l.since_secs as f64
+        }),
     ];
     for (name, kind, help, value) in series {
         head(out, name, kind, help)?;

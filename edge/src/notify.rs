@@ -1,4 +1,4 @@
-//! Telling systemd how we are (sd_notify(3)): a datagram to `$NOTIFY_SOCKET`.
+//! Notifications for systemd: a datagram to `$NOTIFY_SOCKET` (sd_notify(3)).
 
 use std::{
     io,
@@ -13,11 +13,11 @@ use std::{
 
 use tracing::debug;
 
-/// Says `READY=1`, `STOPPING=1` and the like; nothing without a service manager.
+/// Sends `READY=1`, `STOPPING=1` and the like. Without a service manager it does nothing.
 pub fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(path.as_bytes(), state) {
-        debug!(%error, "systemd was not told");
+        debug!(%error, "systemd was not notified");
     }
 }
 

@@ -1,11 +1,12 @@
-//! The last desired state on disk, from which an edge starts without any controller.
+//! The last desired state on disk, from which an edge starts without a controller.
 //!
-//! One line `cframe-snapshot <format> <length> <sha-256 of the body>`, then the body: JSON. It is
-//! written to another name, synced and renamed, so that there is always a whole one.
+//! One line `cframe-snapshot <format> <length> <sha-256 of the body>`, then the body: JSON. The file is
+//! written under another name, synced and renamed, so that a complete one always exists.
 
 use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -23,65 +24,44 @@ pub const FILE: &str = "snapshot";
 const MAGIC: &str = "cframe-snapshot";
 const FORMAT: u32 = 1;
 
-/// 100,000 prefixes have some 5 MB.
+/// In bytes; 100,000 prefixes take about 5 MB.
 const MAX_LEN: u64 = 256 << 20;
 
-/// What is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Whose state it is: another identity must not start from it.
+    /// The edge that the state is for: another must not start from it.
     pub id: SpiffeId,
-    /// When it was saved, in Unix seconds.
+    /// In Unix seconds.
     pub saved: u64,
-    /// The state.
-    pub desired: Desired,
-    /// Denials that the state may lack: those of earlier epochs of the store.
+    pub desired: Arc<Desired>,
+    /// Denials of earlier epochs of the controllers' store, which the state may lack.
     #[serde(default)]
     pub denied: DenyList,
 }
 
-/// A snapshot that cannot be used.
+/// Why a snapshot cannot be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// It cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// It cannot be written.
     #[error(transparent)]
     Write(#[from] FileError),
-    /// It is no snapshot.
     #[error("{} is not a snapshot", .0.display())]
     Header(PathBuf),
-    /// It is of a later version of this program.
+    /// A later version of this program has written it.
     #[error("{} has format {found}; this program reads {FORMAT}", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// It ends early, has something after its end, or bits have changed.
+    Format { path: PathBuf, found: u32 },
+    /// It ends early, goes on after its end, or bits have changed.
     #[error("{} is damaged: {what}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// How that shows.
-        what: String,
-    },
+    Damaged { path: PathBuf, what: String },
 }
 
-/// Saves a snapshot in place of the one that may be there.
-///
-/// # Errors
-/// When the system refuses; what was there stays.
+/// Saves a snapshot, replacing an older one. After an error the older one is still there.
 pub fn save(path: &Path, snapshot: &Snapshot) -> Result<(), SnapshotError> {
     Ok(files::replace_secret(path, &encode(snapshot))?)
 }
 
-/// Loads a snapshot; `None` if there is none.
-///
-/// # Errors
-/// When there is one that cannot be used.
+/// Loads a snapshot; `None` if there is no file.
 pub fn load(path: &Path) -> Result<Option<Snapshot>, SnapshotError> {
     let read = |error| SnapshotError::Read(path.to_owned(), error);
     let file = match std::fs::File::open(path) {
@@ -159,7 +139,7 @@ mod tests {
         Snapshot {
             id: "spiffe://mesh.example/ns/prod/edge/idc".parse().unwrap(),
             saved: 1_763_000_100,
-            desired,
+            desired: Arc::new(desired),
             denied: [denial()].into_iter().collect(),
         }
     }
@@ -189,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_with_any_bit_flipped_is_refused_or_means_the_same() {
+    fn a_snapshot_with_any_bit_flipped_is_refused() {
         let bytes = encode(&snapshot());
         for index in 0..bytes.len() {
             for bit in 0..8 {
@@ -208,7 +188,7 @@ mod tests {
         assert!(matches!(error, SnapshotError::Format { found: 2, .. }), "{error}");
     }
 
-    /// As format 1 was first written. Whatever comes to the format, this must load.
+    /// Format 1 as it was first written. This must load in every later version.
     #[test]
     fn a_snapshot_of_the_first_release_loads() {
         let body = r#"{"id":"spiffe://m.example/ns/prod/edge/idc","saved":7,"desired":{"version":{"epoch":1,"mesh":2,"namespace":3},"settings":{"tun_mtu":1400,"congestion":"Transparent"},"trust":{"roots":[],"revoked_issuers":[]},"denied":[],"controllers":["c.example:58422"],"edges":{"idc":{"endpoints":[]}},"prefixes":{"10.60.6.0/24":"idc"}}}"#;

@@ -1,4 +1,4 @@
-//! What an edge keeps in its data directory: identity, what enrolment said, and the endpoint's keys.
+//! The data directory: identity, the answer of the enrolment, and the endpoint's keys.
 
 mod cut;
 
@@ -29,32 +29,29 @@ const KEYS: &str = "endpoint.key";
 const PENDING_KEY: &str = "pending.key.pem";
 const LOCK: &str = "lock";
 
-/// What enrolment said, beside the certificate.
+/// What came with the certificate. Trust, controllers and settings count only while there is no
+/// snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolment {
-    /// Whose certificates count; a snapshot knows better.
     pub trust: TrustBundle,
-    /// Where controllers are; a snapshot knows better.
     pub controllers: Vec<Endpoint>,
-    /// The UDP port of links.
+    /// The UDP port of links; 0 for the default.
     pub listen_port: u16,
-    /// The namespace's settings; a snapshot knows better.
     pub settings: Settings,
 }
 
-/// A data directory, held by one process at a time.
+/// A data directory, locked by this process.
 #[derive(Debug)]
 pub struct State {
-    /// The directory.
     pub dir: PathBuf,
     _lock: File,
 }
 
 impl State {
-    /// Makes the directory if need be, and locks it until this is dropped.
+    /// Creates the directory if it is missing, and locks it until this is dropped.
     ///
     /// # Errors
-    /// When it is open to others, or another process has it.
+    /// When other users may access it, or another process has locked it.
     pub fn open(dir: &Path) -> Result<Self> {
         files::ensure_private_dir(dir)?;
         let path = dir.join(LOCK);
@@ -70,30 +67,23 @@ impl State {
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
-    /// The endpoint's keys, made at the first start.
-    ///
-    /// # Errors
-    /// When the file is open to others or unreadable, or the random source fails.
+    /// The endpoint's keys, generated at the first start.
     pub fn endpoint_keys(&self) -> Result<EndpointKeys> {
         let path = self.dir.join(KEYS);
         if !path.exists() {
-            let mut bytes = [0; KEYS_LEN];
-            random(&mut bytes)?;
+            let bytes = random::<KEYS_LEN>()?;
             files::write_secret(&path, STANDARD.encode(bytes).as_bytes())?;
         }
         let text = files::read_secret(&path)?;
         let bytes = STANDARD.decode(text.trim_ascii()).ok();
         let keys = bytes.as_deref().and_then(split_keys);
         keys.with_context(|| {
-            format!("{} is damaged: remove it, and a new one is made", path.display())
+            format!("{} is damaged: remove it, and a new one is generated", path.display())
         })
     }
 }
 
-/// The identity in a directory, and what enrolment said.
-///
-/// # Errors
-/// When there is none, or it cannot be used.
+/// The identity in a directory, and its enrolment.
 pub fn load(dir: &Path) -> Result<(Credentials, PeerIdentity, Enrolment)> {
     if !dir.join(Credentials::CHAIN_FILE).exists() {
         bail!("no identity in {}: join first, with cframe-edge join TOKEN", dir.display());
@@ -115,16 +105,16 @@ pub fn existing(dir: &Path) -> Option<SpiffeId> {
     Some(Credentials::load(dir).ok()?.identity().ok()?.id)
 }
 
-/// Keeps what enrolment gave: checked, the certificate last. Returns whose it is.
+/// Checks and saves an enrolment, the certificate last. Returns the identity of the certificate.
 ///
 /// # Errors
-/// When the certificate is another's or for another key, or a file cannot be written.
-pub fn adopt(dir: &Path, key: PrivateKey, enrolled: &Enrolled) -> Result<PeerIdentity> {
+/// When the certificate is for another edge or another key, or a file cannot be written.
+pub fn save_identity(dir: &Path, key: PrivateKey, enrolled: &Enrolled) -> Result<PeerIdentity> {
     let credentials = credentials(key, enrolled)?;
     let identity = credentials.identity()?;
     files::ensure_private_dir(dir)?;
     if existing(dir).is_some_and(|before| before != identity.id) {
-        // Another's state.
+        // The snapshot is the other edge's.
         let _ = std::fs::remove_file(dir.join(crate::snapshot::FILE));
     }
     save_enrolment(
@@ -142,53 +132,39 @@ pub fn adopt(dir: &Path, key: PrivateKey, enrolled: &Enrolled) -> Result<PeerIde
     Ok(identity)
 }
 
-/// Reads the answer of `cfctl cert enroll`: its file, or the directory with it.
-///
-/// # Errors
-/// When the file is missing or not one of its.
+/// Reads the answer of `cfctl cert enroll`: the file, or the directory that contains it.
 pub fn read_answer(path: &Path) -> Result<Enrolled> {
     let path = if path.is_dir() { path.join(ENROLLED) } else { path.to_owned() };
     parse_answer(&files::read_public(&path)?).with_context(|| path.display().to_string())
 }
 
-/// The answer from its JSON.
-///
-/// # Errors
-/// When it isn't one.
 pub fn parse_answer(text: &[u8]) -> Result<Enrolled> {
     serde_json::from_slice(text).context("not an answer of cfctl cert enroll (enrolled.json)")
 }
 
-/// The credentials of an enrolment, which must be for this key and for whom it says.
+/// The credentials of an enrolment.
 ///
 /// # Errors
-/// When they aren't.
+/// When the certificate is not for this key, or not for the edge that the answer names.
 pub fn credentials(key: PrivateKey, enrolled: &Enrolled) -> Result<Credentials> {
     let chain: Vec<CertificateDer<'static>> =
         enrolled.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let credentials = Credentials { chain, key };
     let found = credentials.identity()?.id;
     let Enrolled { mesh, namespace, edge, .. } = enrolled;
-    let said = SpiffeId::edge(mesh.clone(), namespace.clone(), edge.clone());
-    if found != said {
-        bail!("the controller says {said} and certifies {found}: nothing was kept");
+    let named = SpiffeId::edge(mesh.clone(), namespace.clone(), edge.clone());
+    if found != named {
+        bail!("the controller names {named} and certifies {found}: nothing was saved");
     }
     Ok(credentials)
 }
 
-/// Keeps what enrolment or a later state said.
-///
-/// # Errors
-/// When the file cannot be written.
 pub fn save_enrolment(dir: &Path, enrolment: &Enrolment) -> Result<()> {
     let text = serde_json::to_vec_pretty(enrolment)?;
     Ok(files::write_public(&dir.join(ENROLLED), &text)?)
 }
 
-/// The key that waits for its certificate, made if there is none yet.
-///
-/// # Errors
-/// When it cannot be made, read or written.
+/// The key that waits for its certificate, generated if there is none.
 pub fn pending_key(dir: &Path) -> Result<PrivateKey> {
     files::ensure_private_dir(dir)?;
     let path = dir.join(PENDING_KEY);
@@ -201,13 +177,11 @@ pub fn pending_key(dir: &Path) -> Result<PrivateKey> {
     Ok(key)
 }
 
-/// Fills `bytes` from the system's random source.
-///
-/// # Errors
-/// When that fails.
-pub fn random(bytes: &mut [u8]) -> Result<()> {
-    match aws_lc_rs::rand::fill(bytes) {
-        Ok(()) => Ok(()),
+/// Bytes of the system's random source.
+pub fn random<const LEN: usize>() -> Result<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => Ok(bytes),
         Err(_) => bail!("the system's random source failed"),
     }
 }
@@ -253,14 +227,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_pending_key_stays_the_same_until_it_is_adopted() {
+    fn a_pending_key_stays_the_same_until_its_certificate_is_saved() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edge");
         let first = pending_key(&path).unwrap();
         assert_eq!(first.spki_sha256(), pending_key(&path).unwrap().spki_sha256());
     }
 
-    /// What a controller answers to a key, and what `cfctl cert enroll` writes of it.
+    /// What a controller answers to a CSR, and `cfctl cert enroll` writes to a file.
     fn enrolled(key: &PrivateKey, name: &str) -> Enrolled {
         let mesh: MeshName = "mesh.example".parse().unwrap();
         let now = cframe_pki::unix_now();
@@ -289,15 +263,15 @@ pub(crate) mod tests {
     /// Joins as an edge of this name.
     pub(crate) fn enrolled_for(dir: &Path, name: &str) -> PeerIdentity {
         let key = PrivateKey::generate().unwrap();
-        adopt(dir, key.clone(), &enrolled(&key, name)).unwrap()
+        save_identity(dir, key.clone(), &enrolled(&key, name)).unwrap()
     }
 
     #[test]
-    fn what_is_adopted_is_loaded_and_private() {
+    fn what_is_saved_is_loaded_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edge");
         let key = PrivateKey::generate().unwrap();
-        adopt(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
+        save_identity(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
         let (_, identity, enrolment) = load(&path).unwrap();
         assert_eq!(identity.id.to_string(), "spiffe://mesh.example/ns/prod/edge/idc");
         assert_eq!(enrolment.listen_port, 58423);
@@ -307,29 +281,34 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_identity_does_not_start_from_the_former_ones_state() {
+    fn another_identity_does_not_start_from_the_previous_ones_state() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edge");
         let key = PrivateKey::generate().unwrap();
-        adopt(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
+        save_identity(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
         let snapshot = path.join(crate::snapshot::FILE);
         std::fs::write(&snapshot, "state").unwrap();
-        adopt(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
+        save_identity(&path, key.clone(), &enrolled(&key, "idc")).unwrap();
         assert!(snapshot.exists(), "the same identity keeps it");
-        adopt(&path, key.clone(), &enrolled(&key, "aws-hk")).unwrap();
+        save_identity(&path, key.clone(), &enrolled(&key, "aws-hk")).unwrap();
         assert!(!snapshot.exists());
     }
 
     #[test]
-    fn a_certificate_for_another_key_or_name_is_not_kept() {
+    fn a_certificate_for_another_key_or_name_is_not_saved() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("edge");
         let key = PrivateKey::generate().unwrap();
         let other = PrivateKey::generate().unwrap();
-        assert!(adopt(&path, key.clone(), &enrolled(&other, "idc")).is_err());
+        assert!(save_identity(&path, key.clone(), &enrolled(&other, "idc")).is_err());
         let mut lying = enrolled(&key, "idc");
         lying.edge = "aws-hk".parse().unwrap();
-        assert!(adopt(&path, key, &lying).unwrap_err().to_string().contains("nothing was kept"));
+        assert!(
+            save_identity(&path, key, &lying)
+                .unwrap_err()
+                .to_string()
+                .contains("nothing was saved")
+        );
         assert!(!path.join(Credentials::CHAIN_FILE).exists());
     }
 

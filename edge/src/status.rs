@@ -2,65 +2,60 @@
 
 mod table;
 
-use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use table::render;
 
-/// An edge as it sees itself.
+// fields: the top level of a JSON document; each part has a struct of its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The instance.
     pub instance: String,
-    /// Its SPIFFE ID.
+    /// The edge's SPIFFE ID.
     pub id: String,
     /// The version of this program.
     pub software: String,
-    /// The process.
     pub pid: u32,
-    /// Since its start, in seconds.
     pub uptime_secs: u64,
     /// The host's clock, in Unix seconds.
     pub clock: u64,
     /// The UDP port of links.
     pub listen: u16,
-    /// Desired state.
     pub state: StateStatus,
-    /// The session with a controller.
     pub controller: ControllerStatus,
-    /// Our certificate.
     pub certificate: CertificateStatus,
-    /// The TUN device.
     pub device: DeviceStatus,
     /// Links to all peers, by name.
     pub links: Vec<LinkStatus>,
-    /// Routes in the kernel.
     pub routes: RouteStatus,
-    /// Packets that went no further, by reason, without those that never happened.
+    /// Packets dropped, by reason; reasons with a count of 0 are left out.
     pub drops: BTreeMap<String, u64>,
-    /// Inner packets.
+    /// Of all links together.
     pub traffic: Traffic,
-    /// What is not as it should be, a sentence each.
+    /// What is wrong, one sentence each.
     pub problems: Vec<String>,
 }
 
-/// Desired state.
+/// The desired state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateStatus {
-    /// The applied version; none before the first.
+    /// The applied version; `None` before the first.
     pub version: Option<String>,
-    /// How long ago a controller last confirmed it, in seconds; 0 while connected.
+    /// Time since a controller last confirmed the state; 0 during a session.
     pub age_secs: Option<u64>,
-    /// Own prefixes.
+    /// Prefixes of this edge.
     pub own: Vec<String>,
-    /// How many prefixes of others.
+    /// Number of prefixes of other edges.
     pub foreign: usize,
-    /// Why a controller has cut the edge off from the mesh, if one has.
-    pub cut: Option<String>,
-    /// When it said so, in Unix seconds.
+    /// Why a controller has cut this edge off from the mesh, if one has.
+    pub cut_off: Option<String>,
+    /// When, in Unix seconds.
     #[serde(default)]
-    pub cut_at: Option<u64>,
+    pub cut_off_at: Option<u64>,
 }
 
 /// The session with a controller.
@@ -68,26 +63,23 @@ pub struct StateStatus {
 pub struct ControllerStatus {
     /// The controller's address, while there is a session.
     pub connected: Option<SocketAddr>,
-    /// How long there has been a session, or none, in seconds.
+    /// For how long there has been a session, or none.
     pub since_secs: u64,
-    /// Why there is none.
+    /// Why there is no session.
     pub error: Option<String>,
-    /// Where controllers are looked for.
+    /// The controllers that are dialled.
     pub addresses: Vec<String>,
 }
 
-/// Our certificate.
+/// The edge's certificate. Times are in Unix seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
-    /// Its serial.
     pub serial: String,
-    /// Valid from this Unix second on.
     pub not_before: u64,
-    /// Valid until this Unix second.
     pub not_after: u64,
-    /// Whole days until then; negative afterwards.
+    /// Whole days until `not_after`; negative afterwards.
     pub days_left: i64,
-    /// When it is renewed, in Unix seconds.
+    /// When the next renewal is due.
     pub renew_at: u64,
     /// Why the last renewal failed.
     pub renewal_error: Option<String>,
@@ -96,79 +88,71 @@ pub struct CertificateStatus {
 /// The TUN device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
-    /// Its name.
     pub name: String,
-    /// Its number.
+    /// The kernel's number of the device.
     pub index: u32,
-    /// Its MTU in bytes.
+    /// In bytes.
     pub mtu: u16,
-    /// Whether it is there.
     pub present: bool,
 }
 
-/// A link.
+// fields: one row of a JSON document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LinkStatus {
     /// The edge at the other end.
     pub peer: String,
-    /// Whether it carries traffic.
     pub up: bool,
-    /// For how long it has been up or down, in seconds.
+    /// For how long the link has been up or down.
     pub since_secs: u64,
-    /// The peer's address.
+    /// The peer's address on the underlay, while the link is up.
     pub remote: Option<SocketAddr>,
-    /// Where it can be dialled, resolved.
+    /// The peer's endpoints, resolved.
     pub addresses: Vec<SocketAddr>,
-    /// Whether we dialled it.
+    /// Whether this edge dialled the peer, and not the peer this edge.
     pub dialed: bool,
-    /// Round trip in microseconds.
+    /// Round-trip time in microseconds.
     pub rtt_us: u64,
-    /// The largest UDP payload that the path carries.
+    /// The largest UDP payload that the path carries, in bytes.
     pub path_mtu: u16,
-    /// The largest inner packet that goes whole; larger ones go in fragments.
+    /// The largest inner packet that is sent whole, in bytes; larger ones are fragmented.
     pub largest_inner: usize,
-    /// How often the path was taken to have become too small for that, and fell to the least.
+    /// How often the path MTU was reset to the minimum because larger packets were lost.
     pub black_holes: u64,
-    /// The share of outer packets that were lost, 0 to 1.
+    /// The ratio of outer packets that were lost, 0 to 1.
     pub loss: f64,
-    /// Inner packets.
     pub traffic: Traffic,
-    /// Why it went down, or was refused, last.
+    /// Why the link last went down or was refused.
     pub reason: Option<String>,
 }
 
 /// Inner packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// To links.
     pub sent_packets: u64,
-    /// Their bytes.
     pub sent_bytes: u64,
-    /// From links.
     pub received_packets: u64,
-    /// Their bytes.
     pub received_bytes: u64,
 }
 
 /// Routes in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteStatus {
-    /// The routing table.
+    /// The routing table's number.
     pub table: u32,
     /// The mark of underlay packets.
     pub mark: u32,
-    /// How many there should be.
+    /// Number of routes that should be installed.
     pub intended: usize,
-    /// How many of them there are.
+    /// Number of intended routes that are installed.
     pub installed: usize,
-    /// Some that are missing.
+    /// Some of the intended routes that are not installed.
     pub missing: Vec<String>,
-    /// Some that shouldn't be there.
+    /// Some of the installed routes that are not intended.
     pub stale: Vec<String>,
-    /// What the kernel refused.
-    pub problem: Option<String>,
-    /// The host's own addresses in its site.
+    /// What the kernel has refused, while it does.
+    pub error: Option<String>,
+    /// The host's own addresses inside this site's prefixes.
     pub sources: Vec<IpAddr>,
-    /// Local subnets that meet another site's prefix.
+    /// Local subnets that overlap a prefix of another site.
     pub overlaps: Vec<String>,
 }

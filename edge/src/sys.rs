@@ -1,4 +1,4 @@
-//! The system calls that nothing safe covers: the TUN's ioctls, the clock's state, a socket's losses,
+//! System calls without a safe wrapper: the TUN's ioctls, the clock's state, a socket's drop counter,
 //! and memory for recvmmsg(2).
 
 #![expect(
@@ -20,22 +20,19 @@ const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 /// `TUNSETVNETHDRSZ`, linux/if_tun.h: `_IOW('T', 216, int)`.
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 
-/// Sets what the reader and writer of a TUN take off the kernel's hands: `TUN_F_*` of linux/if_tun.h.
+/// Sets the offloads that the program on the TUN can handle: `TUN_F_*` of linux/if_tun.h.
 ///
 /// # Errors
-/// `EINVAL` for a flag that the kernel doesn't know.
+/// `EINVAL` for a flag that the kernel does not know.
 pub(crate) fn set_tun_offload(tun: impl AsFd, flags: u32) -> io::Result<()> {
-    // SAFETY: this request takes its argument by value and touches no memory of ours.
+    // SAFETY: this request takes its argument by value and accesses no memory of this process.
     let result = unsafe {
         libc::ioctl(tun.as_fd().as_raw_fd(), TUNSETOFFLOAD as _, libc::c_ulong::from(flags))
     };
     check(result).map(drop)
 }
 
-/// Sets the length of the `virtio_net_hdr` in front of every packet.
-///
-/// # Errors
-/// Those of the ioctl.
+/// Sets the length in bytes of the `virtio_net_hdr` in front of every packet.
 pub(crate) fn set_tun_header_len(tun: impl AsFd, len: i32) -> io::Result<()> {
     // SAFETY: the kernel reads one int through the pointer, which outlives the call.
     let result = unsafe {
@@ -44,13 +41,13 @@ pub(crate) fn set_tun_header_len(tun: impl AsFd, len: i32) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// The descriptor of what gives it up.
+/// Takes over the descriptor of `owner`.
 pub(crate) fn into_owned(owner: impl IntoRawFd) -> OwnedFd {
     // SAFETY: `into_raw_fd` hands over the ownership of an open descriptor.
     unsafe { OwnedFd::from_raw_fd(owner.into_raw_fd()) }
 }
 
-/// Memory that recvmmsg(2) writes to, zeroed once, not each time.
+/// Memory that recvmmsg(2) writes to. It is zeroed once and not for each call.
 pub(crate) struct ReceiveBuffer {
     bytes: BytesMut,
     /// The address of the allocation.
@@ -59,13 +56,12 @@ pub(crate) struct ReceiveBuffer {
 }
 
 impl ReceiveBuffer {
-    /// `len` zeroed bytes.
     pub(crate) fn new(len: usize) -> Self {
         let bytes = BytesMut::zeroed(len);
         Self { origin: bytes.as_ptr().addr(), bytes, len }
     }
 
-    /// All of it: the memory it had if nobody holds a part of that any more, else other memory.
+    /// All bytes: the same memory as before if no part of it is still held, and other memory if one is.
     pub(crate) fn whole(&mut self) -> &mut [u8] {
         if self.bytes.len() < self.len && !self.reclaim() {
             *self = Self::new(self.len);
@@ -73,7 +69,7 @@ impl ReceiveBuffer {
         &mut self.bytes
     }
 
-    /// Takes the first `len` bytes out of it, or all that are left.
+    /// Splits off the first `len` bytes, or all that are left.
     pub(crate) fn take(&mut self, len: usize) -> BytesMut {
         self.bytes.split_to(len.min(self.bytes.len()))
     }
@@ -84,9 +80,9 @@ impl ReceiveBuffer {
         if !bytes.try_reclaim(*len) || bytes.as_ptr().addr() != *origin || bytes.capacity() < *len {
             return false;
         }
-        // SAFETY: `bytes` has held the allocation that begins at `origin` ever since `new`, so that
-        // its first `len` bytes are those that were all initialised there. Bytes of it were
-        // overwritten since, but never made uninitialised, and there is room for them.
+        // SAFETY: `bytes` has held the allocation that starts at `origin` since `new`, where its first
+        // `len` bytes were all initialised. They may have been overwritten since, but they were never
+        // made uninitialised, and the capacity was checked above.
         unsafe { bytes.set_len(*len) };
         true
     }
@@ -100,7 +96,7 @@ impl Deref for ReceiveBuffer {
     }
 }
 
-/// The datagrams that a socket lost because its receive queue was full (`SO_MEMINFO`:
+/// The number of datagrams that a socket has dropped because its receive queue was full (`SO_MEMINFO`:
 /// `SK_MEMINFO_DROPS` of linux/sock_diag.h).
 ///
 /// # Errors
@@ -123,12 +119,12 @@ pub(crate) fn receive_overflow(socket: impl AsFd) -> io::Result<u64> {
     Ok(values[DROPS].into())
 }
 
-/// Whether the kernel believes its clock to be synchronised (`STA_UNSYNC` of adjtimex(2)).
+/// Whether the kernel considers its clock synchronised (`STA_UNSYNC` of adjtimex(2)).
 ///
 /// # Errors
-/// `EPERM` or `ENOSYS` where a sandbox hides the call.
+/// `EPERM` or `ENOSYS` where a sandbox blocks the call.
 pub(crate) fn clock_is_synchronised() -> io::Result<bool> {
-    // SAFETY: all-zero is a valid `timex`, and `modes` 0 only reads.
+    // SAFETY: all zeros is a valid `timex`, and `modes` 0 only reads.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one `timex` through the pointer, which outlives the call.
     let result = unsafe { libc::adjtimex(&mut state) };
@@ -160,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_of_which_a_part_is_held_gets_other_memory() {
+    fn a_buffer_gets_other_memory_while_a_part_of_it_is_held() {
         let mut buffer = ReceiveBuffer::new(1000);
         buffer.whole().fill(7);
         let held = buffer.take(10);

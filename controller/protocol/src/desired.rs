@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::v1::{Change, Desired};
 
-pub use assemble::{Assembler, MAX_DENIED, MAX_EDGES, MAX_ENDPOINTS, MAX_PREFIXES, Refused};
+pub use assemble::{Assembler, Delta, MAX_DENIED, MAX_EDGES, MAX_ENDPOINTS, MAX_PREFIXES, Refused};
 pub use pieces::{Updates, updates};
 
 impl Desired {
@@ -40,6 +40,41 @@ impl Desired {
                 .map(|(net, owner)| Change::Prefix { net: *net, owner: owner.clone() }),
         );
         changes
+    }
+
+    /// The same list as `self.diff(to)`, at the cost of `delta` and not of the whole state. `delta` must
+    /// name everything that differs; what it names and doesn't differ is left out.
+    pub fn diff_within(&self, to: &Self, delta: &[Change]) -> Vec<Change> {
+        let (mut before, mut after) = (Self::default(), Self::default());
+        // Settings, trust and controllers are small, and always compared.
+        for (part, whole) in [(&mut before, self), (&mut after, to)] {
+            part.settings = whole.settings;
+            part.trust = whole.trust.clone();
+            part.controllers = whole.controllers.clone();
+        }
+        for change in delta {
+            for (part, whole) in [(&mut before, self), (&mut after, to)] {
+                part.copy_named(whole, change);
+            }
+        }
+        before.diff(&after)
+    }
+
+    /// Copies from `whole` the one entry that `change` names, if `whole` has it.
+    fn copy_named(&mut self, whole: &Self, change: &Change) {
+        match change {
+            Change::Settings(_) | Change::Trust(_) | Change::Controllers(_) => {}
+            Change::Denied(entry) | Change::NotDenied(entry) => {
+                self.denied.extend(whole.denied.get(entry).cloned());
+            }
+            Change::Edge { name, .. } | Change::EdgeGone { name } => {
+                self.edges
+                    .extend(whole.edges.get_key_value(name).map(|(n, s)| (n.clone(), s.clone())));
+            }
+            Change::Prefix { net, .. } | Change::PrefixGone { net } => {
+                self.prefixes.extend(whole.prefixes.get(net).map(|owner| (*net, owner.clone())));
+            }
+        }
     }
 
     /// Applies one change, whatever the previous value.

@@ -372,7 +372,7 @@ impl Edge {
         tokio::spawn(async move {
             while let Some(event) = event_out.recv().await {
                 let seen = match event {
-                    Event::Desired(state) => {
+                    Event::Desired { state, .. } => {
                         let version = state.version;
                         newest.send_replace(Some(state));
                         if how == Acks::AtOnce {

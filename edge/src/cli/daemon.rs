@@ -14,7 +14,6 @@ use cframe_protocol::v1::Settings;
 use super::{exit::Coded, log, runtime};
 use crate::{
     config::{Config, Flags, Place},
-    control,
     host::{
         netlink::Kernel,
         snat,
@@ -22,6 +21,7 @@ use crate::{
     },
     instance::Instance,
     local::{self, AskError},
+    process,
 };
 
 pub(super) fn run(place: &Place, flags: &Flags) -> Result<()> {
@@ -36,7 +36,7 @@ pub(super) fn run(place: &Place, flags: &Flags) -> Result<()> {
         let caught = Caught::new().context("signals cannot be caught")?;
         let watch = Signals { place: place.clone(), flags: flags.clone(), filter, reload };
         signals.spawn(watch.run(caught, shutdown.clone()));
-        let result = control::run(config, shutdown, reloads).await;
+        let result = process::run(config, shutdown, reloads).await;
         signals.shutdown().await;
         result
     });

@@ -109,7 +109,7 @@ fn finish(
         );
         return Err(Coded::error(Exit::Conflict, text));
     }
-    let identity = state::adopt(&paths.data, key, enrolled)?;
+    let identity = state::save_identity(&paths.data, key, enrolled)?;
     write_config(instance, paths, file, listen)?;
     report(place, paths, &identity, runtime()?.block_on(local::status(&paths.socket)).ok());
     Ok(())

@@ -6,7 +6,7 @@ use cframe_console::{exit::Exit, output::print};
 use super::{Output, exit::Coded, runtime};
 use crate::{
     config::Place,
-    doctor::{gather, verdicts},
+    doctor::{findings, gather},
     local, status,
 };
 
@@ -23,15 +23,15 @@ pub(super) fn status(place: &Place, output: Output) -> Result<()> {
 pub(super) fn doctor(place: &Place, output: Output) -> Result<()> {
     let (instance, paths, _) = place.resolve()?;
     let facts = runtime()?.block_on(gather(&instance, &paths));
-    let verdicts = verdicts(&facts);
+    let findings = findings(&facts);
     match output {
         Output::Table => {
-            print(&verdicts.iter().map(|verdict| format!("{verdict}\n")).collect::<String>())?;
+            print(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
         }
-        Output::Json => print(&(serde_json::to_string_pretty(&verdicts)? + "\n"))?,
+        Output::Json => print(&(serde_json::to_string_pretty(&findings)? + "\n"))?,
     }
-    match verdicts.iter().filter(|verdict| !verdict.ok).count() {
+    match findings.iter().filter(|finding| !finding.ok).count() {
         0 => Ok(()),
-        wrong => Err(Coded::error(Exit::Unhealthy, format!("{wrong} to mend"))),
+        wrong => Err(Coded::error(Exit::Unhealthy, format!("{wrong} to fix"))),
     }
 }

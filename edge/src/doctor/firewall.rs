@@ -1,41 +1,40 @@
-//! Whether this host's firewall lets forwarded packets through, as far as that can be read.
+//! Whether this host's firewall forwards packets, as far as it can be read.
 
 use std::process::Command;
 
-/// What forwarded packets meet.
+/// What happens to forwarded packets that no rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardPolicy {
-    /// Nothing drops by default.
     Accept,
-    /// These chains drop what none of their rules accepts.
+    /// The chains that drop them.
     Drop(Vec<String>),
-    /// It cannot be read here.
+    /// It cannot be read, for this reason.
     Unknown(String),
 }
 
-/// Asks `nft`, which shows the chains of iptables-nft too, then `iptables`.
+/// Runs `nft`, which also lists the chains of iptables-nft, and without it `iptables`.
 pub(super) fn forward_policy() -> ForwardPolicy {
-    match output("nft", &["-j", "list", "chains"]) {
-        Ok(json) => of_nft(&json),
-        Err(nft) => match output("iptables", &["-S", "FORWARD"]) {
-            Ok(text) => of_iptables(&text),
+    match run("nft", &["-j", "list", "chains"]) {
+        Ok(json) => parse_nft(&json),
+        Err(nft) => match run("iptables", &["-S", "FORWARD"]) {
+            Ok(text) => parse_iptables(&text),
             Err(_) => ForwardPolicy::Unknown(nft),
         },
     }
 }
 
-/// Whether firewalld runs, which puts an unknown device into its default zone.
+/// Whether firewalld runs. It applies its default zone to devices that are in no zone.
 pub(super) fn firewalld() -> bool {
-    output("firewall-cmd", &["--state"]).is_ok()
+    run("firewall-cmd", &["--state"]).is_ok()
 }
 
-/// The zone that firewalld has a device in.
+/// The device's zone in firewalld.
 pub(super) fn zone(device: &str) -> Option<String> {
-    let zone = output("firewall-cmd", &["--get-zone-of-interface", device]).ok()?;
+    let zone = run("firewall-cmd", &["--get-zone-of-interface", device]).ok()?;
     Some(zone.trim().to_owned())
 }
 
-pub(super) fn of_nft(json: &str) -> ForwardPolicy {
+pub(super) fn parse_nft(json: &str) -> ForwardPolicy {
     let parsed: serde_json::Value = match serde_json::from_str(json) {
         Ok(parsed) => parsed,
         Err(error) => return ForwardPolicy::Unknown(format!("nft: {error}")),
@@ -55,14 +54,14 @@ pub(super) fn of_nft(json: &str) -> ForwardPolicy {
     }
 }
 
-pub(super) fn of_iptables(text: &str) -> ForwardPolicy {
+pub(super) fn parse_iptables(text: &str) -> ForwardPolicy {
     match text.lines().any(|line| line.trim() == "-P FORWARD DROP") {
         true => ForwardPolicy::Drop(vec!["iptables FORWARD".to_owned()]),
         false => ForwardPolicy::Accept,
     }
 }
 
-fn output(program: &str, args: &[&str]) -> Result<String, String> {
+fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let output =
         Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
@@ -83,10 +82,10 @@ mod tests {
         let nft = r#"{"nftables":[{"metainfo":{}},
             {"chain":{"family":"ip","table":"filter","name":"FORWARD","hook":"forward","policy":"drop"}},
             {"chain":{"family":"ip","table":"filter","name":"INPUT","hook":"input","policy":"drop"}}]}"#;
-        assert_eq!(of_nft(nft), ForwardPolicy::Drop(vec!["ip filter FORWARD".to_owned()]));
-        assert_eq!(of_nft(r#"{"nftables":[]}"#), ForwardPolicy::Accept);
+        assert_eq!(parse_nft(nft), ForwardPolicy::Drop(vec!["ip filter FORWARD".to_owned()]));
+        assert_eq!(parse_nft(r#"{"nftables":[]}"#), ForwardPolicy::Accept);
         let dropping = ForwardPolicy::Drop(vec!["iptables FORWARD".to_owned()]);
-        assert_eq!(of_iptables("-P FORWARD DROP\n-A FORWARD -j DOCKER\n"), dropping);
-        assert_eq!(of_iptables("-P FORWARD ACCEPT\n"), ForwardPolicy::Accept);
+        assert_eq!(parse_iptables("-P FORWARD DROP\n-A FORWARD -j DOCKER\n"), dropping);
+        assert_eq!(parse_iptables("-P FORWARD ACCEPT\n"), ForwardPolicy::Accept);
     }
 }

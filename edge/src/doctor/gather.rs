@@ -1,4 +1,4 @@
-//! What the doctor judges by.
+//! What `doctor` knows of the host.
 
 use std::net::IpAddr;
 
@@ -16,24 +16,24 @@ use crate::{
     sys,
 };
 
-/// What was found on this host.
+// fields: all that one run of `doctor` reads; every check needs a few of them.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The daemon's status, or why there is none.
+    /// The status of the running process.
     pub daemon: Option<Status>,
-    /// Why there is no status.
+    /// … or why there is none.
     pub daemon_error: Option<String>,
-    /// The certificate on disk, or why there is none.
+    /// The certificate on disk.
     pub certificate: Option<Certificate>,
-    /// Why there is no certificate.
+    /// … or why there is none.
     pub certificate_error: Option<String>,
     /// When the snapshot on disk was saved, in Unix seconds.
     pub snapshot_saved: Option<u64>,
     /// Why the snapshot cannot be used.
     pub snapshot_error: Option<String>,
-    /// The clock, in Unix seconds.
+    /// In Unix seconds.
     pub clock: u64,
-    /// Whether the kernel takes the clock for synchronised.
+    /// Whether the kernel considers the clock synchronised.
     pub synchronised: Option<bool>,
     /// `net.ipv4.ip_forward`.
     pub forward_v4: Option<i64>,
@@ -41,37 +41,32 @@ pub struct Facts {
     pub forward_v6: Option<i64>,
     /// Devices whose reverse path filter is strict.
     pub strict_filters: Vec<String>,
-    /// What forwarded packets meet.
     pub forward_policy: Option<ForwardPolicy>,
-    /// The zone of the device, where firewalld runs: empty for none.
+    /// The device's zone, if firewalld runs; empty if the device is in none.
     pub firewalld_zone: Option<String>,
-    /// Endpoints that lie in another site's prefix.
     pub captured: Vec<Captured>,
-    /// MTU of the underlay's devices.
+    /// The underlay's devices and their MTU in bytes.
     pub device_mtu: Vec<(String, i64)>,
 }
 
-/// The certificate on disk.
+/// Validity of the certificate on disk, in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Valid from this Unix second on.
     pub not_before: u64,
-    /// Valid until this Unix second.
     pub not_after: u64,
 }
 
-/// An endpoint that an unmarked packet would reach through the tunnel.
+/// An endpoint inside another site's prefix: unmarked packets to it enter the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Captured {
-    /// The endpoint's address.
     pub address: IpAddr,
-    /// Whether marked packets, which links are, pass by the tunnel.
-    pub saved: bool,
-    /// The device that marked packets leave by.
+    /// Marked packets, which are those of links, bypass the tunnel.
+    pub bypassed: bool,
+    /// The device through which marked packets leave.
     pub device: Option<String>,
 }
 
-/// Looks around. What cannot be read is left out.
+/// Reads everything. What cannot be read is left out.
 pub async fn gather(instance: &Instance, paths: &Paths) -> Facts {
     let mut facts = Facts { clock: unix_now(), ..Facts::default() };
     match local::status(&paths.socket).await {
@@ -97,12 +92,12 @@ pub async fn gather(instance: &Instance, paths: &Paths) -> Facts {
         facts.firewalld_zone = Some(firewall::zone(instance.name()).unwrap_or_default());
     }
     if let Ok(kernel) = Kernel::open() {
-        of_kernel(&mut facts, &kernel, instance).await;
+        read_kernel(&mut facts, &kernel, instance).await;
     }
     facts
 }
 
-async fn of_kernel(facts: &mut Facts, kernel: &Kernel, instance: &Instance) {
+async fn read_kernel(facts: &mut Facts, kernel: &Kernel, instance: &Instance) {
     let devices = kernel.devices().await.unwrap_or_default();
     facts.strict_filters = strict_filters(&devices, instance);
     let tun =
@@ -125,7 +120,7 @@ async fn of_kernel(facts: &mut Facts, kernel: &Kernel, instance: &Instance) {
         if tun.is_some() && plain.map(|exit| exit.device) == tun {
             facts.captured.push(Captured {
                 address,
-                saved: marked.is_some_and(|exit| Some(exit.device) != tun),
+                bypassed: marked.is_some_and(|exit| Some(exit.device) != tun),
                 device: marked.map(name),
             });
         }
@@ -140,8 +135,8 @@ async fn of_kernel(facts: &mut Facts, kernel: &Kernel, instance: &Instance) {
         .collect();
 }
 
-/// A device's filter is the stricter of its own and `all`'s, where 2 counts as looser than 1 but wins
-/// over it (linux Documentation/networking/ip-sysctl.rst: the maximum).
+/// Devices whose reverse path filter is strict. The kernel uses the maximum of the device's own value
+/// and that of `all`, where 1 is strict and 2 loose (linux Documentation/networking/ip-sysctl.rst).
 fn strict_filters(devices: &[Device], instance: &Instance) -> Vec<String> {
     let filter = |name: &str| sysctl::number(&format!("ipv4/conf/{name}/rp_filter")).unwrap_or(0);
     let all = filter("all");

@@ -1,5 +1,5 @@
 //! The data plane's thread: the core, the socket, the TUN and one loop. Nothing else runs on it, and
-//! nothing of its tables is shared.
+//! its tables are not shared.
 
 mod moderator;
 mod receive;
@@ -7,9 +7,11 @@ mod turn;
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     sync::{Arc, mpsc},
     thread::JoinHandle,
+    time::Instant,
 };
 
 use cframe_mesh::{Congestion, Counters, Event, LinkStatus, Mesh};
@@ -20,11 +22,12 @@ use tokio::sync::oneshot;
 
 use super::{socket::Socket, tun::Tun};
 pub use turn::HostCounters;
+use turn::{Channels, Loop};
 
-/// Events that wait for the rest of the program.
+/// Events that wait for the process.
 const BACKLOG: usize = 1024;
 
-/// A handle on the thread.
+/// A handle to the thread.
 #[derive(Debug)]
 pub struct Driver {
     commands: mpsc::Sender<Command>,
@@ -32,34 +35,28 @@ pub struct Driver {
     thread: Option<JoinHandle<()>>,
 }
 
-/// One change of the core's tables.
+/// A change of the core's tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MeshChange {
-    /// A peer is new, or is reached elsewhere.
+    /// A peer is new, or has other addresses.
     Peer {
-        /// Its name.
         name: Label,
-        /// Where to dial it; empty: it dials us.
-        addresses: Vec<std::net::SocketAddr>,
+        /// Where to dial the peer; empty if the peer has to dial.
+        addresses: Vec<SocketAddr>,
     },
-    /// A peer is gone.
     PeerGone(Label),
-    /// A prefix is new, or is another's now.
+    /// A prefix is new, or has another owner.
     Prefix {
-        /// The prefix.
         net: IpNet,
-        /// Its edge.
         owner: Label,
     },
-    /// A prefix is gone.
     PrefixGone(IpNet),
     /// The TUN's MTU in bytes.
     TunMtu(u16),
-    /// For links made from now on.
+    /// Applies to new links.
     Congestion(Congestion),
 }
 
-/// What the thread is told.
 enum Command {
     Apply(Vec<MeshChange>, oneshot::Sender<()>),
     Recheck,
@@ -70,88 +67,89 @@ enum Command {
     Shutdown,
 }
 
-/// What the thread tells.
 #[derive(Debug)]
 pub enum DriverEvent {
-    /// Of a link.
     Mesh(Event),
-    /// The TUN device was removed from under us.
+    /// The TUN device was removed by another program.
     TunGone,
 }
 
-/// A look into the thread.
+/// The state of the thread at one moment.
 #[derive(Debug)]
 pub struct MeshStatus {
-    /// When.
-    pub now: std::time::Instant,
-    /// The links, up and down.
+    pub now: Instant,
+    /// All links, up and down.
     pub links: Vec<LinkStatus>,
-    /// The core's counters.
     pub counters: Counters,
-    /// The loop's own.
     pub host: HostCounters,
     /// Whether there is a TUN device.
     pub tun: bool,
 }
 
+impl MeshStatus {
+    /// Packets that were dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.counters.dropped().chain(self.host.iter())
+    }
+}
+
 impl Driver {
-    /// Starts the thread. Its events end when it does.
-    ///
-    /// # Errors
-    /// When the system has no thread or descriptor left.
+    /// Starts the thread. The channel of events closes when the thread ends.
     pub fn start(
         mesh: Mesh,
         socket: Socket,
         trust: Trust,
     ) -> io::Result<(Self, tokio::sync::mpsc::Receiver<DriverEvent>)> {
         let (commands, receiver) = mpsc::channel();
-        let (events, told) = tokio::sync::mpsc::channel(BACKLOG);
+        let (events, event_receiver) = tokio::sync::mpsc::channel(BACKLOG);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let turner = turn::Loop::new(mesh, socket, trust, receiver, Arc::clone(&wake), events);
+        let channels = Channels { commands: receiver, wake: Arc::clone(&wake), events };
+        let data_plane = Loop::new(mesh, socket, trust, channels);
         let thread =
-            std::thread::Builder::new().name("mesh".to_owned()).spawn(move || turner.run())?;
-        Ok((Self { commands, wake, thread: Some(thread) }, told))
+            std::thread::Builder::new().name("mesh".to_owned()).spawn(move || data_plane.run())?;
+        Ok((Self { commands, wake, thread: Some(thread) }, event_receiver))
     }
 
-    /// Changes the tables, all between two turns; returns when that is done.
+    /// Changes the tables, all of it between two turns, and waits until that is done.
     pub async fn apply(&self, changes: Vec<MeshChange>) {
         let (done, answer) = oneshot::channel();
         self.send(Command::Apply(changes, done));
-        // Without an answer the thread has ended, which its events say too.
+        // No answer means that the thread has ended: the closed channel of events shows it.
         let _ = answer.await;
     }
 
-    /// Asks every standing link's peer against the trust as it is now.
+    /// Checks the peers of all links against the present trust.
     pub fn recheck(&self) {
         self.send(Command::Recheck);
     }
 
-    /// The underlay address changed.
+    /// The host has other addresses on the underlay.
     pub fn address_changed(&self) {
         self.send(Command::AddressChanged);
     }
 
-    /// Our certificate was renewed.
+    /// The edge has a new certificate.
     pub fn credentials_renewed(&self) {
         self.send(Command::CredentialsRenewed);
     }
 
-    /// Reads and writes another device from now on, or none.
+    /// Uses this device from now on, or none.
     pub fn set_tun(&self, tun: Option<Tun>) {
         self.send(Command::Tun(tun));
     }
 
-    /// Looks into the thread; `None` if it has ended.
+    /// `None` if the thread has ended.
     pub async fn status(&self) -> Option<MeshStatus> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Status(reply));
         answer.await.ok()
     }
 
-    /// Closes all links, says so to the peers, and waits for the thread's end, at most for a second.
+    /// Closes all links with a goodbye to the peers, and waits for the end of the thread: about a second
+    /// at most.
     ///
     /// # Panics
-    /// With the thread's own panic, if it ended by one.
+    /// When the thread has panicked.
     pub fn shutdown(mut self) {
         self.send(Command::Shutdown);
         if let Some(thread) = self.thread.take()
@@ -162,7 +160,7 @@ impl Driver {
     }
 
     fn send(&self, command: Command) {
-        // A thread that has ended says so by its events.
+        // If the thread has ended, the closed channel of events shows it.
         if self.commands.send(command).is_ok() {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }

@@ -1,8 +1,8 @@
-//! The kernel's routes, rules, addresses and devices, over one netlink socket.
+//! The kernel's routes, rules, addresses and devices, over netlink.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
-    reason = "of the dozens of attributes in rtnetlink's open enums a few matter here"
+    reason = "rtnetlink's open enums have dozens of attributes, and only a few matter here"
 )]
 
 mod batch;
@@ -32,10 +32,10 @@ use tokio::task::AbortHandle;
 use super::reconcile::{Place, Route};
 use batch::{Batches, Kind};
 pub use message::Address;
-pub(crate) use watch::{Note, Notes, watch};
+pub(crate) use watch::{Affected, Notifications, watch};
 
-/// The priority of our policy rules: before the main table's 32766, after the local table's 0 and
-/// what container networks use (Cilium: up to 111, AWS VPC: up to 1536).
+/// The priority of the policy rules: before the main table (32766), after the local table (0) and the
+/// rules of container networks (Cilium: up to 111, AWS VPC: up to 1536).
 pub const RULE_PRIORITY: u32 = 5842;
 
 /// Netlink sockets. Their tasks end when this is dropped.
@@ -47,57 +47,44 @@ pub struct Kernel {
     task: AbortHandle,
 }
 
-/// A request that the kernel refused.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// No socket.
     #[error("cannot open a netlink socket")]
     Open(#[source] std::io::Error),
-    /// A refusal.
     #[error("{what}")]
     Refused {
-        /// What was tried, with its value.
+        /// The request, with its value.
         what: String,
-        /// What the kernel said.
         source: std::io::Error,
     },
 }
 
-/// A route in our table as the kernel has it.
+/// A route as the kernel has it.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// What it is to us.
     pub route: Route,
     message: RouteMessage,
 }
 
-/// Where packets to a destination leave.
+/// How packets to a destination leave the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Exit {
-    /// The device.
+    /// The number of the device.
     pub device: u32,
-    /// The source address that is chosen.
+    /// The source address that the kernel chooses.
     pub source: Option<IpAddr>,
 }
 
-/// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its number.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// Whether it is up.
     pub up: bool,
-    /// Whether it is a loopback device.
     pub loopback: bool,
 }
 
 impl Kernel {
-    /// Opens the sockets; their tasks run on the current tokio runtime.
-    ///
-    /// # Errors
-    /// When a socket cannot be opened.
+    /// Opens the sockets. Their tasks run on the current tokio runtime.
     pub fn open() -> Result<Self, NetlinkError> {
         let (mut connection, handle, _) =
             rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Open)?;
@@ -106,18 +93,17 @@ impl Kernel {
         Ok(Self { handle, batches: Batches::open()?, port, task })
     }
 
-    /// Whether a socket was lost, so that nothing is answered any more.
+    /// Whether a socket has failed. Then no request is answered.
     pub(crate) fn is_lost(&self) -> bool {
         self.task.is_finished() || self.batches.is_lost()
     }
 
-    /// The sockets' numbers, which notifications of changes through them carry.
+    /// The numbers of the sockets. Notifications have the number of the socket that made the change.
     pub(crate) fn ports(&self) -> [u32; 2] {
         [self.port, self.batches.port]
     }
 
-    /// Makes routes, each replacing what is in its place. The first error is returned after all have
-    /// been tried.
+    /// Adds routes, each replacing the one in its place. Tries all of them.
     ///
     /// # Errors
     /// The first refusal.
@@ -130,7 +116,7 @@ impl Kernel {
         result
     }
 
-    /// Deletes what is in some places, whatever it is. Nothing there is fine.
+    /// Deletes the routes in these places, if there are any. Tries all of them.
     ///
     /// # Errors
     /// The first refusal.
@@ -148,7 +134,7 @@ impl Kernel {
         result
     }
 
-    /// Deletes routes as they were found.
+    /// Deletes these routes. Tries all of them.
     ///
     /// # Errors
     /// The first refusal.
@@ -162,9 +148,6 @@ impl Kernel {
     }
 
     /// All routes of a table.
-    ///
-    /// # Errors
-    /// When the dump fails.
     pub async fn table(&self, table: u32) -> Result<Vec<Found>, NetlinkError> {
         let mut found = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -176,7 +159,7 @@ impl Kernel {
             );
             while let Some(message) = next_of_dump(routes.next().await, "reading routes")? {
                 if message::table(&message) == table
-                    && message::is_of(message.header.address_family, &version)
+                    && message::has_family(message.header.address_family, &version)
                     && let Some(route) = message::to_route(&message)
                 {
                     found.push(Found { route, message });
@@ -186,14 +169,11 @@ impl Kernel {
         Ok(found)
     }
 
-    /// Subnets that the main table reaches without a gateway, except through `but`; and whether the
-    /// kernel put them there itself, for an address of the host.
-    ///
-    /// # Errors
-    /// When the dump fails.
+    /// Subnets that the main table has without a gateway, except those through the device `except`. Each
+    /// with whether the kernel has added it for an address of the host.
     pub async fn connected(
         &self,
-        but: Option<u32>,
+        except: Option<u32>,
     ) -> Result<BTreeSet<(IpNet, bool)>, NetlinkError> {
         let mut connected = BTreeSet::new();
         let main = u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN);
@@ -202,18 +182,16 @@ impl Kernel {
                 self.handle.route().get(message::dump(version, main, RouteType::Unicast)).execute()
             );
             while let Some(message) = next_of_dump(routes.next().await, "reading the main table")? {
-                let own = message::is_kernels(&message);
-                connected.extend(message::connected(&message, but).map(|net| (net, own)));
+                let by_kernel = message::is_by_kernel(&message);
+                let net = message::connected(&message, except);
+                connected.extend(net.map(|net| (net, by_kernel)));
             }
         }
         Ok(connected)
     }
 
-    /// The addresses of the host that can be used now: no loopback or link-local ones, none whose
-    /// uniqueness is still in doubt.
-    ///
-    /// # Errors
-    /// When the dump fails.
+    /// The addresses of the host that can be used now: not loopback or link-local ones, and none while
+    /// duplicate address detection runs.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
         let messages: Vec<_> = self
             .handle
@@ -228,10 +206,7 @@ impl Kernel {
         Ok(addresses)
     }
 
-    /// How a packet of ours with this mark leaves; `None` if it cannot.
-    ///
-    /// # Errors
-    /// When the kernel refuses the question.
+    /// How a packet of this host with this mark leaves; `None` if there is no route.
     pub async fn exit(&self, to: IpAddr, mark: u32) -> Result<Option<Exit>, NetlinkError> {
         let reply = self.handle.route().get(message::lookup(to, mark)).execute();
         let reply = std::pin::pin!(reply).next().await;
@@ -240,15 +215,11 @@ impl Kernel {
             None => Ok(None),
             Some(Err(error)) => {
                 let error = into_error(error, format!("looking up {to}"));
-                if error.errno().is_some_and(means_no_way) { Ok(None) } else { Err(error) }
+                if error.errno().is_some_and(means_no_route) { Ok(None) } else { Err(error) }
             }
         }
     }
 
-    /// The devices.
-    ///
-    /// # Errors
-    /// When the dump fails.
     pub async fn devices(&self) -> Result<Vec<Device>, NetlinkError> {
         let messages: Vec<LinkMessage> = self
             .handle
@@ -261,10 +232,7 @@ impl Kernel {
         Ok(messages.iter().map(to_device).collect())
     }
 
-    /// Sets up a TUN device that is there: its queue and MTU, and up.
-    ///
-    /// # Errors
-    /// The refusal.
+    /// Sets queue length and MTU (in bytes) of a device and brings it up.
     pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
         let message =
             LinkUnspec::new_with_index(index).txqueuelen(queue).mtu(u32::from(mtu)).up().build();
@@ -272,42 +240,32 @@ impl Kernel {
         refused(result, || format!("device {index}: MTU {mtu}, queue {queue}"))
     }
 
-    /// Brings a device up.
-    ///
-    /// # Errors
-    /// The refusal.
     pub async fn set_device_up(&self, index: u32) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index).up().build();
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("bringing device {index} up"))
     }
 
-    /// Deletes a device.
-    ///
-    /// # Errors
-    /// The refusal.
+    /// Deletes a device, if it is there.
     pub async fn delete_device(&self, index: u32) -> Result<(), NetlinkError> {
         let result = self.handle.link().del(index).execute().await;
         gone_is_fine(refused(result, || format!("deleting device {index}")))
     }
 
-    /// Makes sure of the policy rules "unless marked as underlay, look into `table` first", and that no
-    /// other rules lead there.
-    ///
-    /// # Errors
-    /// The first refusal. A host without IPv6 refuses that rule, which is no error.
+    /// Adds the policy rules "unless marked as underlay, look up `table`", and deletes other rules for
+    /// this table. A host without IPv6 refuses that family's rule, which is no error.
     pub async fn ensure_rules(&self, table: u32) -> Result<(), NetlinkError> {
         for version in [IpVersion::V4, IpVersion::V6] {
             let v6 = version == IpVersion::V6;
             let wanted = message::rule(table, v6);
-            let mut there = false;
+            let mut found = false;
             for rule in self.rules_to(table, version).await? {
-                match !there && message::same_rule(&rule, &wanted) {
-                    true => there = true,
+                match !found && message::same_rule(&rule, &wanted) {
+                    true => found = true,
                     false => self.delete_rule(rule).await?,
                 }
             }
-            if !there {
+            if !found {
                 match self.add_rule(wanted).await {
                     Err(error)
                         if v6
@@ -323,10 +281,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Deletes all rules that lead to a table; says how many there were.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Deletes all rules for a table and returns how many there were.
     pub async fn delete_rules(&self, table: u32) -> Result<usize, NetlinkError> {
         let mut count = 0;
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -346,8 +301,8 @@ impl Kernel {
         let mut rules = Vec::new();
         let mut dump = std::pin::pin!(self.handle.rule().get(version.clone()).execute());
         while let Some(rule) = next_of_dump(dump.next().await, "reading rules")? {
-            let here = message::is_of(rule.header.family, &version);
-            if here && message::rule_table(&rule) == table {
+            let right_family = message::has_family(rule.header.family, &version);
+            if right_family && message::rule_table(&rule) == table {
                 rules.push(rule);
             }
         }
@@ -373,7 +328,7 @@ impl Drop for Kernel {
 }
 
 impl NetlinkError {
-    /// The kernel's error, if it is one.
+    /// The kernel's error, if it is the cause.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Open(source) | Self::Refused { source, .. } => Errno::from_io_error(source),
@@ -381,8 +336,8 @@ impl NetlinkError {
     }
 }
 
-/// Binds a socket now and not at its first request, so that notifications of our own changes are
-/// known; returns its number.
+/// Binds a socket and returns its number. Otherwise it would be bound at its first request, and
+/// notifications of its own changes could not be recognised.
 fn bind<T>(connection: &mut Connection<T>) -> Result<u32, NetlinkError>
 where
     T: Debug + NetlinkSerializable + NetlinkDeserializable + Unpin,
@@ -420,9 +375,9 @@ fn gone_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     }
 }
 
-/// Whether the answer to a look-up says that packets leave nowhere: by routes, or because the kernel
-/// lacks the family (`ipv6.disable=1`).
-fn means_no_way(errno: Errno) -> bool {
+/// Whether a failed lookup means that packets cannot leave: there is no route, or the kernel lacks the
+/// family (`ipv6.disable=1`).
+fn means_no_route(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::NETUNREACH
@@ -435,7 +390,8 @@ fn means_no_way(errno: Errno) -> bool {
     )
 }
 
-/// The next item of a dump. A table that doesn't exist, or a family that the kernel lacks, is empty.
+/// The next item of a dump. A table that does not exist is empty, and so is a family that the kernel
+/// lacks.
 fn next_of_dump<T>(
     item: Option<Result<T, rtnetlink::Error>>,
     what: &str,

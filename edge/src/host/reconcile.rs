@@ -1,11 +1,12 @@
-//! What our routing table should hold, and the difference to what it does. Pure.
+//! What the edge's routing table should contain, and how it differs from the kernel's. Pure.
 //!
-//! For each prefix of another site: a route into the TUN, and behind it, of a worse metric, one that
-//! says "unreachable", so that nothing leaves in the clear when the device is gone. Where such a
-//! prefix meets what is directly connected: a `throw`, which sends the look-up on to the main table,
-//! so that the local network is never stolen. What belongs in a place of the table follows from the place alone ([`Intent::at`]), so that
-//! one edit costs one place, and a whole reconcile is the same function over the union of what is
-//! wanted and what is there.
+//! Each prefix of another site has a route into the TUN and, with a worse metric, an unreachable route:
+//! without the device, no packet leaves unencrypted. Where such a prefix overlaps a directly connected
+//! subnet there is a `throw` route, which continues the lookup in the main table: the local network
+//! always takes precedence.
+//!
+//! [`Intent::at`] decides what one place of the table should contain. One edit evaluates it for the
+//! places that it affects, and a full reconcile for all places, wanted or present.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,68 +15,59 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Metrics in our table: the lower wins among routes of one prefix.
+/// Metrics in the edge's table: among routes of one prefix, the lowest is used.
 pub mod metric {
-    /// Of a `throw`: a local subnet is never stolen.
     pub const THROW: u32 = 50;
-    /// Of a route into the tunnel.
     pub const DEVICE: u32 = 100;
-    /// Of the route behind it.
     pub const UNREACHABLE: u32 = 4096;
 
-    /// All of them.
     pub const ALL: [u32; 3] = [THROW, DEVICE, UNREACHABLE];
 }
 
-/// A place in the table; the kernel keeps one route per place.
+/// A place in the table. The kernel has one route per place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The destination.
     pub net: IpNet,
     /// One of [`metric`].
     pub metric: u32,
 }
 
-/// What is in a place.
+/// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Into the device of this number, from this address if the host chooses.
+    /// Sends packets into the device with this number.
     Device {
-        /// The device.
         index: u32,
-        /// `prefsrc`.
+        /// The source address for packets of the host itself (`prefsrc`).
         source: Option<IpAddr>,
     },
-    /// An ICMP error to the sender.
+    /// Answers with an ICMP error.
     Unreachable,
-    /// On to the next rule.
+    /// Continues with the next rule.
     Throw,
-    /// Nothing that we make.
+    /// Something that this program never adds.
     Foreign,
 }
 
-/// One route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where it is.
     pub place: Place,
-    /// What it does.
     pub target: Target,
 }
 
-/// What the host's own networks are.
+/// The host's own networks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Local {
-    /// What is reached without a gateway, except through the TUN.
+    /// Networks that are reached without a gateway, except through the TUN.
     pub connected: BTreeSet<IpNet>,
-    /// Those of them that are subnets of the host's addresses. A prefix inside one is local; inside
-    /// another kind of route, such as that of another tunnel, the more specific counts as ever.
+    /// Those of them that are subnets of the host's addresses. A prefix inside one of these is local.
+    /// Inside other connected networks, such as another tunnel's, the more specific route is used.
     pub subnets: BTreeSet<IpNet>,
-    /// The host's addresses, best first.
+    /// The host's addresses, the preferred ones first.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What is wanted.
+/// What the table should contain, by prefixes, device and the host's networks.
 #[derive(Clone, Debug, Default)]
 pub struct Intent {
     device: Option<u32>,
@@ -86,27 +78,27 @@ pub struct Intent {
     cut: bool,
 }
 
-/// What to do to the kernel's table; see [`Intent::plan`].
+/// How to correct the kernel's table; see [`Intent::plan`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Routes to delete, by their place in the list that was given.
+    /// Routes to delete, as indices of the list that was given.
     pub stale: Vec<usize>,
-    /// Routes to make, each replacing whatever is in its place.
+    /// Routes to add, each replacing the one in its place.
     pub missing: Vec<Route>,
 }
 
 impl Intent {
-    /// Where routes lead; `None` while there is no device.
+    /// The number of the device that routes lead to; `None` while there is none.
     pub fn set_device(&mut self, index: Option<u32>) {
         self.device = index;
     }
 
-    /// Cut off from the mesh: prefixes stay, as unreachable.
+    /// Cut off from the mesh: all prefixes are unreachable.
     pub fn set_cut(&mut self, cut: bool) {
         self.cut = cut;
     }
 
-    /// Adds a prefix, ours or another site's.
+    /// Adds a prefix of this site (`own`) or of another.
     pub fn add(&mut self, net: IpNet, own: bool) {
         let (to, from) = match own {
             true => (&mut self.own, &mut self.foreign),
@@ -119,7 +111,6 @@ impl Intent {
         }
     }
 
-    /// Removes a prefix.
     pub fn remove(&mut self, net: &IpNet) {
         self.foreign.remove(net);
         if self.own.remove(net) {
@@ -127,7 +118,7 @@ impl Intent {
         }
     }
 
-    /// Replaces what is known of the host's networks; says whether that changes anything here.
+    /// Replaces the host's networks and returns whether they have changed.
     pub fn set_local(&mut self, local: Local) -> bool {
         if self.local == local {
             return false;
@@ -137,27 +128,24 @@ impl Intent {
         true
     }
 
-    /// The address that the host speaks to the mesh from: one of its own inside our site.
+    /// The source address of the host toward the mesh: one of its own inside this site's prefixes.
     pub fn source(&self, v6: bool) -> Option<IpAddr> {
         self.source[usize::from(v6)]
     }
 
-    /// The prefixes of other sites.
     pub fn foreign(&self) -> &BTreeSet<IpNet> {
         &self.foreign
     }
 
-    /// Our own prefixes.
     pub fn own(&self) -> &BTreeSet<IpNet> {
         &self.own
     }
 
-    /// The host's networks.
     pub fn local(&self) -> &Local {
         &self.local
     }
 
-    /// What belongs in a place.
+    /// What a place should contain.
     pub fn at(&self, place: &Place) -> Option<Target> {
         let Place { net, metric } = place;
         match *metric {
@@ -175,8 +163,8 @@ impl Intent {
         }
     }
 
-    /// The places that a change of `nets` can concern: theirs, and those of the connected subnets
-    /// inside them.
+    /// The places that a change of `nets` can affect: their own, and those of the connected subnets inside
+    /// them.
     pub fn affected(&self, nets: impl IntoIterator<Item = IpNet>) -> BTreeSet<Place> {
         let mut affected: BTreeSet<IpNet> = nets.into_iter().collect();
         let inside: Vec<IpNet> =
@@ -185,7 +173,7 @@ impl Intent {
         places(affected)
     }
 
-    /// All places that should hold something.
+    /// All places that should contain a route.
     pub fn wanted(&self) -> BTreeMap<Place, Target> {
         places(self.foreign.iter().chain(&self.local.connected).copied())
             .into_iter()
@@ -193,10 +181,10 @@ impl Intent {
             .collect()
     }
 
-    /// The difference of the whole table to what is wanted, over the union of both.
+    /// How to correct a whole table.
     ///
-    /// A wrong route whose place gets a new one isn't stale: the new one replaces it, so that there is
-    /// no moment without a route.
+    /// A wrong route whose place gets a new one is not stale: the new one replaces it, so there is no
+    /// moment without a route.
     pub fn plan(&self, table: &[Route]) -> Plan {
         let mut missing = self.wanted();
         let mut wrong = Vec::new();
@@ -216,14 +204,15 @@ impl Intent {
 
     fn choose_sources(&mut self) {
         for v6 in [false, true] {
-            let ours =
+            let own =
                 |ip: &&IpAddr| ip.is_ipv6() == v6 && covers_any(&self.own, &IpNet::from(**ip));
-            self.source[usize::from(v6)] = self.local.addresses.iter().find(ours).copied();
+            self.source[usize::from(v6)] = self.local.addresses.iter().find(own).copied();
         }
     }
 }
 
-/// Whether one of `nets` contains `net`: a look-up per prefix length, however many `nets` there are.
+/// Whether one of `nets` contains `net`. It costs one lookup per prefix length, however many `nets` there
+/// are.
 fn covers_any(nets: &BTreeSet<IpNet>, net: &IpNet) -> bool {
     std::iter::successors(Some(*net), IpNet::supernet).any(|wider| nets.contains(&wider.trunc()))
 }

@@ -1,5 +1,5 @@
-//! The task that keeps the kernel's routes as they are wanted: on every change, when the kernel says
-//! that somebody else touched them, and on a timer.
+//! The task that keeps the kernel's routes as intended: at every change, when the kernel reports that
+//! another program has changed them, and on a timer.
 
 mod keeper;
 
@@ -12,49 +12,48 @@ use tokio_util::sync::CancellationToken;
 use super::netlink::NetlinkError;
 use crate::instance::Instance;
 
-/// How many requests wait.
+/// Requests and events that wait.
 const BACKLOG: usize = 32;
 
-/// A handle on the task, which ends when all of them are dropped or on the token.
+/// A handle to the task. The task ends when all handles are dropped, or when it is cancelled.
 #[derive(Clone, Debug)]
 pub struct Routes {
     requests: mpsc::Sender<Request>,
 }
 
-/// What happened on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostEvent {
-    /// Underlay packets leave from another address than before.
+    /// The host has other addresses on the underlay.
     UnderlayChanged,
-    /// The TUN device of this number is gone.
+    /// The TUN device with this number is gone.
     DeviceGone(u32),
 }
 
-/// The kernel's table against the intended one.
+/// The kernel's table compared with the intended one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// Routes that there should be.
+    /// Number of intended routes.
     pub intended: usize,
-    /// Those of them that there are.
+    /// Number of intended routes that are installed.
     pub installed: usize,
-    /// Some that are missing, as text.
+    /// Some of the intended routes that are not installed, as text.
     pub missing: Vec<String>,
-    /// Some that shouldn't be there, as text.
+    /// Some of the installed routes that are not intended, as text.
     pub stale: Vec<String>,
-    /// The last refusal of the kernel, while it lasts.
-    pub problem: Option<String>,
-    /// Addresses that the host speaks to the mesh from.
+    /// What the kernel has refused, while it does.
+    pub error: Option<String>,
+    /// Source addresses of the host toward the mesh.
     pub sources: Vec<IpAddr>,
-    /// Directly connected subnets that meet a prefix of another site.
+    /// Directly connected subnets with the prefixes of other sites that they overlap.
     pub overlaps: Vec<(IpNet, IpNet)>,
 }
 
-/// What happens to a prefix.
+/// A change of one prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// It is ours: the host routes it without us.
+    /// It belongs to this site: the host has its own routes for it.
     Own(IpNet),
-    /// It is another site's.
+    /// It belongs to another site.
     Foreign(IpNet),
     /// It is no longer in the mesh.
     Gone(IpNet),
@@ -69,76 +68,71 @@ enum Request {
     Audit(oneshot::Sender<Audit>),
 }
 
-/// What the task is started with.
 #[derive(Debug)]
 pub struct Setup {
-    /// Names the device, table and mark.
+    /// Determines device, table and mark.
     pub instance: Instance,
-    /// Whether forwarding is switched on as prefixes need it.
+    /// Switch forwarding on as prefixes need it.
     pub forwarding: bool,
-    /// Ends the task.
     pub cancel: CancellationToken,
 }
 
 impl Routes {
-    /// Opens netlink, subscribes, looks at the host, and starts the task on `tasks`.
-    ///
-    /// # Errors
-    /// When netlink cannot be opened or the host's addresses cannot be read.
+    /// Opens netlink, subscribes, reads the host's networks, and starts the task on `tasks`.
     pub async fn start(
         setup: Setup,
         tasks: &mut tokio::task::JoinSet<()>,
     ) -> Result<(Self, mpsc::Receiver<HostEvent>), NetlinkError> {
         let (requests, receiver) = mpsc::channel(BACKLOG);
-        let (events, told) = mpsc::channel(BACKLOG);
+        let (events, event_receiver) = mpsc::channel(BACKLOG);
         let cancel = setup.cancel.clone();
         let mut keeper = keeper::Keeper::new(setup, events, tasks)?;
-        keeper.look_around().await?;
+        keeper.read_host().await?;
         tasks.spawn(async move {
             tokio::select! {
                 () = keeper.run(receiver) => {}
                 () = cancel.cancelled() => {}
             }
         });
-        Ok((Self { requests }, told))
+        Ok((Self { requests }, event_receiver))
     }
 
-    /// Makes edits, and returns when the kernel has them. The first, which may be empty, is the whole
-    /// state: before it the table is left alone. A refusal is logged, retried, and in
-    /// [`Audit::problem`].
+    /// Makes edits and waits until the kernel has them. The first call has all prefixes, possibly none:
+    /// before it, the table is not changed. What the kernel refuses is logged, retried, and reported in
+    /// [`Audit::error`].
     pub async fn edit(&self, edits: Vec<Edit>) {
-        self.wait(|done| Request::Edit(edits, done)).await;
+        self.request(|done| Request::Edit(edits, done)).await;
     }
 
-    /// Says which device routes lead to, sets that up, and returns when they do. `mtu` is in bytes.
+    /// Sets up the device and waits until the routes lead to it. `mtu` is in bytes.
     pub async fn set_device(&self, index: Option<u32>, mtu: u16) {
-        self.wait(|done| Request::Device(index, mtu, done)).await;
+        self.request(|done| Request::Device(index, mtu, done)).await;
     }
 
-    /// Makes all prefixes unreachable, or no longer.
+    /// Makes all prefixes unreachable, or reachable again.
     pub async fn set_cut(&self, cut: bool) {
-        self.wait(|done| Request::Cut(cut, done)).await;
+        self.request(|done| Request::Cut(cut, done)).await;
     }
 
-    /// Names the addresses whose paths make the underlay.
+    /// Sets the addresses whose paths make up the underlay.
     pub async fn set_remotes(&self, remotes: BTreeSet<IpAddr>) {
-        // The task ends only with the program.
+        // The task ends only with the process.
         let _ = self.requests.send(Request::Remotes(remotes)).await;
     }
 
-    /// Whether forwarding is switched on as prefixes need it, from now on.
+    /// Whether to switch forwarding on as prefixes need it.
     pub async fn set_forwarding(&self, forwarding: bool) {
         let _ = self.requests.send(Request::Forwarding(forwarding)).await;
     }
 
-    /// Compares the kernel's table with the intended one.
+    /// `None` if the task has ended.
     pub async fn audit(&self) -> Option<Audit> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Audit(reply)).await.ok()?;
         answer.await.ok()
     }
 
-    async fn wait(&self, request: impl FnOnce(oneshot::Sender<()>) -> Request) {
+    async fn request(&self, request: impl FnOnce(oneshot::Sender<()>) -> Request) {
         let (done, answer) = oneshot::channel();
         if self.requests.send(request(done)).await.is_ok() {
             let _ = answer.await;

@@ -1,34 +1,50 @@
-//! Masquerading toward the site, with `nft` and a table of our own.
+//! Masquerading toward the site, with `nft` and a table of its own.
 
 use std::{io, process::Stdio};
 
 use tokio::{io::AsyncWriteExt as _, process::Command};
+use tracing::warn;
 
 use crate::instance::Instance;
 
-/// Why there is no masquerading.
 #[derive(Debug, thiserror::Error)]
 pub enum SnatError {
-    /// No `nft`.
     #[error("snat needs the program nft (package nftables): {0}")]
     Missing(#[source] io::Error),
-    /// It failed.
     #[error("nft refused the masquerading rule: {0}")]
     Refused(String),
 }
 
-/// Masquerades what comes out of the TUN and leaves by another device, replacing what was there.
-///
-/// # Errors
-/// Without `nft`, or when it refuses.
-pub async fn enable(instance: &Instance) -> Result<(), SnatError> {
-    nft(&format!("{}{}", removal(instance), rules(instance))).await
+/// Masquerading of packets from the TUN that leave through another device, on or off as configured.
+#[derive(Debug)]
+pub struct Snat {
+    instance: Instance,
+    error: Option<String>,
 }
 
-/// Removes the table. Without `nft` there is none.
-///
-/// # Errors
-/// When `nft` refuses.
+impl Snat {
+    pub fn new(instance: Instance) -> Self {
+        Self { instance, error: None }
+    }
+
+    /// Switches it on or off. An error is logged, and [`error`](Self::error) returns it.
+    pub async fn apply(&mut self, on: bool) {
+        let result = match on {
+            true => nft(&format!("{}{}", removal(&self.instance), rules(&self.instance))).await,
+            false => disable(&self.instance).await,
+        };
+        self.error = result.err().map(|error| error.to_string());
+        if let Some(error) = &self.error {
+            warn!(%error, "no masquerading");
+        }
+    }
+
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+}
+
+/// Removes the table. Without `nft` there cannot be one.
 pub async fn disable(instance: &Instance) -> Result<(), SnatError> {
     match nft(&removal(instance)).await {
         Err(SnatError::Missing(_)) => Ok(()),
@@ -36,7 +52,7 @@ pub async fn disable(instance: &Instance) -> Result<(), SnatError> {
     }
 }
 
-/// Adding first makes the deletion of what may not be there succeed.
+/// The table is added first, because the deletion of a missing table fails.
 fn removal(instance: &Instance) -> String {
     let table = table(instance);
     format!("add table inet {table}\ndelete table inet {table}\n")
@@ -68,7 +84,7 @@ async fn nft(script: &str) -> Result<(), SnatError> {
         .spawn()
         .map_err(SnatError::Missing)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // An `nft` that ends early says why on stderr.
+        // If `nft` ends early, it has written why to stderr.
         let _ = stdin.write_all(script.as_bytes()).await;
     }
     let output = child.wait_with_output().await.map_err(SnatError::Missing)?;
@@ -86,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rule_is_for_what_leaves_the_tunnel_toward_the_site() {
+    fn the_rule_matches_packets_from_the_tunnel_toward_the_site() {
         let script = rules(&Instance::default());
         assert!(script.contains("table inet cframe-cframe0 {"));
         assert!(script.contains("iifname \"cframe0\" oifname != \"cframe0\" masquerade"));

@@ -13,15 +13,14 @@ use tracing::warn;
 
 use crate::sys;
 
-/// What the kernel holds for us: an inner TCP flow's window at Linux's default `tcp_rmem`, so that one
-/// flow does not lose whole batches here. Of half of this it lost a thousand packets a second at
-/// 4 Gbit/s on two cores, and its delay was the same.
+/// In bytes: one inner TCP flow's window at Linux's default `tcp_rmem`, so that a single flow does not lose
+/// whole batches here. With half of it, a flow of 4 Gbit/s on two cores lost a thousand packets a second, at
+/// the same delay.
 const RECEIVE_BUFFER: usize = 2 << 20;
 
-/// A few GSO batches: all links share it, and a slow one must not fill it for long.
+/// In bytes: a few GSO batches. All links share it, and a slow one must not fill it for long.
 const SEND_BUFFER: usize = 512 << 10;
 
-/// The socket.
 #[derive(Debug)]
 pub struct Socket {
     raw: Raw,
@@ -29,30 +28,19 @@ pub struct Socket {
     v6: bool,
 }
 
-/// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody else listens there.
     #[error("UDP port {0} is in use: another instance needs another port (--listen)")]
     InUse(u16),
-    /// The mark was refused.
     #[error("not allowed to mark packets (SO_MARK): CAP_NET_ADMIN is needed")]
     Mark(#[source] io::Error),
-    /// Anything else.
     #[error("UDP port {port}: {source}")]
-    Failed {
-        /// The port.
-        port: u16,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Failed { port: u16, source: io::Error },
 }
 
 impl Socket {
-    /// Binds `[::]:port`, or `0.0.0.0:port` where IPv6 is off, with the mark that the policy rule skips.
-    ///
-    /// # Errors
-    /// When the port is in use or the mark is not allowed.
+    /// Binds `[::]:port`, or `0.0.0.0:port` where IPv6 is off, with a mark that the policy
+    /// rule excludes.
     pub fn bind(port: u16, mark: u32) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Failed { port, source };
         let (raw, v6) = match open(Ipv6Addr::UNSPECIFIED.into(), port) {
@@ -68,10 +56,10 @@ impl Socket {
         Ok(Self { raw, state, v6 })
     }
 
-    /// Receives up to `bufs.len()` buffers, each of one datagram or of several that the kernel joined.
+    /// Fills up to `bufs.len()` buffers, each with one datagram or with several that the kernel coalesced.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing.
+    /// `WouldBlock` when there are none.
     pub fn receive(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
         let count = self.state.recv(UdpSockRef::from(&self.raw), bufs, meta)?;
         for meta in &mut meta[..count] {
@@ -81,16 +69,16 @@ impl Socket {
         Ok(count)
     }
 
-    /// Datagrams lost because too many waited, since the socket was made; zero where the kernel doesn't
-    /// say.
+    /// Datagrams dropped because the receive buffer was full, since the socket was opened; 0 if the kernel
+    /// does not report it.
     pub fn overflowed(&self) -> u64 {
         sys::receive_overflow(&self.raw).unwrap_or(0)
     }
 
-    /// Sends one datagram or a batch of equal ones.
+    /// Sends one datagram or a batch of equal length.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket's buffer is full; others concern only this transmit.
+    /// `WouldBlock` when the send buffer is full; others concern only this transmit.
     pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mapped = Transmit {
             destination: SocketAddr::new(
@@ -103,15 +91,12 @@ impl Socket {
         self.state.try_send(UdpSockRef::from(&self.raw), &mapped)
     }
 
-    /// How many datagrams one [`send`](Self::send) may hold; 1 without GSO.
+    /// The maximum number of datagrams for one [`send`](Self::send); 1 without GSO.
     pub fn max_segments(&self) -> usize {
         self.state.max_gso_segments()
     }
 
-    /// The port that it is bound to.
-    ///
-    /// # Errors
-    /// Those of getsockname(2).
+    /// The port that the socket is bound to.
     pub fn port(&self) -> io::Result<u16> {
         Ok(self.raw.local_addr()?.as_socket().map_or(0, |address| address.port()))
     }
@@ -131,7 +116,7 @@ impl AsFd for Socket {
     }
 }
 
-/// The largest number of buffers that one [`Socket::receive`] fills.
+/// The maximum number of buffers that one [`Socket::receive`] fills.
 pub const RECEIVE_BATCH: usize = BATCH_SIZE;
 
 fn open(ip: IpAddr, port: u16) -> io::Result<Raw> {
@@ -158,7 +143,8 @@ fn in_use(port: u16, source: io::Error) -> SocketError {
     SocketError::Failed { port, source }
 }
 
-/// `…FORCE` passes the limits in `net.core`, given `CAP_NET_ADMIN` in the host's user namespace.
+/// The `…FORCE` options exceed the limits in `net.core`. They need `CAP_NET_ADMIN` in the host's user
+/// namespace.
 fn size_buffers(raw: &Raw) -> io::Result<()> {
     let forced = sockopt::set_socket_recv_buffer_size_force(raw, RECEIVE_BUFFER)
         .and_then(|()| sockopt::set_socket_send_buffer_size_force(raw, SEND_BUFFER));
@@ -167,7 +153,7 @@ fn size_buffers(raw: &Raw) -> io::Result<()> {
     }
     raw.set_recv_buffer_size(RECEIVE_BUFFER)?;
     raw.set_send_buffer_size(SEND_BUFFER)?;
-    // The kernel doubles what it is asked for, and says what it has.
+    // The kernel doubles the requested size, and returns the doubled one.
     let (receive, send) = (raw.recv_buffer_size()? / 2, raw.send_buffer_size()? / 2);
     if receive < RECEIVE_BUFFER || send < SEND_BUFFER {
         warn!(

@@ -1,15 +1,13 @@
-//! Settings of the network stack, by `/proc/sys/net`: forwarding, and what the TUN needs.
+//! Settings of the network stack in `/proc/sys/net`: forwarding, and those of the TUN.
 
 use std::{fs, io, path::PathBuf};
 
 use tracing::{debug, info, warn};
 
-/// Which kinds of forwarding a host must do.
+/// The families that the host must forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forwarding {
-    /// There are IPv4 prefixes.
     pub v4: bool,
-    /// There are IPv6 prefixes.
     pub v6: bool,
 }
 
@@ -21,16 +19,16 @@ pub fn read(key: &str) -> io::Result<String> {
     fs::read_to_string(path(key)).map(|value| value.trim().to_owned())
 }
 
-/// The number in `/proc/sys/net/<key>`, if it is there and one.
+/// The number in `/proc/sys/net/<key>`; `None` if there is no file or it is not a number.
 pub fn number(key: &str) -> Option<i64> {
     read(key).ok()?.parse().ok()
 }
 
-/// Sets up a TUN device before it comes up. What the kernel lacks is left.
+/// Sets up a TUN device before it comes up. Settings that the kernel lacks are skipped.
 ///
-/// A source that comes through the tunnel may be routed elsewhere (asymmetric sites), so that the
-/// reverse path filter is loose on this device alone; an address of its own would only send router
-/// solicitations to everybody.
+/// The reverse path filter is loose on this device only: the return path to a source may not be through
+/// the tunnel (asymmetric sites). The device gets no link-local address, because with one the kernel
+/// would send router solicitations into the tunnel.
 pub(crate) fn prepare_device(name: &str) {
     for (key, value) in [
         (format!("ipv4/conf/{name}/rp_filter"), "2"),
@@ -44,7 +42,7 @@ pub(crate) fn prepare_device(name: &str) {
     }
 }
 
-/// Switches on the forwarding that is needed and still off; never switches any off.
+/// Switches forwarding on where it is needed and off; it is never switched off.
 pub(crate) fn forward(needed: Forwarding) {
     if needed.v4 {
         switch_on("ipv4/ip_forward");
@@ -64,7 +62,7 @@ fn keep_router_advertisements() {
         if number(&key) == Some(1)
             && let Err(error) = write(&key, "2")
         {
-            warn!(%key, %error, "router advertisements may be lost: set it to 2");
+            warn!(%key, %error, "router advertisements may be ignored: set it to 2");
         }
     }
 }

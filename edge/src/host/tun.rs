@@ -11,11 +11,11 @@ use tun::{AbstractDevice, Configuration};
 use super::sysctl;
 use crate::sys;
 
-/// Packets that the kernel queues while we are busy: 4096 are some 15 ms of small packets, where the
-/// default of 500 loses some at 250,000 a second.
+/// Packets that the kernel queues while the loop is busy: 4096 are about 15 ms of small packets. With the
+/// default of 500, some are lost at 250,000 a second.
 pub const QUEUE_LEN: u32 = 4096;
 
-/// Length of `virtio_net_hdr` without `num_buffers` (linux/virtio_net.h).
+/// Length in bytes of `virtio_net_hdr` without `num_buffers` (linux/virtio_net.h).
 pub const HEADER_LEN: usize = 10;
 
 // TUN_F_* of linux/if_tun.h.
@@ -26,44 +26,30 @@ const TSO_ECN: u32 = 0x08;
 const USO4: u32 = 0x20;
 const USO6: u32 = 0x40;
 
-/// An open TUN device. Dropping it leaves the device in the kernel, with its routes.
+/// An open TUN device. When this is dropped, the device stays in the kernel with its routes.
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
-    /// The device's number.
+    /// The kernel's number of the device.
     pub index: u32,
-    /// Whether UDP super-packets may be written to it and are read from it (Linux 6.2).
+    /// Whether UDP super-packets can be read from and written to it (Linux 6.2).
     pub udp_offload: bool,
 }
 
-/// Why there is no TUN device.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
-    /// Another process holds it.
     #[error("the device {0} is in use: another cframe-edge runs as this instance (see --instance)")]
     Busy(String),
-    /// No right to make it.
     #[error(
-        "not allowed to make the device {0}: CAP_NET_ADMIN and read-write access to /dev/net/tun are needed"
+        "not allowed to create the device {0}: CAP_NET_ADMIN and read-write access to /dev/net/tun are needed"
     )]
     NotAllowed(String),
-    /// Anything else.
     #[error("device {name}: {what}: {source}")]
-    Failed {
-        /// The device.
-        name: String,
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Failed { name: String, what: &'static str, source: io::Error },
 }
 
 impl Tun {
-    /// Makes the device, or takes over the one that an earlier process left, and brings it up.
-    ///
-    /// # Errors
-    /// When it is in use, when that is not allowed, or when the kernel lacks `IFF_VNET_HDR`.
+    /// Creates the device, or takes over the one that an earlier process has left, and brings it up.
     pub fn open(name: &str, mtu: u16) -> Result<Self, TunError> {
         let failed = |what| move |source| TunError::Failed { name: name.to_owned(), what, source };
         let tun = |what| move |error: tun::Error| failed(what)(into_io(error));
@@ -77,7 +63,7 @@ impl Tun {
             match Errno::from_io_error(&error) {
                 Some(Errno::BUSY) => TunError::Busy(name.to_owned()),
                 Some(Errno::PERM | Errno::ACCESS) => TunError::NotAllowed(name.to_owned()),
-                _ => failed("making it")(error),
+                _ => failed("creating it")(error),
             }
         })?;
         device.persist().map_err(tun("making it persistent"))?;
@@ -96,7 +82,7 @@ impl Tun {
         Ok(Self { fd, index: index.unsigned_abs(), udp_offload })
     }
 
-    /// Reads one packet or super-packet with its header; `None` when there is none now.
+    /// Reads one packet or super-packet with its header; `None` if none is waiting.
     ///
     /// # Errors
     /// See [`is_gone`].
@@ -111,7 +97,7 @@ impl Tun {
     /// Writes one packet or super-packet, its header first.
     ///
     /// # Errors
-    /// See [`is_gone`]; others mean that the kernel refused this packet.
+    /// See [`is_gone`]; others concern only this packet.
     pub fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::writev(&self.fd, slices)?;
         Ok(())
@@ -124,7 +110,7 @@ impl AsFd for Tun {
     }
 }
 
-/// Whether an error of [`Tun::read`] means that the device was removed from under us.
+/// Whether an error of [`Tun::read`] means that another program has removed the device.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -132,7 +118,7 @@ pub fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Asks for every offload that the kernel has; says whether UDP's is among them.
+/// Switches on all offloads that the kernel has, and returns whether UDP's is among them.
 fn offload(fd: &OwnedFd) -> io::Result<bool> {
     let tcp = CSUM | TSO4 | TSO6 | TSO_ECN;
     match sys::set_tun_offload(fd, tcp | USO4 | USO6) {

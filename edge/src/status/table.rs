@@ -7,7 +7,7 @@ use super::{LinkStatus, Status};
 /// Lines of `name: value`, then the links as a table, then the drops and problems.
 pub fn render(status: &Status) -> String {
     let mut out = String::new();
-    // Writing to a string doesn't fail.
+    // Writing to a string cannot fail.
     let _ = head(&mut out, status);
     let _ = links(&mut out, &status.links);
     let _ = tail(&mut out, status);
@@ -22,25 +22,25 @@ fn head(out: &mut String, status: &Status) -> std::fmt::Result {
         "instance:     {} (pid {}, up {})",
         status.instance,
         status.pid,
-        span(status.uptime_secs)
+        duration(status.uptime_secs)
     )?;
     match (controller.connected, &controller.error) {
         (Some(address), _) => {
-            writeln!(out, "controller:   {address} for {}", span(controller.since_secs))?;
+            writeln!(out, "controller:   {address} for {}", duration(controller.since_secs))?;
         }
         (None, error) => {
             let why = error.as_deref().unwrap_or("not connected yet");
-            writeln!(out, "controller:   none for {}: {why}", span(controller.since_secs))?;
+            writeln!(out, "controller:   none for {}: {why}", duration(controller.since_secs))?;
         }
     }
     let version = state.version.as_deref().unwrap_or("none");
     match state.age_secs {
         Some(0) | None => writeln!(out, "state:        {version}")?,
-        Some(age) => writeln!(out, "state:        {version}, confirmed {} ago", span(age))?,
+        Some(age) => writeln!(out, "state:        {version}, confirmed {} ago", duration(age))?,
     }
-    if let Some(cut) = &state.cut {
-        let ago = status.clock.saturating_sub(state.cut_at.unwrap_or(status.clock));
-        writeln!(out, "cut off:      {cut}, {} ago", span(ago))?;
+    if let Some(reason) = &state.cut_off {
+        let ago = status.clock.saturating_sub(state.cut_off_at.unwrap_or(status.clock));
+        writeln!(out, "cut off:      {reason}, {} ago", duration(ago))?;
     }
     let own = if state.own.is_empty() { "none".to_owned() } else { state.own.join(" ") };
     writeln!(out, "own prefixes: {own}")?;
@@ -76,7 +76,7 @@ fn row(link: &LinkStatus) -> [String; 9] {
         if_up(format!("{}.{:03}ms", link.rtt_us / 1000, link.rtt_us % 1000)),
         if_up(link.path_mtu.to_string()),
         if_up(format!("{:.1}%", link.loss * 100.0)),
-        span(link.since_secs),
+        duration(link.since_secs),
         bytes(link.traffic.sent_bytes),
         bytes(link.traffic.received_bytes),
     ]
@@ -98,7 +98,7 @@ fn tail(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
-fn span(secs: u64) -> String {
+fn duration(secs: u64) -> String {
     match secs {
         0..60 => format!("{secs}s"),
         60..3600 => format!("{}m{}s", secs / 60, secs % 60),

@@ -208,7 +208,7 @@ async fn heard(seen: &Seen, commands: &mpsc::Sender<Command>, event: Event) {
     match event {
         Event::Connected { .. } => seen.connected(),
         Event::Disconnected(error) => seen.ended(&error.to_string()),
-        Event::Desired(state) => {
+        Event::Desired { state, .. } => {
             let version = state.version;
             for entry in &state.denied {
                 seen.denied(entry.serial);

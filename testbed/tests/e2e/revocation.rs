@@ -120,7 +120,7 @@ fn a_revoked_edge_that_stole_a_live_session_with_the_controller_loses_it() {
     world
         .idc
         .wait_status("no session", PATIENCE, |status| {
-            status["controller"]["connected"].is_null() && !status["state"]["cut"].is_null()
+            status["controller"]["connected"].is_null() && !status["state"]["cut_off"].is_null()
         })
         .unwrap();
     world.idc.kill9().unwrap();

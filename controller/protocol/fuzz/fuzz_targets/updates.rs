@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let (before, last, to) = (assembler.version(), update.last, update.to);
         match assembler.push(update) {
-            Ok(Some(state)) => {
+            Ok(Some((state, _))) => {
                 assert!(last && state.version == to);
                 assert!(before.is_none_or(|before| to.at_least(&before)));
             }

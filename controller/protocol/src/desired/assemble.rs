@@ -15,6 +15,9 @@ pub const MAX_ENDPOINTS: usize = 64;
 /// Entries of the deny-list per desired state.
 pub const MAX_DENIED: usize = 131_072;
 
+/// A longer delta is handed out as a snapshot: comparing the whole states costs no more.
+const MAX_DELTA: usize = 8_192;
+
 /// The newest whole state, and the pieces of the next one. States that it has returned don't change.
 #[derive(Debug, Default)]
 pub struct Assembler {
@@ -28,6 +31,27 @@ struct Pending {
     from: Option<Version>,
     to: Version,
     state: Desired,
+    /// The changes so far, unless they start from the empty state or are too many.
+    delta: Option<Delta>,
+}
+
+/// The changes that led from one whole state to another, in the order in which they were sent. One thing may change
+/// more than once; [`Desired::diff_within`] has the difference that remains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The version before the changes.
+    pub from: Version,
+    /// At most a few thousand.
+    pub changes: Vec<Change>,
+}
+
+impl Delta {
+    /// With the changes that follow, unless they are too many.
+    #[must_use]
+    pub(crate) fn then(mut self, next: Vec<Change>) -> Option<Self> {
+        self.changes.extend(next);
+        (self.changes.len() <= MAX_DELTA).then_some(self)
+    }
 }
 
 /// Why an update is refused. The session must end.
@@ -70,10 +94,17 @@ impl Assembler {
         self.pending = None;
     }
 
-    /// Adds the next piece. After the last one of an update, returns the new state. After an error the
-    /// pieces are dropped, and the current state stays.
-    pub fn push(&mut self, update: Update) -> Result<Option<Arc<Desired>>, Refused> {
+    /// Adds the next piece. After the last one of an update, returns the new state, with the changes that led
+    /// to it from the state before unless it came as a snapshot. After an error the pieces are dropped, and the
+    /// current state stays.
+    pub fn push(
+        &mut self,
+        update: Update,
+    ) -> Result<Option<(Arc<Desired>, Option<Delta>)>, Refused> {
         let mut pending = self.pending_for(&update)?;
+        if let Some(delta) = pending.delta.take() {
+            pending.delta = delta.then(update.changes.clone());
+        }
         for change in update.changes {
             check_change(&change)?;
             pending.state.apply(change);
@@ -86,7 +117,7 @@ impl Assembler {
         pending.state.version = pending.to;
         let state = Arc::new(pending.state);
         self.current = Some(Arc::clone(&state));
-        Ok(Some(state))
+        Ok(Some((state, pending.delta)))
     }
 
     /// The state that the piece is added to.
@@ -106,7 +137,8 @@ impl Assembler {
             (Some(from), Some(current)) if from == current.version => Desired::clone(current),
             (from, _) => return Err(Refused::From { from, have }),
         };
-        Ok(Pending { from: update.from, to: update.to, state })
+        let delta = update.from.map(|from| Delta { from, changes: Vec::new() });
+        Ok(Pending { from: update.from, to: update.to, state, delta })
     }
 }
 

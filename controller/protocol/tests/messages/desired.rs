@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cframe_protocol::{
-    desired::{Assembler, MAX_EDGES, MAX_PREFIXES, Refused, updates},
+    desired::{Assembler, Delta, MAX_EDGES, MAX_PREFIXES, Refused, updates},
     frame::{Frame, MAX_FRAME, encode},
     v1::*,
 };
@@ -53,6 +53,47 @@ proptest! {
         let arrived =
             send(&mut assembler, updates(Some(first.version), second.version, delta)).unwrap();
         prop_assert_eq!(&*arrived, &second);
+    }
+
+    #[test]
+    fn the_changes_of_a_delta_are_exactly_the_difference_of_its_ends(
+        first in any::desired(),
+        changes in proptest::collection::vec(any::change(), 0..40),
+        towards in any::desired(),
+    ) {
+        // Anything, some of it twice or undone again, and then the shortest way to another state.
+        let mut last = first.clone();
+        changes.iter().cloned().for_each(|change| last.apply(change));
+        let mut delta = changes;
+        let rest = last.diff(&towards);
+        rest.iter().cloned().for_each(|change| last.apply(change));
+        delta.extend(rest);
+        prop_assert_eq!(first.diff_within(&last, &delta), first.diff(&last));
+    }
+
+    #[test]
+    fn a_delta_comes_with_its_changes_and_a_snapshot_with_none(
+        mut first in any::desired(),
+        mut second in any::desired(),
+    ) {
+        first.version = version(1, 1, 1);
+        second.version = version(1, 1, 2);
+        for prefixes in [&mut first.prefixes, &mut second.prefixes] {
+            *prefixes = prefixes.iter().map(|(net, owner)| (net.trunc(), owner.clone())).collect();
+        }
+        let mut assembler = Assembler::new(Some(Arc::new(first.clone())));
+        let changes = first.diff(&second);
+        let mut delta = None;
+        for piece in updates(Some(first.version), second.version, changes.clone()) {
+            delta = assembler.push(piece).unwrap().and_then(|(_, delta)| delta);
+        }
+        prop_assert_eq!(delta, Some(Delta { from: first.version, changes }));
+        let mut assembler = Assembler::default();
+        let mut delta = None;
+        for piece in updates(None, second.version, Desired::default().diff(&second)) {
+            delta = assembler.push(piece).unwrap().and_then(|(_, delta)| delta);
+        }
+        prop_assert_eq!(delta, None);
     }
 
     #[test]
@@ -133,7 +174,7 @@ fn nothing_is_applied_before_the_last_piece() {
     // The session is lost here. The next one starts from the whole state.
     assembler.reset();
     let piece = update(Some(version(1, 1, 1)), version(1, 1, 3), vec![], true);
-    let state = assembler.push(piece).unwrap().unwrap();
+    let (state, _) = assembler.push(piece).unwrap().unwrap();
     assert!(state.prefixes.is_empty());
 }
 
@@ -164,7 +205,7 @@ fn no_update_leads_back_within_an_epoch_or_to_an_earlier_one() {
 fn a_snapshot_of_a_later_epoch_replaces_everything() {
     let mut assembler = with(version(5, 2, 2));
     let first = update(None, version(6, 0, 1), vec![prefix("10.0.0.0/8")], true);
-    let state = assembler.push(first).unwrap().unwrap();
+    let (state, _) = assembler.push(first).unwrap().unwrap();
     assert_eq!(state.prefixes.len(), 1);
     assert_eq!(assembler.version(), Some(version(6, 0, 1)));
 }
@@ -241,7 +282,7 @@ fn send(
         assert!(state.is_none());
         state = assembler.push(through_the_wire(&piece)).unwrap();
     }
-    state
+    state.map(|(state, _)| state)
 }
 
 fn through_the_wire(piece: &Update) -> Update {

@@ -196,7 +196,7 @@ async fn after(misbehave: impl AsyncFnOnce(&mut SendStream)) -> End {
 async fn ended(edge: &mut Edge) -> Vec<SessionError> {
     loop {
         match edge.event().await {
-            Event::Connected { .. } | Event::Desired(_) => {}
+            Event::Connected { .. } | Event::Desired { .. } => {}
             Event::Disconnected(error) => return vec![error],
             other => panic!("{other:?}"),
         }

@@ -137,7 +137,7 @@ impl Edge {
 
     pub(crate) async fn desired(&mut self) -> Arc<Desired> {
         match self.event().await {
-            Event::Desired(state) => state,
+            Event::Desired { state, .. } => state,
             other => panic!("{other:?}"),
         }
     }

@@ -43,35 +43,35 @@ fn healthy() -> Facts {
     }
 }
 
-/// The one thing that is wrong after a change to what is healthy.
-fn only_wrong(change: impl FnOnce(&mut Facts, &mut Status)) -> Verdict {
+/// Changes one thing on a healthy host and returns the one finding that is bad then.
+fn only_wrong(change: impl FnOnce(&mut Facts, &mut Status)) -> Finding {
     let mut facts = healthy();
     let mut status = facts.daemon.take().unwrap();
     change(&mut facts, &mut status);
     facts.daemon = Some(status);
-    let mut wrong: Vec<Verdict> =
-        verdicts(&facts).into_iter().filter(|verdict| !verdict.ok).collect();
+    let mut wrong: Vec<Finding> =
+        findings(&facts).into_iter().filter(|finding| !finding.ok).collect();
     assert_eq!(wrong.len(), 1, "{wrong:?}");
     let wrong = wrong.remove(0);
-    assert!(wrong.mend.is_some(), "{wrong:?}");
+    assert!(wrong.fix.is_some(), "{wrong:?}");
     wrong
 }
 
 #[test]
-fn a_healthy_host_has_nothing_to_mend() {
-    for verdict in verdicts(&healthy()) {
-        assert!(verdict.ok, "{verdict}");
-        assert_eq!(verdict.mend, None);
+fn a_healthy_host_has_nothing_to_fix() {
+    for finding in findings(&healthy()) {
+        assert!(finding.ok, "{finding}");
+        assert_eq!(finding.fix, None);
     }
 }
 
 #[test]
-fn without_a_daemon_the_rest_is_judged_all_the_same() {
+fn without_a_daemon_the_rest_is_still_judged() {
     let facts = Facts { daemon: None, ..healthy() };
-    let verdicts = verdicts(&facts);
-    assert!(!verdicts[0].ok && verdicts[0].check == "daemon");
-    assert!(verdicts.iter().any(|verdict| verdict.check == "certificate" && verdict.ok));
-    assert!(verdicts.iter().any(|verdict| verdict.check == "ip_forward" && verdict.ok));
+    let findings = findings(&facts);
+    assert!(!findings[0].ok && findings[0].check == "daemon");
+    assert!(findings.iter().any(|finding| finding.check == "certificate" && finding.ok));
+    assert!(findings.iter().any(|finding| finding.check == "ip_forward" && finding.ok));
 }
 
 #[test]
@@ -85,69 +85,69 @@ fn a_clock_before_the_certificate_or_the_state_is_wrong() {
 }
 
 #[test]
-fn a_certificate_is_told_from_fourteen_days_before_its_end_and_when_it_is_over() {
+fn a_certificate_is_reported_from_fourteen_days_before_its_end_and_after_it() {
     let wrong = only_wrong(|facts, _| facts.clock = NOW + 16 * DAY);
     assert!(wrong.check == "certificate" && wrong.found.contains("days left"), "{wrong}");
     let wrong = only_wrong(|facts, _| facts.clock = NOW + 31 * DAY);
-    assert!(wrong.mend.unwrap().contains("--rejoin"));
+    assert!(wrong.fix.unwrap().contains("--rejoin"));
 }
 
 #[test]
-fn a_host_that_does_not_forward_is_told_how() {
+fn a_host_that_does_not_forward_is_told_how_to() {
     let wrong = only_wrong(|facts, _| facts.forward_v4 = Some(0));
-    assert!(wrong.mend.unwrap().contains("ip_forward=1"));
+    assert!(wrong.fix.unwrap().contains("ip_forward=1"));
     let wrong = only_wrong(|facts, status| {
         status.state.own.push("fd00:1::/48".to_owned());
         facts.forward_v6 = Some(0);
     });
-    assert!(wrong.mend.unwrap().contains("accept_ra=2"));
+    assert!(wrong.fix.unwrap().contains("accept_ra=2"));
     let chains = vec!["ip filter FORWARD".to_owned()];
     let wrong = only_wrong(|facts, _| facts.forward_policy = Some(ForwardPolicy::Drop(chains)));
     assert_eq!(wrong.check, "FORWARD policy");
 }
 
 #[test]
-fn a_captured_endpoint_is_fine_while_the_mark_saves_it() {
-    let captured = |saved| Captured {
+fn a_captured_endpoint_is_ok_while_its_packets_bypass_the_tunnel() {
+    let captured = |bypassed| Captured {
         address: "10.2.0.9".parse().unwrap(),
-        saved,
+        bypassed,
         device: Some("eth0".to_owned()),
     };
     let mut facts = healthy();
     facts.captured = vec![captured(true)];
-    assert!(verdicts(&facts).iter().all(|verdict| verdict.ok));
+    assert!(findings(&facts).iter().all(|finding| finding.ok));
     let wrong = only_wrong(|facts, _| facts.captured = vec![captured(false)]);
     assert_eq!(wrong.check, "endpoint");
     let wrong = only_wrong(|facts, _| {
         facts.captured = vec![captured(true)];
         facts.strict_filters = vec!["eth0".to_owned()];
     });
-    assert!(wrong.mend.unwrap().contains("rp_filter=2"));
+    assert!(wrong.fix.unwrap().contains("rp_filter=2"));
 }
 
 #[test]
 fn a_link_that_is_down_says_which_port_to_open() {
     let wrong = only_wrong(|_, status| status.links[0].up = false);
-    assert!(wrong.mend.unwrap().contains("203.0.113.7:58423"));
+    assert!(wrong.fix.unwrap().contains("203.0.113.7:58423"));
     let wrong = only_wrong(|_, status| {
         status.links[0].up = false;
         status.links[0].addresses.clear();
     });
-    assert!(wrong.mend.unwrap().contains("port 58423"));
+    assert!(wrong.fix.unwrap().contains("port 58423"));
 }
 
 #[test]
-fn a_peer_that_is_refused_for_its_certificate_asks_for_no_open_port() {
+fn for_a_peer_that_is_refused_for_its_certificate_no_port_has_to_be_opened() {
     let wrong = only_wrong(|_, status| {
         status.links[0].up = false;
         status.links[0].reason = Some("this edge: invalid peer certificate: Revoked".to_owned());
     });
-    let mend = wrong.mend.unwrap();
-    assert!(mend.contains("cfctl cert list") && !mend.contains("UDP"), "{mend}");
+    let fix = wrong.fix.unwrap();
+    assert!(fix.contains("cfctl cert list") && !fix.contains("UDP"), "{fix}");
 }
 
 #[test]
-fn routes_overlaps_and_a_missing_controller_are_told() {
+fn routes_overlaps_and_a_missing_controller_are_reported() {
     let wrong = only_wrong(|_, status| {
         status.routes.installed = 3;
         status.routes.missing = vec!["10.2.0.0/16 metric 100".to_owned()];
@@ -158,12 +158,12 @@ fn routes_overlaps_and_a_missing_controller_are_told() {
     assert_eq!(wrong.check, "overlap");
     let wrong = only_wrong(|_, status| status.controller.connected = None);
     assert_eq!(wrong.check, "controller");
-    let wrong = only_wrong(|_, status| status.state.cut = Some("revoked".to_owned()));
+    let wrong = only_wrong(|_, status| status.state.cut_off = Some("revoked".to_owned()));
     assert_eq!(wrong.check, "membership");
 }
 
 #[test]
-fn an_underlay_too_small_for_quic_is_told() {
+fn an_underlay_too_small_for_quic_is_reported() {
     let wrong = only_wrong(|facts, _| facts.device_mtu = vec![("eth0".to_owned(), 1200)]);
     assert_eq!(wrong.check, "MTU");
 }

@@ -10,55 +10,56 @@ use crate::{
     sys::ReceiveBuffer,
 };
 
-/// What one buffer holds: the largest batch that the kernel joins (`UDP_GRO`).
-const SLOT: usize = 64 << 10;
+/// Bytes of one buffer: the largest batch that the kernel coalesces (`UDP_GRO`).
+const SLOT_LEN: usize = 64 << 10;
 
-/// Up to this a copy is cheaper than giving the buffer away.
-const COPY: usize = 4 << 10;
+/// Datagrams of up to so many bytes are copied, which is cheaper than handing over the buffer.
+const MAX_COPY_LEN: usize = 4 << 10;
 
-/// Buffers offered to a call, unless the last one filled them all with datagrams that the kernel did
-/// not join: else more of them are only more for it to look at.
-const FEW: usize = 8;
+/// Buffers for one call, unless the last call filled all of them with small datagrams. More buffers
+/// only make the call slower.
+const USUAL_SLOTS: usize = 8;
 
 pub(super) struct Receiver {
     slots: [ReceiveBuffer; RECEIVE_BATCH],
     meta: [RecvMeta; RECEIVE_BATCH],
-    /// Slots that a call offers.
+    /// Slots for the next call.
     offered: usize,
-    /// Copies of small datagrams, many to a piece of memory.
+    /// Copies of small datagrams; many share one allocation.
     copies: BytesMut,
 }
 
 impl Receiver {
     pub(super) fn new() -> Self {
         Self {
-            slots: array::from_fn(|_| ReceiveBuffer::new(SLOT)),
+            slots: array::from_fn(|_| ReceiveBuffer::new(SLOT_LEN)),
             meta: [RecvMeta::default(); RECEIVE_BATCH],
-            offered: FEW,
-            copies: BytesMut::with_capacity(SLOT),
+            offered: USUAL_SLOTS,
+            copies: BytesMut::with_capacity(SLOT_LEN),
         }
     }
 
-    /// Receives once; what came is then taken with [`take`](Self::take).
+    /// Receives once and returns the number of buffers to [`take`](Self::take).
     pub(super) fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
-        let offered = std::mem::replace(&mut self.offered, FEW);
+        let offered = std::mem::replace(&mut self.offered, USUAL_SLOTS);
         let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot.whole()));
         let count = socket.receive(&mut bufs[..offered], &mut self.meta)?;
-        if count == offered && self.meta[..count].iter().all(|meta| meta.len <= COPY) {
+        if count == offered && self.meta[..count].iter().all(|meta| meta.len <= MAX_COPY_LEN) {
             self.offered = RECEIVE_BATCH;
         }
         Ok(count)
     }
 
-    /// Whether more may wait of which each is little work: the last call found nothing else.
-    pub(super) fn may_go_on(&self) -> bool {
+    /// Whether to receive again in this turn: the last call found nothing but small datagrams, and more
+    /// may wait.
+    pub(super) fn may_continue(&self) -> bool {
         self.offered == RECEIVE_BATCH
     }
 
     pub(super) fn take(&mut self, index: usize) -> (RecvMeta, BytesMut) {
         let (slot, meta) = (&mut self.slots[index], self.meta[index]);
         let len = meta.len.min(slot.len());
-        let data = match len <= COPY {
+        let data = match len <= MAX_COPY_LEN {
             true => {
                 self.copies.extend_from_slice(&slot[..len]);
                 self.copies.split()

@@ -1,4 +1,5 @@
-//! The loop. One turn: wait, take commands, receive, write to the TUN, read from it, transmit.
+//! The data plane's loop. One turn: wait, execute commands, receive, write to the TUN, read from it,
+//! transmit.
 
 use std::{
     io::{self, IoSlice},
@@ -25,65 +26,65 @@ use crate::host::{
     tun::{self, Tun},
 };
 
-/// Calls to receive in a turn; more wait for the next, so that the TUN has its turn too.
-const RECEIVES: usize = 8;
+/// Calls to receive per turn: the TUN must get its turn as well.
+const MAX_RECEIVES: usize = 8;
 
-/// Reads of the TUN in a turn, and their bytes; more wait for the next, so that the socket has its
-/// turn too, and so that what was read is still in the processor's cache when it is sent.
-const TUN_READS: usize = 256;
-const TUN_BYTES: usize = 1 << 20;
+/// Reads of the TUN per turn, and their bytes: the socket must get its turn as well, and what was read
+/// should still be in the CPU's cache when it is sent.
+const MAX_TUN_READS: usize = 256;
+const MAX_TUN_BYTES: usize = 1 << 20;
 
-/// Datagrams in a batch: 44 of 1,452 bytes near UDP's 65,507.
+/// Datagrams in one batch: 44 of 1,452 bytes are just under UDP's limit of 65,507.
 const MAX_SEGMENTS: usize = 44;
 
-/// `virtio_net_hdr` and the largest super-packet.
-const FRAME: usize = tun::HEADER_LEN + 65_535;
+/// `virtio_net_hdr` and the largest super-packet, in bytes.
+const FRAME_LEN: usize = tun::HEADER_LEN + 65_535;
 
-/// The longest sleep: the wall clock is told once a second.
-const NAP: Duration = Duration::from_secs(1);
+/// The core needs the wall clock once a second, so the loop sleeps no longer than this.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long links may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What went wrong outside the core, in packets or batches, since the start.
+/// Packets or batches that were dropped outside the core, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostCounters {
-    /// Larger than a device on the way takes (`EMSGSIZE`): path MTU discovery tries and finds out.
+    /// Larger than a device on the path allows (`EMSGSIZE`): normal for probes of path MTU discovery.
     pub udp_too_large: u64,
     /// No route (`ENETUNREACH`, `EHOSTUNREACH`).
     pub udp_unreachable: u64,
-    /// A firewall of this host (`EPERM`, `EACCES`).
+    /// Blocked by a firewall of this host (`EPERM`, `EACCES`).
     pub udp_not_permitted: u64,
-    /// No memory in the kernel or the device's queue (`ENOBUFS`, `ENOMEM`).
+    /// No room in the kernel or in the device's queue (`ENOBUFS`, `ENOMEM`).
     pub udp_no_buffers: u64,
-    /// Other refusals to send.
-    pub udp_send: u64,
-    /// Refusals to receive.
-    pub udp_receive: u64,
-    /// Lost in the socket: more came than this host could take.
+    /// Other errors while sending.
+    pub udp_send_error: u64,
+    /// Errors while receiving.
+    pub udp_receive_error: u64,
+    /// Dropped by the socket: more arrived than this host could handle.
     pub udp_overflow: u64,
-    /// Packets that the kernel did not take from us.
-    pub tun_write: u64,
-    /// Refusals to read from the TUN.
-    pub tun_read: u64,
-    /// Packets for a TUN that isn't there.
-    pub tun_gone: u64,
+    /// Errors while writing to the TUN.
+    pub tun_write_error: u64,
+    /// Errors while reading from the TUN.
+    pub tun_read_error: u64,
+    /// Packets for the TUN while there was none.
+    pub tun_missing: u64,
 }
 
 impl HostCounters {
-    /// Each with its name, in a fixed order.
+    /// Names and counts, in a fixed order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("udp_too_large", self.udp_too_large),
             ("udp_unreachable", self.udp_unreachable),
             ("udp_not_permitted", self.udp_not_permitted),
             ("udp_no_buffers", self.udp_no_buffers),
-            ("udp_send", self.udp_send),
-            ("udp_receive", self.udp_receive),
+            ("udp_send_error", self.udp_send_error),
+            ("udp_receive_error", self.udp_receive_error),
             ("udp_overflow", self.udp_overflow),
-            ("tun_write", self.tun_write),
-            ("tun_read", self.tun_read),
-            ("tun_gone", self.tun_gone),
+            ("tun_write_error", self.tun_write_error),
+            ("tun_read_error", self.tun_read_error),
+            ("tun_missing", self.tun_missing),
         ]
         .into_iter()
     }
@@ -94,22 +95,35 @@ pub(super) struct Loop {
     socket: Socket,
     tun: Option<Tun>,
     trust: Trust,
-    commands: mpsc::Receiver<Command>,
-    wake: Arc<OwnedFd>,
-    events: Sender<DriverEvent>,
+    channels: Channels,
     receiver: Receiver,
+    /// One packet or super-packet of the TUN.
     frame: Box<[u8]>,
-    /// What `pending` describes, if there is one.
-    batch: Vec<u8>,
-    /// What the socket had no room for.
-    pending: Option<Transmit>,
+    outgoing: Outgoing,
     counters: HostCounters,
-    clock_told: Option<Instant>,
+    /// When the core last got the wall clock.
+    clock_set: Option<Instant>,
+    /// When to stop at the latest, after a shutdown command.
     stop: Option<Instant>,
     moderator: Moderator,
 }
 
-/// What there is to do.
+/// To and from the rest of the process.
+pub(super) struct Channels {
+    pub(super) commands: mpsc::Receiver<Command>,
+    /// An eventfd that is readable when there are commands.
+    pub(super) wake: Arc<OwnedFd>,
+    pub(super) events: Sender<DriverEvent>,
+}
+
+/// The batch that is being sent.
+struct Outgoing {
+    batch: Vec<u8>,
+    /// How to send the batch, while the socket has no room for it.
+    pending: Option<Transmit>,
+}
+
+/// What is ready to be handled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ready {
     socket: bool,
@@ -118,57 +132,48 @@ struct Ready {
 }
 
 impl Loop {
-    pub(super) fn new(
-        mesh: Mesh,
-        socket: Socket,
-        trust: Trust,
-        commands: mpsc::Receiver<Command>,
-        wake: Arc<OwnedFd>,
-        events: Sender<DriverEvent>,
-    ) -> Self {
+    pub(super) fn new(mesh: Mesh, socket: Socket, trust: Trust, channels: Channels) -> Self {
         Self {
             mesh,
             socket,
             tun: None,
             trust,
-            commands,
-            wake,
-            events,
+            channels,
             receiver: Receiver::new(),
-            frame: vec![0; FRAME].into_boxed_slice(),
-            batch: Vec::with_capacity(64 << 10),
-            pending: None,
+            frame: vec![0; FRAME_LEN].into_boxed_slice(),
+            outgoing: Outgoing { batch: Vec::with_capacity(64 << 10), pending: None },
             counters: HostCounters::default(),
-            clock_told: None,
+            clock_set: None,
             stop: None,
             moderator: Moderator::new(Instant::now()),
         }
     }
 
-    /// Turns until it is told to stop, or until nobody is there to tell it anything.
+    /// Runs until a shutdown command, or until the other end of the channel is dropped.
     pub(super) fn run(mut self) {
-        // Timers of microseconds are what QUIC's pacing and loss detection set.
+        // QUIC's pacing and loss detection set timers of microseconds.
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
             debug!(%error, "timer slack not set");
         }
         while !self.turn() {}
     }
 
+    /// Returns whether it was the last turn.
     fn turn(&mut self) -> bool {
         let ready = match self.wait() {
             Ok(ready) => ready,
             Err(error) => {
-                // Only a descriptor that isn't one, or no memory: both end the program.
+                // An invalid descriptor or no memory: the process cannot go on.
                 error!(%error, "poll failed");
                 return true;
             }
         };
         let now = Instant::now();
-        self.tell_clock(now);
-        if ready.commands && self.take_commands(now) {
+        self.update_clock(now);
+        if ready.commands && self.execute_commands(now) {
             return true;
         }
-        // What is written to the TUN is often answered at once, as data by acknowledgements.
+        // Packets written to the TUN are often answered at once, such as data by acknowledgements.
         let written = ready.socket && self.receive_all(now);
         if ready.tun || written {
             self.read_tun(now);
@@ -177,13 +182,13 @@ impl Loop {
             self.mesh.handle_timeout(now);
             self.flush_tun();
         }
-        // Much may have been done since: round trips are measured from here.
+        // A fresh time: round trips are measured from here, and the turn may have taken long.
         self.transmit(Instant::now());
-        self.tell_events();
+        self.send_events();
         let Self { moderator, mesh, .. } = self;
-        moderator.turned(now, mesh.counters().carried(), || mesh.shortest_rtt());
+        moderator.record_turn(now, mesh.counters().carried(), || mesh.shortest_rtt());
         match self.stop {
-            Some(deadline) => self.pending.is_none() || now >= deadline,
+            Some(deadline) => self.outgoing.pending.is_none() || now >= deadline,
             None => false,
         }
     }
@@ -192,23 +197,25 @@ impl Loop {
         if let Some(nap) = self.moderator.nap()
             && let Ok(nap) = Timespec::try_from(nap)
         {
-            // A signal ends it early, which does no harm.
+            // A signal may end it early, which does no harm.
             let _ = rustix::thread::nanosleep(&nap);
         }
-        let write = match self.pending {
+        let write = match self.outgoing.pending {
             Some(_) => PollFlags::OUT,
             None => PollFlags::empty(),
         };
-        // Without a TUN its place is taken by a descriptor that is there anyway.
-        let tun = self.tun.as_ref().map_or(self.wake.as_fd(), AsFd::as_fd);
+        let wake = self.channels.wake.as_fd();
+        // Without a TUN, another descriptor takes its place in the array.
+        let tun = self.tun.as_ref().map_or(wake, AsFd::as_fd);
         let mut fds = [
             PollFd::new(&self.socket, PollFlags::IN | write),
             PollFd::from_borrowed_fd(tun, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
         ];
         let now = Instant::now();
-        let until = self.mesh.poll_timeout().map_or(NAP, |at| at.saturating_duration_since(now));
-        let timeout = Timespec::try_from(until.min(NAP)).map_err(io::Error::other)?;
+        let until =
+            self.mesh.poll_timeout().map_or(CLOCK_INTERVAL, |at| at.saturating_duration_since(now));
+        let timeout = Timespec::try_from(until.min(CLOCK_INTERVAL)).map_err(io::Error::other)?;
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -217,20 +224,20 @@ impl Loop {
         Ok(Ready { socket, tun: tun && self.tun.is_some(), commands })
     }
 
-    /// Says whether to end at once.
-    fn take_commands(&mut self, now: Instant) -> bool {
-        // Emptied before the channel, so that what comes in between wakes us again.
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    /// Returns whether to end at once.
+    fn execute_commands(&mut self, now: Instant) -> bool {
+        // Read before the channel is, so that a command that arrives in between wakes the loop again.
+        let _ = rustix::io::read(&self.channels.wake, &mut [0; 8]);
         loop {
-            match self.commands.try_recv() {
-                Ok(command) => self.command(now, command),
+            match self.channels.commands.try_recv() {
+                Ok(command) => self.execute(now, command),
                 Err(mpsc::TryRecvError::Empty) => return false,
                 Err(mpsc::TryRecvError::Disconnected) => return true,
             }
         }
     }
 
-    fn command(&mut self, now: Instant, command: Command) {
+    fn execute(&mut self, now: Instant, command: Command) {
         match command {
             Command::Apply(changes, done) => {
                 changes.into_iter().for_each(|change| self.apply(now, change));
@@ -251,7 +258,7 @@ impl Loop {
             }
             Command::Shutdown => {
                 self.mesh.shutdown(now);
-                self.stop = Some(now + FAREWELL);
+                self.stop = Some(now + SHUTDOWN_TIMEOUT);
             }
         }
     }
@@ -277,13 +284,13 @@ impl Loop {
         }
     }
 
-    /// Receives, several times if what comes is little work each; says whether anything was written to
-    /// the TUN.
+    /// Receives, several times if the datagrams are small. Returns whether anything was written to the
+    /// TUN.
     fn receive_all(&mut self, now: Instant) -> bool {
         let mut written = false;
-        for _ in 0..RECEIVES {
+        for _ in 0..MAX_RECEIVES {
             written |= self.receive(now);
-            if !self.receiver.may_go_on() {
+            if !self.receiver.may_continue() {
                 break;
             }
         }
@@ -295,7 +302,7 @@ impl Loop {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
-                self.counters.udp_receive += 1;
+                self.counters.udp_receive_error += 1;
                 0
             }
         };
@@ -328,8 +335,8 @@ impl Loop {
 
     fn read_tun(&mut self, now: Instant) {
         let mut bytes = 0;
-        for _ in 0..TUN_READS {
-            let Some(tun) = self.tun.as_ref().filter(|_| bytes < TUN_BYTES) else { return };
+        for _ in 0..MAX_TUN_READS {
+            let Some(tun) = self.tun.as_ref().filter(|_| bytes < MAX_TUN_BYTES) else { return };
             match tun.read(&mut self.frame) {
                 Ok(Some(len)) => {
                     self.mesh.handle_tun(now, &self.frame[..len]);
@@ -338,7 +345,7 @@ impl Loop {
                 Ok(None) => return,
                 Err(error) if tun::is_gone(&error) => return self.lose_tun(),
                 Err(_) => {
-                    self.counters.tun_read += 1;
+                    self.counters.tun_read_error += 1;
                     return;
                 }
             }
@@ -347,32 +354,34 @@ impl Loop {
 
     fn lose_tun(&mut self) {
         self.tun = None;
-        self.tell(DriverEvent::TunGone);
+        self.send_event(DriverEvent::TunGone);
     }
 
-    /// Sends until there is nothing more, or no more room.
+    /// Sends until nothing is left, or until the socket has no room.
     fn transmit(&mut self, now: Instant) {
-        if let Some(transmit) = self.pending.take()
+        if let Some(transmit) = self.outgoing.pending.take()
             && !self.send(&transmit)
         {
-            self.pending = Some(transmit);
+            self.outgoing.pending = Some(transmit);
             return;
         }
         let segments = self.socket.max_segments().min(MAX_SEGMENTS);
-        while let Some(transmit) = self.mesh.poll_transmit(now, segments, &mut self.batch) {
+        while let Some(transmit) = self.mesh.poll_transmit(now, segments, &mut self.outgoing.batch)
+        {
             if !self.send(&transmit) {
-                self.pending = Some(transmit);
+                self.outgoing.pending = Some(transmit);
                 return;
             }
         }
     }
 
-    /// Sends what is in `batch`; says whether it is done with, one way or the other.
+    /// Sends the batch. Returns whether it is done with, sent or dropped; otherwise the socket has no
+    /// room for it.
     fn send(&mut self, transmit: &Transmit) -> bool {
         let result = self.socket.send(&quinn_udp::Transmit {
             destination: transmit.destination,
             ecn: transmit.ecn.map(to_udp),
-            contents: &self.batch[..transmit.size],
+            contents: &self.outgoing.batch[..transmit.size],
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         });
@@ -385,36 +394,36 @@ impl Loop {
             }
             Some(Errno::PERM | Errno::ACCESS) => &mut self.counters.udp_not_permitted,
             Some(Errno::NOBUFS | Errno::NOMEM) => &mut self.counters.udp_no_buffers,
-            _ => &mut self.counters.udp_send,
+            _ => &mut self.counters.udp_send_error,
         };
         *counter += 1;
         true
     }
 
-    fn tell_clock(&mut self, now: Instant) {
-        if self.clock_told.is_none_or(|at| now >= at + NAP)
+    fn update_clock(&mut self, now: Instant) {
+        if self.clock_set.is_none_or(|at| now >= at + CLOCK_INTERVAL)
             && let Ok(unix) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)
         {
-            self.clock_told = Some(now);
+            self.clock_set = Some(now);
             self.mesh.set_wall_clock(now, unix);
         }
     }
 
-    fn tell_events(&mut self) {
+    fn send_events(&mut self) {
         while let Some(event) = self.mesh.poll_event() {
-            self.tell(DriverEvent::Mesh(event));
+            self.send_event(DriverEvent::Mesh(event));
         }
     }
 
-    fn tell(&self, event: DriverEvent) {
-        // Events are for people, except `TunGone`, which netlink tells as well.
-        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            debug!(?event, "event not told: too many at a time");
+    fn send_event(&self, event: DriverEvent) {
+        // Nothing depends on an event, except on `TunGone`, which netlink reports as well.
+        if let Err(TrySendError::Full(event)) = self.channels.events.try_send(event) {
+            debug!(?event, "event dropped: too many at a time");
         }
     }
 }
 
-/// Writes to the TUN that is there, and counts what it doesn't take.
+/// Writes to the TUN, if there is one, and counts what cannot be written.
 struct Out<'a> {
     tun: &'a Option<Tun>,
     counters: &'a mut HostCounters,
@@ -429,13 +438,13 @@ impl<'a> Out<'a> {
 
     fn write(&mut self, packet: &[IoSlice<'_>]) {
         let Some(tun) = self.tun.as_ref().filter(|_| !self.gone) else {
-            self.counters.tun_gone += 1;
+            self.counters.tun_missing += 1;
             return;
         };
         self.written = true;
         if let Err(error) = tun.write(packet) {
             self.gone = tun::is_gone(&error);
-            self.counters.tun_write += 1;
+            self.counters.tun_write_error += 1;
         }
     }
 }

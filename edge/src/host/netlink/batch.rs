@@ -1,4 +1,4 @@
-//! Changes of routes, many to a system call: one at a time they cost a wake-up each.
+//! Changes of routes, many per system call: one by one, each would cost a wake-up.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use tokio::{task::AbortHandle, time::timeout};
 
 use super::{NetlinkError, bind, message};
 
-/// Messages to a call. Their acknowledgements, of less than 1 KiB in the kernel's accounts, wait in a
-/// socket buffer of 208 KiB by default; what doesn't fit there is lost.
+/// Messages per call. Their acknowledgements, for which the kernel accounts less than 1 KiB each, wait in
+/// a socket buffer of 208 KiB by default, and what does not fit is lost.
 pub(super) const SIZE: usize = 128;
 
-/// After this an acknowledgement was lost. The kernel answers at once, once it has its lock.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel answers as soon as it has its lock. After this time an acknowledgement was lost.
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A netlink socket for batches. Its task ends when this is dropped.
 #[derive(Debug)]
@@ -32,12 +32,12 @@ pub(super) struct Batches {
     task: AbortHandle,
 }
 
-/// What is done to each route of a batch.
+/// What to do with each route of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It is made, in place of what is there.
+    /// Adds it, or replaces the one in its place.
     Put,
-    /// It is deleted; nothing there is fine.
+    /// Deletes it, if it is there.
     Delete,
 }
 
@@ -53,17 +53,18 @@ impl Batches {
         self.task.is_finished()
     }
 
-    /// Does all of them, [`SIZE`] at most, and returns the first refusal afterwards.
+    /// Tries all of them, [`SIZE`] at most, and returns the first refusal.
     pub(super) async fn run(
         &self,
         kind: Kind,
         messages: Vec<RouteMessage>,
     ) -> Result<(), NetlinkError> {
-        let some = messages.into_iter().map(|message| request(kind, message)).collect::<Vec<_>>();
+        let requests =
+            messages.into_iter().map(|message| request(kind, message)).collect::<Vec<_>>();
         let failed = |source| NetlinkError::Refused { what: "changing routes".to_owned(), source };
         let mut answers = self
             .handle
-            .request_batch(some, SocketAddr::new(0, 0))
+            .request_batch(requests, SocketAddr::new(0, 0))
             .map_err(|error| failed(std::io::Error::other(error)))?;
         let mut result = Ok(());
         let all = async {
@@ -73,10 +74,10 @@ impl Batches {
                 }
             }
         };
-        if timeout(PATIENCE, all).await.is_err() {
+        if timeout(ACK_TIMEOUT, all).await.is_err() {
             return Err(failed(std::io::ErrorKind::TimedOut.into()));
         }
-        // A socket that is lost ends the answers early.
+        // If the socket fails, the answers end early.
         match self.is_lost() {
             true => Err(failed(std::io::ErrorKind::NotConnected.into())),
             false => result,
@@ -108,18 +109,18 @@ fn refusal(kind: Kind, error: &ErrorMessage) -> Result<(), NetlinkError> {
     match (kind, Errno::from_io_error(&source)) {
         (Kind::Delete, Some(Errno::SRCH | Errno::NOENT | Errno::NODEV)) => Ok(()),
         (Kind::Put, Some(Errno::ACCESS)) => {
-            let what = format!("{} (disable_ipv6 is set for the device?)", named(error));
+            let what = format!("{} (disable_ipv6 is set for the device?)", route_name(error));
             Err(NetlinkError::Refused { what, source })
         }
-        (Kind::Put, _) => Err(NetlinkError::Refused { what: named(error), source }),
+        (Kind::Put, _) => Err(NetlinkError::Refused { what: route_name(error), source }),
         (Kind::Delete, _) => {
-            Err(NetlinkError::Refused { what: format!("deleting {}", named(error)), source })
+            Err(NetlinkError::Refused { what: format!("deleting {}", route_name(error)), source })
         }
     }
 }
 
-/// The route that an answer is about: the kernel sends the request back with it.
-fn named(error: &ErrorMessage) -> String {
+/// The route that an answer is for: the kernel returns the request with its answer.
+fn route_name(error: &ErrorMessage) -> String {
     let request = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&error.header);
     match request.map(|request| request.payload) {
         Ok(NetlinkPayload::InnerMessage(

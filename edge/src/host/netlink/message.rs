@@ -1,4 +1,4 @@
-//! Netlink messages from and to what the rest of the program speaks of. Pure.
+//! Netlink messages from and to the types of the rest of the program. Pure.
 
 use std::net::IpAddr;
 
@@ -17,21 +17,18 @@ use rtnetlink::IpVersion;
 use super::{Exit, RULE_PRIORITY};
 use crate::{
     host::reconcile::{Place, Route, Target},
-    instance::MARK_MASK,
+    instance::{MARK, MARK_MASK},
 };
 
-/// Who made a route, for people who look: unassigned in linux/rtnetlink.h and iproute2.
+/// The protocol of routes and rules of this program: a number that is unassigned in linux/rtnetlink.h and
+/// iproute2.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(207);
-
-/// What matters of a mark: all instances share it.
-const MARK: u32 = 0xcf00_0000;
 
 /// An address of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
-    /// Its device.
+    /// The number of its device.
     pub device: u32,
-    /// The address.
     pub ip: IpAddr,
 }
 
@@ -64,7 +61,7 @@ pub(super) fn of_route(route: &Route, table: u32) -> Option<RouteMessage> {
     Some(message)
 }
 
-/// Names a place, for a deletion: the kernel compares only what is said (`fib_table_delete`,
+/// For a deletion by place: the kernel compares only the attributes that are there (`fib_table_delete`,
 /// `ip6_route_del`).
 pub(super) fn of_place(place: &Place, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
@@ -84,20 +81,20 @@ pub(super) fn to_route(message: &RouteMessage) -> Option<Route> {
     let mut metric = 0;
     let mut device = None;
     let mut source = None;
-    let mut strange = message.header.tos != 0;
+    let mut unusual = message.header.tos != 0;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => device = Some(*index),
             RouteAttribute::PrefSource(address) => source = ip(address),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
-                strange = true;
+                unusual = true;
             }
             _ => {}
         }
     }
     let target = match (message.header.kind, device) {
-        _ if strange => Target::Foreign,
+        _ if unusual => Target::Foreign,
         (RouteType::Unicast, Some(index)) => Target::Device { index, source },
         (RouteType::Unreachable, _) => Target::Unreachable,
         (RouteType::Throw, _) => Target::Throw,
@@ -121,7 +118,7 @@ pub(super) fn describe(message: &RouteMessage) -> String {
     }
 }
 
-/// A dump's request, with the kernel's own filter.
+/// The request for a dump, which the kernel filters.
 pub(super) fn dump(version: IpVersion, table: u32, kind: RouteType) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(version == IpVersion::V6);
@@ -130,8 +127,8 @@ pub(super) fn dump(version: IpVersion, table: u32, kind: RouteType) -> RouteMess
     message
 }
 
-/// The subnet of a route that needs no gateway and doesn't leave through `but`.
-pub(super) fn connected(message: &RouteMessage, but: Option<u32>) -> Option<IpNet> {
+/// The subnet of a route in the main table without a gateway and not through the device `except`.
+pub(super) fn connected(message: &RouteMessage, except: Option<u32>) -> Option<IpNet> {
     let main = u32::from(RouteHeader::RT_TABLE_MAIN);
     if table(message) != main || message.header.kind != RouteType::Unicast {
         return None;
@@ -148,14 +145,14 @@ pub(super) fn connected(message: &RouteMessage, but: Option<u32>) -> Option<IpNe
         }
     }
     let net = destination(message)?;
-    let wide = net.prefix_len() == 0;
+    let default = net.prefix_len() == 0;
     let link_local =
         matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast());
-    (device.is_some() && device != but && !wide && !link_local).then_some(net)
+    (device.is_some() && device != except && !default && !link_local).then_some(net)
 }
 
-/// Whether the kernel made a route by itself, for an address.
-pub(super) fn is_kernels(message: &RouteMessage) -> bool {
+/// Whether the kernel has added a route for an address.
+pub(super) fn is_by_kernel(message: &RouteMessage) -> bool {
     message.header.protocol == RouteProtocol::Kernel
 }
 
@@ -204,8 +201,8 @@ pub(super) fn rule_table(rule: &RuleMessage) -> u32 {
     attribute.unwrap_or_else(|| u32::from(rule.header.table))
 }
 
-/// Whether the kernel's rule does what ours does, and nothing else.
-pub(super) fn same_rule(there: &RuleMessage, ours: &RuleMessage) -> bool {
+/// Whether a rule of the kernel does what `wanted` does, and nothing else.
+pub(super) fn same_rule(found: &RuleMessage, wanted: &RuleMessage) -> bool {
     let selects = |attribute: &&RuleAttribute| {
         matches!(
             attribute,
@@ -219,10 +216,10 @@ pub(super) fn same_rule(there: &RuleMessage, ours: &RuleMessage) -> bool {
         )
     };
     let count = |rule: &RuleMessage| rule.attributes.iter().filter(selects).count();
-    there.header.action == ours.header.action
-        && there.header.flags.contains(RuleFlags::Invert)
-        && count(there) == count(ours)
-        && ours.attributes.iter().filter(selects).all(|wanted| there.attributes.contains(wanted))
+    found.header.action == wanted.header.action
+        && found.header.flags.contains(RuleFlags::Invert)
+        && count(found) == count(wanted)
+        && wanted.attributes.iter().filter(selects).all(|wanted| found.attributes.contains(wanted))
 }
 
 pub(super) fn to_address(message: &AddressMessage) -> Option<Address> {
@@ -237,11 +234,11 @@ pub(super) fn to_address(message: &AddressMessage) -> Option<Address> {
             _ => {}
         }
     }
-    let doubtful = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
+    let unverified = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
         && !flags.contains(AddressFlags::Optimistic);
-    // On a point-to-point device `Address` is the other end's.
+    // On a point-to-point device, `Address` is the address of the other end.
     let ip = local.or(address)?;
-    let usable = message.header.scope == AddressScope::Universe && !doubtful && !ip.is_loopback();
+    let usable = message.header.scope == AddressScope::Universe && !unverified && !ip.is_loopback();
     usable.then_some(Address { device: message.header.index, ip })
 }
 
@@ -267,8 +264,8 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// Whether an answer is of the family that was asked for: without IPv6 the kernel answers with all.
-pub(super) fn is_of(found: AddressFamily, version: &IpVersion) -> bool {
+/// Whether an answer has the requested family: a kernel without IPv6 answers with all families.
+pub(super) fn has_family(found: AddressFamily, version: &IpVersion) -> bool {
     found == family(*version == IpVersion::V6)
 }
 
@@ -287,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_what_is_read_back() {
+    fn a_route_is_read_back_as_it_was_sent() {
         let source = Some("10.1.0.5".parse().unwrap());
         for route in [
             route("10.2.0.0/16", metric::DEVICE, Target::Device { index: 7, source }),
@@ -303,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_over_a_gateway_is_none_of_ours() {
+    fn a_route_over_a_gateway_is_foreign() {
         let ours = route("10.2.0.0/16", metric::DEVICE, Target::Device { index: 7, source: None });
         let mut message = of_route(&ours, 300).unwrap();
         message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into())));
@@ -320,7 +317,7 @@ mod tests {
             connected(&direct("10.2.0.0/16", 3), Some(7)),
             Some("10.2.0.0/16".parse().unwrap())
         );
-        assert_eq!(connected(&direct("10.2.0.0/16", 7), Some(7)), None, "our TUN");
+        assert_eq!(connected(&direct("10.2.0.0/16", 7), Some(7)), None, "the TUN");
         assert_eq!(connected(&direct("0.0.0.0/0", 3), Some(7)), None, "a default route over ppp");
         assert_eq!(connected(&direct("fe80::/64", 3), Some(7)), None, "link-local");
         let mut far = direct("10.2.0.0/16", 3);

@@ -1,4 +1,4 @@
-//! Against the kernel, each in a network namespace of its own: as root, or where user namespaces are
+//! Against the kernel, each test in its own network namespace: as root, or where user namespaces are
 //! allowed.
 
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::host::reconcile::{Target, metric};
 const TABLE: u32 = 0xcf_0001;
 const INSIDE: &str = "CFRAME_TEST_INSIDE";
 
-/// Runs the test of this name again, in a new namespace; says whether that is where we are.
+/// Runs the test of this name again in a new namespace. Returns whether this process is already there.
 fn inside(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -39,8 +39,8 @@ fn many() -> Vec<Route> {
 }
 
 #[test]
-fn a_refusal_in_a_batch_is_named_and_holds_nothing_else_up() {
-    if !inside("a_refusal_in_a_batch_is_named_and_holds_nothing_else_up") {
+fn a_refusal_in_a_batch_is_named_and_does_not_affect_the_rest() {
+    if !inside("a_refusal_in_a_batch_is_named_and_does_not_affect_the_rest") {
         return;
     }
     runtime().block_on(async {
@@ -55,8 +55,8 @@ fn a_refusal_in_a_batch_is_named_and_holds_nothing_else_up() {
 }
 
 #[test]
-fn what_is_gone_already_is_deleted_all_the_same() {
-    if !inside("what_is_gone_already_is_deleted_all_the_same") {
+fn deleting_routes_that_are_already_gone_is_no_error() {
+    if !inside("deleting_routes_that_are_already_gone_is_no_error") {
         return;
     }
     runtime().block_on(async {
@@ -69,9 +69,9 @@ fn what_is_gone_already_is_deleted_all_the_same() {
 }
 
 #[test]
-fn a_kernel_without_ipv6_leads_nowhere_and_is_no_error() {
+fn a_kernel_without_ipv6_has_no_route_which_is_no_error() {
     for errno in [Errno::OPNOTSUPP, Errno::AFNOSUPPORT, Errno::NETUNREACH] {
-        assert!(means_no_way(errno), "{errno:?}");
+        assert!(means_no_route(errno), "{errno:?}");
     }
-    assert!(!means_no_way(Errno::PERM));
+    assert!(!means_no_route(Errno::PERM));
 }

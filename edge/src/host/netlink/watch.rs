@@ -1,4 +1,4 @@
-//! What the kernel tells of changes, boiled down to what has to be looked at again.
+//! Notifications of the kernel, reduced to what has to be read again.
 
 use std::sync::{
     Arc,
@@ -15,67 +15,62 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{NetlinkError, message};
 
-/// Something to look at again: a set of flags, so that however much is told, nothing queues up.
+/// What has to be read again. It is a set of flags, so that nothing queues up however many notifications
+/// arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Note(u8);
+pub(crate) struct Affected(u8);
 
-impl Note {
-    /// Addresses, devices, or what is connected.
+impl Affected {
+    /// Addresses, other devices, and connected subnets.
     pub(crate) const LOCAL: Self = Self(1);
-    /// Our device.
+    /// The edge's device.
     pub(crate) const DEVICE: Self = Self(2);
-    /// Our table or rules, by somebody else's hand.
+    /// The edge's table or rules, changed by another program.
     pub(crate) const TABLE: Self = Self(4);
-    /// Everything: notifications were lost.
+    /// Everything, because notifications were lost.
     pub(crate) const ALL: Self = Self(7);
 
-    /// Whether all of `other` is in this.
     pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Both.
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
 
-/// What has been told since the last look.
+/// What is affected by the notifications that were not handled yet.
 #[derive(Debug, Default)]
-pub(crate) struct Notes {
+pub(crate) struct Notifications {
     pending: AtomicU8,
-    told: Notify,
+    arrived: Notify,
 }
 
-impl Notes {
-    /// Waits until there is something, and takes all of it. Cancelling loses nothing.
-    pub(crate) async fn next(&self) -> Note {
+impl Notifications {
+    /// Waits for notifications and takes all of them. Cancel-safe.
+    pub(crate) async fn next(&self) -> Affected {
         loop {
             match self.pending.swap(0, Ordering::Relaxed) {
-                0 => self.told.notified().await,
-                flags => return Note(flags),
+                0 => self.arrived.notified().await,
+                flags => return Affected(flags),
             }
         }
     }
 
-    fn tell(&self, note: Note) {
-        self.pending.fetch_or(note.0, Ordering::Relaxed);
-        self.told.notify_one();
+    fn add(&self, affected: Affected) {
+        self.pending.fetch_or(affected.0, Ordering::Relaxed);
+        self.arrived.notify_one();
     }
 }
 
-/// Subscribes, and runs the tasks that read until `tasks` is dropped.
-///
-/// `own` are the numbers of the sockets whose changes are not told.
-///
-/// # Errors
-/// When there is no socket.
+/// Subscribes, and reads notifications in tasks on `tasks`. Changes of the table by the sockets with the
+/// numbers `own` are ignored.
 pub(crate) fn watch(
     device: String,
     table: u32,
     own: [u32; 2],
     tasks: &mut JoinSet<()>,
-) -> Result<Arc<Notes>, NetlinkError> {
+) -> Result<Arc<Notifications>, NetlinkError> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -87,52 +82,54 @@ pub(crate) fn watch(
     ];
     let (connection, _, mut messages) =
         new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
-    let notes = Arc::new(Notes::default());
-    let teller = Arc::clone(&notes);
+    let notifications = Arc::new(Notifications::default());
+    let pending = Arc::clone(&notifications);
     tasks.spawn(connection);
     tasks.spawn(async move {
         while let Some((message, _)) = messages.next().await {
-            if let Some(note) = note(&message, &device, table, own) {
-                teller.tell(note);
+            if let Some(affected) = affected(&message, &device, table, own) {
+                pending.add(affected);
             }
         }
     });
-    Ok(notes)
+    Ok(notifications)
 }
 
-fn note(
+fn affected(
     message: &NetlinkMessage<RouteNetlinkMessage>,
     device: &str,
     table: u32,
     own: [u32; 2],
-) -> Option<Note> {
+) -> Option<Affected> {
     use RouteNetlinkMessage as Message;
     let inner = match &message.payload {
         NetlinkPayload::InnerMessage(inner) => inner,
-        NetlinkPayload::Overrun(_) => return Some(Note::ALL),
+        NetlinkPayload::Overrun(_) => return Some(Affected::ALL),
         _ => return None,
     };
-    let ours = own.contains(&message.header.port_number);
+    let by_us = own.contains(&message.header.port_number);
     match inner {
         Message::NewLink(link) | Message::DelLink(link) => {
             let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == device);
             let is_ours = link.attributes.iter().any(named);
-            Some(if is_ours { Note::DEVICE } else { Note::LOCAL })
+            Some(if is_ours { Affected::DEVICE } else { Affected::LOCAL })
         }
-        Message::NewAddress(_) | Message::DelAddress(_) => Some(Note::LOCAL),
-        Message::NewRoute(route) | Message::DelRoute(route) => of_route(route, table, ours),
+        Message::NewAddress(_) | Message::DelAddress(_) => Some(Affected::LOCAL),
+        Message::NewRoute(route) | Message::DelRoute(route) => {
+            affected_by_route(route, table, by_us)
+        }
         Message::NewRule(rule) | Message::DelRule(rule) => {
-            (!ours && message::rule_table(rule) == table).then_some(Note::TABLE)
+            (!by_us && message::rule_table(rule) == table).then_some(Affected::TABLE)
         }
         _ => None,
     }
 }
 
-fn of_route(route: &RouteMessage, table: u32, ours: bool) -> Option<Note> {
+fn affected_by_route(route: &RouteMessage, table: u32, by_us: bool) -> Option<Affected> {
     if message::table(route) == table {
-        return (!ours).then_some(Note::TABLE);
+        return (!by_us).then_some(Affected::TABLE);
     }
-    // A default route may come or go with the underlay's address.
+    // A change of a default route can change the underlay's address.
     let default = route.header.destination_prefix_length == 0;
-    (default || message::connected(route, None).is_some()).then_some(Note::LOCAL)
+    (default || message::connected(route, None).is_some()).then_some(Affected::LOCAL)
 }

@@ -2,20 +2,20 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// A kernel's table: one route per place, except where somebody else put more.
+/// A kernel's table: one route per place, except where another program has added more.
 #[derive(Clone, Debug, Default)]
 struct Kernel(Vec<Route>);
 
 impl Kernel {
-    fn carry_out(&mut self, plan: &Plan) {
+    fn execute(&mut self, plan: &Plan) {
         let mut index = 0;
         self.0.retain(|_| {
             index += 1;
             !plan.stale.contains(&(index - 1))
         });
         for route in &plan.missing {
-            match self.0.iter_mut().find(|there| there.place == route.place) {
-                Some(there) => *there = *route,
+            match self.0.iter_mut().find(|found| found.place == route.place) {
+                Some(found) => *found = *route,
                 None => self.0.push(*route),
             }
         }
@@ -27,7 +27,7 @@ impl Kernel {
 }
 
 fn nets() -> impl Strategy<Value = IpNet> {
-    // A small space, so that prefixes meet, contain and equal each other.
+    // A small space, so that prefixes overlap, contain and equal each other.
     let v4 = (0u8..4, 0u8..4, 8u8..=32).prop_map(|(a, b, len)| format!("10.{a}.{b}.0/{len}"));
     let v6 = (0u8..4, 16u8..=64).prop_map(|(a, len)| format!("fd00:{a}::/{len}"));
     prop_oneof![v4, v6].prop_map(|text| text.parse::<IpNet>().unwrap().trunc())
@@ -71,25 +71,25 @@ fn intents() -> impl Strategy<Value = Intent> {
 
 proptest! {
     #[test]
-    fn one_pass_makes_any_table_what_is_wanted(
+    fn one_pass_corrects_any_table(
         intent in intents(),
         table in vec(routes(), 0..30),
     ) {
         let unique: BTreeMap<Place, Route> = table.iter().map(|route| (route.place, *route)).collect();
         let mut kernel = Kernel(unique.into_values().collect());
-        kernel.carry_out(&intent.plan(&kernel.0));
+        kernel.execute(&intent.plan(&kernel.0));
         prop_assert_eq!(kernel.by_place(), intent.wanted());
         prop_assert_eq!(intent.plan(&kernel.0), Plan::default(), "the second pass has nothing to do");
     }
 
     #[test]
-    fn doubled_places_are_clean_within_a_few_passes(
+    fn places_with_several_routes_are_correct_after_a_few_passes(
         intent in intents(),
         table in vec(routes(), 0..30),
     ) {
         let mut kernel = Kernel(table);
         for _ in 0..3 {
-            kernel.carry_out(&intent.plan(&kernel.0));
+            kernel.execute(&intent.plan(&kernel.0));
         }
         prop_assert_eq!(kernel.by_place(), intent.wanted());
     }
@@ -105,7 +105,7 @@ proptest! {
             true => after.add(net, false),
             false => after.remove(&net),
         }
-        // A change of our own prefixes changes the source of every route; the rest must be local.
+        // A change of this site's prefixes can change every route's source address; any other change is local.
         prop_assume!(before.own() == after.own());
         let affected = after.affected([net]);
         let changed = |place: &Place| before.at(place) != after.at(place);
@@ -117,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn every_prefix_has_an_unreachable_behind_it_whatever_happens(intent in intents()) {
+    fn every_prefix_always_has_an_unreachable_route_behind_it(intent in intents()) {
         for net in intent.foreign() {
             let place = Place { net: *net, metric: metric::UNREACHABLE };
             prop_assert_eq!(intent.at(&place), Some(Target::Unreachable));
@@ -139,7 +139,7 @@ fn intent(foreign: &[&str], own: &[&str], connected: &[&str], addresses: &[&str]
 }
 
 #[test]
-fn a_connected_subnet_inside_a_foreign_prefix_is_thrown_back() {
+fn a_connected_subnet_inside_a_foreign_prefix_gets_a_throw_route() {
     let connected = ["172.17.0.0/16", "192.168.0.0/24", "10.0.0.0/8"];
     let intent = intent(&["172.16.0.0/12"], &[], &connected, &[]);
     let throws: Vec<String> = intent
@@ -152,7 +152,7 @@ fn a_connected_subnet_inside_a_foreign_prefix_is_thrown_back() {
 }
 
 #[test]
-fn a_foreign_prefix_that_is_a_connected_subnet_loses_to_it() {
+fn a_connected_subnet_takes_precedence_over_an_equal_foreign_prefix() {
     let intent = intent(&["10.1.0.0/16"], &[], &["10.1.0.0/16"], &[]);
     let best = intent.wanted().into_iter().next().unwrap();
     assert_eq!((best.0.metric, best.1), (metric::THROW, Target::Throw));
@@ -170,7 +170,7 @@ fn a_prefix_inside_a_local_subnet_is_local_and_one_inside_another_tunnels_route_
 }
 
 #[test]
-fn the_source_is_an_address_inside_our_own_site() {
+fn the_source_is_an_address_inside_this_site() {
     let intent = intent(
         &["10.2.0.0/16", "fd00:2::/32"],
         &["10.1.0.0/16"],

@@ -1,4 +1,4 @@
-//! The task itself. It alone writes to the table, so that what it wrote last is what it knows.
+//! The task itself. Nothing else in this program writes to the table.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use super::{Audit, Edit, HostEvent, Request, Setup};
 use crate::{
     host::{
-        netlink::{Found, Kernel, NetlinkError, Note, Notes, watch},
+        netlink::{Affected, Found, Kernel, NetlinkError, Notifications, watch},
         reconcile::{Intent, Local, Place, Plan, Route},
         sysctl::{self, Forwarding},
         tun::QUEUE_LEN,
@@ -26,37 +26,38 @@ use crate::{
     instance::Instance,
 };
 
-/// How long notifications gather before we look: a change of address comes as several.
+/// How long notifications are collected before they are handled: one change of an address causes
+/// several.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-/// How often the whole table is compared; reading a large one takes its time, so that it is compared
-/// less often.
-const PERIOD: Duration = Duration::from_secs(30);
-const ROUTES_PER_PERIOD: usize = 20_000;
-/// After a refusal.
-const RETRY: Duration = Duration::from_secs(2);
-/// How many remotes are asked for: they differ in few ways.
+/// How often the whole table is compared with the intended one. A large table takes long to read: the
+/// interval grows by itself once per `ROUTES_PER_INTERVAL` routes.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+const ROUTES_PER_INTERVAL: usize = 20_000;
+/// Instead of the interval, while the kernel refuses something.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// Remotes whose paths are looked up: more would only repeat the same few paths.
 const MAX_REMOTES: usize = 64;
-/// How many routes an audit names.
-const MAX_NAMED: usize = 20;
+/// Routes that an audit lists.
+const MAX_LISTED: usize = 20;
 
-/// Addresses that only a default route leads to (RFC 5737, RFC 3849).
-const FAR: [IpAddr; 2] = [
+/// Addresses that only a default route leads to: they are for documentation (RFC 5737, RFC 3849).
+const DEFAULT_ROUTE_PROBES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
 pub(super) struct Keeper {
     kernel: Kernel,
-    notes: Arc<Notes>,
+    notifications: Arc<Notifications>,
     instance: Instance,
     intent: Intent,
     device: Option<u32>,
     remotes: BTreeSet<IpAddr>,
     underlay: BTreeSet<(u32, Option<IpAddr>)>,
     forwarding: bool,
-    problem: Option<String>,
-    /// Whether we know what is wanted. Until then the table stays as an earlier process left it:
-    /// emptying it for a moment would let packets out in the clear.
+    error: Option<String>,
+    /// Whether the prefixes are known. Until then the table stays as an earlier process has left it: an
+    /// empty table would let packets leave unencrypted.
     armed: bool,
     events: mpsc::Sender<HostEvent>,
 }
@@ -69,46 +70,46 @@ impl Keeper {
     ) -> Result<Self, NetlinkError> {
         let kernel = Kernel::open()?;
         let (name, table) = (setup.instance.name().to_owned(), setup.instance.table());
-        // Subscribed before the first look, so that no change falls in between.
-        let notes = watch(name, table, kernel.ports(), tasks)?;
+        // Subscribed before anything is read, so that no change in between is missed.
+        let notifications = watch(name, table, kernel.ports(), tasks)?;
         Ok(Self {
             kernel,
-            notes,
+            notifications,
             instance: setup.instance,
             intent: Intent::default(),
             device: None,
             remotes: BTreeSet::new(),
             underlay: BTreeSet::new(),
             forwarding: setup.forwarding,
-            problem: None,
+            error: None,
             armed: false,
             events,
         })
     }
 
     pub(super) async fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut pending: Option<(Instant, Note)> = None;
+        let mut pending: Option<(Instant, Affected)> = None;
         let mut next_pass = Instant::now();
         loop {
-            let notes = Arc::clone(&self.notes);
+            let notifications = Arc::clone(&self.notifications);
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(request) => self.handle(request).await,
                     None => return,
                 },
-                note = notes.next() => {
-                    let (at, before) = pending.unwrap_or((Instant::now() + DEBOUNCE, note));
-                    pending = Some((at, before.and(note)));
+                affected = notifications.next() => {
+                    let (at, before) = pending.unwrap_or((Instant::now() + DEBOUNCE, affected));
+                    pending = Some((at, before.and(affected)));
                 }
                 () = sleep_until(pending.map_or(next_pass, |(at, _)| at)), if pending.is_some() => {
-                    if let Some((_, note)) = pending.take() {
-                        self.look(note).await;
+                    if let Some((_, affected)) = pending.take() {
+                        self.check(affected).await;
                     }
                 }
                 () = sleep_until(next_pass) => self.reconcile().await,
             }
             if self.kernel.is_lost() {
-                // Whoever started us sees our end.
+                // The process ends when this task does.
                 return error!("the netlink socket was lost");
             }
             next_pass = self.next_pass(next_pass);
@@ -116,7 +117,7 @@ impl Keeper {
     }
 
     /// Reads the host's networks for the first time.
-    pub(super) async fn look_around(&mut self) -> Result<(), NetlinkError> {
+    pub(super) async fn read_host(&mut self) -> Result<(), NetlinkError> {
         self.refresh_local().await?;
         self.underlay = self.read_underlay().await?;
         Ok(())
@@ -141,7 +142,7 @@ impl Keeper {
                 let remotes = remotes.into_iter().take(MAX_REMOTES).collect();
                 if self.remotes != remotes {
                     self.remotes = remotes;
-                    // Other questions, so other answers: no change of ours.
+                    // Not reported as a change: other remotes have other paths.
                     if let Ok(underlay) = self.read_underlay().await {
                         self.underlay = underlay;
                     }
@@ -167,7 +168,7 @@ impl Keeper {
         let local = self.refresh_local().await.map(drop);
         self.reconcile().await;
         if let Err(error) = set_up.and(local) {
-            self.refused(&error);
+            self.record_refusal(&error);
         }
     }
 
@@ -189,20 +190,24 @@ impl Keeper {
             self.armed = true;
             self.reconcile().await;
         } else if sources != [false, true].map(|v6| self.intent.source(v6)) {
-            debug!(own_before, own = self.intent.own().len(), "another source: all routes change");
+            debug!(
+                own_before,
+                own = self.intent.own().len(),
+                "another source address: all routes change"
+            );
             self.reconcile().await;
         } else if let Err(error) = self.apply(&before, self.intent.affected(nets)).await {
-            self.refused(&error);
+            self.record_refusal(&error);
         }
         self.forward();
     }
 
-    /// Which of some places hold something by intention.
+    /// Whether each of these places should hold a route.
     fn held(&self, places: BTreeSet<Place>) -> Vec<(Place, bool)> {
         places.into_iter().map(|place| (place, self.intent.at(&place).is_some())).collect()
     }
 
-    /// Makes the places of an edit right, by what the kernel was given before.
+    /// Updates the places that an edit affects. `before`: whether each held a route before the edit.
     async fn apply(
         &self,
         before: &[(Place, bool)],
@@ -224,66 +229,66 @@ impl Keeper {
         self.kernel.delete_places(table, &gone).await
     }
 
-    async fn look(&mut self, note: Note) {
-        // Also when others change: ours may have another name now.
-        if note.has(Note::DEVICE) || note.has(Note::LOCAL) {
+    async fn check(&mut self, affected: Affected) {
+        // Also for changes of other devices: this one may have got another name.
+        if affected.has(Affected::DEVICE) || affected.has(Affected::LOCAL) {
             self.check_device().await;
         }
-        if note.has(Note::LOCAL) {
+        if affected.has(Affected::LOCAL) {
             match self.refresh_local().await {
                 Ok(true) => self.reconcile().await,
                 Ok(false) => {}
-                Err(error) => self.refused(&error),
+                Err(error) => self.record_refusal(&error),
             }
             self.check_underlay().await;
         }
-        if note.has(Note::TABLE) || note.has(Note::DEVICE) {
+        if affected.has(Affected::TABLE) || affected.has(Affected::DEVICE) {
             self.reconcile().await;
         }
     }
 
     async fn check_device(&mut self) {
         let Ok(devices) = self.kernel.devices().await else { return };
-        let ours = devices.iter().find(|device| device.name == self.instance.name());
-        match ours {
+        let own = devices.iter().find(|device| device.name == self.instance.name());
+        match own {
             Some(device) if Some(device.index) == self.device => {
                 if !device.up {
                     warn!(device = %device.name, "the device was set down; bringing it up");
                     if let Err(error) = self.kernel.set_device_up(device.index).await {
-                        self.refused(&error);
+                        self.record_refusal(&error);
                     }
                 }
             }
             _ => {
                 if let Some(index) = self.device {
-                    self.tell(HostEvent::DeviceGone(index));
+                    self.send(HostEvent::DeviceGone(index));
                 }
             }
         }
     }
 
-    /// Compares the whole table with what is wanted, and makes it so.
+    /// Compares the whole table with the intended one and corrects it.
     async fn reconcile(&mut self) {
-        match self.pass().await {
-            Ok(()) => self.problem = None,
-            Err(error) => self.refused(&error),
+        match self.correct_table().await {
+            Ok(()) => self.error = None,
+            Err(error) => self.record_refusal(&error),
         }
         self.forward();
     }
 
-    async fn pass(&self) -> Result<(), NetlinkError> {
+    async fn correct_table(&self) -> Result<(), NetlinkError> {
         if !self.armed {
             return Ok(());
         }
         let table = self.instance.table();
         let found = self.kernel.table(table).await?;
         let plan = self.plan(&found);
-        // Routes before the rules that lead to them, so that nothing goes astray in between.
+        // Routes before the rules that lead to them: in between, the table must not be used.
         let made = self.kernel.put(table, &plan.missing).await;
         let stale: Vec<&Found> = plan.stale.iter().map(|index| &found[*index]).collect();
         let removed = self.kernel.delete_found(&stale).await;
         let rules = self.kernel.ensure_rules(table).await;
-        // A refusal is retried every few seconds, and told once.
+        // A refusal is retried every few seconds, and logged once.
         made.and(removed).and(rules)?;
         if plan != Plan::default() {
             info!(made = plan.missing.len(), removed = plan.stale.len(), "routes reconciled");
@@ -314,31 +319,31 @@ impl Keeper {
             Ok(underlay) if underlay != self.underlay => {
                 info!("the underlay's addresses changed");
                 self.underlay = underlay;
-                self.tell(HostEvent::UnderlayChanged);
+                self.send(HostEvent::UnderlayChanged);
             }
             Ok(_) => {}
-            Err(error) => self.refused(&error),
+            Err(error) => self.record_refusal(&error),
         }
     }
 
-    /// Where underlay packets leave, and all addresses there: a link may use any of them.
+    /// The devices through which underlay packets leave, with all their addresses: a link may use any.
     async fn read_underlay(&self) -> Result<BTreeSet<(u32, Option<IpAddr>)>, NetlinkError> {
         let mut underlay = BTreeSet::new();
-        for to in FAR.iter().chain(&self.remotes) {
+        for to in DEFAULT_ROUTE_PROBES.iter().chain(&self.remotes) {
             if let Some(exit) = self.kernel.exit(*to, self.instance.mark()).await? {
                 underlay.insert((exit.device, exit.source));
             }
         }
         let devices: BTreeSet<u32> = underlay.iter().map(|(device, _)| *device).collect();
         let addresses = self.kernel.addresses().await?;
-        let there = addresses.into_iter().filter(|address| devices.contains(&address.device));
-        underlay.extend(there.map(|address| (address.device, Some(address.ip))));
+        let usable = addresses.into_iter().filter(|address| devices.contains(&address.device));
+        underlay.extend(usable.map(|address| (address.device, Some(address.ip))));
         Ok(underlay)
     }
 
     fn forward(&self) {
         if self.forwarding {
-            // In their order IPv4 comes first.
+            // The sets are sorted with IPv4 first.
             let nets = [self.intent.own(), self.intent.foreign()];
             let v4 = nets.iter().filter_map(|nets| nets.first()).any(|net| net.addr().is_ipv4());
             let v6 = nets.iter().filter_map(|nets| nets.last()).any(|net| net.addr().is_ipv6());
@@ -350,7 +355,7 @@ impl Keeper {
         let wanted = self.intent.wanted();
         let mut audit = Audit {
             intended: wanted.len(),
-            problem: self.problem.clone(),
+            error: self.error.clone(),
             sources: [false, true].iter().filter_map(|v6| self.intent.source(*v6)).collect(),
             overlaps: self.overlaps(),
             ..Audit::default()
@@ -360,44 +365,44 @@ impl Keeper {
                 let plan = self.plan(&found);
                 audit.installed = wanted.len() - plan.missing.len();
                 let missing = plan.missing.iter().map(|route| describe(&route.place));
-                audit.missing = missing.take(MAX_NAMED).collect();
+                audit.missing = missing.take(MAX_LISTED).collect();
                 let stale = plan.stale.iter().map(|index| describe(&found[*index].route.place));
-                audit.stale = stale.take(MAX_NAMED).collect();
+                audit.stale = stale.take(MAX_LISTED).collect();
             }
-            Err(error) => audit.problem = Some(chain(&error)),
+            Err(error) => audit.error = Some(chain(&error)),
         }
         audit
     }
 
     fn overlaps(&self) -> Vec<(IpNet, IpNet)> {
         let connected = self.intent.local().connected.iter();
-        let meets = |net: &IpNet| {
+        let overlapping = |net: &IpNet| {
             let foreign = self.intent.foreign().iter();
-            let meeting = foreign.filter(|foreign| foreign.contains(net) || net.contains(*foreign));
-            meeting.map(|foreign| (*net, *foreign)).collect::<Vec<_>>()
+            let foreign = foreign.filter(|foreign| foreign.contains(net) || net.contains(*foreign));
+            foreign.map(|foreign| (*net, *foreign)).collect::<Vec<_>>()
         };
-        connected.flat_map(meets).take(MAX_NAMED).collect()
+        connected.flat_map(overlapping).take(MAX_LISTED).collect()
     }
 
-    fn refused(&mut self, error: &NetlinkError) {
+    fn record_refusal(&mut self, error: &NetlinkError) {
         let text = chain(error);
-        // Retried every few seconds: said once.
-        if self.problem.as_ref() != Some(&text) {
+        // It is retried every few seconds, and logged once.
+        if self.error.as_ref() != Some(&text) {
             warn!(error = %text, "the kernel refused a change of routes");
-            self.problem = Some(text);
+            self.error = Some(text);
         }
     }
 
     fn next_pass(&self, planned: Instant) -> Instant {
         let now = Instant::now();
-        let size = self.intent.foreign().len() / ROUTES_PER_PERIOD;
-        let period = PERIOD * u32::try_from(1 + size).unwrap_or(u32::MAX);
-        let period = if self.problem.is_some() { RETRY } else { period };
-        if planned <= now { now + period } else { planned.min(now + period) }
+        let size = self.intent.foreign().len() / ROUTES_PER_INTERVAL;
+        let interval = RECONCILE_INTERVAL * u32::try_from(1 + size).unwrap_or(u32::MAX);
+        let interval = if self.error.is_some() { RETRY_DELAY } else { interval };
+        if planned <= now { now + interval } else { planned.min(now + interval) }
     }
 
-    fn tell(&self, event: HostEvent) {
-        // A full channel holds the same event already, or one whose handling looks at everything.
+    fn send(&self, event: HostEvent) {
+        // If the channel is full, it already has an event whose handling covers this one.
         let _ = self.events.try_send(event);
     }
 }

@@ -48,7 +48,7 @@ async fn first(member: &Member) -> Result<(Duration, Duration)> {
     let state = timeout(PATIENCE, async {
         loop {
             match happens.recv().await.context("the session has ended")? {
-                Event::Desired(state) => return Ok(state),
+                Event::Desired { state, .. } => return Ok(state),
                 Event::Disconnected(error) => bail!("{error}"),
                 Event::Connected { .. }
                 | Event::RenewReply(_)

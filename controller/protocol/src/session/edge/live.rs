@@ -131,8 +131,8 @@ impl EdgeSession {
         live.answered = true;
         match message {
             ToEdge::Update(update) => {
-                if let Some(state) = self.assembler.push(update)? {
-                    self.outbox.push(Event::Desired(state));
+                if let Some((state, delta)) = self.assembler.push(update)? {
+                    self.outbox.push(Event::Desired { state, delta });
                 }
             }
             ToEdge::Ping(Ping { nonce, .. }) => {

@@ -1,12 +1,15 @@
-//! The state on disk and a certificate of a join since, with roots that overlap in part.
+//! The state on disk and the certificate of a later join, with roots that overlap in part.
+
+use std::sync::Arc;
 
 use cframe_pki::{
     bundle::TrustBundle,
     identity::{MeshName, SpiffeId},
     issue::{LEAF_LIFETIME, RootCa, VerifiedCsr},
     key::PrivateKey,
+    unix_now,
 };
-use cframe_protocol::v1::Version;
+use cframe_protocol::v1::{Desired, Version};
 
 use super::*;
 
@@ -37,7 +40,7 @@ impl Roots {
         Credentials { chain: vec![leaf.der, ca.certificate().clone()], key }
     }
 
-    /// Whether an edge starts from its state, and by which roots it takes a controller for one.
+    /// Whether an edge starts from its state, and under which roots it accepts a controller.
     fn start(&self, kept: &[usize], joined: usize, enrolled: &[usize]) -> (bool, Vec<usize>) {
         let home = tempfile::tempdir().unwrap();
         let state = State::open(&home.path().join("edge")).unwrap();
@@ -47,6 +50,7 @@ impl Roots {
             trust: self.bundle(kept),
             ..Desired::default()
         };
+        let desired = Arc::new(desired);
         let kept = Snapshot { id: id.clone(), saved: 1, desired, denied: DenyList::default() };
         snapshot::save(&state.dir.join(snapshot::FILE), &kept).unwrap();
         let enrolment = Enrolment {
@@ -57,15 +61,16 @@ impl Roots {
         };
         let credentials = self.leaf(joined, &id);
         let identity = credentials.identity().unwrap();
-        let snapshot = load_snapshot(&state, &credentials, &identity);
-        let trust = trust(&identity, &enrolment, snapshot.as_ref()).unwrap();
+        let snapshot = load_snapshot(&state.dir, &credentials, &identity);
+        let stored = Stored { state, credentials, identity, enrolment, snapshot };
+        let trust = stored.trust().unwrap();
         let verifier = PeerVerifier::new(trust, Policy::Controller);
         let controller = SpiffeId::controller(self.mesh.clone(), "ctl".parse().unwrap());
         let taken = (0..self.roots.len()).filter(|root| {
             let chain = self.leaf(*root, &controller).chain;
             verifier.judge(&chain, PeerSide::Server, unix_now()).is_ok()
         });
-        (snapshot.is_some(), taken.collect())
+        (stored.snapshot.is_some(), taken.collect())
     }
 }
 
@@ -77,8 +82,8 @@ fn a_state_that_knows_the_root_of_our_certificate_is_started_from() {
 }
 
 #[test]
-fn a_state_with_another_root_than_our_certificates_is_left_out_though_the_bundles_overlap() {
+fn a_state_with_another_root_than_our_certificate_is_not_used_though_the_bundles_overlap() {
     let roots = Roots::new();
     assert_eq!(roots.start(&[0, 1], 2, &[1, 2]), (false, vec![1, 2]));
-    assert_eq!(roots.start(&[0], 2, &[2]), (false, vec![2]), "nor if they don't");
+    assert_eq!(roots.start(&[0], 2, &[2]), (false, vec![2]), "nor if they don't overlap");
 }

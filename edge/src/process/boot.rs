@@ -1,0 +1,157 @@
+//! From a data directory to a running edge.
+
+mod data_plane;
+mod stored;
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result};
+use cframe_pki::{
+    tls::{self, LiveCredentials},
+    verifier::{PeerVerifier, Policy},
+};
+use cframe_protocol::session::{Client, EdgeSession};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{
+    EdgeProcess, Inputs,
+    desired::DesiredState,
+    device::Device,
+    identity::{Identity, Refusals},
+    links::{LastSeen, Links},
+    reports::Reports,
+    uplink::{Uplink, merge_controllers},
+};
+use crate::{
+    config::{Config, Forwarding},
+    host::{
+        routes::{Routes, Setup},
+        snat::Snat,
+        socket::Socket,
+    },
+    local::{Call, Server},
+    metrics, state,
+};
+use data_plane::Core;
+use stored::Stored;
+
+/// Events and commands that wait between tasks.
+const BACKLOG: usize = 64;
+
+pub(super) async fn boot(
+    config: Config,
+    reloads: mpsc::Receiver<Config>,
+) -> Result<(EdgeProcess, Inputs)> {
+    let started = Instant::now();
+    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let stored = Stored::load(&config.paths.data)?;
+    let (namespace, name) = stored.namespace_and_name()?;
+    let trust = stored.trust()?;
+    let credentials = LiveCredentials::new(stored.credentials.clone())?;
+    let refusals = Refusals::default();
+    let boot_id = state::random()?;
+    let mtu = stored.settings().tun_mtu;
+
+    let (device, tun) = Device::open(config.instance.name(), mtu)?;
+    let listen = config.listen.unwrap_or_else(|| stored.listen_port());
+    let socket = Socket::bind(listen, config.instance.mark())?;
+    let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
+    let links = Links::new(socket.port().unwrap_or(listen), last_seen);
+    let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
+    let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
+    let core =
+        Core { config: &config, stored: &stored, credentials: &credentials, verifier, boot_id };
+    let (driver, driver_events) = core.start(&name, socket, &tun, trust.clone(), &links)?;
+
+    let setup = Setup {
+        instance: config.instance.clone(),
+        forwarding: config.forwarding == Forwarding::Set,
+        cancel: cancel.clone(),
+    };
+    let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
+    routes.set_device(device.index(), mtu).await;
+    let calls = serve_locally(&config, &cancel, &mut tasks).await?;
+
+    let have = stored.snapshot.as_ref().map(|kept| Arc::clone(&kept.desired));
+    let client = Client {
+        addresses: merge_controllers(&config.controllers, &stored.controllers()),
+        tls: Arc::new(tls::control_client(
+            &credentials,
+            PeerVerifier::new(trust.clone(), Policy::Controller).with_observer(refusals.observer()),
+        )),
+        mark: Some(config.instance.mark()),
+    };
+    let session =
+        EdgeSession::new(client.clone(), have.clone(), env!("CARGO_PKG_VERSION"), boot_id);
+    let (uplink, session_events) = Uplink::start(session, client, config.controllers, &cancel);
+
+    let Stored { state, identity, enrolment, snapshot, .. } = stored;
+    let (id, dir) = (identity.id, state.dir.clone());
+    let desired =
+        DesiredState::new(name.clone(), id.clone(), dir, enrolment, snapshot.as_ref(), &mut tasks);
+    let mut process = EdgeProcess {
+        desired,
+        identity: Identity::new(name, state, credentials, trust, refusals),
+        uplink,
+        device,
+        links,
+        reports: Reports::new(started),
+        snat: Snat::new(config.instance.clone()),
+        instance: config.instance,
+        driver,
+        routes,
+        cancel,
+        tasks,
+    };
+    if let Some(have) = have {
+        info!(version = %have.version, edges = have.edges.len(), prefixes = have.prefixes.len(),
+            "starting from the state on disk");
+        process.apply_state(have, None).await;
+    }
+    // After the tables are filled: packets that are read before would be dropped.
+    process.driver.set_tun(Some(tun));
+    if config.snat {
+        process.snat.apply(true).await;
+    }
+    info!(%id, instance = %process.instance, listen = process.links.listen, "running");
+    let inputs = Inputs {
+        session: session_events,
+        driver: driver_events,
+        host: host_events,
+        calls,
+        reloads,
+    };
+    Ok((process, inputs))
+}
+
+/// Starts the local socket and, if configured, metrics; both put their calls into one channel.
+async fn serve_locally(
+    config: &Config,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<mpsc::Receiver<Call>> {
+    let (calls, receiver) = mpsc::channel(BACKLOG);
+    let path = &config.paths.socket;
+    let server = Server::bind(path).with_context(|| {
+        format!("cannot listen on {} (a path of at most 107 bytes)", path.display())
+    })?;
+    let stop = cancel.clone().cancelled_owned();
+    tasks.spawn(until(stop, server.run(calls.clone())));
+    if let Some(address) = config.metrics_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot serve metrics on {address}"))?;
+        let stop = cancel.clone().cancelled_owned();
+        tasks.spawn(until(stop, metrics::serve(listener, calls)));
+    }
+    Ok(receiver)
+}
+
+async fn until(stop: impl Future<Output = ()>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = stop => {}
+    }
+}

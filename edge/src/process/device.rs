@@ -1,0 +1,80 @@
+//! The TUN device: removed and made again while the process runs.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::{
+    host::{
+        driver::Driver,
+        routes::Routes,
+        tun::{Tun, TunError},
+    },
+    status::DeviceStatus,
+};
+
+const REOPEN_DELAY: Duration = Duration::from_millis(300);
+
+#[derive(Debug)]
+pub(super) struct Device {
+    name: String,
+    /// The kernel's number of the device; `None` while there is none.
+    index: Option<u32>,
+    /// When to try again, while there is none.
+    reopen_at: Option<Instant>,
+}
+
+impl Device {
+    pub(super) fn open(name: &str, mtu: u16) -> Result<(Self, Tun), TunError> {
+        let tun = Tun::open(name, mtu)?;
+        Ok((Self { name: name.to_owned(), index: Some(tun.index), reopen_at: None }, tun))
+    }
+
+    pub(super) fn index(&self) -> Option<u32> {
+        self.index
+    }
+
+    pub(super) fn reopen_at(&self) -> Option<Instant> {
+        self.reopen_at
+    }
+
+    pub(super) async fn handle_removal(&mut self, mtu: u16, driver: &Driver, routes: &Routes) {
+        if self.reopen_at.is_none() {
+            warn!(device = self.name, "the device was removed; making it again");
+            driver.set_tun(None);
+            self.index = None;
+            self.reopen(mtu, driver, routes).await;
+        }
+    }
+
+    /// Makes the device again, with its routes. After a failure [`reopen_at`](Self::reopen_at) has
+    /// the time of the next attempt.
+    pub(super) async fn reopen(&mut self, mtu: u16, driver: &Driver, routes: &Routes) {
+        match Tun::open(&self.name, mtu) {
+            Ok(tun) => {
+                self.index = Some(tun.index);
+                self.reopen_at = None;
+                driver.set_tun(Some(tun));
+                routes.set_device(self.index, mtu).await;
+                info!(device = self.name, "the device was made again");
+            }
+            Err(error) => {
+                if self.reopen_at.is_none() {
+                    warn!("the device cannot be made: {:#}", anyhow::Error::new(error));
+                    routes.set_device(None, mtu).await;
+                }
+                self.reopen_at = Some(Instant::now() + REOPEN_DELAY);
+            }
+        }
+    }
+
+    /// `present` as the driver has it: it may know of a removal before this part does.
+    pub(super) fn status(&self, mtu: u16, present: bool) -> DeviceStatus {
+        DeviceStatus {
+            name: self.name.clone(),
+            index: self.index.unwrap_or_default(),
+            mtu,
+            present,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The session with a controller: which controllers to dial, and how the session is doing.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use cframe_pki::verifier::Trust;
+use cframe_protocol::{
+    session::{Client, Command, DEAD_AFTER, EdgeSession, Event, SessionError},
+    v1::{Endpoint, Report, Version},
+};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::status::ControllerStatus;
+
+/// Events and commands that wait between the session's task and this process.
+const BACKLOG: usize = 64;
+/// The least time between two warnings that no controller can be reached.
+const WARN_INTERVAL: Duration = Duration::from_secs(300);
+/// The session takes a second at most to say goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+#[derive(Debug)]
+pub(super) struct Uplink {
+    /// Controllers of the configuration, dialled besides those that the mesh names.
+    configured: Vec<Endpoint>,
+    client: Client,
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+    /// The controller of the session, while there is one.
+    controller: Option<SocketAddr>,
+    /// Since when there is a session, or none.
+    since: Instant,
+    error: Option<String>,
+    /// When the absence of controllers was last logged.
+    warned: Option<Instant>,
+}
+
+impl Uplink {
+    /// Starts the session's task, which ends on `cancel`. `client` is the one that the session has.
+    pub(super) fn start(
+        session: EdgeSession,
+        client: Client,
+        configured: Vec<Endpoint>,
+        cancel: &CancellationToken,
+    ) -> (Self, mpsc::Receiver<Event>) {
+        let (commands, receiver) = mpsc::channel(BACKLOG);
+        let (sender, events) = mpsc::channel(BACKLOG);
+        let uplink = Self {
+            configured,
+            client,
+            commands,
+            task: tokio::spawn(session.run(sender, receiver, cancel.clone())),
+            controller: None,
+            since: Instant::now(),
+            error: None,
+            warned: None,
+        };
+        (uplink, events)
+    }
+
+    pub(super) fn controller(&self) -> Option<SocketAddr> {
+        self.controller
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.controller.is_some()
+    }
+
+    /// Whether the session has lasted longer than a silent controller is tolerated: it must have
+    /// received something.
+    pub(super) fn is_stable(&self) -> bool {
+        self.is_connected() && self.since.elapsed() > DEAD_AFTER
+    }
+
+    pub(super) fn record_connected(&mut self, controller: SocketAddr) {
+        self.controller = Some(controller);
+        self.since = Instant::now();
+        self.error = None;
+        self.warned = None;
+    }
+
+    /// Records the end of a session or of an attempt; returns whether there was a session. `cut_off`:
+    /// a controller has cut this edge off, so that further attempts are expected to fail.
+    pub(super) fn record_disconnected(&mut self, error: &SessionError, cut_off: bool) -> bool {
+        let was_connected = self.controller.take().is_some();
+        if was_connected {
+            self.since = Instant::now();
+        }
+        if cut_off {
+            debug!(%error, "no session with a controller");
+        } else if was_connected {
+            warn!(%error, "session lost; forwarding continues");
+        } else if self.warned.is_none_or(|at| at.elapsed() > WARN_INTERVAL) {
+            self.warned = Some(Instant::now());
+            warn!(%error, "no session with a controller; retrying");
+        }
+        self.error = Some(error.to_string());
+        was_connected
+    }
+
+    /// Dials the configured controllers and these from the next attempt on. Without any, those that
+    /// were dialled before stay.
+    pub(super) async fn set_controllers(&mut self, known: &[Endpoint]) {
+        let addresses = merge_controllers(&self.configured, known);
+        if !addresses.is_empty() && addresses != self.client.addresses {
+            self.client.addresses = addresses;
+            self.send(Command::Client(self.client.clone())).await;
+        }
+    }
+
+    pub(super) async fn acknowledge(&self, version: Version) {
+        self.send(Command::Ack(version)).await;
+    }
+
+    /// Ends a session whose controller is no longer trusted.
+    pub(super) async fn recheck(&self, trust: Trust) {
+        self.send(Command::Recheck(trust)).await;
+    }
+
+    pub(super) async fn request_certificate(&self, csr: Vec<u8>) {
+        self.send(Command::Renew { csr }).await;
+    }
+
+    pub(super) async fn send_report(&self, report: Report) {
+        self.send(Command::Report(report)).await;
+    }
+
+    async fn send(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            // The process ends for it, by the end of the session's events.
+            warn!("the control session's task has stopped");
+        }
+    }
+
+    pub(super) fn status(&self, now: Instant) -> ControllerStatus {
+        ControllerStatus {
+            connected: self.controller,
+            since_secs: now.duration_since(self.since).as_secs(),
+            error: self.error.clone().filter(|_| self.controller.is_none()),
+            addresses: self.client.addresses.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Waits for the session's goodbye.
+    pub(super) async fn finish(self) {
+        let _ = timeout(GOODBYE_TIMEOUT, self.task).await;
+    }
+}
+
+/// Each controller once, in a fixed order.
+pub(super) fn merge_controllers(configured: &[Endpoint], known: &[Endpoint]) -> Vec<Endpoint> {
+    configured.iter().chain(known).cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
