@@ -20,9 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use cframe_pki::{
-    Fingerprint, bundle::TrustBundle, certificate_pem, files, tls::Credentials,
-};
+use cframe_pki::{Fingerprint, bundle::TrustBundle, certificate_pem, files, tls::Credentials};
 use serde::{Deserialize, Serialize};
 
 /// The file.
