@@ -19,9 +19,6 @@ use crate::{args::MeshCommand, controller::Controller, failure::Failure, session
 use cframe_console::exit::Exit;
 
 /// Runs a command that calls a controller.
-///
-/// # Errors
-/// Why it failed, with the exit code.
 pub async fn run<C: Controller>(
     session: &mut Session<'_, '_, C>,
     command: MeshCommand,

@@ -54,9 +54,6 @@ impl Console<'_> {
     }
 
     /// Prints JSON, or YAML with `-o yaml`.
-    ///
-    /// # Errors
-    /// As [`answer`](Self::answer).
     pub fn data(&mut self, data: &impl Serialize) -> Result<(), Failure> {
         let text = if self.style.format == Format::Yaml {
             serde_yaml_ng::to_string(data).map_err(anyhow::Error::from)?
@@ -72,17 +69,11 @@ impl Console<'_> {
     }
 
     /// Prints text to standard output.
-    ///
-    /// # Errors
-    /// As [`answer`](Self::answer).
     pub fn print(&mut self, text: &str) -> Result<(), Failure> {
         self.print_to_reader(text).map(drop)
     }
 
     /// Prints text to standard output. Returns false when the reader has gone away.
-    ///
-    /// # Errors
-    /// As [`answer`](Self::answer).
     pub fn print_to_reader(&mut self, text: &str) -> Result<bool, Failure> {
         output::write(self.out, text).map_err(|error| {
             Failure::new(Exit::Error, format!("standard output can't be written: {error}"))
@@ -147,9 +138,6 @@ impl Console<'_> {
     }
 
     /// Prints what would break, and asks whether to continue. Anything but yes is no.
-    ///
-    /// # Errors
-    /// When the answer is no.
     pub fn confirm(&mut self, impact: &[String]) -> Result<(), Failure> {
         self.print_impact(impact);
         let _ = write!(self.err, "Continue? [y/N] ");

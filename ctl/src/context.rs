@@ -87,9 +87,6 @@ impl fmt::Debug for Context {
 
 impl Contexts {
     /// The file for commands without `--config`: below `XDG_CONFIG_HOME`, or `~/.config`.
-    ///
-    /// # Errors
-    /// When neither that variable nor `HOME` is set.
     pub fn default_path() -> Result<PathBuf, Failure> {
         let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         set("XDG_CONFIG_HOME")
@@ -109,17 +106,11 @@ impl Contexts {
     }
 
     /// Reads the file. Without a file there are no contexts.
-    ///
-    /// # Errors
-    /// When the file is malformed, or users other than its owner may access it.
     pub fn load_or_default(path: &Path) -> Result<Self, Failure> {
         if path.exists() { Self::load(path) } else { Ok(Self::default()) }
     }
 
     /// Reads contexts from standard input.
-    ///
-    /// # Errors
-    /// When they are malformed.
     pub fn from_stdin(input: impl Read) -> Result<Self, Failure> {
         let mut bytes = Vec::new();
         input.take(1 << 20).read_to_end(&mut bytes).context("standard input")?;
@@ -135,10 +126,7 @@ impl Contexts {
         })
     }
 
-    /// Replaces the file, with mode 0600.
-    ///
-    /// # Errors
-    /// When the file can't be written.
+    /// Writes or replaces the file, with mode 0600.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
         if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
             && !directory.exists()
@@ -149,10 +137,7 @@ impl Contexts {
         Ok(files::replace_secret(path, text.as_bytes()).map_err(anyhow::Error::from)?)
     }
 
-    /// Writes a new file, with mode 0600.
-    ///
-    /// # Errors
-    /// When the file exists or can't be written.
+    /// Writes a file that must not exist, with mode 0600.
     pub fn create(&self, path: &Path) -> Result<(), Failure> {
         let text = self.to_toml()?;
         Ok(files::write_secret(path, text.as_bytes()).map_err(anyhow::Error::from)?)
@@ -163,9 +148,6 @@ impl Contexts {
     }
 
     /// The context of this name, or the current one, and its name.
-    ///
-    /// # Errors
-    /// When there is no such context, or no current one.
     pub fn select(&self, name: Option<&str>) -> Result<(&str, &Context), Failure> {
         let Some(name) = name.or(self.current.as_deref()) else {
             let message = "there is no current context";
@@ -201,8 +183,6 @@ fn unreadable(path: &Path, error: FileError) -> Failure {
 }
 
 impl Context {
-    /// # Errors
-    /// When the certificate or key is malformed, or they don't belong together.
     pub fn credentials(&self) -> anyhow::Result<Credentials> {
         let chain = pem::certificates(&self.certificate).context("certificate")?;
         let key = PrivateKey::from_pem(&self.key).context("key")?;
@@ -212,16 +192,11 @@ impl Context {
     }
 
     /// The identity and validity in the certificate.
-    ///
-    /// # Errors
-    /// When the certificate is malformed.
     pub fn identity(&self) -> anyhow::Result<PeerIdentity> {
         let chain = pem::certificates(&self.certificate).context("certificate")?;
         Ok(PeerIdentity::from_chain(&chain)?)
     }
 
-    /// # Errors
-    /// When a root is malformed.
     pub fn trust(&self) -> anyhow::Result<Trust> {
         let roots = pem::certificates(&self.trust).context("trust")?;
         let bundle = TrustBundle { roots, revoked_issuers: self.revoked_issuers.clone() };

@@ -10,9 +10,6 @@ use crate::failure::Failure;
 /// Answers admin calls. In tests of the commands it is a fake with prepared answers.
 pub trait Controller {
     /// Makes a call and returns its whole answer. Lists arrive as one reply.
-    ///
-    /// # Errors
-    /// When no controller can be reached, or it refuses.
     fn call(
         &mut self,
         call: Call,
@@ -30,7 +27,7 @@ pub trait Controller {
     /// breaks off. The next call uses a new connection.
     ///
     /// # Errors
-    /// As [`call`](Self::call), and when the controller falls silent.
+    /// Also when the controller stops sending.
     fn follow(
         &mut self,
         call: Call,
@@ -42,9 +39,6 @@ pub trait Controller {
 }
 
 /// The content of an answer that is one reply.
-///
-/// # Errors
-/// When there is none, several, or one of another kind.
 pub(crate) fn one<T>(replies: Vec<Reply>, kind: impl Fn(Reply) -> Option<T>) -> Result<T, Failure> {
     let mut replies = replies.into_iter();
     match (replies.next().and_then(kind), replies.next()) {
@@ -54,9 +48,6 @@ pub(crate) fn one<T>(replies: Vec<Reply>, kind: impl Fn(Reply) -> Option<T>) -> 
 }
 
 /// The row of a list that is about one thing.
-///
-/// # Errors
-/// When there is none.
 pub(crate) fn first<T>(rows: Vec<T>) -> Result<T, Failure> {
     rows.into_iter().next().ok_or_else(unexpected)
 }

@@ -11,9 +11,6 @@ use cframe_protocol::v1::Enrolled;
 pub const ANSWER_FILE: &str = "enrolled.json";
 
 /// Writes the answer, and the chain as PEM, into a directory that exists. Returns the files' paths.
-///
-/// # Errors
-/// When one can't be written.
 pub fn write(directory: &Path, enrolled: &Enrolled) -> anyhow::Result<Vec<PathBuf>> {
     let answer = serde_json::to_string(enrolled).context("the answer can't be written as JSON")?;
     let chain: String = enrolled.chain.iter().map(|der| certificate_pem(der)).collect();

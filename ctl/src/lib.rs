@@ -39,7 +39,7 @@ use remote::Remote;
 use session::{Options, Session};
 use timestamp::Timestamp;
 
-/// Runs a command line, and prints why it failed if it does.
+/// Runs a command line, and prints the error when it fails.
 pub fn run(cli: Cli, console: &mut Console<'_>) -> Exit {
     match dispatch(cli, console) {
         Ok(exit) => exit,

@@ -5,9 +5,6 @@ use cframe_pki::{CertificateDer, CertificateSigningRequestDer, issue::VerifiedCs
 use rustls::pki_types::pem::PemObject as _;
 
 /// The certificates of a PEM text, in their order; at least one.
-///
-/// # Errors
-/// When a block is damaged, or there is none.
 pub fn certificates(text: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
         .collect::<Result<_, _>>()

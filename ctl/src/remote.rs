@@ -35,9 +35,6 @@ pub struct Remote {
 
 impl Remote {
     /// Uses the certificate of a context. `timeout` is for each call.
-    ///
-    /// # Errors
-    /// When the context's certificate, key or roots are malformed.
     pub fn new(name: &str, context: &Context, timeout: Duration) -> Result<Self, Failure> {
         let named = || format!("context {name}");
         let credentials = context.credentials().with_context(named)?;

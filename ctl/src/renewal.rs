@@ -38,7 +38,10 @@ pub(crate) async fn renew(
     used: &Context,
 ) -> Result<(), Failure> {
     let Role::Admin { name: admin } = used.identity()?.id.role else {
-        return Err(Failure::new(Exit::Error, format!("context {name} is no admin's")));
+        return Err(Failure::new(
+            Exit::Error,
+            format!("the certificate of context {name} is not an admin's"),
+        ));
     };
     // Fails when the file can't be written, before the controller issues a certificate.
     Contexts::load(path)?.save(path)?;
@@ -58,9 +61,6 @@ pub(crate) async fn renew(
 /// Saves the mesh's current roots in the context `name`, so that a context that is seldom used
 /// survives a rotation. The controller that answers has a certificate under a root that the context
 /// trusts already.
-///
-/// # Errors
-/// When the controller doesn't answer or the file can't be written.
 pub(crate) async fn update_trust(
     controller: &mut impl Controller,
     path: &Path,

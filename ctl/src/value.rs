@@ -15,9 +15,6 @@ use time::{
 pub const MAX_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// A name, which is one DNS label.
-///
-/// # Errors
-/// The rule that the name breaks.
 pub fn label(text: &str) -> Result<Label, NameError> {
     text.parse()
 }
@@ -26,40 +23,26 @@ pub fn label(text: &str) -> Result<Label, NameError> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionalLabel(pub Option<Label>);
 
-/// # Errors
-/// As [`label`].
 pub fn optional_label(text: &str) -> Result<OptionalLabel, NameError> {
     if text.is_empty() { Ok(OptionalLabel(None)) } else { label(text).map(Some).map(OptionalLabel) }
 }
 
 /// `HOST:PORT`.
-///
-/// # Errors
-/// Why it is not one.
 pub fn endpoint(text: &str) -> Result<Endpoint, EndpointError> {
     text.parse()
 }
 
 /// A certificate's serial in hex. Capitals and colons are allowed, as openssl prints it.
-///
-/// # Errors
-/// When it is not 32 hex digits.
 pub fn serial(text: &str) -> Result<Serial, ParseHexError> {
     text.replace(':', "").to_ascii_lowercase().parse()
 }
 
 /// SHA-256 of a public key in hex. Capitals and colons are allowed.
-///
-/// # Errors
-/// When it is not 64 hex digits.
 pub fn fingerprint(text: &str) -> Result<Fingerprint, ParseHexError> {
     text.replace(':', "").to_ascii_lowercase().parse()
 }
 
 /// A network without host bits.
-///
-/// # Errors
-/// What is wrong, and a correction where there is a likely one.
 pub fn cidr(text: &str) -> Result<IpNet, String> {
     let Some((address, length)) = text.split_once('/') else {
         return Err(match text.parse::<IpAddr>() {
@@ -86,9 +69,6 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
 }
 
 /// A duration above zero, such as `500ms`, `90s`, `1h30m` or `2d`.
-///
-/// # Errors
-/// What is wrong, and the form to use.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "expected such as 500ms, 90s, 1h30m or 2d";
     let mut rest = text;
@@ -141,9 +121,6 @@ impl When {
 }
 
 /// How long ago, as [`duration`]; a time of RFC 3339; or a date, which is its midnight UTC.
-///
-/// # Errors
-/// The forms to use.
 pub fn when(text: &str) -> Result<When, String> {
     const FORM: &str = "expected such as 30m, 7d, 2026-02-01 or 2026-02-01T12:00:00Z";
     if !text.contains('-') {
@@ -159,9 +136,6 @@ pub fn when(text: &str) -> Result<When, String> {
 }
 
 /// How long a token works: 1 s to [`MAX_TOKEN_TTL`].
-///
-/// # Errors
-/// What is wrong with the value.
 pub fn token_ttl(text: &str) -> Result<Duration, String> {
     let ttl = duration(text)?;
     if ttl < Duration::from_secs(1) {
@@ -174,9 +148,6 @@ pub fn token_ttl(text: &str) -> Result<Duration, String> {
 }
 
 /// An MTU of TUN devices: 1280 (RFC 8200 §5) to 1500.
-///
-/// # Errors
-/// The range.
 pub fn tun_mtu(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(mtu @ 1280..=1500) => Ok(mtu),

@@ -1,4 +1,4 @@
-//! The program against a real controller on loopback: a day of an operator.
+//! The program against a real controller on loopback.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,14 +25,14 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 /// A controller that runs until it is dropped, and the context of its first admin.
-struct Mesh {
+struct TestMesh {
     directory: tempfile::TempDir,
     address: SocketAddr,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Mesh {
+impl TestMesh {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -47,13 +47,13 @@ impl Mesh {
         self.thread.take().unwrap().join().unwrap();
     }
 
-    /// Starts it again, on the same port.
+    /// Starts the controller again, on the same port.
     fn start_again(&mut self) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let control = loop {
             match UdpSocket::bind(self.address) {
                 Ok(socket) => break socket,
-                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
             }
         };
         let (stop, thread) = serve(self.directory.path().to_owned(), control, false);
@@ -76,7 +76,7 @@ impl Mesh {
             .unwrap()
     }
 
-    /// Runs a line that must end with `code`; what it printed, and what it remarked.
+    /// Runs a line that must exit with `code`. Returns standard output and standard error.
     #[track_caller]
     fn ends(&self, code: i32, line: &str) -> (String, String) {
         let output = self.run_as("admin.toml", line);
@@ -92,7 +92,7 @@ impl Mesh {
     }
 }
 
-impl Drop for Mesh {
+impl Drop for TestMesh {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
@@ -101,10 +101,10 @@ impl Drop for Mesh {
     }
 }
 
-/// A controller in a thread of its own.
+/// Runs a controller in its own thread.
 fn serve(path: PathBuf, control: UdpSocket, new: bool) -> (CancellationToken, JoinHandle<()>) {
     let stop = CancellationToken::new();
-    let (tell, told) = mpsc::channel();
+    let (ready, is_ready) = mpsc::channel();
     let token = stop.clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -113,15 +113,15 @@ fn serve(path: PathBuf, control: UdpSocket, new: bool) -> (CancellationToken, Jo
                 init(&path, &control).await;
             }
             let parts = parts(&path, control).await;
-            tell.send(()).unwrap();
+            ready.send(()).unwrap();
             cframe_controller::run(parts, token).await.unwrap();
         });
     });
-    told.recv().unwrap();
+    is_ready.recv().unwrap();
     (stop, thread)
 }
 
-/// What `cframe-controller init` does.
+/// As `cframe-controller init`.
 async fn init(directory: &Path, control: &UdpSocket) {
     let initial = Initial {
         mesh: "corp.example".parse().unwrap(),
@@ -139,7 +139,7 @@ async fn init(directory: &Path, control: &UdpSocket) {
     contexts.save(&directory.join("aged.toml")).unwrap();
 }
 
-/// What `cframe-controller run` does up to where it serves.
+/// As `cframe-controller run`, before it serves.
 async fn parts(directory: &Path, control: UdpSocket) -> Parts {
     let data = DataDir::new(directory.join("data"));
     Parts {
@@ -158,7 +158,7 @@ async fn parts(directory: &Path, control: UdpSocket) -> Parts {
     }
 }
 
-/// The context with a certificate in the middle of its lifetime: it began an hour ago, as all do.
+/// The context with a certificate in the middle of its lifetime: certificates start an hour in the past.
 fn aged(data: &DataDir, context: &AdminContext) -> AdminContext {
     let key = PrivateKey::generate().unwrap();
     let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
@@ -178,16 +178,16 @@ const ADD_HK: &str =
 
 #[test]
 fn the_first_day_of_an_operator() {
-    let mesh = Mesh::start();
+    let mesh = TestMesh::start();
     assert_eq!(mesh.json("version")["protocol"], 1);
     mesh.ends(0, "namespace add prod");
     mesh.ends(0, ADD_HK);
     mesh.ends(0, "edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64");
 
-    let (line, remark) = mesh.ends(0, "token create --namespace prod --edge aws-hk --ttl 1h");
+    let (line, message) = mesh.ends(0, "token create --namespace prod --edge aws-hk --ttl 1h");
     let token = line.strip_prefix("cframe-edge join ").unwrap().strip_suffix('\n').unwrap();
     assert!(token.starts_with("cfj1.") && token.parse::<JoinToken>().is_ok(), "{token}");
-    assert!(!remark.contains("cfj1."));
+    assert!(!message.contains("cfj1."));
     let tokens = mesh.ends(0, "token list -o json").0;
     assert!(!tokens.contains("cfj1.") && tokens.contains("\"created_by\": \"root\""), "{tokens}");
 
@@ -212,8 +212,8 @@ fn the_first_day_of_an_operator() {
 }
 
 #[test]
-fn every_refusal_has_its_code_and_names_both_sides() {
-    let mesh = Mesh::start();
+fn every_refusal_has_its_exit_code_and_names_the_conflict() {
+    let mesh = TestMesh::start();
     mesh.ends(0, "namespace add prod");
     mesh.ends(0, ADD_HK);
     for (code, line, expected) in [
@@ -239,7 +239,7 @@ fn every_refusal_has_its_code_and_names_both_sides() {
 
 #[test]
 fn a_dry_run_changes_nothing() {
-    let mesh = Mesh::start();
+    let mesh = TestMesh::start();
     mesh.ends(0, "namespace add prod");
     mesh.ends(0, ADD_HK);
     let before = mesh.json("namespace list");
@@ -262,8 +262,8 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn a_gateway_enrols_by_request_and_loses_its_certificate() {
-    let mesh = Mesh::start();
+fn a_gateway_enrols_with_a_request_and_its_certificate_is_revoked() {
+    let mesh = TestMesh::start();
     mesh.ends(0, "namespace add prod");
     mesh.ends(0, ADD_HK);
     std::fs::write(mesh.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap()).unwrap();
@@ -283,8 +283,8 @@ fn a_gateway_enrols_by_request_and_loses_its_certificate() {
 }
 
 #[test]
-fn an_admin_who_may_only_look_and_one_who_is_gone_are_not_allowed() {
-    let mesh = Mesh::start();
+fn a_read_only_admin_and_a_removed_one_are_not_allowed() {
+    let mesh = TestMesh::start();
     mesh.ends(0, "namespace add prod");
     mesh.ends(0, "admin add alice --read-only --out alice.toml");
     let code = |line: &str| mesh.run_as("alice.toml", line).status.code();
@@ -295,9 +295,9 @@ fn an_admin_who_may_only_look_and_one_who_is_gone_are_not_allowed() {
 }
 
 #[test]
-fn an_admin_s_certificate_is_renewed_by_its_use() {
+fn an_admins_certificate_is_renewed_by_any_command() {
     use std::os::unix::fs::PermissionsExt;
-    let mesh = Mesh::start();
+    let mesh = TestMesh::start();
     let path = mesh.path("aged.toml");
     let read = || Contexts::load(&path).unwrap().contexts["corp.example"].clone();
     let run = |line: &str| {
@@ -318,7 +318,7 @@ fn an_admin_s_certificate_is_renewed_by_its_use() {
     assert_eq!(run("namespace list"), "");
     assert_eq!(read().certificate, after.certificate, "once is enough");
 
-    // What stands in the way of a renewal is said, and no more.
+    // A failed renewal is only a warning.
     let restore = || {
         let mut contexts = Contexts::load(&path).unwrap();
         contexts.put("corp.example".to_owned(), before.clone());
@@ -334,11 +334,11 @@ fn an_admin_s_certificate_is_renewed_by_its_use() {
     assert_eq!(read().certificate, before.certificate);
 }
 
-/// `cfctl audit --follow`, until it is dropped.
+/// `cfctl audit --follow`, stopped when dropped.
 struct Follower(std::process::Child, std::io::Lines<BufReader<std::process::ChildStdout>>);
 
 impl Follower {
-    fn start(mesh: &Mesh, line: &str) -> Self {
+    fn start(mesh: &TestMesh, line: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cfctl"))
             .env_clear()
             .arg("--config")
@@ -369,8 +369,8 @@ impl Drop for Follower {
 }
 
 #[test]
-fn who_did_what_is_told_and_followed_across_a_restart() {
-    let mut mesh = Mesh::start();
+fn the_audit_log_is_printed_and_followed_across_a_restart() {
+    let mut mesh = TestMesh::start();
     mesh.ends(0, "namespace add prod");
     mesh.ends(0, ADD_HK);
     mesh.ends(4, ADD_HK);
@@ -406,9 +406,9 @@ fn who_did_what_is_told_and_followed_across_a_restart() {
 
     let of_lab = mesh.json("audit -n lab");
     assert_eq!(of_lab.as_array().unwrap().len(), 1);
-    let (newest, remark) = mesh.ends(0, "audit --limit 2 -o json");
+    let (newest, message) = mesh.ends(0, "audit --limit 2 -o json");
     assert_eq!(serde_json::from_str::<Value>(&newest).unwrap()[1]["subject"], "prod/d");
-    assert!(remark.contains("the newest 2 records; --limit 0 shows all"), "{remark}");
+    assert!(message.contains("the newest 2 records; --limit 0 shows all"), "{message}");
     assert_eq!(mesh.json("audit --since 2020-01-01 --until 2020-01-02"), Value::Array(Vec::new()));
     mesh.ends(2, "audit --since yesterday");
     mesh.ends(2, "audit --follow --until 1h");

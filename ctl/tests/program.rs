@@ -1,9 +1,9 @@
-//! The program itself: its exit codes, its streams, its environment, and real connections on loopback.
+//! The program: its exit codes, streams and environment, with real connections on loopback.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
-#[path = "program/stand_in.rs"]
-mod stand_in;
+#[path = "program/fake.rs"]
+mod fake;
 
 use std::{
     fs,
@@ -17,9 +17,9 @@ use std::{
 use cframe_protocol::v1::{
     Call, CallError, Changed, ErrorCode, Progress, Reply, RouteRow, Version,
 };
-use stand_in::Mesh;
+use fake::TestCa;
 
-/// A program with nothing in its environment but a home.
+/// The program with only `HOME` in its environment.
 fn cfctl(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cfctl"));
     command.env_clear().env("HOME", home).stdin(Stdio::null());
@@ -77,9 +77,9 @@ fn answer(call: &Call) -> Vec<Result<Reply, CallError>> {
 
 #[test]
 fn every_answer_of_a_controller_has_its_exit_code() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     for (line, code) in [
         ("version", 0),
         ("namespace add lab", 1),
@@ -98,10 +98,10 @@ fn every_answer_of_a_controller_has_its_exit_code() {
 }
 
 #[test]
-fn a_long_list_comes_whole_and_in_good_time() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+fn a_long_list_is_complete_and_fast() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     let started = Instant::now();
     let output = run(home.path(), &config, "route list -o json");
     let elapsed = started.elapsed();
@@ -113,10 +113,10 @@ fn a_long_list_comes_whole_and_in_good_time() {
 }
 
 #[test]
-fn a_controller_of_another_mesh_is_not_talked_to() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = Mesh::new().admin(home.path(), &[&controller.address.to_string()], 30);
+fn a_controller_of_another_mesh_is_not_called() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = TestCa::new().admin(home.path(), &[&controller.address.to_string()], 30);
     let output = run(home.path(), &config, "version");
     assert_exit(&output, 6);
     let error = text(&output.stderr);
@@ -125,23 +125,23 @@ fn a_controller_of_another_mesh_is_not_talked_to() {
 }
 
 #[test]
-fn a_revoked_admin_is_told_that_it_is_not_allowed() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+fn a_revoked_admin_is_not_allowed() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     controller.revoke(&config);
     assert_exit(&run(home.path(), &config, "version"), 5);
 }
 
 #[test]
-fn a_controller_with_too_much_to_do_is_asked_again_until_the_time_is_over() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.busy_controller(3, answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+fn a_busy_controller_is_tried_again_until_the_timeout() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.busy_controller(3, answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     assert_exit(&run(home.path(), &config, "version"), 0);
 
-    let controller = mesh.busy_controller(usize::MAX, answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let controller = ca.busy_controller(usize::MAX, answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     let started = Instant::now();
     let output = run(home.path(), &config, "version --timeout 700ms");
     assert!(started.elapsed() >= Duration::from_millis(700));
@@ -154,11 +154,11 @@ fn a_controller_with_too_much_to_do_is_asked_again_until_the_time_is_over() {
 
 #[test]
 fn an_unreachable_controller_is_named_with_every_address() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    // Bound and mute.
-    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let addresses = [mute.local_addr().unwrap().to_string(), "[::1]:9".to_owned()];
-    let config = mesh.admin(home.path(), &[&addresses[0], &addresses[1]], 30);
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    // Bound, and never answers.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [silent.local_addr().unwrap().to_string(), "[::1]:9".to_owned()];
+    let config = ca.admin(home.path(), &[&addresses[0], &addresses[1]], 30);
     let started = Instant::now();
     let output = run(home.path(), &config, "status --timeout 600ms");
     assert!(started.elapsed() < Duration::from_secs(4));
@@ -172,21 +172,21 @@ fn an_unreachable_controller_is_named_with_every_address() {
 }
 
 #[test]
-fn a_young_certificate_is_not_renewed_however_short_it_lives() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 3);
+fn a_new_certificate_is_not_renewed_however_short_its_lifetime() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 3);
     let output = run(home.path(), &config, "version -o json");
     assert_exit(&output, 0);
-    assert_eq!(text(&output.stderr), "", "the stand-in would refuse");
+    assert_eq!(text(&output.stderr), "", "the fake would refuse");
     let version: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(version["controller"], "9.9.9");
 }
 
 #[test]
 fn a_context_that_others_can_read_is_refused() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let config = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let config = ca.admin(home.path(), &["127.0.0.1:9"], 30);
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
     let output = run(home.path(), &config, "edge list");
     assert_exit(&output, 1);
@@ -195,9 +195,9 @@ fn a_context_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn without_a_terminal_a_question_is_a_usage_error_before_any_connection() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let config = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+fn without_a_terminal_a_question_is_a_usage_error_before_any_call() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let config = ca.admin(home.path(), &["127.0.0.1:9"], 30);
     let started = Instant::now();
     let output = run(home.path(), &config, "edge del aws-hk -n prod");
     assert_exit(&output, 2);
@@ -207,9 +207,9 @@ fn without_a_terminal_a_question_is_a_usage_error_before_any_connection() {
 
 #[test]
 fn a_flag_beats_its_variable() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     let with = |arguments: &[&str]| {
         let mut command = cfctl(home.path());
         command.env("CFCTL_CONFIG", &config).env("CFCTL_OUTPUT", "json").env("CFCTL_YES", "1");
@@ -217,7 +217,7 @@ fn a_flag_beats_its_variable() {
     };
     assert!(with(&["version"]).stdout.starts_with(b"{"));
     assert!(with(&["version", "-o", "table"]).stdout.starts_with(b"cfctl"));
-    // `CFCTL_YES` is the consent that a script has to give.
+    // `CFCTL_YES` is the consent of a script.
     let output = with(&["route", "del", "pods"]);
     assert_exit(&output, 0);
     assert!(text(&output.stdout).contains("\"namespace\": \"prod\""));
@@ -228,9 +228,9 @@ fn a_flag_beats_its_variable() {
 
 #[test]
 fn an_empty_variable_is_ignored() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let controller = mesh.controller(answer);
-    let config = mesh.admin(home.path(), &[&controller.address.to_string()], 30);
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let controller = ca.controller(answer);
+    let config = ca.admin(home.path(), &[&controller.address.to_string()], 30);
     let run = |line: &str| {
         let mut command = cfctl(home.path());
         for flag in ["OUTPUT", "YES", "NAMESPACE", "TIMEOUT", "VERBOSE", "CIDR", "ENDPOINT"] {
@@ -247,9 +247,9 @@ fn an_empty_variable_is_ignored() {
 }
 
 #[test]
-fn contexts_are_imported_chosen_and_forgotten() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let file = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+fn contexts_are_imported_chosen_and_removed() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let file = ca.admin(home.path(), &["127.0.0.1:9"], 30);
     let line = |line: &str| cfctl(home.path()).args(line.split_whitespace()).output().unwrap();
     let import = format!("context import {}", file.display());
 
@@ -276,9 +276,9 @@ fn contexts_are_imported_chosen_and_forgotten() {
 }
 
 #[test]
-fn a_context_can_come_by_a_pipe() {
-    let (mesh, home) = (Mesh::new(), tempfile::tempdir().unwrap());
-    let file = mesh.admin(home.path(), &["127.0.0.1:9"], 30);
+fn a_context_can_be_imported_from_a_pipe() {
+    let (ca, home) = (TestCa::new(), tempfile::tempdir().unwrap());
+    let file = ca.admin(home.path(), &["127.0.0.1:9"], 30);
     let mut command = cfctl(home.path());
     command.args(["context", "import", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -287,7 +287,7 @@ fn a_context_can_come_by_a_pipe() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_error() {
+fn a_reader_that_has_gone_away_is_no_error() {
     let home = tempfile::tempdir().unwrap();
     let mut command = cfctl(home.path());
     command.args(["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped());

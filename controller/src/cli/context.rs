@@ -20,8 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cframe_pki::{Fingerprint, bundle::TrustBundle, files, tls::Credentials};
+use cframe_pki::{Fingerprint, bundle::TrustBundle, certificate_pem, files, tls::Credentials};
 use serde::{Deserialize, Serialize};
 
 /// The file.
@@ -76,9 +75,9 @@ impl AdminContext {
         Self {
             mesh,
             controllers,
-            certificate: credentials.chain.iter().map(|der| pem(der)).collect(),
+            certificate: credentials.chain.iter().map(|der| certificate_pem(der)).collect(),
             key: credentials.key.to_pem().to_string(),
-            trust: trust.roots.iter().map(|der| pem(der)).collect(),
+            trust: trust.roots.iter().map(|der| certificate_pem(der)).collect(),
             revoked_issuers: trust.revoked_issuers.clone(),
             rest: toml::Table::new(),
         }
@@ -124,15 +123,4 @@ impl Contexts {
         let text = zeroize::Zeroizing::new(toml::to_string(self)?);
         Ok(files::replace_secret(path, text.as_bytes())?)
     }
-}
-
-/// RFC 7468.
-fn pem(der: &[u8]) -> String {
-    let encoded = STANDARD.encode(der);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in encoded.as_bytes().chunks(64) {
-        text.extend(line.iter().map(|byte| char::from(*byte)));
-        text.push('\n');
-    }
-    text + "-----END CERTIFICATE-----\n"
 }

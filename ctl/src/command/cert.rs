@@ -60,11 +60,13 @@ async fn enroll<C: Controller>(
 ) -> Result<Exit, Failure> {
     let CertEnroll { csr, edge, out_dir } = request;
     let namespace = session.namespace()?;
-    let content = read(session.console, &csr).with_context(|| format!("{}", csr.display()))?;
+    let content =
+        read(session.console, &csr).with_context(|| format!("cannot read {}", csr.display()))?;
     let der = pem::signing_request(&content)
         .with_context(|| format!("{} is not a signing request", csr.display()))?;
     // Before the call, which can't be undone.
-    std::fs::create_dir_all(&out_dir).with_context(|| format!("{}", out_dir.display()))?;
+    std::fs::create_dir_all(&out_dir)
+        .with_context(|| format!("cannot make {}", out_dir.display()))?;
     let subject = Subject::of("cert", &namespace, &edge);
     let call = Call::CertEnroll { namespace, edge, csr: der };
     let replies = session.controller.call(call, session.options.dry_run).await?;

@@ -53,9 +53,6 @@ async fn del<C: Controller>(
 
 /// Adds the controllers' addresses to the context in use. Its own stay: from where the admin is, they may
 /// differ.
-///
-/// # Errors
-/// When the file can't be read or written.
 pub(super) fn save_addresses<C: Controller>(
     session: &Session<'_, '_, C>,
     rows: &[RegistrationRow],

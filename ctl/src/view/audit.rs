@@ -71,9 +71,6 @@ pub struct AuditChange {
 
 impl Audit {
     /// Reads a row. The caller may have chosen its content, so it must not control a terminal.
-    ///
-    /// # Errors
-    /// When the row is no record.
     pub fn read(row: &AuditRow) -> Result<Self, serde_json::Error> {
         let record: Value = serde_json::from_str(&row.record)?;
         let record: Self = serde_json::from_value(make_printable(record))?;
@@ -148,9 +145,6 @@ pub struct AuditLines {
 
 impl AuditLines {
     /// Prints records. Returns false when the reader has gone away.
-    ///
-    /// # Errors
-    /// When standard output can't be written.
     pub fn print(&mut self, console: &mut Console<'_>, records: &[Audit]) -> Result<bool, Failure> {
         let format = console.style.format;
         let mut text = String::new();

@@ -324,7 +324,7 @@ fn each_controller_answers_for_the_whole_mesh() {
     assert_eq!(status["controllers"].as_array().unwrap().len(), 3, "{status:#}");
     assert_eq!(status["namespaces"][0]["in_sync"], 4, "{status:#}");
     let root = &cluster.json(1, &["ca", "status"])["roots"][0];
-    assert_eq!((&root["have"], &root["edges"]), (&4.into(), &4.into()), "{root:#}");
+    assert_eq!((&root["trusted_by"], &root["edges"]), (&4.into(), &4.into()), "{root:#}");
     let makers = cluster.json(1, &["audit", "-A", "--call", "route-add"]);
     assert_eq!(makers.as_array().unwrap().len(), 3, "{makers:#}");
 

@@ -1,4 +1,4 @@
-//! A mesh's CA and a stand-in for its controller, with the real TLS, frames and messages.
+//! A mesh's CA and a fake controller, with real TLS, frames and messages.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -25,18 +25,17 @@ use cframe_protocol::{
 };
 use tokio::sync::oneshot;
 
-/// Decides about calls.
+/// The frames that answer a call.
 pub(crate) type Answer = fn(&Call) -> Vec<Result<Reply, CallError>>;
 
-/// A CA with all that its leaves need.
-pub(crate) struct Mesh {
+pub(crate) struct TestCa {
     name: MeshName,
     root: RootCa,
     issuing: IssuingCa,
     now: u64,
 }
 
-impl Mesh {
+impl TestCa {
     pub(crate) fn new() -> Self {
         let (name, now): (MeshName, _) = ("corp".parse().unwrap(), cframe_pki::unix_now());
         let root = RootCa::generate(&name, now).unwrap();
@@ -57,7 +56,7 @@ impl Mesh {
         Trust::new(self.name.clone(), bundle, DenyList::default()).unwrap()
     }
 
-    /// Writes the context of admin `alice`, and returns its file.
+    /// Writes a file with the context of admin `alice`, whose certificate is valid for `days`.
     pub(crate) fn admin(&self, directory: &Path, controllers: &[&str], days: u64) -> PathBuf {
         let alice: Label = "alice".parse().unwrap();
         let lifetime = Duration::from_secs(days * 86_400);
@@ -77,13 +76,13 @@ impl Mesh {
         path
     }
 
-    /// Starts a controller on a free port of loopback.
-    pub(crate) fn controller(&self, answer: Answer) -> StandIn {
+    /// Starts a controller on a free port.
+    pub(crate) fn controller(&self, answer: Answer) -> FakeController {
         self.busy_controller(0, answer)
     }
 
-    /// The same, and the first so many connections are refused, as by a controller with too much to do.
-    pub(crate) fn busy_controller(&self, refusals: usize, answer: Answer) -> StandIn {
+    /// Starts a controller that refuses the first `refusals` connections, as a busy one does.
+    pub(crate) fn busy_controller(&self, refusals: usize, answer: Answer) -> FakeController {
         let id = SpiffeId::controller(self.name.clone(), "ctl-1".parse().unwrap());
         let credentials = self.credentials(&id, Duration::from_secs(86_400));
         let credentials = LiveCredentials::new(credentials).unwrap();
@@ -91,36 +90,36 @@ impl Mesh {
         let verifier = PeerVerifier::new(trust.clone(), Policy::ControlClients);
         let tls = Arc::new(tls::control_server(&credentials, verifier));
         let config = transport::server_config(tls, transport::control_server()).unwrap();
-        StandIn::start(config, trust, refusals, answer)
+        FakeController::start(config, trust, refusals, answer)
     }
 }
 
-/// A controller that answers until it is dropped.
-pub(crate) struct StandIn {
+/// A controller, stopped when dropped.
+pub(crate) struct FakeController {
     pub(crate) address: SocketAddr,
     trust: Trust,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl StandIn {
+impl FakeController {
     fn start(config: quinn::ServerConfig, trust: Trust, refusals: usize, answer: Answer) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let (tell, told) = mpsc::channel();
+        let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let endpoint = quinn::Endpoint::server(config, bind).unwrap();
-                tell.send(endpoint.local_addr().unwrap()).unwrap();
+                ready.send(endpoint.local_addr().unwrap()).unwrap();
                 tokio::select! {
                     () = accept(&endpoint, refusals, answer) => {}
                     _ = stopped => {}
                 }
             });
         });
-        Self { address: told.recv().unwrap(), trust, stop: Some(stop), thread: Some(thread) }
+        Self { address: is_ready.recv().unwrap(), trust, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Revokes the certificate of a context's admin.
@@ -132,7 +131,7 @@ impl StandIn {
     }
 }
 
-impl Drop for StandIn {
+impl Drop for FakeController {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
