@@ -42,7 +42,7 @@ impl Desired {
         changes
     }
 
-    /// Applies one change, whatever the previous value.
+    /// Makes one change. Whatever there was before, what the change sets is so afterwards.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Settings(settings) => self.settings = settings,

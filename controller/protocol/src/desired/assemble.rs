@@ -15,7 +15,8 @@ pub const MAX_ENDPOINTS: usize = 64;
 /// Entries of the deny-list per desired state.
 pub const MAX_DENIED: usize = 131_072;
 
-/// The newest whole state, and the pieces of the next one. States that it has returned don't change.
+/// Holds the newest whole state and the pieces of the next one. What it has handed out doesn't
+/// change, and a state appears only when it is whole.
 #[derive(Debug, Default)]
 pub struct Assembler {
     current: Option<Arc<Desired>>,
@@ -70,12 +71,15 @@ impl Assembler {
         self.pending = None;
     }
 
-    /// Adds the next piece. After the last one of an update, returns the new state. After an error the
-    /// pieces are dropped, and the current state stays.
+    /// Takes the next piece. With the last one of an update the new state is whole and returned.
+    ///
+    /// # Errors
+    /// When the update is for another state, leads back, or is more than is held. The pieces are
+    /// forgotten then, and the whole state stays as it was.
     pub fn push(&mut self, update: Update) -> Result<Option<Arc<Desired>>, Refused> {
         let mut pending = self.pending_for(&update)?;
         for change in update.changes {
-            check_change(&change)?;
+            check(&change)?;
             pending.state.apply(change);
         }
         check_limits(&pending.state)?;
@@ -110,7 +114,7 @@ impl Assembler {
     }
 }
 
-fn check_change(change: &Change) -> Result<(), Refused> {
+fn check(change: &Change) -> Result<(), Refused> {
     match change {
         Change::Prefix { net, .. } if *net != net.trunc() => Err(Refused::HostBits(*net)),
         Change::Controllers(all) => limit("controllers", all.len(), MAX_ENDPOINTS),

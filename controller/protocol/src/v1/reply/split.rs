@@ -59,8 +59,8 @@ impl Reply {
         }
     }
 
-    /// Appends the next piece of an answer to this one, or returns it if it isn't a piece of the same
-    /// list. Chunks and progress are never merged.
+    /// Adds the next piece of an answer to this one, and gives it back if it isn't a piece of the
+    /// same list. Chunks and progress stay apart.
     pub fn merge(&mut self, next: Self) -> Option<Self> {
         match (self, next) {
             (Self::Namespaces(rows), Self::Namespaces(more)) => rows.extend(more),
