@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use crate::samples;
 
 #[test]
-fn a_length_is_refused_before_the_body_arrives() {
+fn a_length_is_refused_before_anything_of_the_frame_is_read() {
     for (max, len) in [(MAX_FRAME, 65_537u32), (MAX_UNAUTHENTICATED, 4_097), (MAX_FRAME, u32::MAX)]
     {
         let mut decoder = Decoder::new(max);
