@@ -369,7 +369,7 @@ fn nothing_is_left_after_a_panic() {
 }
 
 fn namespaces(id: &str) -> Vec<String> {
-    let labs = cframe_testbed::list().unwrap();
+    let labs = cframe_testbed::lab::list().unwrap();
     labs.into_iter().filter(|lab| lab.id == id).flat_map(|lab| lab.namespaces).collect()
 }
 

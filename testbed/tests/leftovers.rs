@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cframe_testbed::{Found, clean, list, privilege, wait_until};
+use cframe_testbed::lab::{self, FoundLab};
+use cframe_testbed::{privilege, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,8 +43,8 @@ impl Held {
         held
     }
 
-    fn found(&self) -> Option<Found> {
-        list().unwrap().into_iter().find(|lab| lab.id == self.id)
+    fn found(&self) -> Option<FoundLab> {
+        lab::list().unwrap().into_iter().find(|lab| lab.id == self.id)
     }
 
     fn signal(&self, signal: Signal) {
@@ -99,7 +100,7 @@ fn what_a_killed_owner_and_a_killed_guard_leave_is_removed_by_the_next() {
     let left = held.found().unwrap();
     assert!(!left.owned && left.namespaces.len() > 8);
     // Another lab of this machine may have been the one to clean up.
-    clean().unwrap();
+    lab::remove_stale().unwrap();
     assert_eq!(held.found(), None);
 }
 
@@ -119,9 +120,9 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     let text = String::from_utf8_lossy(&up.stdout).into_owned();
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     let id = text.lines().find_map(|line| line.strip_prefix("Lab ")).unwrap();
-    clean().unwrap();
-    let lab = list().unwrap().into_iter().find(|lab| lab.id == id).unwrap();
+    lab::remove_stale().unwrap();
+    let lab = lab::list().unwrap().into_iter().find(|lab| lab.id == id).unwrap();
     assert!(lab.kept && !lab.owned && lab.namespaces.len() == 8, "{lab:?}");
     assert!(testbed(&["lab", "down", id]).status.success());
-    assert!(list().unwrap().iter().all(|lab| lab.id != id));
+    assert!(lab::list().unwrap().iter().all(|lab| lab.id != id));
 }

@@ -8,8 +8,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use cframe_testbed::iperf::Iperf;
+use cframe_testbed::lab::{self, Wan};
 use cframe_testbed::{
-    Host, Lab, Nat, PathMtu, PingStats, ThreeSites, Wan, WanPath, list, privilege, wait_until,
+    Host, Lab, Nat, PathMtu, PingStats, ThreeSites, WanPath, privilege, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -264,7 +265,7 @@ fn by_hand_a_lab_of_another_process_gets_a_wan_that_ends_with_it() {
     assert!(runs(&emulator));
     lab.remove().unwrap();
     wait_until(PATIENCE, || !runs(&emulator)).unwrap();
-    assert!(list().unwrap().iter().all(|lab| lab.id != id));
+    assert!(lab::list().unwrap().iter().all(|lab| lab.id != id));
 }
 
 fn stderr(output: &Output) -> String {

@@ -1,3 +1,5 @@
+//! The NAT in front of a site.
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,10 +11,9 @@ use rustix::net::{
 };
 
 use super::internet::{INTERFACE, nodad};
-use crate::Netns;
-use crate::netns::FORWARDING;
+use crate::netns::{FORWARDING, Netns};
 
-/// What stands between a site's edge and the internet, and gives the edge a private address.
+/// How a NAT between a site's edge and the internet behaves. The edge has a private address.
 #[derive(Clone, Debug)]
 pub struct Nat {
     one_to_one: bool,
@@ -21,30 +22,30 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// Many behind one: only what was asked for comes in. A source port stays what it was where
-    /// that's possible.
+    /// Many hosts behind one address: only replies come in. Source ports are preserved where
+    /// possible.
     pub fn masquerade() -> Self {
         Self { one_to_one: false, random_ports: false, udp_timeout: None }
     }
 
-    /// As in a cloud's VPC: all that comes to the public address goes to the edge.
+    /// 1:1 NAT as in a cloud's VPC: all packets to the public address go to the edge.
     pub fn one_to_one() -> Self {
         Self { one_to_one: true, ..Self::masquerade() }
     }
 
-    /// Gives every flow another source port ("symmetric").
+    /// Gives every flow a random source port ("symmetric NAT").
     #[must_use]
     pub fn random_ports(self) -> Self {
         Self { random_ports: true, ..self }
     }
 
-    /// How long a mapping for UDP lives unused; the kernel counts whole seconds.
+    /// Idle timeout of UDP mappings; the kernel counts whole seconds.
     #[must_use]
     pub fn udp_timeout(self, timeout: Duration) -> Self {
         Self { udp_timeout: Some(timeout), ..self }
     }
 
-    /// Sets `nat` up between its uplink, which it has already, and the edge.
+    /// Connects `edge` to `nat`, which already has its uplink. `families` are the public addresses.
     pub(super) fn set_up(
         &self,
         nat: &Netns,
@@ -100,8 +101,8 @@ impl Nat {
     }
 }
 
-/// The NAT's and the edge's address between them, of the family of `public`: shared address space
-/// (RFC 6598), and unique local addresses.
+/// The NAT's and the edge's addresses on the link between them, in the family of `public`: shared
+/// address space (RFC 6598) or unique local addresses.
 fn private(public: IpAddr, table: usize) -> (Result<IpNet>, Result<IpNet>) {
     let address = |n| {
         let text = if public.is_ipv4() {
@@ -114,9 +115,8 @@ fn private(public: IpAddr, table: usize) -> (Result<IpNet>, Result<IpNet>) {
     (address(1), address(2))
 }
 
-/// Deletes all of the namespace's mappings: `IPCTNL_MSG_CT_DELETE` of
-/// `linux/netfilter/nfnetlink_conntrack.h` without naming one.
-pub(super) fn forget(nat: &Netns) -> Result<()> {
+/// Deletes all mappings of the namespace.
+pub(super) fn flush_mappings(nat: &Netns) -> Result<()> {
     nat.enter(flush_conntrack)?
 }
 
@@ -142,8 +142,8 @@ fn flush_conntrack() -> Result<()> {
     }
 }
 
-/// `nlmsghdr` (length, type, flags, sequence, port) and `nfgenmsg` (family, version, resource), in
-/// host order.
+/// `IPCTNL_MSG_CT_DELETE` of `linux/netfilter/nfnetlink_conntrack.h` for all mappings: `nlmsghdr`
+/// (length, type, flags, sequence, port) and `nfgenmsg` (family, version, resource), in host order.
 fn flush_request() -> [u8; 20] {
     const LENGTH: u32 = 20;
     const CT_DELETE: u16 = (1 << 8) | 2;

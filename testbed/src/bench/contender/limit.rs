@@ -5,14 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Contender, Ends, MTU};
-use crate::Process;
-use crate::bench::arena::End;
+use crate::bench::sites::End;
+use crate::process::Process;
 
 const PORT: &str = "4789";
 const DEVICE: &str = "limit";
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 95, 0, 1), Ipv4Addr::new(10, 95, 0, 2)];
 
-/// This program's own `aead-loop` at either end: what the design costs without QUIC.
+/// `testbed aead-loop` at each end: the cost of the design without QUIC.
 pub(super) struct Limit {
     program: PathBuf,
     ends: Ends,

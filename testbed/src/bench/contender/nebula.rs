@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU, Peer};
-use crate::bench::arena::End;
-use crate::{Process, tool};
+use super::{Contender, Ends, MTU, Package};
+use crate::bench::sites::End;
+use crate::process::Process;
+use crate::tool;
 
 const PORT: u16 = 4242;
 const INNER: [&str; 2] = ["10.92.0.1", "10.92.0.2"];
 
-/// nebula with its defaults (AES-256-GCM), two hosts that know each other's address.
+/// nebula with its defaults (AES-256-GCM): two hosts with each other's address configured.
 pub(super) struct Nebula {
     program: PathBuf,
     sides: [(End, PathBuf); 2],
@@ -21,7 +22,7 @@ pub(super) struct Nebula {
 }
 
 impl Nebula {
-    pub(super) fn set_up(daemon: &Peer, cert: &Path, dir: &Path, ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(daemon: &Package, cert: &Path, dir: &Path, ends: Ends) -> Result<Self> {
         let run = |args: &[&str]| tool::run(Command::new(cert).args(args).current_dir(dir), "");
         run(&["ca", "-name", "bench"])?;
         let mut configs = Vec::new();

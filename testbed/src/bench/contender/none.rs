@@ -3,9 +3,9 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::{Contender, Ends};
-use crate::Process;
+use crate::process::Process;
 
-/// No tunnel: the public addresses themselves.
+/// No tunnel: flows use the public addresses.
 pub(super) struct None {
     addresses: (IpAddr, IpAddr),
     mss: Option<u32>,

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Contender, Ends, MTU, Peer};
-use crate::Process;
-use crate::bench::arena::End;
+use super::{Contender, Ends, MTU, Package};
 use crate::bench::identity::{Files, Identity};
+use crate::bench::sites::End;
+use crate::process::Process;
 
 const PORT: &str = "1194";
 
-/// OpenVPN point to point over UDP with TLS, its data channel in user space.
+/// OpenVPN point to point over UDP with TLS, and its data channel in user space.
 pub(super) struct Openvpn {
     program: PathBuf,
     sides: [Side; 2],
@@ -26,7 +26,7 @@ struct Side {
 }
 
 impl Openvpn {
-    pub(super) fn set_up(peer: &Peer, dir: &Path, ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(package: &Package, dir: &Path, ends: Ends) -> Result<Self> {
         let (left, right) = (Identity::new("left")?, Identity::new("right")?);
         let side = |name: &str, identity: &Identity, args: &[&str], end: End| -> Result<Side> {
             let args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -69,7 +69,7 @@ impl Openvpn {
                 ends.right,
             )?,
         ];
-        Ok(Self { program: peer.program.clone(), sides, running: Vec::new() })
+        Ok(Self { program: package.program.clone(), sides, running: Vec::new() })
     }
 }
 
