@@ -1,5 +1,5 @@
-//! Packet capture on one interface. It replaces tcpdump, which can't drop its privileges in a user
-//! namespace and refuses to run without doing so.
+//! Packet capture on one interface. tcpdump is no option: in a user namespace it fails to drop its
+//! privileges and exits.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Read, Write};

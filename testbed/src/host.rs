@@ -53,7 +53,7 @@ impl Host {
 
     /// The first of [`Self::addresses`].
     pub fn address(&self) -> IpAddr {
-        self.addresses().first().expect("a host is made with an address").addr()
+        self.addresses().first().expect("each host has an address").addr()
     }
 
     pub fn v4(&self) -> Option<Ipv4Addr> {

@@ -25,6 +25,16 @@ impl Packet {
         (kind == [0x08, 0x00] || kind == [0x86, 0xdd]).then(|| &self.bytes[14..])
     }
 
+    /// Whether it is an ICMP error "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443).
+    pub fn is_too_big_error(&self) -> bool {
+        let Some(ip) = self.ip() else { return false };
+        match ip.first().map(|byte| byte >> 4) {
+            Some(4) => ip.get(9) == Some(&1) && ip.get(20..22) == Some(&[3, 4]),
+            Some(6) => ip.get(6) == Some(&58) && ip.get(40) == Some(&2),
+            _ => false,
+        }
+    }
+
     /// Whether the frame contains `canary`; false for an empty one.
     pub fn contains(&self, canary: &[u8]) -> bool {
         !canary.is_empty() && self.bytes.windows(canary.len()).any(|window| window == canary)

@@ -1,4 +1,4 @@
-//! What proc(5) says about processes.
+//! Values of processes from `/proc`, see proc(5).
 
 use std::fs;
 

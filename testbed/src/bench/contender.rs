@@ -136,6 +136,10 @@ struct Ends {
     right: End,
 }
 
+fn terminate_all(processes: impl IntoIterator<Item = Process>) -> Result<()> {
+    processes.into_iter().try_for_each(|mut process| process.terminate(Duration::from_secs(5)))
+}
+
 fn directory(lab: &Lab, name: &str) -> Result<PathBuf> {
     let dir = lab.path(name);
     fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;

@@ -197,7 +197,7 @@ fn notes(store: &Store) -> String {
     if lines.is_empty() { String::new() } else { format!("\n## Notes\n\n{}\n", lines.join("\n")) }
 }
 
-/// With what each has.
+/// The commits of all results, each with its number of series.
 fn commits(store: &Store) -> Vec<String> {
     let mut commits = std::collections::BTreeMap::<_, Vec<String>>::new();
     for (scenario, series) in &store.results {

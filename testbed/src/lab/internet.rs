@@ -169,7 +169,7 @@ impl State {
                 let overlap = theirs.contains(&ours.network()) || ours.contains(&theirs.network());
                 ensure!(
                     !overlap,
-                    "{ours} of {name} overlaps {theirs} of {other}: each link needs a subnet of its own"
+                    "{ours} of {name} overlaps {theirs} of {other}: each link needs its own subnet"
                 );
             }
         }
@@ -328,7 +328,7 @@ impl Uplink {
 
 impl State {
     fn wire(&mut self, name: &str) -> &mut Wire {
-        self.wires.get_mut(name).expect("an uplink is made with its wire")
+        self.wires.get_mut(name).expect("each uplink has a wire")
     }
 }
 

@@ -45,7 +45,7 @@ struct RandomStreams {
 }
 
 impl Direction {
-    /// `name` gives each direction random streams of its own under the same seed.
+    /// `name` distinguishes the random streams of directions with the same seed.
     pub(super) fn new(name: &str, path: WanPath, now: Duration) -> Self {
         Self {
             random: RandomStreams::new(name, &path),

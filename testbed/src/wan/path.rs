@@ -63,7 +63,7 @@ pub struct WanPath {
     /// Answer packets that are too large with an ICMP error; they are dropped silently otherwise
     #[arg(long, requires = "mtu")]
     pub icmp: bool,
-    /// Seed of the random conditions; each direction has random numbers of its own
+    /// Seed of the random conditions; each direction has its own random numbers
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU};
+use super::{Contender, Ends, MTU, terminate_all};
 use crate::bench::sites::End;
 use crate::process::Process;
 
@@ -52,7 +52,7 @@ impl Contender for Limit {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+        terminate_all(self.running.drain(..))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {

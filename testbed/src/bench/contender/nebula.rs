@@ -2,11 +2,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU, Package};
+use super::{Contender, Ends, MTU, Package, terminate_all};
 use crate::bench::sites::End;
 use crate::process::Process;
 use crate::tool;
@@ -65,7 +64,7 @@ impl Contender for Nebula {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+        terminate_all(self.running.drain(..))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {

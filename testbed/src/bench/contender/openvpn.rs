@@ -1,11 +1,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Contender, Ends, MTU, Package};
+use super::{Contender, Ends, MTU, Package, terminate_all};
 use crate::bench::identity::{Files, Identity};
 use crate::bench::sites::End;
 use crate::process::Process;
@@ -85,7 +84,7 @@ impl Contender for Openvpn {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+        terminate_all(self.running.drain(..))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {

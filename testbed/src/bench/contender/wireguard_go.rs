@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 
-use super::{Contender, Ends, MTU, Package};
+use super::{Contender, Ends, MTU, Package, terminate_all};
 use crate::bench::sites::End;
 use crate::process::Process;
 use crate::wait::wait_until;
@@ -59,12 +59,7 @@ impl Contender for WireguardGo {
     }
 
     fn stop(&mut self) -> Result<()> {
-        for side in &mut self.sides {
-            if let Some(mut process) = side.process.take() {
-                process.terminate(Duration::from_secs(5))?;
-            }
-        }
-        Ok(())
+        terminate_all(self.sides.iter_mut().filter_map(|side| side.process.take()))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {
