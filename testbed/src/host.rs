@@ -97,7 +97,7 @@ impl Host {
         self.netns.sysctls(&[(&key.replace('.', "/"), value)])
     }
 
-    /// Starts to define a series of echo requests to `target`.
+    /// A series of echo requests to `target`, which still has to be started.
     pub fn ping(&self, target: impl Into<IpAddr>) -> Ping {
         Ping::new(self.netns.clone(), target.into())
     }

@@ -94,12 +94,12 @@ impl Lab {
         self.internet.router()
     }
 
-    /// Starts to define a site: an edge host on the internet, and a workload host behind it.
+    /// A builder of a site: an edge host on the internet, and a workload host behind it.
     pub fn site(&mut self, name: &str) -> SiteBuilder<'_> {
         SiteBuilder::new(self, name)
     }
 
-    /// Starts to define a host with public addresses and nothing behind it, such as a controller.
+    /// A builder of a host with public addresses and nothing behind it, such as a controller.
     pub fn host(&mut self, name: &str) -> PublicHostBuilder<'_> {
         PublicHostBuilder { lab: self, name: name.to_owned(), public: Vec::new() }
     }

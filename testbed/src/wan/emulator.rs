@@ -20,7 +20,7 @@ use super::direction::{Direction, Verdict};
 use super::{WanCounters, WanPath, icmp};
 
 /// Granularity of due times and, under load, of reads. It limits the number of wake-ups, which cost
-/// more than packets, and is shorter than delays on a WAN vary.
+/// more than packets. Delays of real WANs vary by more than this.
 const TICK: Duration = Duration::from_micros(100);
 
 /// Packets or super-packets read from one device before the next device's turn.
