@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.report_only {
         return report::write(&Store::load(&path)?, &options.out);
     }
-    let plan = Plan::of(options)?;
+    let plan = Plan::new(options)?;
     let mut store = Store::load(&path)?;
     // Before `privilege::ensure()`: without root that executes all of this again in a network
     // namespace without a connection, where only packages that were fetched before are available.
@@ -108,7 +108,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(options: &Options) -> Result<Self> {
+    fn new(options: &Options) -> Result<Self> {
         let scenarios = scenario::selected(&options.only).map_err(|unknown| {
             let names: Vec<_> = scenario::all().iter().map(|scenario| scenario.name).collect();
             anyhow!("there is no scenario {}: use {}", unknown.join(", "), names.join(", "))

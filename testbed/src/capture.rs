@@ -72,13 +72,13 @@ impl Capture {
 
     /// Stops and returns all packets; an error if the socket's buffer overflowed.
     pub fn stop(mut self) -> Result<Pcap> {
-        self.end()?;
+        self.stop_thread()?;
         let dropped = sys::packets_dropped(&self.socket).context("reading the drop counter")?;
         ensure!(dropped == 0, "the capture is incomplete: {dropped} packets were dropped");
         self.pcap()
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn stop_thread(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
@@ -90,7 +90,7 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.stop_thread() {
             eprintln!("{error:#}");
         }
     }

@@ -1,5 +1,3 @@
-//! A host of a lab.
-
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -57,17 +55,11 @@ impl Host {
     }
 
     pub fn v4(&self) -> Option<Ipv4Addr> {
-        self.addresses().iter().find_map(|net| match net {
-            IpNet::V4(net) => Some(net.addr()),
-            IpNet::V6(_) => None,
-        })
+        first_v4(&self.addresses())
     }
 
     pub fn v6(&self) -> Option<Ipv6Addr> {
-        self.addresses().iter().find_map(|net| match net {
-            IpNet::V4(_) => None,
-            IpNet::V6(net) => Some(net.addr()),
-        })
+        first_v6(&self.addresses())
     }
 
     /// A command that runs on this host; see [`Netns::command`].
@@ -106,4 +98,18 @@ impl Host {
     pub fn capture(&self, interface: &str) -> Result<Capture> {
         Capture::start(&self.netns, &self.dir, interface)
     }
+}
+
+pub(crate) fn first_v4(addresses: &[IpNet]) -> Option<Ipv4Addr> {
+    addresses.iter().find_map(|net| match net {
+        IpNet::V4(net) => Some(net.addr()),
+        IpNet::V6(_) => None,
+    })
+}
+
+pub(crate) fn first_v6(addresses: &[IpNet]) -> Option<Ipv6Addr> {
+    addresses.iter().find_map(|net| match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some(net.addr()),
+    })
 }

@@ -62,7 +62,7 @@ impl Drop for Server {
 
 /// Fetches `/` of `server` from a host and returns the body.
 pub fn fetch(from: &Host, server: SocketAddr) -> Result<Vec<u8>> {
-    from.enter(|| get(server))?
+    from.enter(|| send_get(server))?
         .with_context(|| format!("fetching http://{server}/ from {}", from.name()))
 }
 
@@ -90,7 +90,7 @@ fn send_response(stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
     (&stream).write_all(body)
 }
 
-fn get(server: SocketAddr) -> Result<Vec<u8>> {
+fn send_get(server: SocketAddr) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("connecting")?;
     stream.set_read_timeout(Some(TIMEOUT)).context("setting a timeout")?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")

@@ -1,5 +1,3 @@
-//! Network namespaces.
-
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;

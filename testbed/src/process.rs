@@ -1,5 +1,3 @@
-//! Programs that run in a lab.
-
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,3 @@
-//! Where cframe's own programs are.
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};

@@ -1,5 +1,3 @@
-//! Waiting for a condition.
-
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::packages::{Package, Packages};
-use super::sites::{BenchSites, End};
+use super::sites::{BenchSites, Gateway};
 use crate::lab::Lab;
 use crate::process::Process;
 
@@ -106,34 +106,34 @@ impl FetchedContender {
 
     /// Creates the contender's files in the lab.
     pub(super) fn set_up(self, lab: &Lab, sites: &BenchSites) -> Result<Box<dyn Contender>> {
-        let ends = Ends { left: sites.left()?, right: sites.right()? };
+        let gateways = Gateways { left: sites.left()?, right: sites.right()? };
         Ok(match self {
             Self::Cframe => Box::new(cframe::Cframe::set_up(lab, sites)?),
             Self::WireguardGo(package) => {
-                Box::new(wireguard_go::WireguardGo::set_up(package, ends)?)
+                Box::new(wireguard_go::WireguardGo::set_up(package, gateways)?)
             }
             Self::Quincy { client, server } => {
                 let dir = directory(lab, "quincy")?;
-                Box::new(quincy::Quincy::set_up(&client, &server, &dir, ends)?)
+                Box::new(quincy::Quincy::set_up(&client, &server, &dir, gateways)?)
             }
             Self::Nebula { daemon, cert } => {
                 let dir = directory(lab, "nebula")?;
-                Box::new(nebula::Nebula::set_up(&daemon, &cert, &dir, ends)?)
+                Box::new(nebula::Nebula::set_up(&daemon, &cert, &dir, gateways)?)
             }
             Self::Openvpn(package) => {
                 let dir = directory(lab, "openvpn")?;
-                Box::new(openvpn::Openvpn::set_up(&package, &dir, ends)?)
+                Box::new(openvpn::Openvpn::set_up(&package, &dir, gateways)?)
             }
-            Self::Limit => Box::new(limit::Limit::set_up(ends)?),
-            Self::None { mss } => Box::new(none::None::new(&ends, mss)),
+            Self::Limit => Box::new(limit::Limit::set_up(gateways)?),
+            Self::None { mss } => Box::new(none::None::new(&gateways, mss)),
         })
     }
 }
 
 #[derive(Clone, Debug)]
-struct Ends {
-    left: End,
-    right: End,
+struct Gateways {
+    left: Gateway,
+    right: Gateway,
 }
 
 fn terminate_all(processes: impl IntoIterator<Item = Process>) -> Result<()> {
@@ -147,12 +147,13 @@ fn directory(lab: &Lab, name: &str) -> Result<PathBuf> {
 }
 
 /// Waits until the tunnel carries packets, and returns the time that it took.
-pub(super) fn wait_up(contender: &dyn Contender, left: &End) -> Result<Duration> {
+pub(super) fn wait_up(contender: &dyn Contender, left: &Gateway) -> Result<Duration> {
     let (_, right) = contender.addresses();
     let answered =
         left.host.ping(right).interval(Duration::from_millis(5)).first_reply(START_TIMEOUT);
     answered.map_err(|error| {
-        let logs: Vec<_> = contender.processes().iter().map(|end| end.log_tail(5)).collect();
+        let logs: Vec<_> =
+            contender.processes().iter().map(|process| process.log_tail(5)).collect();
         error.context(logs.join("\n"))
     })
 }

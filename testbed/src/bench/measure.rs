@@ -61,10 +61,7 @@ fn measure_tcp(
     if let Some(mss) = contender.mss() {
         iperf = iperf.mss(mss);
     }
-    let pinger = match tcp.ping {
-        true => Some(left.ping(to).interval(PING_INTERVAL).start()?),
-        false => None,
-    };
+    let pinger = tcp.ping.then(|| left.ping(to).interval(PING_INTERVAL).start()).transpose()?;
     let processes = contender.processes();
     let cpu_before = cpu_seconds(&processes)?;
     let measured = iperf.run(&left, &right, to)?;
@@ -83,9 +80,10 @@ fn measure_tcp(
     add("mbit", mbit);
     add("retransmits", measured.retransmits as f64);
     if !processes.is_empty() {
-        ensure!(measured.bytes > 0, "no byte was transferred");
+        ensure!(measured.bytes > 0, "no data was transferred");
         add("cpu_s_per_gb", cpu / (measured.bytes as f64 / 1e9));
-        let peaks: Result<Vec<_>> = processes.iter().map(|end| end.peak_rss_kib()).collect();
+        let peaks: Result<Vec<_>> =
+            processes.iter().map(|process| process.peak_rss_kib()).collect();
         add("rss_mib", peaks?.into_iter().max().unwrap_or(0) as f64 / 1024.0);
     }
     Ok(sample)

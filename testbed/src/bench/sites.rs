@@ -29,7 +29,7 @@ pub(super) struct BenchSites {
 
 /// A gateway with its address on the underlay network.
 #[derive(Clone, Debug)]
-pub(super) struct End {
+pub(super) struct Gateway {
     pub(super) host: Host,
     pub(super) public: Ipv4Addr,
 }
@@ -48,13 +48,13 @@ impl BenchSites {
     }
 
     /// The gateway that flows come from.
-    pub(super) fn left(&self) -> Result<End> {
-        end(&self.left)
+    pub(super) fn left(&self) -> Result<Gateway> {
+        gateway(&self.left)
     }
 
     /// The gateway that flows go to.
-    pub(super) fn right(&self) -> Result<End> {
-        end(&self.right)
+    pub(super) fn right(&self) -> Result<Gateway> {
+        gateway(&self.right)
     }
 
     /// Sets the condition of the path between the gateways. Random loss restarts with `seed`, so that
@@ -106,14 +106,14 @@ impl BenchSites {
     }
 }
 
-impl End {
+impl Gateway {
     pub(super) fn ip(&self) -> IpAddr {
         self.public.into()
     }
 }
 
-fn end(site: &Site) -> Result<End> {
+fn gateway(site: &Site) -> Result<Gateway> {
     let public =
         site.uplink().v4().with_context(|| format!("{} has no IPv4 address", site.name()))?;
-    Ok(End { host: site.edge().clone(), public })
+    Ok(Gateway { host: site.edge().clone(), public })
 }

@@ -1,5 +1,3 @@
-//! The hosts and sites of the demonstration.
-
 use std::fmt::Write;
 use std::path::PathBuf;
 

@@ -1,5 +1,3 @@
-//! The table at the end of the demonstration.
-
 use std::fmt;
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::rules::{self, Conditions, PathMtu, Routes, Wire, Wires};
 use crate::capture::Capture;
-use crate::host::Addresses;
+use crate::host::{Addresses, first_v4, first_v6};
 use crate::netns::{FORWARDING, Netns};
 use crate::process::Process;
 use crate::wan::{self, Link, Links, Request, WanStatus};
@@ -70,7 +70,7 @@ impl Internet {
         let mut state = self.state();
         check_name(name)?;
         ensure!(!state.wires.contains_key(name), "a host or site {name} exists already");
-        state.check_free(name, &addresses)?;
+        state.check_subnets_are_free(name, &addresses)?;
         let table = FIRST_TABLE + u32::try_from(state.wires.len()).context("too many links")?;
         self.add_link(name, netns, &addresses, table)?;
         let shared = Addresses::new(Mutex::new(addresses.clone()));
@@ -161,15 +161,15 @@ impl State {
         self.wires.iter().map(link).collect()
     }
 
-    fn check_free(&self, name: &str, addresses: &[IpNet]) -> Result<()> {
-        for (other, wire) in self.wires.iter().filter(|(other, _)| *other != name) {
-            for (theirs, ours) in
-                wire.prefixes.iter().flat_map(|t| addresses.iter().map(move |o| (t, o)))
-            {
-                let overlap = theirs.contains(&ours.network()) || ours.contains(&theirs.network());
+    fn check_subnets_are_free(&self, name: &str, addresses: &[IpNet]) -> Result<()> {
+        let others = self.wires.iter().filter(|(other, _)| *other != name);
+        for (other, used) in
+            others.flat_map(|(other, wire)| wire.prefixes.iter().map(move |p| (other, p)))
+        {
+            for new in addresses {
                 ensure!(
-                    !overlap,
-                    "{ours} of {name} overlaps {theirs} of {other}: each link needs its own subnet"
+                    !used.contains(&new.network()) && !new.contains(&used.network()),
+                    "{new} of {name} overlaps {used} of {other}: each link needs its own subnet"
                 );
             }
         }
@@ -191,17 +191,11 @@ impl Uplink {
     }
 
     pub fn v4(&self) -> Option<Ipv4Addr> {
-        self.addresses().iter().find_map(|net| match net.addr() {
-            IpAddr::V4(addr) => Some(addr),
-            IpAddr::V6(_) => None,
-        })
+        first_v4(&self.addresses())
     }
 
     pub fn v6(&self) -> Option<Ipv6Addr> {
-        self.addresses().iter().find_map(|net| match net.addr() {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(addr) => Some(addr),
-        })
+        first_v6(&self.addresses())
     }
 
     /// Drops all packets, or stops dropping them.
@@ -288,7 +282,7 @@ impl Uplink {
     pub fn move_address(&self, address: &str) -> Result<()> {
         let new = public_address(address)?;
         let mut state = self.internet.state();
-        state.check_free(&self.name, &[new])?;
+        state.check_subnets_are_free(&self.name, &[new])?;
         let end = state.ends.get(&self.name).expect("a link has two ends").clone();
         let mut addresses = end.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let old = addresses
@@ -347,12 +341,17 @@ fn gateway_line(verb: &str, net: IpNet, interface: &str) -> String {
 }
 
 fn host_lines(net: IpNet) -> String {
-    let default = if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     format!(
-        "addr add {net} dev {INTERFACE}{}\nroute replace {default} via {} dev {INTERFACE}",
+        "addr add {net} dev {INTERFACE}{}\nroute replace {} via {} dev {INTERFACE}",
         nodad(net),
+        any_of_family(net),
         gateway(net)
     )
+}
+
+/// The destination of a default route of the network's family.
+pub(super) fn any_of_family(net: IpNet) -> &'static str {
+    if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" }
 }
 
 /// Skips IPv6 duplicate address detection, so that the address is usable at once.

@@ -1,5 +1,3 @@
-//! The NAT in front of a site.
-
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,7 +8,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
 
-use super::internet::{INTERFACE, nodad};
+use super::internet::{INTERFACE, any_of_family, nodad};
 use crate::netns::{FORWARDING, Netns};
 
 /// How a NAT between a site's edge and the internet behaves. The edge has a private address.
@@ -59,9 +57,9 @@ impl Nat {
         for (gateway, host) in families.iter().map(|net| private(net.addr(), table)) {
             let (gateway, host) = (gateway?, host?);
             inside += &format!("addr add {gateway} dev eth1{}\n", nodad(gateway));
-            let default = if host.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            let (any, via) = (any_of_family(host), gateway.addr());
             outside += &format!("addr add {host} dev {INTERFACE}{}\n", nodad(host));
-            outside += &format!("route add {default} via {} dev {INTERFACE}\n", gateway.addr());
+            outside += &format!("route add {any} via {via} dev {INTERFACE}\n");
         }
         nat.ip(&format!(
             "link add eth1 type veth peer name {INTERFACE} netns {}\n{inside}",
@@ -125,7 +123,7 @@ fn flush_conntrack() -> Result<()> {
         socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))
             .context("opening a netlink socket")?;
     sendto(&socket, &flush_request(), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))
-        .context("asking for the mappings to be deleted")?;
+        .context("sending a request to delete the mappings")?;
     let mut answer = [0; 64];
     let (_, length) =
         recv(&socket, &mut answer[..], RecvFlags::empty()).context("reading netlink's answer")?;

@@ -1,12 +1,10 @@
-//! Sites, and the networks behind their edges.
-
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 
-use super::internet::{nodad, nth};
+use super::internet::{any_of_family, nodad, nth};
 use super::{Lab, Nat, Uplink, nat};
 use crate::host::{Addresses, Host};
 
@@ -141,13 +139,14 @@ fn connect(
     let mut far = String::from("link set eth0 up\n");
     let (mut edges, mut hosts) = (Vec::new(), Vec::new());
     for network in networks {
-        let (gateway, address) = (at(*network, 1)?, at(*network, workload_number(*network))?);
-        let default = if network.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        let (gateway, address) =
+            (address_at(*network, 1)?, address_at(*network, workload_number(*network))?);
         near += &format!("addr add {gateway} dev {interface}{}\n", nodad(gateway));
         far += &format!("addr add {address} dev eth0{}\n", nodad(address));
         // Of two networks of one family, the first has the default route.
         if !hosts.iter().any(|known: &IpNet| known.addr().is_ipv4() == address.addr().is_ipv4()) {
-            far += &format!("route add {default} via {} dev eth0\n", gateway.addr());
+            let any = any_of_family(*network);
+            far += &format!("route add {any} via {} dev eth0\n", gateway.addr());
         }
         edges.push(gateway);
         hosts.push(address);
@@ -164,7 +163,7 @@ fn network(text: &str) -> Result<IpNet> {
     Ok(net)
 }
 
-fn at(network: IpNet, number: u32) -> Result<IpNet> {
+fn address_at(network: IpNet, number: u32) -> Result<IpNet> {
     let address = nth(network, number);
     ensure!(network.contains(&address), "{network} is too small for {address}");
     Ok(IpNet::new(address, network.prefix_len())?)
@@ -185,13 +184,13 @@ mod tests {
             [("10.60.6.0/24", "10.60.6.10/24"), ("fd00:60::/64", "fd00:60::10/64")]
         {
             let net = network(net).unwrap();
-            assert_eq!(at(net, workload_number(net)).unwrap().to_string(), expected);
+            assert_eq!(address_at(net, workload_number(net)).unwrap().to_string(), expected);
         }
     }
 
     #[test]
     fn networks_too_small_or_not_canonical_are_refused() {
         network("10.60.6.1/24").unwrap_err();
-        at(network("10.0.0.0/29").unwrap(), 10).unwrap_err();
+        address_at(network("10.0.0.0/29").unwrap(), 10).unwrap_err();
     }
 }

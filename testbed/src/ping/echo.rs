@@ -1,5 +1,3 @@
-//! ICMP echo over a raw socket.
-
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,5 +1,3 @@
-//! Results of a series of echo requests.
-
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};

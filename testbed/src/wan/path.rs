@@ -1,5 +1,3 @@
-//! The conditions of a direction.
-
 use std::fmt;
 use std::time::Duration;
 

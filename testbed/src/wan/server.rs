@@ -244,7 +244,7 @@ fn check_pair(links: &Links, from: &str, to: &str) -> Result<()> {
         if !links.contains_key(name) {
             let names: Vec<_> = links.keys().map(String::as_str).collect();
             let hint = closest(name, names.iter().copied())
-                .map_or_else(String::new, |name| format!(", did you mean {name}?"));
+                .map_or_else(|| ".".to_owned(), |name| format!(": did you mean {name}?"));
             bail!("there is no site {name:?}{hint} The lab has {}", names.join(", "));
         }
     }

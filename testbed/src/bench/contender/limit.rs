@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU, terminate_all};
-use crate::bench::sites::End;
+use super::{Contender, Gateways, MTU, terminate_all};
+use crate::bench::sites::Gateway;
 use crate::process::Process;
 
 const PORT: &str = "4789";
@@ -15,20 +15,20 @@ const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 95, 0, 1), Ipv4Addr::new(10, 95,
 /// `testbed aead-loop` at each end: the cost of the design without QUIC.
 pub(super) struct Limit {
     program: PathBuf,
-    ends: Ends,
+    gateways: Gateways,
     running: Vec<Process>,
 }
 
 impl Limit {
-    pub(super) fn set_up(ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(gateways: Gateways) -> Result<Self> {
         let program = std::env::current_exe().context("finding this program's own path")?;
-        Ok(Self { program, ends, running: Vec::new() })
+        Ok(Self { program, gateways, running: Vec::new() })
     }
 
     fn spawn(&mut self, side: u8) -> Result<()> {
         let (here, there) = match side {
-            0 => (&self.ends.left, &self.ends.right),
-            _ => (&self.ends.right, &self.ends.left),
+            0 => (&self.gateways.left, &self.gateways.right),
+            _ => (&self.gateways.right, &self.gateways.left),
         };
         let mut command = here.host.command(&self.program);
         command.args(["aead-loop", "--device", DEVICE, "--mtu", &MTU.to_string()]);
@@ -39,9 +39,9 @@ impl Limit {
     }
 }
 
-fn configure(end: &End, inner: Ipv4Addr, mut process: Process) -> Result<Process> {
+fn configure(gateway: &Gateway, inner: Ipv4Addr, mut process: Process) -> Result<Process> {
     process.wait_for_log("ready", Duration::from_secs(5))?;
-    end.host.ip(&format!("addr replace {inner}/24 dev {DEVICE}"))?;
+    gateway.host.ip(&format!("addr replace {inner}/24 dev {DEVICE}"))?;
     Ok(process)
 }
 

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use super::{Contender, Ends};
+use super::{Contender, Gateways};
 use crate::process::Process;
 
 /// No tunnel: flows use the public addresses.
@@ -12,8 +12,8 @@ pub(super) struct None {
 }
 
 impl None {
-    pub(super) fn new(ends: &Ends, mss: Option<u32>) -> Self {
-        Self { addresses: (ends.left.ip(), ends.right.ip()), mss }
+    pub(super) fn new(gateways: &Gateways, mss: Option<u32>) -> Self {
+        Self { addresses: (gateways.left.ip(), gateways.right.ip()), mss }
     }
 }
 

@@ -4,9 +4,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Contender, Ends, MTU, Package, terminate_all};
+use super::{Contender, Gateways, MTU, Package, terminate_all};
 use crate::bench::identity::{Files, Identity};
-use crate::bench::sites::End;
+use crate::bench::sites::Gateway;
 use crate::process::Process;
 
 const PORT: &str = "1194";
@@ -19,19 +19,20 @@ pub(super) struct Openvpn {
 }
 
 struct Side {
-    end: End,
+    gateway: Gateway,
     files: Files,
     args: Vec<String>,
 }
 
 impl Openvpn {
-    pub(super) fn set_up(package: &Package, dir: &Path, ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(package: &Package, dir: &Path, gateways: Gateways) -> Result<Self> {
         let (left, right) = (Identity::new("left")?, Identity::new("right")?);
-        let side = |name: &str, identity: &Identity, args: &[&str], end: End| -> Result<Side> {
-            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            Ok(Side { end, files: identity.write(dir, name)?, args })
-        };
-        let to_right = ends.right.public.to_string();
+        let side =
+            |name: &str, identity: &Identity, args: &[&str], gateway: Gateway| -> Result<Side> {
+                let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+                Ok(Side { gateway, files: identity.write(dir, name)?, args })
+            };
+        let to_right = gateways.right.public.to_string();
         let sides = [
             side(
                 "left",
@@ -48,7 +49,7 @@ impl Openvpn {
                     "--peer-fingerprint",
                     &right.fingerprint(),
                 ],
-                ends.left,
+                gateways.left,
             )?,
             side(
                 "right",
@@ -65,7 +66,7 @@ impl Openvpn {
                     "--peer-fingerprint",
                     &left.fingerprint(),
                 ],
-                ends.right,
+                gateways.right,
             )?,
         ];
         Ok(Self { program: package.program.clone(), sides, running: Vec::new() })
@@ -75,10 +76,10 @@ impl Openvpn {
 impl Contender for Openvpn {
     fn start(&mut self) -> Result<()> {
         for side in &self.sides {
-            let mut command = side.end.host.command(&self.program);
+            let mut command = side.gateway.host.command(&self.program);
             arguments(&mut command, side);
-            let name = format!("openvpn-{}", side.end.host.name());
-            self.running.push(side.end.host.spawn(&name, command)?);
+            let name = format!("openvpn-{}", side.gateway.host.name());
+            self.running.push(side.gateway.host.spawn(&name, command)?);
         }
         Ok(())
     }

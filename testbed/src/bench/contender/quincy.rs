@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU, Package};
+use super::{Contender, Gateways, MTU, Package};
 use crate::bench::identity::Identity;
 use crate::process::Process;
 
@@ -15,7 +15,7 @@ const PORT: u16 = 55555;
 pub(super) struct Quincy {
     server: Daemon,
     client: Daemon,
-    ends: Ends,
+    gateways: Gateways,
 }
 
 struct Daemon {
@@ -29,9 +29,9 @@ impl Quincy {
         client: &Package,
         server: &Package,
         dir: &Path,
-        ends: Ends,
+        gateways: Gateways,
     ) -> Result<Self> {
-        let public = ends.right.public.to_string();
+        let public = gateways.right.public.to_string();
         let (left, right) = (Identity::new("left")?, Identity::new(&public)?);
         let left_files = left.write(dir, "left")?;
         let right_files = right.write(dir, "right")?;
@@ -66,18 +66,18 @@ impl Quincy {
         Ok(Self {
             server: daemon(server, "server.toml", &server_config)?,
             client: daemon(client, "client.toml", &client_config)?,
-            ends,
+            gateways,
         })
     }
 }
 
 impl Contender for Quincy {
     fn start(&mut self) -> Result<()> {
-        let right = &self.ends.right.host;
+        let right = &self.gateways.right.host;
         let server = self.server.start(right, "quincy-server")?;
         // Its client doesn't retry.
         server.wait_for_log("Starting connection handler", Duration::from_secs(5))?;
-        self.client.start(&self.ends.left.host, "quincy-client")?;
+        self.client.start(&self.gateways.left.host, "quincy-client")?;
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 
-use super::{Contender, Ends, MTU, Package, terminate_all};
-use crate::bench::sites::End;
+use super::{Contender, Gateways, MTU, Package, terminate_all};
+use crate::bench::sites::Gateway;
 use crate::process::Process;
 use crate::wait::wait_until;
 
@@ -27,7 +27,7 @@ pub(super) struct WireguardGo {
 }
 
 struct Side {
-    end: End,
+    gateway: Gateway,
     name: &'static str,
     inner: Ipv4Addr,
     private: [u8; 32],
@@ -35,11 +35,16 @@ struct Side {
 }
 
 impl WireguardGo {
-    pub(super) fn set_up(package: Package, ends: Ends) -> Result<Self> {
-        let side =
-            |end, name, inner| Side { end, name, inner, private: rand::random(), process: None };
+    pub(super) fn set_up(package: Package, gateways: Gateways) -> Result<Self> {
+        let side = |gateway, name, inner| Side {
+            gateway,
+            name,
+            inner,
+            private: rand::random(),
+            process: None,
+        };
         let [left, right] = INNER;
-        let sides = [side(ends.left, "left", left), side(ends.right, "right", right)];
+        let sides = [side(gateways.left, "left", left), side(gateways.right, "right", right)];
         Ok(Self { program: package.program, sides })
     }
 }
@@ -47,11 +52,11 @@ impl WireguardGo {
 impl Contender for WireguardGo {
     fn start(&mut self) -> Result<()> {
         for side in &mut self.sides {
-            let mut command = side.end.host.command("unshare");
+            let mut command = side.gateway.host.command("unshare");
             command.args(["--mount", "sh", "-c", WITH_PRIVATE_RUN]).arg(&self.program);
             command.args(["--foreground", DEVICE]).env("LOG_LEVEL", "error");
             let log = format!("wireguard-go-{}", side.name);
-            side.process = Some(side.end.host.spawn(&log, command)?);
+            side.process = Some(side.gateway.host.spawn(&log, command)?);
         }
         let [left, right] = &mut self.sides;
         left.configure(right)?;
@@ -91,7 +96,7 @@ impl Side {
              endpoint={}:{PORT}\nallowed_ip={}/32\n\n",
             hex(&self.private),
             hex(&peer.public()?),
-            peer.end.public,
+            peer.gateway.public,
             peer.inner,
         );
         stream.write_all(settings.as_bytes()).context("configuring wireguard-go")?;
@@ -99,7 +104,7 @@ impl Side {
         let read = stream.read(&mut answer).context("reading wireguard-go's answer")?;
         let answer = String::from_utf8_lossy(&answer[..read]);
         ensure!(answer.starts_with("errno=0"), "wireguard-go refused its settings: {answer}");
-        self.end
+        self.gateway
             .host
             .ip(&format!("addr add {}/24 dev {DEVICE}\nlink set {DEVICE} mtu {MTU} up", self.inner))
     }
