@@ -1,3 +1,6 @@
+//! Packet capture on one interface. tcpdump is no option: in a user namespace it fails to drop its
+//! privileges and exits.
+
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,11 +14,12 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use socket2::{Domain, Socket, Type};
 
-use crate::{Netns, Pcap, pcap, sys};
+use crate::netns::Netns;
+use crate::pcap::{self, Pcap};
+use crate::sys;
 
-/// Everything that passes one interface, in both directions, written to a pcap file in the lab's
-/// directory. Dropping it stops it. It is no tcpdump, which can't give up its privileges in a user
-/// namespace and doesn't run without.
+/// A running capture of all packets of one interface, in both directions, to a pcap file in the
+/// lab's directory. Dropping it stops it.
 #[derive(Debug)]
 pub struct Capture {
     path: PathBuf,
@@ -24,20 +28,22 @@ pub struct Capture {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// What may wait for us: some milliseconds at full speed.
-const BUFFER: usize = 64 << 20;
+/// Receive buffer of the socket: some milliseconds at full speed.
+const SOCKET_BUFFER: usize = 64 << 20;
 
-/// More than the largest super-packet.
-const LARGEST: usize = 128 << 10;
+/// Larger than any super-packet.
+const MAX_PACKET: usize = 128 << 10;
+
+const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 impl Capture {
     pub(crate) fn start(netns: &Netns, dir: &Path, interface: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("{interface}-{number}.pcap"));
-        let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         let socket = netns
-            .enter(|| listen(interface))?
+            .enter(|| open_packet_socket(interface))?
             .with_context(|| format!("capturing on {interface} of {}", netns.name()))?;
         let (socket, stop) = (Arc::new(socket), Arc::new(AtomicBool::new(false)));
         let thread = thread::Builder::new()
@@ -50,34 +56,29 @@ impl Capture {
         Ok(Self { path, stop, socket, thread: Some(thread) })
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What has been captured so far.
+    /// The packets captured so far.
     pub fn pcap(&self) -> Result<Pcap> {
         Pcap::read(&self.path)
     }
 
-    /// Whether `canary` is in a packet captured so far.
+    /// Whether a packet captured so far contains `canary`.
     pub fn contains(&self, canary: &[u8]) -> Result<bool> {
         Ok(self.pcap()?.contains(canary))
     }
 
-    /// Stops, and returns all packets; an error if some are missing, since it could not keep up.
+    /// Stops and returns all packets; an error if the socket's buffer overflowed.
     pub fn stop(mut self) -> Result<Pcap> {
-        self.end()?;
-        let dropped =
-            sys::packets_dropped(&self.socket).context("asking for the packets dropped")?;
-        ensure!(
-            dropped == 0,
-            "the capture is incomplete: {dropped} packets were too many to keep up with"
-        );
+        self.stop_thread()?;
+        let dropped = sys::packets_dropped(&self.socket).context("reading the drop counter")?;
+        ensure!(dropped == 0, "the capture is incomplete: {dropped} packets were dropped");
         self.pcap()
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn stop_thread(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
@@ -89,20 +90,20 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        if let Err(error) = self.stop_thread() {
             eprintln!("{error:#}");
         }
     }
 }
 
-/// A packet socket (packet(7)) that hears one interface.
-fn listen(interface: &str) -> Result<Socket> {
-    // Without a protocol nothing comes in before the socket is bound to its interface.
+/// Opens a packet socket (packet(7)) for one interface.
+fn open_packet_socket(interface: &str) -> Result<Socket> {
+    // Without a protocol it receives nothing before it is bound to its interface.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).context("opening a packet socket")?;
     socket.set_nonblocking(true).context("setting the socket to non-blocking")?;
-    // Beyond the system's limit where we may: not in a user namespace.
-    set_socket_recv_buffer_size_force(&socket, BUFFER)
-        .or_else(|_| set_socket_recv_buffer_size(&socket, BUFFER))
+    // Beyond the system's limit if permitted, which it isn't in a user namespace.
+    set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER)
+        .or_else(|_| set_socket_recv_buffer_size(&socket, SOCKET_BUFFER))
         .context("setting the socket's buffer")?;
     let index = name_to_index(&socket, interface).context("looking the interface up")?;
     sys::bind_to_interface(&socket, index).context("binding to the interface")?;
@@ -111,9 +112,9 @@ fn listen(interface: &str) -> Result<Socket> {
 
 fn record(socket: &Socket, mut file: BufWriter<File>, stop: &AtomicBool) -> Result<()> {
     file.write_all(&pcap::header())?;
-    let mut buffer = vec![0; LARGEST];
+    let mut buffer = vec![0; MAX_PACKET];
     loop {
-        // Looked at first: what had passed by then is in the file.
+        // Read before the packets, so that all packets before the stop are in the file.
         let stopping = stop.load(Ordering::Relaxed);
         drain(socket, &mut file, &mut buffer)?;
         file.flush()?;
@@ -121,8 +122,7 @@ fn record(socket: &Socket, mut file: BufWriter<File>, stop: &AtomicBool) -> Resu
             return Ok(());
         }
         let mut fds = [PollFd::new(socket, PollFlags::IN)];
-        let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-        poll(&mut fds, Some(&moment)).context("waiting for packets")?;
+        poll(&mut fds, Some(&POLL_INTERVAL)).context("waiting for packets")?;
     }
 }
 

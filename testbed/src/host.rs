@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use crate::{Capture, Netns, Ping, Process};
+use crate::capture::Capture;
+use crate::netns::Netns;
+use crate::ping::Ping;
+use crate::process::Process;
 
-/// A machine of the lab: a network namespace with addresses. Clones are handles of the same
-/// machine.
+/// A host of the lab: a network namespace with addresses. Clones are handles of the same host.
 #[derive(Clone, Debug)]
 pub struct Host {
     name: String,
@@ -20,7 +22,7 @@ pub struct Host {
     outlives_us: bool,
 }
 
-/// Shared, since an uplink's address can move.
+/// Shared, because an uplink's address can change.
 pub(crate) type Addresses = Arc<Mutex<Vec<IpNet>>>;
 
 impl Host {
@@ -32,56 +34,47 @@ impl Host {
         Self { addresses, ..self }
     }
 
-    /// Its name in the lab, such as `aws-hk-edge`.
+    /// The host's name in the lab, such as `aws-hk-edge`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
 
-    /// Its addresses with their prefix lengths: an edge's or workload's are those inside the site;
-    /// those of a host on the internet, or of a NAT, are the public ones.
+    /// Addresses with prefix lengths: of an edge or workload those inside the site, of a host on the
+    /// internet or a NAT the public ones.
     pub fn addresses(&self) -> Vec<IpNet> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The first of its addresses.
+    /// The first of [`Self::addresses`].
     pub fn address(&self) -> IpAddr {
-        self.addresses().first().expect("a host is made with an address").addr()
+        self.addresses().first().expect("each host has an address").addr()
     }
 
-    /// Its first IPv4 address.
     pub fn v4(&self) -> Option<Ipv4Addr> {
-        self.addresses().iter().find_map(|net| match net {
-            IpNet::V4(net) => Some(net.addr()),
-            IpNet::V6(_) => None,
-        })
+        first_v4(&self.addresses())
     }
 
-    /// Its first IPv6 address.
     pub fn v6(&self) -> Option<Ipv6Addr> {
-        self.addresses().iter().find_map(|net| match net {
-            IpNet::V4(_) => None,
-            IpNet::V6(net) => Some(net.addr()),
-        })
+        first_v6(&self.addresses())
     }
 
-    /// A command that runs here; see [`Netns::command`].
+    /// A command that runs on this host; see [`Netns::command`].
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.netns.command(program)
     }
 
-    /// Starts a command made by [`Self::command`]; its output goes to `log/<name>.log` in the lab's
+    /// Starts a command made by [`Self::command`]. Its output goes to `log/<name>.log` in the lab's
     /// directory.
     pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
         Process::start(name, command, &self.dir.join("log"), self.outlives_us)
             .with_context(|| format!("on {}", self.name))
     }
 
-    /// Runs a closure on a thread inside; see [`Netns::enter`].
+    /// Runs a closure on a thread in this host's namespace; see [`Netns::enter`].
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         self.netns.enter(work)
     }
@@ -96,13 +89,27 @@ impl Host {
         self.netns.sysctls(&[(&key.replace('.', "/"), value)])
     }
 
-    /// Echo requests from here to `target`.
+    /// A series of echo requests to `target`, which still has to be started.
     pub fn ping(&self, target: impl Into<IpAddr>) -> Ping {
-        Ping::new(self.clone(), target.into())
+        Ping::new(self.netns.clone(), target.into())
     }
 
-    /// Captures what passes one of its interfaces (`eth0` is the one towards the internet).
+    /// Captures all packets of an interface; `eth0` is the one to the internet.
     pub fn capture(&self, interface: &str) -> Result<Capture> {
         Capture::start(&self.netns, &self.dir, interface)
     }
+}
+
+pub(crate) fn first_v4(addresses: &[IpNet]) -> Option<Ipv4Addr> {
+    addresses.iter().find_map(|net| match net {
+        IpNet::V4(net) => Some(net.addr()),
+        IpNet::V6(_) => None,
+    })
+}
+
+pub(crate) fn first_v6(addresses: &[IpNet]) -> Option<Ipv6Addr> {
+    addresses.iter().find_map(|net| match net {
+        IpNet::V4(_) => None,
+        IpNet::V6(net) => Some(net.addr()),
+    })
 }

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as it takes to see a web page through the mesh.
+//! A minimal HTTP/1.1 server and client, to fetch a web page through the mesh.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Host;
+use crate::host::Host;
 
-/// How long one side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server on a host that answers every request with the same body, until it is dropped.
+/// A server on a host that answers every request with the same body. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -30,7 +29,7 @@ impl Server {
         let listener = host
             .enter(|| TcpListener::bind(address))?
             .with_context(|| format!("listening on {address} of {}", host.name()))?;
-        let address = listener.local_addr().context("asking for the listener's address")?;
+        let address = listener.local_addr().context("reading the listener's address")?;
         let stop = Arc::new(AtomicBool::new(false));
         let body = body.into();
         let thread = thread::Builder::new()
@@ -43,7 +42,6 @@ impl Server {
         Ok(Self { address, host: host.clone(), stop, thread: Some(thread) })
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -52,8 +50,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes it from its accept.
-        let woken = self.host.enter(|| TcpStream::connect_timeout(&self.address, PATIENCE));
+        // Makes the thread return from accept.
+        let woken = self.host.enter(|| TcpStream::connect_timeout(&self.address, TIMEOUT));
         if matches!(woken, Ok(Ok(_)))
             && let Some(thread) = self.thread.take()
         {
@@ -64,7 +62,7 @@ impl Drop for Server {
 
 /// Fetches `/` of `server` from a host and returns the body.
 pub fn fetch(from: &Host, server: SocketAddr) -> Result<Vec<u8>> {
-    from.enter(|| get(server))?
+    from.enter(|| send_get(server))?
         .with_context(|| format!("fetching http://{server}/ from {}", from.name()))
 }
 
@@ -73,14 +71,14 @@ fn serve(listener: &TcpListener, body: &[u8], stop: &AtomicBool) {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        // One client at a time; one that breaks off is the fetching side's error.
-        drop(stream.map(|stream| answer(stream, body)));
+        // The client reports errors, so none is reported here.
+        drop(stream.map(|stream| send_response(stream, body)));
     }
 }
 
-fn answer(stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn send_response(stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut reader = BufReader::new(&stream);
     let mut line = String::new();
     while reader.read_line(&mut line)? > 2 {
@@ -92,21 +90,21 @@ fn answer(stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
     (&stream).write_all(body)
 }
 
-fn get(server: SocketAddr) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("connecting")?;
-    stream.set_read_timeout(Some(PATIENCE)).context("setting a timeout")?;
+fn send_get(server: SocketAddr) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("connecting")?;
+    stream.set_read_timeout(Some(TIMEOUT)).context("setting a timeout")?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")
-        .context("asking")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).context("reading the answer")?;
-    let end = answer
+        .context("sending the request")?;
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).context("reading the response")?;
+    let end = response
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
-        .context("an answer without a body")?;
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    ensure!(head.starts_with("HTTP/1.1 200 "), "an answer other than 200: {head}");
-    let body = answer.split_off(end + 4);
+        .context("the response has no body")?;
+    let head = String::from_utf8_lossy(&response[..end]).into_owned();
+    ensure!(head.starts_with("HTTP/1.1 200 "), "the response is not 200: {head}");
+    let body = response.split_off(end + 4);
     let length = format!("Content-Length: {}", body.len());
-    ensure!(head.contains(&length), "a body of {} bytes under the head {head}", body.len());
+    ensure!(head.contains(&length), "got a body of {} bytes after {head}", body.len());
     Ok(body)
 }

@@ -1,4 +1,4 @@
-//! Throughput, by iperf3.
+//! Throughput measured by iperf3.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,15 +6,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{Host, tool};
+use crate::host::Host;
+use crate::tool;
 
-/// What an iperf3 run is to do.
+/// Parameters of an iperf3 run.
 #[derive(Clone, Debug)]
 pub struct Iperf {
     seconds: u32,
     warm_up: u32,
     flows: u32,
-    way: Way,
+    direction: Direction,
     udp: bool,
     mbit: Option<u32>,
     mss: Option<u32>,
@@ -22,35 +23,34 @@ pub struct Iperf {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Direction {
     ToServer,
     ToClient,
     Both,
 }
 
-/// What it measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Throughput {
-    /// Payload received, in Mbit/s; with [`Iperf::both_ways`] that of the server.
+    /// Payload received, in Mbit/s; with [`Iperf::both_ways`] by the server.
     pub mbit: f64,
-    /// What the client received at the same time, in Mbit/s; 0 without [`Iperf::both_ways`].
+    /// Payload received by the client, in Mbit/s; 0 without [`Iperf::both_ways`].
     pub back_mbit: f64,
-    /// Payload that senders gave to their sockets, in bytes, warm-up included.
+    /// Payload written to the senders' sockets, in bytes, warm-up included.
     pub bytes: u64,
-    /// TCP segments sent again; 0 with UDP.
+    /// Retransmitted TCP segments; 0 with UDP.
     pub retransmits: u64,
-    /// UDP packets lost, in percent; 0 with TCP.
+    /// Lost UDP packets, in percent; 0 with TCP.
     pub lost_percent: f64,
 }
 
 impl Iperf {
-    /// One TCP flow for so many seconds.
+    /// One TCP flow from the client to the server.
     pub fn tcp(seconds: u32) -> Self {
         Self {
             seconds,
             warm_up: 0,
             flows: 1,
-            way: Way::ToServer,
+            direction: Direction::ToServer,
             udp: false,
             mbit: None,
             mss: None,
@@ -58,54 +58,54 @@ impl Iperf {
         }
     }
 
-    /// One UDP flow of so many Mbit/s.
+    /// One UDP flow of this rate from the client to the server.
     pub fn udp(seconds: u32, mbit: u32) -> Self {
         Self { udp: true, mbit: Some(mbit), ..Self::tcp(seconds) }
     }
 
-    /// That many flows at once.
+    /// Number of parallel flows.
     #[must_use]
     pub fn flows(self, flows: u32) -> Self {
         Self { flows, ..self }
     }
 
-    /// From the server to the client.
+    /// Sends from the server to the client instead.
     #[must_use]
     pub fn reverse(self) -> Self {
-        Self { way: Way::ToClient, ..self }
+        Self { direction: Direction::ToClient, ..self }
     }
 
-    /// In both directions at once.
+    /// Sends in both directions at once.
     #[must_use]
     pub fn both_ways(self) -> Self {
-        Self { way: Way::Both, ..self }
+        Self { direction: Direction::Both, ..self }
     }
 
-    /// So many seconds before the others, which don't count.
+    /// Adds seconds at the start that are not measured.
     #[must_use]
     pub fn warm_up(self, seconds: u32) -> Self {
         Self { warm_up: seconds, ..self }
     }
 
-    /// Paces each flow to so many Mbit/s.
+    /// Limits the rate of each flow.
     #[must_use]
     pub fn pace(self, mbit: u32) -> Self {
         Self { mbit: Some(mbit), ..self }
     }
 
-    /// Limits TCP's segments (`TCP_MAXSEG`), options included.
+    /// Limits the size of TCP segments (`TCP_MAXSEG`), options included.
     #[must_use]
     pub fn mss(self, bytes: u32) -> Self {
         Self { mss: Some(bytes), ..self }
     }
 
-    /// TCP's congestion control, such as `bbr`; the system's default otherwise.
+    /// Sets TCP's congestion control, such as `bbr`; the system's default otherwise.
     #[must_use]
     pub fn congestion(self, name: &str) -> Self {
         Self { congestion: Some(name.to_owned()), ..self }
     }
 
-    /// Runs a server on `server` and a client on `client`, which connects to the server's address
+    /// Runs a server on `server`, and a client on `client` that connects to the server's address
     /// `to`.
     pub fn run(&self, client: &Host, server: &Host, to: IpAddr) -> Result<Throughput> {
         let mut listen = server.command("iperf3");
@@ -122,10 +122,10 @@ impl Iperf {
         arguments.extend(["--connect-timeout".to_owned(), "5000".to_owned()]);
         arguments.extend(["--time".to_owned(), self.seconds.to_string()]);
         arguments.extend(["--parallel".to_owned(), self.flows.to_string()]);
-        match self.way {
-            Way::ToServer => {}
-            Way::ToClient => arguments.push("--reverse".to_owned()),
-            Way::Both => arguments.push("--bidir".to_owned()),
+        match self.direction {
+            Direction::ToServer => {}
+            Direction::ToClient => arguments.push("--reverse".to_owned()),
+            Direction::Both => arguments.push("--bidir".to_owned()),
         }
         if self.udp {
             arguments.push("--udp".to_owned());
@@ -152,7 +152,7 @@ fn parse(report: &str) -> Result<Throughput> {
         bail!("iperf3: {error}");
     }
     let end = &report["end"];
-    // UDP's reports have "sum", with the receiver's loss.
+    // Reports about UDP have "sum" instead, with the receiver's loss.
     let received = if end["sum_received"].is_object() { &end["sum_received"] } else { &end["sum"] };
     let bits = received["bits_per_second"].as_f64().context("no throughput in iperf3's report")?;
     Ok(Throughput {
@@ -165,7 +165,7 @@ fn parse(report: &str) -> Result<Throughput> {
     })
 }
 
-/// Its totals leave the warm-up out; its intervals don't.
+/// The sum over all intervals: the report's totals exclude the warm-up.
 fn bytes(report: &Value) -> u64 {
     let intervals = report["intervals"].as_array().map(Vec::as_slice).unwrap_or_default();
     intervals
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bytes_of_the_warm_up_and_of_the_way_back_are_counted() {
+    fn the_bytes_of_the_warm_up_and_of_both_directions_are_counted() {
         let report = r#"{
             "intervals": [
                 {"sum": {"bytes": 100, "omitted": true}, "sum_bidir_reverse": {"bytes": 10}},
@@ -198,18 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn what_iperf3_complains_of_is_the_error() {
+    fn the_error_in_iperf3s_report_is_returned() {
         let error = parse(r#"{"error": "unable to connect"}"#).unwrap_err();
         assert_eq!(error.to_string(), "iperf3: unable to connect");
     }
 
     #[test]
-    fn what_is_asked_for_is_what_iperf3_is_told() {
-        let told = Iperf::tcp(4).warm_up(1).both_ways().pace(180).mss(1360).congestion("bbr");
-        let told = told.arguments(IpAddr::from([10, 0, 0, 1])).join(" ");
+    fn each_parameter_becomes_an_argument() {
+        let iperf = Iperf::tcp(4).warm_up(1).both_ways().pace(180).mss(1360).congestion("bbr");
+        let arguments = iperf.arguments(IpAddr::from([10, 0, 0, 1])).join(" ");
         for part in ["--bidir", "--omit 1", "--bitrate 180M", "--set-mss 1360", "--congestion bbr"]
         {
-            assert!(told.contains(part), "{part} is not in {told}");
+            assert!(arguments.contains(part), "{part} is not in {arguments}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! A virtual internet out of Linux network namespaces, to run cframe's real programs in.
+//! A virtual internet made of Linux network namespaces, to run cframe's real programs in.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
 //! use std::time::Duration;
 //! use cframe_testbed::{Lab, PathMtu, privilege};
 //!
-//! privilege::ensure()?;                                  // root, or a user namespace of our own
+//! privilege::ensure()?;                                  // root, or a new user namespace
 //! let mut lab = Lab::new("example")?;
 //! let hk = lab.site("aws-hk").public("203.0.113.7/24").inner("172.30.0.0/16").build()?;
 //! let idc = lab.site("idc").public("198.51.100.7/24").inner("10.60.6.0/24").build()?;
@@ -20,21 +20,21 @@
 //! # }                                                    // everything is removed here
 //! ```
 //!
-//! Errors are for the person who reads a failed test, so they are [`anyhow`]'s: nobody matches on
-//! them.
+//! All errors are [`anyhow`]'s: they are read in the output of a failed test, and no caller
+//! distinguishes them.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
-#![warn(missing_docs)]
 
 pub mod bench;
 mod capture;
+pub mod cli;
 pub mod crash;
 pub mod demo;
 pub mod deployment;
 mod host;
 pub mod http;
 pub mod iperf;
-mod lab;
+pub mod lab;
 pub mod load;
 mod machine;
 mod netns;
@@ -42,6 +42,7 @@ mod pcap;
 mod ping;
 pub mod privilege;
 mod process;
+mod procfs;
 mod programs;
 pub mod runbook;
 mod signals;
@@ -53,15 +54,12 @@ pub mod wan;
 
 pub use capture::Capture;
 pub use host::Host;
-pub use lab::{
-    Found, Lab, Nat, PathMtu, PublicHost, PublicHostBuilder, Site, SiteBuilder, ThreeSites, Uplink,
-    Wan, clean, down, list,
-};
+pub use lab::{Lab, Nat, PathMtu, PublicHost, Site, ThreeSites, Uplink};
 pub use machine::Machine;
 pub use netns::Netns;
 pub use pcap::{Packet, Pcap};
-pub use ping::{Ping, PingStats, Pinger, Probe};
+pub use ping::{PingStats, Pinger};
 pub use process::Process;
 pub use programs::Programs;
 pub use wait::wait_until;
-pub use wan::{WanCounters, WanPath, WanStatus};
+pub use wan::WanPath;

@@ -8,10 +8,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{sys, tool};
 
-/// Where `ip netns` keeps the names.
+/// Directory of `ip netns` with a file for each namespace.
 pub(crate) const DIR: &str = "/run/netns";
 
-/// A named network namespace, as `ip netns` knows them.
+/// A network namespace with a name, as created by `ip netns add`.
 #[derive(Clone, Debug)]
 pub struct Netns {
     name: Arc<str>,
@@ -20,8 +20,8 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes the namespaces, with loopback up and the settings that every host of a lab has; in
-    /// order of `names`.
+    /// Creates namespaces, in the order of `names`, with loopback up and the settings of a lab's
+    /// hosts.
     pub(crate) fn create(names: &[String], outlives_us: bool) -> Result<Vec<Self>> {
         let batch: String = names.iter().map(|n| format!("netns add {n}\n")).collect();
         tool::run(Command::new("ip").args(["-batch", "-"]), &batch)?;
@@ -36,35 +36,34 @@ impl Netns {
             .collect()
     }
 
-    /// A namespace that is there.
     pub(crate) fn open(name: &str, outlives_us: bool) -> Result<Self> {
         let path = format!("{DIR}/{name}");
         let file = File::open(&path).with_context(|| format!("opening {path}"))?;
         Ok(Self { name: name.into(), fd: Arc::new(file.into()), outlives_us })
     }
 
-    /// The name for `ip netns exec NAME …`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether what runs here goes on when this process ends.
+    /// Whether programs in this namespace go on running after this process has ended.
     pub(crate) fn outlives_us(&self) -> bool {
         self.outlives_us
     }
 
-    /// A command that will run in this namespace. Its child is killed when the *thread* that starts
-    /// it ends; [`Host::spawn`](crate::Host::spawn) has no such limit.
+    /// A command that will run in this namespace. The child is killed when the *thread* that
+    /// starts it ends, unless it is started by [`Host::spawn`](crate::Host::spawn).
     ///
-    /// `/sys` stays the one outside: only `/proc/sys/net` and `/proc/net` show this namespace.
+    /// `/sys` is that of the initial namespace: only `/proc/sys/net` and `/proc/net` are this
+    /// namespace's.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         sys::start_in(&mut command, self.fd.clone(), !self.outlives_us);
         command
     }
 
-    /// Runs `work` on a thread inside this namespace. A socket made there stays in the namespace
-    /// wherever it is used.
+    /// Runs `work` on a thread inside this namespace. Sockets opened there stay in the namespace,
+    /// also when other threads use them.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -76,12 +75,12 @@ impl Netns {
         })
     }
 
-    /// Runs lines of `ip` commands, without the leading `ip`, at once.
+    /// Runs lines of `ip` commands, without the leading `ip`.
     pub fn ip(&self, lines: &str) -> Result<()> {
         self.batch(&["-batch", "-"], lines)
     }
 
-    /// The same as `ip -6`, for commands that don't name an address.
+    /// Runs lines of `ip -6` commands.
     pub(crate) fn ip6(&self, lines: &str) -> Result<()> {
         self.batch(&["-6", "-batch", "-"], lines)
     }
@@ -92,7 +91,7 @@ impl Netns {
         Ok(())
     }
 
-    /// Loads a ruleset in nft's own notation, atomically.
+    /// Loads a ruleset in nft's syntax, atomically.
     pub fn nft(&self, ruleset: &str) -> Result<()> {
         tool::run(self.command("nft").args(["-f", "-"]), ruleset)
             .with_context(|| format!("in namespace {}", self.name))?;
@@ -106,7 +105,7 @@ impl Netns {
         Ok(())
     }
 
-    /// Writes settings below `/proc/sys/net`, given as (path with slashes, value).
+    /// Writes files below `/proc/sys/net`, given as (path, value).
     pub(crate) fn sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.enter(|| {
             settings.iter().try_for_each(|(key, value)| {
@@ -116,8 +115,8 @@ impl Netns {
         })?
     }
 
-    /// Switches the segmentation offloads of `interface`: off, every packet crosses the wire by
-    /// itself.
+    /// Switches segmentation offloads of `interface` on or off. Without them it sends no
+    /// super-packets.
     pub fn set_offloads(&self, interface: &str, on: bool) -> Result<()> {
         ensure!(!interface.starts_with('-'), "not an interface: {interface:?}");
         let word = if on { "on" } else { "off" };
@@ -131,8 +130,8 @@ impl Netns {
     }
 }
 
-/// What must not depend on the machine: IPv4 settings of a new namespace are copied from the
-/// initial one. Without duplicate address detection an IPv6 address is usable at once.
+/// Settings that must not depend on the machine: a new namespace copies its IPv4 settings from the
+/// initial one. Without duplicate address detection, IPv6 addresses are usable at once.
 const DEFAULTS: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "0"),
     ("ipv4/conf/all/rp_filter", "0"),
@@ -145,8 +144,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("ipv6/conf/default/accept_ra", "0"),
 ];
 
-/// For namespaces that forward, besides the defaults. ICMP errors are not rationed: tests count on
-/// each of them.
+/// Additional settings of namespaces that forward. ICMP errors are not rate-limited, because tests
+/// expect each of them.
 pub(crate) const FORWARDING: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),

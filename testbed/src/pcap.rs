@@ -1,38 +1,48 @@
+//! Capture files in the format pcap (draft-ietf-opsawg-pcap).
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The packets of a capture file, as they were on the wire from the link layer on.
+/// The packets of a capture file.
 #[derive(Clone, Debug, Default)]
 pub struct Pcap {
     packets: Vec<Packet>,
 }
 
-/// One captured packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its bytes from the Ethernet header on.
+    /// The packet from its Ethernet header on.
     pub bytes: Vec<u8>,
 }
 
 impl Packet {
-    /// The IP packet in it; `None` for ARP and the like.
+    /// The IP packet in the frame; `None` for other protocols, such as ARP.
     pub fn ip(&self) -> Option<&[u8]> {
         let kind = self.bytes.get(12..14)?;
         (kind == [0x08, 0x00] || kind == [0x86, 0xdd]).then(|| &self.bytes[14..])
     }
 
-    /// Whether `canary` is anywhere in it.
+    /// Whether it is an ICMP error "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443).
+    pub fn is_too_big_error(&self) -> bool {
+        let Some(ip) = self.ip() else { return false };
+        match ip.first().map(|byte| byte >> 4) {
+            Some(4) => ip.get(9) == Some(&1) && ip.get(20..22) == Some(&[3, 4]),
+            Some(6) => ip.get(6) == Some(&58) && ip.get(40) == Some(&2),
+            _ => false,
+        }
+    }
+
+    /// Whether the frame contains `canary`; false for an empty one.
     pub fn contains(&self, canary: &[u8]) -> bool {
         !canary.is_empty() && self.bytes.windows(canary.len()).any(|window| window == canary)
     }
 }
 
 impl Pcap {
-    /// Reads a file in the format "pcap" (draft-ietf-opsawg-pcap) and this machine's byte order, as
-    /// tcpdump writes it too. A record that is still being written is left out.
+    /// Reads a file in this machine's byte order. A record that is still being written is skipped.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         Self::parse(&bytes).with_context(|| format!("in {}", path.display()))
@@ -43,8 +53,8 @@ impl Pcap {
         &self.packets
     }
 
-    /// Whether `canary` is in any packet. Look at [`Self::packets`] too: an empty capture contains
-    /// nothing.
+    /// Whether any packet contains `canary`. An empty capture contains nothing, so check
+    /// [`Self::packets`] too.
     pub fn contains(&self, canary: &[u8]) -> bool {
         self.packets.iter().any(|packet| packet.contains(canary))
     }
@@ -68,9 +78,7 @@ impl Pcap {
                 break;
             };
             if captured < length {
-                bail!(
-                    "a packet of {length} bytes was cut to {captured}: what was cut can't be searched"
-                );
+                bail!("a packet of {length} bytes is truncated to {captured}");
             }
             packets.push(Packet { bytes: packet.to_vec() });
             rest = after;
@@ -83,8 +91,7 @@ const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const ETHERNET: u32 = 1;
 const HEADER: usize = 24;
 
-/// What a file begins with: the magic number, version 2.4, two unused words, the largest length,
-/// the link type.
+/// The header of a file: magic number, version 2.4, two unused words, maximum length, link type.
 pub(crate) fn header() -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&MICROSECONDS.to_ne_bytes());
@@ -95,12 +102,12 @@ pub(crate) fn header() -> [u8; HEADER] {
     header
 }
 
-/// One packet of now: seconds, microseconds, the length twice, the bytes.
+/// Writes a packet with the current time: seconds, microseconds, the length twice, the bytes.
 pub(crate) fn write_record(file: &mut impl Write, packet: &[u8]) -> io::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let length = u32::try_from(packet.len()).map_err(io::Error::other)?;
     // The format's seconds wrap in 2106.
-    #[expect(clippy::cast_possible_truncation, reason = "the format's own width")]
+    #[expect(clippy::cast_possible_truncation, reason = "32 bits in the format")]
     let seconds = now.as_secs() as u32;
     for word in [seconds, now.subsec_micros(), length, length] {
         file.write_all(&word.to_ne_bytes())?;
@@ -134,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_record_is_left_out() {
+    fn an_incomplete_record_is_skipped() {
         let mut bytes = file(&[b"whole", b"half"]);
         bytes.truncate(bytes.len() - 1);
         assert_eq!(Pcap::parse(&bytes).unwrap().packets().len(), 1);
@@ -142,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_packet_is_an_error() {
+    fn a_truncated_packet_is_an_error() {
         let mut bytes = file(&[b"cut"]);
         bytes[24 + 12] = 99;
         Pcap::parse(&bytes).unwrap_err();

@@ -1,5 +1,4 @@
-//! Echo requests whose every loss is known: our own sender, since ping(8) prints what came back,
-//! not what didn't.
+//! Series of echo requests with the result of each: ping(8) doesn't report which ones were lost.
 
 mod echo;
 mod stats;
@@ -15,15 +14,15 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::Host;
+use crate::netns::Netns;
 use echo::Echo;
 
-pub use stats::{PingStats, Probe};
+pub use stats::PingStats;
 
-/// What is to be sent; made by [`Host::ping`].
+/// Parameters of a series of echo requests, from [`Host::ping`](crate::Host::ping).
 #[derive(Clone, Debug)]
 pub struct Ping {
-    from: Host,
+    from: Netns,
     target: IpAddr,
     interval: Duration,
     count: Option<u64>,
@@ -33,7 +32,7 @@ pub struct Ping {
 }
 
 impl Ping {
-    pub(crate) fn new(from: Host, target: IpAddr) -> Self {
+    pub(crate) fn new(from: Netns, target: IpAddr) -> Self {
         Self {
             from,
             target,
@@ -51,33 +50,33 @@ impl Ping {
         Self { interval, ..self }
     }
 
-    /// How many requests; without end by default.
+    /// Number of requests; unlimited by default.
     #[must_use]
     pub fn count(self, count: u64) -> Self {
         Self { count: Some(count), ..self }
     }
 
-    /// The size of the whole IP packet, headers included: at least 44 bytes with IPv4 and 64 with
-    /// IPv6; 84 by default.
+    /// Size of the IP packet, headers included: at least 44 bytes with IPv4 and 64 with IPv6; 84 by
+    /// default.
     #[must_use]
     pub fn packet_size(self, bytes: usize) -> Self {
         Self { packet_size: bytes, ..self }
     }
 
-    /// Has no router and no host of ours fragment the requests, nor an earlier "fragmentation
-    /// needed" be heeded.
+    /// Sets DF on the requests and ignores the path MTU learnt from earlier ICMP errors
+    /// (`IP_PMTUDISC_PROBE` of ip(7)).
     #[must_use]
     pub fn dont_fragment(self) -> Self {
         Self { dont_fragment: true, ..self }
     }
 
-    /// How long the last requests may take to be answered; 1 s by default.
+    /// How long to wait for replies to the last requests; 1 s by default.
     #[must_use]
     pub fn linger(self, linger: Duration) -> Self {
         Self { linger, ..self }
     }
 
-    /// Starts sending in the background.
+    /// Starts to send in the background.
     pub fn start(self) -> Result<Pinger> {
         let echo = self
             .from
@@ -95,13 +94,13 @@ impl Ping {
         Ok(Pinger { shared, endless, thread: Some(thread) })
     }
 
-    /// Sends `count` requests (3 if none was given) and waits for the answers.
+    /// Sends `count` requests, 3 by default, and waits for the replies.
     pub fn run_to_end(self) -> Result<PingStats> {
         let count = self.count.unwrap_or(3);
         Ok(self.count(count).start()?.finish())
     }
 
-    /// Sends until the first answer, and returns how long that took; an error after `timeout`.
+    /// Sends until the first reply and returns the time that it took; an error after `timeout`.
     pub fn first_reply(self, timeout: Duration) -> Result<Duration> {
         let start = Instant::now();
         let linger = Duration::ZERO;
@@ -119,7 +118,7 @@ impl Ping {
             if sending && now >= next {
                 shared.sent(now, echo.send(sent));
                 sent += 1;
-                // Behind by much, as after a suspended machine: no burst to make up for it.
+                // No burst to catch up after a long pause, such as a suspended machine.
                 next = (next + self.interval).max(now.checked_sub(self.interval).unwrap_or(now));
                 continue;
             }
@@ -134,7 +133,7 @@ impl Ping {
     }
 }
 
-/// Waits for an answer, but not longer than a moment, in which a stop is noticed.
+/// Waits for a reply, 20 ms at most so that the caller notices a stop.
 fn receive(echo: &Echo, wait: Duration) -> Option<u64> {
     let wait = wait.min(Duration::from_millis(20));
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
@@ -142,11 +141,11 @@ fn receive(echo: &Echo, wait: Duration) -> Option<u64> {
     match poll(&mut fds, Some(&timeout)) {
         Ok(1..) => echo.receive(),
         Ok(0) | Err(Errno::INTR) => None,
-        Err(error) => panic!("polling a socket of ours: {error}"),
+        Err(error) => panic!("polling the ICMP socket: {error}"),
     }
 }
 
-/// A background sender. Dropping it stops it.
+/// A series of echo requests in the background. Dropping it stops it.
 #[derive(Debug)]
 pub struct Pinger {
     shared: Arc<Shared>,
@@ -155,13 +154,13 @@ pub struct Pinger {
 }
 
 impl Pinger {
-    /// What is known so far. Requests on their way count as sent, not yet as lost.
+    /// The results so far. Requests without a reply count as sent but not yet as lost.
     pub fn stats(&self) -> PingStats {
         self.shared.record().stats(false)
     }
 
-    /// Waits until a request that was sent at `start` or later has been answered, and returns the
-    /// time from `start` to that answer.
+    /// Waits for a reply to a request sent at `start` or later, and returns the time from `start` to
+    /// the reply.
     pub fn reply_after(&self, start: Instant, timeout: Duration) -> Result<Duration> {
         let deadline = Instant::now() + timeout;
         let mut record = self.shared.record();
@@ -182,8 +181,7 @@ impl Pinger {
         }
     }
 
-    /// Waits for the next `count` replies in a row to requests sent from now on: the path is
-    /// steady.
+    /// Waits until `count` requests in a row, sent from now on, have been answered.
     pub fn steady(&self, count: usize, timeout: Duration) -> Result<()> {
         let start = Instant::now();
         while start.elapsed() < timeout {
@@ -201,13 +199,14 @@ impl Pinger {
         bail!("no {count} replies in a row within {timeout:?}: {}", self.stats())
     }
 
-    /// Stops sending, waits for what is on its way, and returns what was seen.
+    /// Stops sending, waits for outstanding replies, and returns the results.
     pub fn stop(self) -> PingStats {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.finish()
     }
 
-    /// Waits for the end of a given count, and returns what was seen; without a count it stops.
+    /// Waits until [`Ping::count`] requests are sent and answered, and returns the results. Without
+    /// a count it stops at once.
     pub fn finish(mut self) -> PingStats {
         if self.endless {
             self.shared.stop.store(true, Ordering::Relaxed);
@@ -237,7 +236,7 @@ impl Drop for Pinger {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    /// Nobody waits for what is on its way.
+    /// Outstanding replies are not waited for.
     abandoned: AtomicBool,
     record: Mutex<stats::Record>,
     changed: Condvar,

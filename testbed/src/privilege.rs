@@ -1,4 +1,4 @@
-//! Getting what network namespaces need: root, or a user namespace in which we are root.
+//! The privileges that network namespaces need: root, or root in a user namespace.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,25 +11,24 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::{netns, tool};
 
-/// Set in the process that runs inside our own user namespace.
+/// Set in the process that runs inside the user namespace made by [`ensure()`].
 const INSIDE: &str = "CFRAME_TESTBED_USERNS";
 
 /// `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_SYS_ADMIN` of `linux/capability.h`.
 const NEEDED: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21, "CAP_SYS_ADMIN")];
 
-/// Returns once labs can be made. As another user than root this **executes the program again**,
-/// with the same arguments, inside a new user, network and mount namespace, so call it before
-/// anything has been done.
+/// Makes sure that labs can be created. As another user than root it **executes the program
+/// again**, with the same arguments, in a new user, network and mount namespace, so call it first.
 ///
 /// # Errors
 ///
-/// What the kernel refuses, and the setting that would allow it.
+/// Names what the kernel refuses, and the setting that would allow it.
 pub fn ensure() -> Result<()> {
     static ONCE: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
     if !missing_capabilities()?.is_empty() {
         ensure!(!is_inside(), "no capabilities inside the user namespace: run as root");
-        return Err(run_again_inside());
+        return Err(execute_in_user_namespace());
     }
     if is_inside() {
         mount_run()?;
@@ -37,16 +36,16 @@ pub fn ensure() -> Result<()> {
     Ok(())
 }
 
-/// Whether we run in a user namespace of our own, which [`ensure()`] made.
+/// Whether this process runs in a user namespace made by [`ensure()`].
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// Checks that edges can open their TUN device. Without root the device file's mode decides that.
+/// Checks that edges can open `/dev/net/tun`, which without root depends on its mode.
 ///
 /// # Errors
 ///
-/// If `/dev/net/tun` is missing or can't be opened, with the command that mends it.
+/// Names the command that fixes it.
 pub fn ensure_tun() -> Result<()> {
     let tun = Path::new("/dev/net/tun");
     if !tun.exists() {
@@ -60,7 +59,7 @@ pub fn ensure_tun() -> Result<()> {
     })
 }
 
-/// Refuses to go on without the capabilities for a lab.
+/// Returns an error if this process lacks the capabilities for a lab.
 pub(crate) fn check() -> Result<()> {
     let missing = missing_capabilities()?;
     ensure!(
@@ -73,10 +72,11 @@ pub(crate) fn check() -> Result<()> {
 
 fn missing_capabilities() -> Result<Vec<&'static str>> {
     let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
-    Ok(missing_of(&status))
+    Ok(missing_in(&status))
 }
 
-fn missing_of(status: &str) -> Vec<&'static str> {
+/// The needed capabilities that are not effective, given the text of `/proc/PID/status`.
+fn missing_in(status: &str) -> Vec<&'static str> {
     let effective = status
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
@@ -86,13 +86,13 @@ fn missing_of(status: &str) -> Vec<&'static str> {
 
 const UNSHARE: [&str; 4] = ["--user", "--map-root-user", "--net", "--mount"];
 
-/// Replaces this process; returns only with the reason why that isn't possible.
-fn run_again_inside() -> anyhow::Error {
+/// Replaces this process; returns only with the error if that fails.
+fn execute_in_user_namespace() -> anyhow::Error {
     let path = search_path();
     let mut probe = Command::new("unshare");
     probe.args(UNSHARE).arg("true").env("PATH", &path);
     if let Err(error) = tool::run(&mut probe, "") {
-        return error.context(refusal());
+        return error.context(explain_refusal());
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
@@ -110,15 +110,15 @@ fn run_again_inside() -> anyhow::Error {
     tool::cannot_start(&again, error)
 }
 
-/// A user's search path often lacks the directories that `ip`, `nft` and `tc` are in.
+/// `PATH` with the directories of `ip`, `nft` and `tc`, which many users' `PATH` lacks.
 fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
     path
 }
 
-/// Names the setting that forbids user namespaces, as far as it can be told.
-fn refusal() -> String {
+/// Names the setting that forbids user namespaces, if it is a known one.
+fn explain_refusal() -> String {
     const SETTINGS: [(&str, &str, &str); 3] = [
         ("kernel/unprivileged_userns_clone", "0", "1"),
         ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
@@ -139,8 +139,8 @@ fn refusal() -> String {
         )
 }
 
-/// Names of namespaces need a `/run/netns` that is ours: a tmpfs over `/run`, seen in our mount
-/// namespace only.
+/// Mounts a tmpfs over `/run` in this mount namespace, because `ip netns` needs a writable
+/// `/run/netns`.
 fn mount_run() -> Result<()> {
     if Path::new(netns::DIR).is_dir() && fs::metadata("/run/.cframe-testbed").is_ok() {
         return Ok(());
@@ -148,8 +148,8 @@ fn mount_run() -> Result<()> {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run"]);
     tool::run(&mut mount, "")?;
-    fs::create_dir_all(netns::DIR).with_context(|| format!("making {}", netns::DIR))?;
-    fs::write("/run/.cframe-testbed", "").context("marking /run as ours")
+    fs::create_dir_all(netns::DIR).with_context(|| format!("creating {}", netns::DIR))?;
+    fs::write("/run/.cframe-testbed", "").context("writing /run/.cframe-testbed")
 }
 
 #[cfg(test)]
@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(missing_of("CapEff:\t000001fffeffffff\n"), Vec::<&str>::new());
-        assert_eq!(missing_of("CapEff:\t0000000000003000\n"), ["CAP_SYS_ADMIN"]);
-        assert_eq!(missing_of("").len(), NEEDED.len());
+        assert_eq!(missing_in("CapEff:\t000001fffeffffff\n"), Vec::<&str>::new());
+        assert_eq!(missing_in("CapEff:\t0000000000003000\n"), ["CAP_SYS_ADMIN"]);
+        assert_eq!(missing_in("").len(), NEEDED.len());
     }
 }

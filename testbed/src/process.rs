@@ -10,10 +10,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::{tool, wait_until};
+use crate::wait::wait_until;
+use crate::{procfs, tool};
 
-/// A running program of a lab, with stdout and stderr in a log file. Dropping it kills it and waits
-/// for its end, unless its lab is a kept one.
+/// A program of a lab, with stdout and stderr in a log file. Dropping it kills it and waits for its
+/// end, unless its lab is a kept one.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -21,7 +22,7 @@ pub struct Process {
     child: Child,
     started: Instant,
     log: PathBuf,
-    /// Where in the log the latest start begins.
+    /// Length of the log at the latest start.
     log_start: usize,
     outlives_us: bool,
 }
@@ -37,8 +38,8 @@ impl Process {
         let out = append_to(&log)?;
         let err = out.try_clone().context("duplicating the log's handle")?;
         let log_start = length(&out)?;
-        // A group of its own: a ^C on the terminal is for the test, which then stops its programs
-        // itself.
+        // Its own process group, so that ^C on the terminal reaches only the test, which then stops
+        // its programs.
         command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
         let (command, child) = spawn(command)?;
         Ok(Self {
@@ -52,22 +53,20 @@ impl Process {
         })
     }
 
-    /// The name given at its start, which is also the log's.
+    /// The name of the program and of its log.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// When it was (last) started: taken right after the exec.
+    /// Time of the latest start, taken right after the exec.
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -79,8 +78,8 @@ impl Process {
         Ok(())
     }
 
-    /// Asks it to stop with SIGTERM; an error, with the log's end, if it takes longer than
-    /// `timeout` or exits with a failure.
+    /// Sends SIGTERM and waits for the end; an error with the log's last lines if that takes longer
+    /// than `timeout` or the exit status is a failure.
     pub fn terminate(&mut self, timeout: Duration) -> Result<()> {
         self.signal(Signal::TERM)?;
         let status = self.wait(timeout)?;
@@ -90,7 +89,7 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal; nothing happens if it has ended.
+    /// Sends a signal; does nothing if the program has ended.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if !self.is_running() {
             return Ok(());
@@ -99,7 +98,7 @@ impl Process {
             .with_context(|| format!("signalling {}", self.name))
     }
 
-    /// Waits for its end; an error, with the log's end, if that takes longer than `timeout`.
+    /// Waits for its end; an error with the log's last lines after `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let mut ended = None;
         let waited = wait_until(timeout, || {
@@ -113,7 +112,8 @@ impl Process {
         }
     }
 
-    /// Starts the same command again after its end, with the same log file.
+    /// Starts the same command again after its end, with the same log file. Its earlier output is
+    /// then not part of [`Self::log`].
     pub fn restart(&mut self) -> Result<()> {
         if self.is_running() {
             bail!("{} still runs: kill9() or terminate() it first", self.name);
@@ -130,17 +130,26 @@ impl Process {
         Ok(())
     }
 
-    /// Resident memory in KiB now (`VmRSS` of proc(5)).
+    /// Resident memory in KiB (`VmRSS` of proc(5)).
     pub fn rss_kib(&self) -> Result<u64> {
-        self.status_kib("VmRSS:")
+        self.proc_value(procfs::status_kib(self.pid(), "VmRSS"))
     }
 
-    /// The most resident memory it has had, in KiB (`VmHWM` of proc(5)).
+    /// Peak resident memory in KiB (`VmHWM` of proc(5)).
     pub fn peak_rss_kib(&self) -> Result<u64> {
-        self.status_kib("VmHWM:")
+        self.proc_value(procfs::status_kib(self.pid(), "VmHWM"))
     }
 
-    /// What it has written since its latest start; the file has all of its starts.
+    /// User and system time of all threads since the latest start, in seconds.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        self.proc_value(procfs::cpu_seconds(self.pid()))
+    }
+
+    fn proc_value<T>(&self, value: Result<T>) -> Result<T> {
+        value.with_context(|| format!("{} has ended", self.name))
+    }
+
+    /// The output since the latest start. The file has the output of all starts.
     pub fn log(&self) -> String {
         match std::fs::read(&self.log) {
             Ok(bytes) => String::from_utf8_lossy(bytes.get(self.log_start..).unwrap_or_default())
@@ -149,22 +158,21 @@ impl Process {
         }
     }
 
-    /// The log file.
     pub fn log_path(&self) -> &Path {
         &self.log
     }
 
-    /// The log's last lines.
+    /// The last lines of [`Self::log`].
     pub fn log_tail(&self, lines: usize) -> String {
         last_lines(&self.log(), lines)
     }
 
-    /// Waits until it has written `text` since its latest start; an error, with the log's end,
-    /// after `timeout` or when the process has ended.
+    /// Waits until [`Self::log`] contains `text`; an error with the log's last lines after `timeout`
+    /// or when the program has ended.
     pub fn wait_for_log(&mut self, text: &str, timeout: Duration) -> Result<Duration> {
         let mut ended = false;
         let waited = wait_until(timeout, || {
-            // Looked at before the log: what it wrote last counts.
+            // Checked before the log, so that the last output of an ended program is read.
             ended = !self.is_running();
             self.log().contains(text) || ended
         });
@@ -175,16 +183,6 @@ impl Process {
                 bail!("{} {state} without writing {text:?}:\n{}", self.name, self.log_tail(20))
             }
         }
-    }
-
-    fn status_kib(&self, field: &str) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = std::fs::read_to_string(&path)
-            .with_context(|| format!("{} has ended: reading {path}", self.name))?;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse().ok())
-            .with_context(|| format!("no {field} in {path}: {} has ended", self.name))
     }
 
     fn pid_of_child(&self) -> Pid {
@@ -198,7 +196,7 @@ impl Drop for Process {
             return;
         }
         let group = self.pid_of_child();
-        // The group too: a shell's children would live on.
+        // The whole group, so that no child of a shell stays.
         if self.is_running() && kill_process_group(group, Signal::KILL) != Err(Errno::SRCH) {
             drop(self.child.wait());
         }
@@ -211,8 +209,8 @@ pub(crate) fn last_lines(text: &str, count: usize) -> String {
 }
 
 fn length(log: &File) -> Result<usize> {
-    let length = log.metadata().context("looking at a log")?.len();
-    usize::try_from(length).context("a log that large")
+    let length = log.metadata().context("reading the log's length")?.len();
+    usize::try_from(length).context("the log is too large")
 }
 
 fn append_to(path: &Path) -> Result<File> {
@@ -225,8 +223,8 @@ fn append_to(path: &Path) -> Result<File> {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Starts children from a thread that lives as long as the process: the kernel kills them when the
-/// thread that started them ends, and a test's own threads come and go.
+/// A thread that starts children and never ends: the kernel kills a child when the thread that
+/// started it ends, and the threads of tests end early.
 static SPAWNER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
     let (sender, jobs) = mpsc::channel::<Job>();
     thread::Builder::new()
@@ -237,13 +235,13 @@ static SPAWNER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
 });
 
 fn spawn(mut command: Command) -> Result<(Command, Child)> {
-    let (answer, answered) = mpsc::channel();
+    let (sender, result) = mpsc::channel();
     let job = move || {
         let spawned = command.spawn();
-        drop(answer.send((command, spawned)));
+        drop(sender.send((command, spawned)));
     };
     SPAWNER.send(Box::new(job)).map_err(|_| anyhow!("the spawner has ended"))?;
-    let (command, spawned) = answered.recv().context("the spawner has ended")?;
+    let (command, spawned) = result.recv().context("the spawner has ended")?;
     match spawned {
         Ok(child) => Ok((command, child)),
         Err(error) => Err(tool::cannot_start(&command, error)),

@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// Where cframe's own programs are: the directory that `CFRAME_BIN_DIR` names, or the release build
-/// beside the running test or tool.
+/// cframe's own programs: in the directory of `CFRAME_BIN_DIR`, or the release build beside the
+/// running program.
 #[derive(Clone, Debug)]
 pub struct Programs {
     dir: PathBuf,
@@ -12,7 +12,7 @@ pub struct Programs {
 const NAMES: [&str; 3] = ["cframe-controller", "cframe-edge", "cfctl"];
 
 impl Programs {
-    /// Finds the directory, and checks that all three programs are in it.
+    /// Finds the directory and checks that it has all three programs.
     pub fn locate() -> Result<Self> {
         let dir = match std::env::var_os("CFRAME_BIN_DIR") {
             Some(dir) => PathBuf::from(dir),
@@ -28,17 +28,14 @@ impl Programs {
         Ok(Self { dir })
     }
 
-    /// The path of `cframe-controller`.
     pub fn controller(&self) -> PathBuf {
         self.dir.join("cframe-controller")
     }
 
-    /// The path of `cframe-edge`.
     pub fn edge(&self) -> PathBuf {
         self.dir.join("cframe-edge")
     }
 
-    /// The path of `cfctl`.
     pub fn ctl(&self) -> PathBuf {
         self.dir.join("cfctl")
     }

@@ -1,4 +1,5 @@
-//! The crate's only unsafe code: what a child does between fork and exec, and packet sockets.
+//! All unsafe code of the crate: what a child does between fork and exec, packet sockets, and
+//! batches of UDP packets.
 
 #![expect(unsafe_code, reason = "system calls that nothing safe wraps")]
 
@@ -12,16 +13,16 @@ use std::sync::Arc;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Makes `command` start in `netns`, without descriptors that this process was itself given, and, if
-/// `dies_with_parent`, get SIGKILL when the thread that started it ends.
+/// Makes `command` start in `netns` without inheriting descriptors. With `dies_with_parent` it gets
+/// SIGKILL when the thread that started it ends.
 pub(crate) fn start_in(command: &mut Command, netns: Arc<OwnedFd>, dies_with_parent: bool) {
     // SAFETY: the closure runs between fork and exec; it makes system calls on values that
     // existed before the fork, none of which allocates or takes a lock.
     unsafe {
         command.pre_exec(move || {
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-            // What outlives us must not hold a caller's lock or pipe. Older kernels lack the call;
-            // then it does.
+            // A program that outlives this process must not hold locks or pipes of its caller.
+            // Kernels before 5.11 refuse the flag; then it may.
             libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             if dies_with_parent {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -49,7 +50,7 @@ pub(crate) fn bind_to_interface(socket: &impl AsRawFd, index: u32) -> io::Result
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many packets a packet socket had no room for since this was last asked (`PACKET_STATISTICS`,
+/// Number of packets that a packet socket has dropped since the last call (`PACKET_STATISTICS`,
 /// packet(7)).
 pub(crate) fn packets_dropped(socket: &impl AsRawFd) -> io::Result<u32> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
@@ -68,8 +69,8 @@ pub(crate) fn packets_dropped(socket: &impl AsRawFd) -> io::Result<u32> {
     if result == 0 { Ok(statistics.tp_drops) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends `payload` so many times on a connected socket by as few calls as there can be (`sendmmsg`), each as a packet
-/// of its own, and returns how many the kernel took.
+/// Sends `payload` `count` times on a connected socket, each in its own packet, by one `sendmmsg`,
+/// and returns the number of packets sent.
 pub(crate) fn send_copies(
     socket: &impl AsRawFd,
     payload: &[u8],
@@ -85,15 +86,15 @@ pub(crate) fn send_copies(
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Takes up to `N` datagrams off a socket and drops them; waits for the first as long as the socket's time-out says
-/// (`recvmmsg`).
-pub(crate) fn receive_and_forget<const N: usize>(socket: &impl AsRawFd) -> io::Result<usize> {
-    // The same few bytes for each: nobody reads them.
+/// Receives up to `N` datagrams by one `recvmmsg`, discards them, and returns their number. Waits
+/// for the first one until the socket's timeout.
+pub(crate) fn receive_and_discard<const N: usize>(socket: &impl AsRawFd) -> io::Result<usize> {
+    // One small buffer for all, as their content is not used.
     let mut scrap = [0_u8; 16];
     let mut slice = libc::iovec { iov_base: scrap.as_mut_ptr().cast(), iov_len: scrap.len() };
     let mut messages: [libc::mmsghdr; N] = std::array::from_fn(|_| message(&mut slice));
-    // SAFETY: the messages and what they point to outlive the call; that several of them share one buffer is the
-    // kernel's to write, one after the other.
+    // SAFETY: the messages and what they point to outlive the call. Several of them share one
+    // buffer, which the kernel writes one after the other.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -107,7 +108,8 @@ pub(crate) fn receive_and_forget<const N: usize>(socket: &impl AsRawFd) -> io::R
 }
 
 fn message(slice: &mut libc::iovec) -> libc::mmsghdr {
-    // SAFETY: mmsghdr is plain data, for which all zeros is a valid value: no address, no control data.
+    // SAFETY: mmsghdr is plain data, for which all zeros is a valid value: no address, no control
+    // data.
     let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
     message.msg_hdr.msg_iov = slice;
     message.msg_hdr.msg_iovlen = 1;

@@ -1,5 +1,5 @@
-//! Running the system's network tools, with errors that say what was asked of them and which
-//! package has them.
+//! Runs the system's network tools. Errors have the command, its input, and the package to install
+//! if the tool is missing.
 
 use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Result<String> {
         .spawn()
         .map_err(|error| cannot_start(command, error))?;
     let mut stdin = child.stdin.take().expect("stdin is piped");
-    // A tool that fails early closes its stdin; its own message is then the one to show.
+    // A tool that fails early closes its stdin: its own error is reported first then.
     let fed = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().with_context(|| format!("waiting for `{shown}`"))?;
@@ -28,7 +28,7 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Explains why `command` couldn't be started: most often its package is not installed.
+/// The error for a `command` that could not be started; names the package if it is missing.
 pub(crate) fn cannot_start(command: &Command, error: std::io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy();
     if error.kind() == ErrorKind::NotFound

@@ -3,11 +3,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Waits until `condition` holds and returns how long that took; an error once `timeout` has
-/// passed.
+/// Waits until `condition` is true and returns the time that it took; an error after `timeout`.
 pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<Duration> {
     let start = Instant::now();
     loop {
@@ -15,8 +13,8 @@ pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> Res
             return Ok(start.elapsed());
         }
         if start.elapsed() >= timeout {
-            bail!("what was waited for did not come about within {timeout:?}");
+            bail!("the condition was not met within {timeout:?}");
         }
-        sleep(POLL);
+        sleep(POLL_INTERVAL);
     }
 }

@@ -1,13 +1,12 @@
 //! WAN emulation: delay, jitter, loss, reordering, duplication, a bottleneck and an MTU between two
-//! links of a lab's internet, in each direction.
+//! links of a lab's internet, for each direction.
 //!
-//! The emulator is a process of its own in the router's namespace (`testbed wan run`), told what to
-//! do over a socket in the lab's directory. It is started when it is first needed, and ends with the
-//! lab. Of each direction that has conditions the kernel sends the packets through a TUN device,
-//! super-packets whole; all others it forwards by itself.
+//! The emulator is a process in the router's namespace (`testbed wan run`) that serves a socket in
+//! the lab's directory. It is started at the first request and ends with the lab. The kernel routes
+//! the packets of each direction with conditions through a TUN device of that direction, and
+//! forwards all others by itself.
 
 mod bottleneck;
-pub mod cli;
 mod client;
 mod counters;
 mod devices;
@@ -25,6 +24,7 @@ pub use counters::WanCounters;
 pub use path::WanPath;
 pub use protocol::WanStatus;
 
-pub(crate) use client::{ask, start};
+pub(crate) use client::{send_or_start, send_request};
 pub(crate) use devices::device;
 pub(crate) use protocol::{Link, Links, Request, write_links};
+pub(crate) use server::run as run_emulator;

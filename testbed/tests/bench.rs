@@ -1,5 +1,4 @@
-//! The benchmark command as a whole, for a moment. Needs root, or user namespaces, and the release programs; fails
-//! without.
+//! A short run of the benchmark command. Fails without root or user namespaces, and without the release programs.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -7,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cframe_testbed::{list, privilege};
+use cframe_testbed::{lab, privilege};
 use serde_json::Value;
 
 fn bench(dir: &Path, args: &[&str]) -> bool {
@@ -27,9 +26,9 @@ fn bench(dir: &Path, args: &[&str]) -> bool {
 fn a_quick_run_measures_stores_reports_and_leaves_nothing_behind() {
     privilege::ensure().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let before = list().unwrap();
+    let before = lab::list().unwrap();
     assert!(bench(dir.path(), &["--quick", "--contenders", "none,cframe", "--only", "tcp1"]));
-    assert!(list().unwrap().iter().all(|lab| lab.name != "bench" || before.contains(lab)));
+    assert!(lab::list().unwrap().iter().all(|lab| lab.name != "bench" || before.contains(lab)));
 
     let stored = fs::read(dir.path().join("results.json")).unwrap();
     let stored: Value = serde_json::from_slice(&stored).unwrap();
@@ -40,13 +39,13 @@ fn a_quick_run_measures_stores_reports_and_leaves_nothing_behind() {
     let report = fs::read_to_string(dir.path().join("benchmarks.md")).unwrap();
     assert!(report.contains("### TCP, 1 flow (`tcp1`)"), "{report}");
 
-    // The report is of what is stored, whatever it is made from.
+    // The report depends only on the stored results.
     assert!(bench(dir.path(), &["--report-only"]));
     assert_eq!(fs::read_to_string(dir.path().join("benchmarks.md")).unwrap(), report);
 }
 
 #[test]
-fn a_word_that_names_nothing_is_refused_before_anything_is_made() {
+fn unknown_names_are_refused_before_anything_is_created() {
     let dir = tempfile::tempdir().unwrap();
     assert!(!bench(dir.path(), &["--only", "tcp9"]));
     assert!(!bench(dir.path(), &["--contenders", "wireguard"]));

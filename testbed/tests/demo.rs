@@ -1,15 +1,16 @@
-//! The demonstration as a whole. Needs root, or user namespaces, and the release programs; fails without.
+//! The demonstration as a whole. Fails without root or user namespaces, and without the release programs.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use cframe_testbed::{list, privilege};
+use cframe_testbed::{lab, privilege};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Starts it and has `look` see each line; returns whether it was content, and whether its lab is gone.
-fn demo(mut look: impl FnMut(Pid, &str)) -> (bool, bool) {
+/// Runs the demonstration, with `on_line` called for each line of output. Returns whether it succeeded, and whether its
+/// lab is removed.
+fn demo(mut on_line: impl FnMut(Pid, &str)) -> (bool, bool) {
     privilege::ensure().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_testbed"))
         .arg("demo")
@@ -18,10 +19,10 @@ fn demo(mut look: impl FnMut(Pid, &str)) -> (bool, bool) {
         .unwrap();
     for line in BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap) {
         println!("{line}");
-        look(Pid::from_child(&child), &line);
+        on_line(Pid::from_child(&child), &line);
     }
-    let good = child.wait().unwrap().success();
-    (good, list().unwrap().iter().all(|lab| lab.owner != child.id()))
+    let success = child.wait().unwrap().success();
+    (success, lab::list().unwrap().iter().all(|lab| lab.owner != child.id()))
 }
 
 #[test]

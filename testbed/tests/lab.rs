@@ -1,5 +1,4 @@
-//! The lab itself: what it promises to tests that build on it. Needs root, or user namespaces;
-//! fails without.
+//! The lab itself, on which other tests rely. Fails without root or user namespaces.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -10,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use cframe_testbed::iperf::Iperf;
 use cframe_testbed::{
-    Host, Lab, Nat, PathMtu, PingStats, Site, ThreeSites, http, privilege, wait_until,
+    Host, Lab, Nat, Packet, PathMtu, PingStats, Site, ThreeSites, http, privilege, wait_until,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn lab(name: &str) -> Lab {
     privilege::ensure().unwrap();
@@ -26,7 +25,7 @@ fn three_sites(name: &str, nat: Option<Nat>) -> (Lab, ThreeSites) {
     (lab, sites)
 }
 
-/// Three pings, a quick end.
+/// Sends three pings and waits 300 ms for the last reply.
 fn ping(from: &Host, to: impl Into<IpAddr>) -> PingStats {
     from.ping(to).count(3).linger(Duration::from_millis(300)).run_to_end().unwrap()
 }
@@ -42,7 +41,7 @@ fn public(site: &Site) -> Ipv4Addr {
 }
 
 #[test]
-fn three_sites_come_up_quickly_and_see_each_other_over_ipv4_and_ipv6() {
+fn three_sites_come_up_quickly_and_reach_each_other_over_ipv4_and_ipv6() {
     let start = Instant::now();
     let (lab, three) = three_sites("up", None);
     println!("three sites and a controller up in {:.0?}", start.elapsed());
@@ -59,7 +58,7 @@ fn three_sites_come_up_quickly_and_see_each_other_over_ipv4_and_ipv6() {
     assert!(reaches(three.idc.workload(), three.idc.edge().v6().unwrap()));
     let start = Instant::now();
     lab.remove().unwrap();
-    println!("gone in {:.0?}", start.elapsed());
+    println!("removed in {:.0?}", start.elapsed());
 }
 
 #[test]
@@ -67,14 +66,14 @@ fn an_edge_does_not_forward_by_itself() {
     let (_lab, three) = three_sites("noforward", None);
     assert!(!reaches(three.aws_hk.workload(), three.controller.address()));
     three.aws_hk.edge().sysctl("ipv4.ip_forward", "1").unwrap();
-    // The internet has no route to the inside, but the request gets out.
+    // There is no reply, as the internet has no route to the site, but the request arrives.
     let seen = three.controller.capture("eth0").unwrap();
     assert!(!reaches(three.aws_hk.workload(), three.controller.address()));
-    wait_until(PATIENCE, || seen.contains(&[172, 30, 0, 10]).unwrap()).unwrap();
+    wait_until(TIMEOUT, || seen.contains(&[172, 30, 0, 10]).unwrap()).unwrap();
 }
 
 #[test]
-fn a_site_behind_a_nat_reaches_out_and_is_not_reached_unasked() {
+fn a_site_behind_a_nat_can_connect_but_not_be_connected_to() {
     let (_lab, three) = three_sites("nat", Some(Nat::masquerade()));
     let (inside, outside) = (three.aliyun_sz.edge(), &three.controller);
     assert!(reaches(inside, outside.v4().unwrap()));
@@ -85,7 +84,7 @@ fn a_site_behind_a_nat_reaches_out_and_is_not_reached_unasked() {
 }
 
 #[test]
-fn a_forgotten_nat_mapping_lets_nothing_in_until_the_inside_sends_again() {
+fn a_flushed_nat_mapping_is_created_again_by_the_next_packet_from_inside() {
     let (_lab, three) = three_sites("forget", Some(Nat::masquerade()));
     let server = udp(&three.controller, SocketAddr::new(three.controller.address(), 4000));
     let client = udp(three.aliyun_sz.edge(), "0.0.0.0:5000".parse().unwrap());
@@ -100,7 +99,7 @@ fn a_forgotten_nat_mapping_lets_nothing_in_until_the_inside_sends_again() {
 }
 
 #[test]
-fn a_nat_forgets_by_itself_after_its_timeout_and_can_give_random_ports() {
+fn a_nat_mapping_expires_after_its_timeout_and_can_have_a_random_port() {
     let nat = Nat::masquerade().random_ports().udp_timeout(Duration::from_secs(1));
     let (_lab, three) = three_sites("timeout", Some(nat));
     let server = udp(&three.controller, SocketAddr::new(three.controller.address(), 4000));
@@ -108,14 +107,13 @@ fn a_nat_forgets_by_itself_after_its_timeout_and_can_give_random_ports() {
     let mapped = exchange(&client, &server);
     assert_ne!(mapped.port(), 5000);
     let idle = Instant::now();
-    // Each try from outside is one packet more for a mapping that lives, so only one is made, late
-    // enough.
-    wait_until(PATIENCE, || idle.elapsed() > Duration::from_millis(2500)).unwrap();
+    // Only one packet from outside, after the timeout: each packet would refresh a live mapping.
+    wait_until(TIMEOUT, || idle.elapsed() > Duration::from_millis(2500)).unwrap();
     assert!(!arrives(&server, mapped, &client));
 }
 
 #[test]
-fn a_one_to_one_nat_leads_to_the_edge() {
+fn a_one_to_one_nat_forwards_everything_to_the_edge() {
     let (_lab, three) = three_sites("onetoone", Some(Nat::one_to_one()));
     assert!(reaches(&three.controller, public(&three.aliyun_sz)));
     assert!(reaches(&three.controller, three.aliyun_sz.uplink().v6().unwrap()));
@@ -126,7 +124,7 @@ fn a_one_to_one_nat_leads_to_the_edge() {
 }
 
 #[test]
-fn a_black_hole_swallows_large_packets_both_ways_and_an_honest_path_answers() {
+fn a_silent_path_mtu_drops_large_packets_both_ways_and_one_with_icmp_answers() {
     let (_lab, three) = three_sites("mtu", None);
     let (hk, idc) = (&three.aws_hk, &three.idc);
     let passes = |from: &Host, to: IpAddr, size| {
@@ -140,8 +138,8 @@ fn a_black_hole_swallows_large_packets_both_ways_and_an_honest_path_answers() {
                 let seen = from.edge().capture("eth0").unwrap();
                 assert!(passes(from.edge(), to, 1300), "{to}");
                 assert!(!passes(from.edge(), to, 1301), "{to}");
-                let answered =
-                    seen.stop().unwrap().packets().iter().any(|p| too_big(p.ip().unwrap_or(&[])));
+                let captured = seen.stop().unwrap();
+                let answered = captured.packets().iter().any(Packet::is_too_big_error);
                 assert_eq!(answered, !silent, "{to}");
             }
         }
@@ -151,17 +149,8 @@ fn a_black_hole_swallows_large_packets_both_ways_and_an_honest_path_answers() {
     }
 }
 
-/// Whether it is "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443).
-fn too_big(ip: &[u8]) -> bool {
-    match ip.first().map(|byte| byte >> 4) {
-        Some(4) => ip[9] == 1 && ip[20..22] == [3, 4],
-        Some(6) => ip[6] == 58 && ip[40] == 2,
-        _ => false,
-    }
-}
-
 #[test]
-fn a_path_mtu_judges_super_packets_by_their_segments() {
+fn a_path_mtu_applies_to_the_segments_of_super_packets() {
     let (_lab, three) = three_sites("gso", None);
     let (from, to) = (three.aws_hk.edge(), three.idc.edge());
     three.aws_hk.uplink().set_path_mtu(PathMtu::with_icmp(1300)).unwrap();
@@ -171,7 +160,7 @@ fn a_path_mtu_judges_super_packets_by_their_segments() {
 }
 
 #[test]
-fn udp_is_blocked_and_let_through_again_while_the_rest_passes() {
+fn udp_is_blocked_and_unblocked_while_other_packets_pass() {
     let (_lab, three) = three_sites("block", None);
     let server = udp(three.idc.edge(), "0.0.0.0:4000".parse().unwrap());
     let client = udp(three.aws_hk.edge(), "0.0.0.0:5000".parse().unwrap());
@@ -185,7 +174,7 @@ fn udp_is_blocked_and_let_through_again_while_the_rest_passes() {
 }
 
 #[test]
-fn a_link_is_cut_from_all_or_from_one() {
+fn a_link_is_cut_from_all_others_or_from_one() {
     let (_lab, three) = three_sites("cut", None);
     let (hk, sz, idc) = (&three.aws_hk, &three.aliyun_sz, &three.idc);
     hk.uplink().cut_from(idc.uplink(), true).unwrap();
@@ -219,14 +208,14 @@ fn an_address_moves_within_its_subnet_and_to_another_one() {
         assert!(reaches(hk.edge(), IpAddr::clone(&back)));
     }
     hk.uplink().move_address("198.18.0.9/24").unwrap_err();
-    // A NAT's address moves without the edge's doing so.
+    // The NAT's address changes, the edge's doesn't.
     three.aliyun_sz.uplink().move_address("192.0.2.99/24").unwrap();
     assert_eq!(three.aliyun_sz.nat().unwrap().address(), Ipv4Addr::new(192, 0, 2, 99));
     assert!(reaches(three.aliyun_sz.edge(), three.controller.address()));
 }
 
 #[test]
-fn a_bottleneck_and_its_end_show_in_both_directions() {
+fn a_rate_limit_and_its_removal_apply_to_both_directions() {
     let (_lab, three) = three_sites("rate", None);
     let (hk, idc) = (three.aws_hk.edge(), three.idc.edge());
     let to = public(&three.idc).into();
@@ -246,7 +235,7 @@ fn a_bottleneck_and_its_end_show_in_both_directions() {
 }
 
 #[test]
-fn loss_strikes_single_packets_and_every_one_is_reported() {
+fn loss_hits_single_packets_and_each_lost_one_is_reported() {
     let (_lab, three) = three_sites("loss", None);
     let hk = three.aws_hk.edge();
     let to = public(&three.idc);
@@ -264,7 +253,7 @@ fn loss_strikes_single_packets_and_every_one_is_reported() {
     assert!(largest_packet(&three) > 1514);
 }
 
-/// Of a page's packets on their way to aws-hk, with the Ethernet header.
+/// The largest frame of an HTTP response to aws-hk, Ethernet header included.
 fn largest_packet(three: &ThreeSites) -> usize {
     let capture = three.aws_hk.uplink().capture().unwrap();
     let server = http::Server::start(&three.controller, 8080, vec![0; 1 << 20]).unwrap();
@@ -274,7 +263,7 @@ fn largest_packet(three: &ThreeSites) -> usize {
 }
 
 #[test]
-fn a_pinger_reports_the_gap_of_an_outage() {
+fn a_pinger_reports_the_gap_during_an_outage() {
     let (_lab, three) = three_sites("gap", None);
     let pinger = three
         .aws_hk
@@ -283,14 +272,14 @@ fn a_pinger_reports_the_gap_of_an_outage() {
         .interval(Duration::from_millis(5))
         .start()
         .unwrap();
-    pinger.steady(10, PATIENCE).unwrap();
+    pinger.steady(10, TIMEOUT).unwrap();
     three.idc.uplink().cut(true).unwrap();
     let cut = Instant::now();
-    wait_until(PATIENCE, || cut.elapsed() > Duration::from_millis(300)).unwrap();
+    wait_until(TIMEOUT, || cut.elapsed() > Duration::from_millis(300)).unwrap();
     three.idc.uplink().cut(false).unwrap();
     let back = Instant::now();
-    let after = pinger.reply_after(back, PATIENCE).unwrap();
-    pinger.steady(10, PATIENCE).unwrap();
+    let after = pinger.reply_after(back, TIMEOUT).unwrap();
+    pinger.steady(10, TIMEOUT).unwrap();
     let stats = pinger.stop();
     println!("back after {after:.1?}: {stats}");
     assert!(after < Duration::from_millis(100));
@@ -299,7 +288,7 @@ fn a_pinger_reports_the_gap_of_an_outage() {
 }
 
 #[test]
-fn a_network_is_added_live_behind_an_edge_and_a_page_is_fetched_from_it() {
+fn a_network_is_added_behind_a_running_edge_and_a_page_is_fetched_from_it() {
     let (lab, three) = three_sites("pods", None);
     let pod = lab.add_network(&three.aws_hk, "10.244.0.0/16").unwrap();
     assert_eq!(pod.address(), Ipv4Addr::new(10, 244, 0, 10));
@@ -310,21 +299,21 @@ fn a_network_is_added_live_behind_an_edge_and_a_page_is_fetched_from_it() {
 }
 
 #[test]
-fn a_capture_has_what_passed_the_link_and_nothing_else() {
+fn a_capture_has_the_packets_of_its_link_and_nothing_else() {
     let (_lab, three) = three_sites("capture", None);
     let capture = three.idc.uplink().capture().unwrap();
     let client = udp(three.aws_hk.edge(), "0.0.0.0:5000".parse().unwrap());
     let server = udp(three.idc.edge(), "0.0.0.0:4000".parse().unwrap());
     client.send_to(b"a canary's song", SocketAddr::new(public(&three.idc).into(), 4000)).unwrap();
     server.recv_from(&mut [0; 64]).unwrap();
-    wait_until(PATIENCE, || capture.contains(b"canary").unwrap()).unwrap();
+    wait_until(TIMEOUT, || capture.contains(b"canary").unwrap()).unwrap();
     let pcap = capture.stop().unwrap();
     assert!(!pcap.contains(b"cuckoo"));
     assert!(pcap.packets().iter().all(|packet| !packet.bytes.is_empty()));
 }
 
 #[test]
-fn what_cannot_be_told_apart_is_refused_with_both_names() {
+fn overlapping_subnets_and_equal_names_are_refused() {
     let mut lab = lab("refuse");
     lab.site("a").public("203.0.113.7/24").inner("10.1.0.0/16").build().unwrap();
     let error = lab.host("b").public("203.0.113.9/24").build().unwrap_err();
@@ -337,16 +326,16 @@ fn what_cannot_be_told_apart_is_refused_with_both_names() {
 }
 
 #[test]
-fn a_program_of_the_lab_ends_with_it() {
+fn a_program_of_the_lab_ends_with_the_lab() {
     let (lab, three) = three_sites("programs", None);
     let host = three.aws_hk.edge();
     let mut shell = host.command("sh");
     shell.args(["-c", "echo started; sleep 100 & wait"]);
     let mut process = host.spawn("shell", shell).unwrap();
-    process.wait_for_log("started", PATIENCE).unwrap();
+    process.wait_for_log("started", TIMEOUT).unwrap();
     let pid = process.pid();
     lab.remove().unwrap();
-    wait_until(PATIENCE, || !process.is_running()).unwrap();
+    wait_until(TIMEOUT, || !process.is_running()).unwrap();
     drop(process);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
@@ -369,7 +358,7 @@ fn nothing_is_left_after_a_panic() {
 }
 
 fn namespaces(id: &str) -> Vec<String> {
-    let labs = cframe_testbed::list().unwrap();
+    let labs = cframe_testbed::lab::list().unwrap();
     labs.into_iter().filter(|lab| lab.id == id).flat_map(|lab| lab.namespaces).collect()
 }
 
@@ -379,7 +368,7 @@ fn udp(host: &Host, at: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// One datagram from a client to the controller's server; the address that it came from.
+/// Sends a datagram to the server and returns the source address that the server saw.
 fn exchange(client: &UdpSocket, server: &UdpSocket) -> SocketAddr {
     client.send_to(b"hello", server.local_addr().unwrap()).unwrap();
     server.recv_from(&mut [0; 64]).unwrap().1

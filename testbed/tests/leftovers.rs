@@ -1,5 +1,4 @@
-//! What is left of a lab when its owner ends in any way. Needs root, or user namespaces; fails
-//! without.
+//! What is left of a lab after its owner has ended. Fails without root or user namespaces.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -8,12 +7,13 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cframe_testbed::{Found, clean, list, privilege, wait_until};
+use cframe_testbed::lab::{self, FoundLab};
+use cframe_testbed::{privilege, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `testbed lab up --hold`, which is up, and its lab's id.
+/// A running `testbed lab up --hold`, and the ID of its lab.
 struct Held {
     child: Child,
     id: String,
@@ -42,15 +42,15 @@ impl Held {
         held
     }
 
-    fn found(&self) -> Option<Found> {
-        list().unwrap().into_iter().find(|lab| lab.id == self.id)
+    fn found(&self) -> Option<FoundLab> {
+        lab::list().unwrap().into_iter().find(|lab| lab.id == self.id)
     }
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// The guard is its only child of that name.
+    /// The guard is the only child with the name `sh`.
     fn guard(&self) -> Pid {
         let parent = format!("PPid:\t{}\n", self.child.id());
         let mut pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
@@ -86,25 +86,25 @@ fn nothing_is_left_after_a_kill() {
     let mut held = Held::start();
     held.signal(Signal::KILL);
     held.child.wait().unwrap();
-    let took = wait_until(PATIENCE, || held.found().is_none()).unwrap();
-    println!("gone {took:.0?} after the kill");
+    let took = wait_until(TIMEOUT, || held.found().is_none()).unwrap();
+    println!("removed {took:.0?} after the kill");
 }
 
 #[test]
-fn what_a_killed_owner_and_a_killed_guard_leave_is_removed_by_the_next() {
+fn a_lab_whose_owner_and_guard_were_killed_is_removed_by_the_next_one() {
     let mut held = Held::start();
     kill_process(held.guard(), Signal::KILL).unwrap();
     held.signal(Signal::KILL);
     held.child.wait().unwrap();
     let left = held.found().unwrap();
     assert!(!left.owned && left.namespaces.len() > 8);
-    // Another lab of this machine may have been the one to clean up.
-    clean().unwrap();
+    // Another lab of this machine may have removed it already.
+    lab::remove_stale().unwrap();
     assert_eq!(held.found(), None);
 }
 
 #[test]
-fn a_kept_lab_stays_until_it_is_taken_down() {
+fn a_kept_lab_stays_until_it_is_removed() {
     privilege::ensure().unwrap();
     let testbed =
         |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_testbed")).args(args).output().unwrap();
@@ -119,9 +119,9 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     let text = String::from_utf8_lossy(&up.stdout).into_owned();
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     let id = text.lines().find_map(|line| line.strip_prefix("Lab ")).unwrap();
-    clean().unwrap();
-    let lab = list().unwrap().into_iter().find(|lab| lab.id == id).unwrap();
+    lab::remove_stale().unwrap();
+    let lab = lab::list().unwrap().into_iter().find(|lab| lab.id == id).unwrap();
     assert!(lab.kept && !lab.owned && lab.namespaces.len() == 8, "{lab:?}");
     assert!(testbed(&["lab", "down", id]).status.success());
-    assert!(list().unwrap().iter().all(|lab| lab.id != id));
+    assert!(lab::list().unwrap().iter().all(|lab| lab.id != id));
 }

@@ -1,4 +1,4 @@
-//! WAN emulation, between real namespaces. Needs root, or user namespaces; fails without.
+//! WAN emulation between real namespaces. Fails without root or user namespaces.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -8,11 +8,12 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use cframe_testbed::iperf::Iperf;
+use cframe_testbed::lab::{self, Wan};
 use cframe_testbed::{
-    Host, Lab, Nat, PathMtu, PingStats, ThreeSites, Wan, WanPath, list, privilege, wait_until,
+    Host, Lab, Nat, PathMtu, PingStats, ThreeSites, WanPath, privilege, wait_until,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const MS: Duration = Duration::from_millis(1);
 
 /// A lab, and the path from `aliyun-sz` to `aws-hk` in it.
@@ -33,7 +34,7 @@ fn addresses(three: &ThreeSites) -> [IpAddr; 2] {
     [uplink.v4().unwrap().into(), uplink.v6().unwrap().into()]
 }
 
-/// A ping a millisecond, with a quick end.
+/// Sends a ping each millisecond and waits 300 ms for the last reply.
 fn pings(from: &Host, to: IpAddr, count: u64) -> PingStats {
     from.ping(to).interval(MS).count(count).linger(300 * MS).run_to_end().unwrap()
 }
@@ -43,7 +44,7 @@ fn fastest(stats: &PingStats) -> Duration {
 }
 
 #[test]
-fn a_delay_holds_both_ways_for_one_pair_until_it_is_cleared() {
+fn a_delay_applies_to_both_directions_of_one_pair_until_it_is_cleared() {
     let (_lab, three, wan) = two_sites("delay", None);
     let from = three.aliyun_sz.edge();
     wan.set(&delayed(40 * MS)).unwrap();
@@ -69,7 +70,7 @@ fn a_delay_holds_both_ways_for_one_pair_until_it_is_cleared() {
 }
 
 #[test]
-fn a_seed_loses_the_same_packets_again_and_as_many_as_asked() {
+fn the_same_seed_loses_the_same_packets_at_the_configured_rate() {
     let (_lab, three, wan) = two_sites("seed", None);
     let [to, _] = addresses(&three);
     let lost = |seed| {
@@ -80,30 +81,30 @@ fn a_seed_loses_the_same_packets_again_and_as_many_as_asked() {
         stats.lost
     };
     let first = lost(7);
-    // The seed is fixed: this is what it gives, within four standard deviations of 50.
+    // Within four standard deviations of 50.
     assert!((23..77).contains(&first.len()), "{first:?}");
     assert_eq!(first, lost(7));
     assert_ne!(first, lost(8));
 }
 
 #[test]
-fn reordered_and_duplicated_packets_arrive_so() {
+fn reordered_and_duplicated_packets_arrive_late_and_twice() {
     let (_lab, three, wan) = two_sites("reorder", None);
     let path = WanPath { reorder: 20.0, reorder_by: 5 * MS, duplicate: 5.0, ..delayed(MS) };
     wan.set_one_way(&path).unwrap();
     let stats = pings(three.aliyun_sz.edge(), addresses(&three)[0], 300);
     let counters = wan.status().unwrap().counters;
     assert!(stats.lost.is_empty(), "{stats}");
-    // The pinger leaves with the last answer; a copy of that may be behind it.
+    // The pinger stops at the last reply, so it may miss a copy of that.
     assert!(stats.duplicates > 0 && stats.duplicates <= counters.duplicated, "{counters}");
     let late = stats.probes.iter().filter(|probe| probe.rtt.unwrap() >= 6 * MS).count() as u64;
-    // Of a late packet with a copy, the copy is in time.
+    // The copy of a late packet is not late.
     assert!(late > 0 && late + counters.duplicated >= counters.reordered, "{late}: {counters}");
     assert!(counters.reordered > counters.duplicated, "{counters}");
 }
 
 #[test]
-fn trains_of_datagrams_arrive_byte_for_byte_with_their_ecn_bits() {
+fn gso_batches_arrive_unchanged_with_their_ecn_bits() {
     let (_lab, three, wan) = two_sites("train", None);
     wan.set(&delayed(5 * MS)).unwrap();
     for to in addresses(&three) {
@@ -138,7 +139,7 @@ fn trains_of_datagrams_arrive_byte_for_byte_with_their_ecn_bits() {
     }
 }
 
-/// The ECN field of a UDP packet.
+/// The ECN field; `None` if the packet is not UDP.
 fn ecn_of_udp(ip: &[u8]) -> Option<u8> {
     match ip.first()? >> 4 {
         4 if ip[9] == 17 => Some(ip[1] & 0b11),
@@ -149,12 +150,12 @@ fn ecn_of_udp(ip: &[u8]) -> Option<u8> {
 
 fn udp(host: &Host, at: SocketAddr) -> UdpSocket {
     let socket = host.enter(|| UdpSocket::bind(at)).unwrap().unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket
 }
 
 #[test]
-fn an_mtu_changes_in_mid_flow_and_is_silent_or_honest() {
+fn an_mtu_can_change_during_a_flow_and_be_silent_or_answer() {
     let (_lab, three, wan) = two_sites("wanmtu", None);
     let from = three.aliyun_sz.edge();
     let passes = |to: IpAddr, size| {
@@ -171,27 +172,18 @@ fn an_mtu_changes_in_mid_flow_and_is_silent_or_honest() {
             assert!(passes(to, 1300));
             assert_eq!(wan.status().unwrap().counters.too_large, 3);
             let captured = seen.stop().unwrap();
-            let answers = captured.packets().iter().filter(|p| too_big(p.ip().unwrap_or(&[])));
-            assert_eq!(answers.count(), if icmp { 3 } else { 0 }, "{to}");
+            let errors = captured.packets().iter().filter(|packet| packet.is_too_big_error());
+            assert_eq!(errors.count(), if icmp { 3 } else { 0 }, "{to}");
         }
     }
-    // TCP heeds the answers: segments of a super-packet are judged one by one.
+    // TCP adapts to the ICMP errors, which are about the segments of its super-packets.
     let throughput = Iperf::tcp(1).run(from, three.aws_hk.edge(), addresses(&three)[0]).unwrap();
     println!("TCP over 1300 bytes and 1 ms: {:.0} Mbit/s", throughput.mbit);
     assert!(throughput.mbit > 20.0);
 }
 
-/// Whether it is "fragmentation needed" (RFC 792) or "packet too big" (RFC 4443).
-fn too_big(ip: &[u8]) -> bool {
-    match ip.first().map(|byte| byte >> 4) {
-        Some(4) => ip[9] == 1 && ip[20..22] == [3, 4],
-        Some(6) => ip[6] == 58 && ip[40] == 2,
-        _ => false,
-    }
-}
-
 #[test]
-fn a_bottleneck_gives_its_rate_and_drops_beyond_its_queue() {
+fn a_bottleneck_has_its_rate_and_drops_packets_when_its_queue_is_full() {
     let (_lab, three, wan) = two_sites("wanrate", None);
     let path = WanPath { rate: Some(50_000_000), queue: 20 * MS, ..delayed(2 * MS) };
     wan.set(&path).unwrap();
@@ -206,7 +198,7 @@ fn a_bottleneck_gives_its_rate_and_drops_beyond_its_queue() {
 }
 
 #[test]
-fn the_conditions_of_links_and_a_moved_address_hold_under_the_wan() {
+fn conditions_of_links_and_a_changed_address_apply_with_wan_emulation() {
     let (_lab, three, wan) = two_sites("links", Some(Nat::masquerade()));
     let (from, hk) = (three.aliyun_sz.edge(), three.aws_hk.uplink());
     wan.set(&delayed(20 * MS)).unwrap();
@@ -228,7 +220,7 @@ fn the_conditions_of_links_and_a_moved_address_hold_under_the_wan() {
 }
 
 #[test]
-fn what_is_asked_of_the_wan_is_refused_with_the_value_and_the_remedy() {
+fn invalid_conditions_are_refused_with_their_value() {
     let (_lab, three, wan) = two_sites("refused", None);
     let error = wan.set(&WanPath { loss: 101.0, ..WanPath::default() }).unwrap_err();
     assert!(format!("{error:#}").contains("loss of 101%"), "{error:#}");
@@ -238,7 +230,7 @@ fn what_is_asked_of_the_wan_is_refused_with_the_value_and_the_remedy() {
 }
 
 #[test]
-fn by_hand_a_lab_of_another_process_gets_a_wan_that_ends_with_it() {
+fn the_command_line_emulates_a_wan_in_another_processs_lab_until_the_lab_ends() {
     let (lab, three, _) = two_sites("byhand", None);
     let id = lab.id();
     let wan = |line: &str| {
@@ -263,15 +255,15 @@ fn by_hand_a_lab_of_another_process_gets_a_wan_that_ends_with_it() {
     let emulator = format!("wan\0run\0{}\0", lab.dir().display());
     assert!(runs(&emulator));
     lab.remove().unwrap();
-    wait_until(PATIENCE, || !runs(&emulator)).unwrap();
-    assert!(list().unwrap().iter().all(|lab| lab.id != id));
+    wait_until(TIMEOUT, || !runs(&emulator)).unwrap();
+    assert!(lab::list().unwrap().iter().all(|lab| lab.id != id));
 }
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether any process has a command line that ends so.
+/// Whether there is a process whose command line ends with `end`.
 fn runs(end: &str) -> bool {
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.ends_with(end.as_bytes()))

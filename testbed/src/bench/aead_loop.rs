@@ -1,6 +1,7 @@
-//! The least that an encrypted tunnel of this design can do: TUN super-packets split, one AES-128-GCM per packet,
-//! batches over UDP, and all of it back. No handshake, no acknowledgement, no loss detection, no tables: what a real
-//! tunnel is measured against. **Not a tunnel to use**: the key is known and nothing is checked for replay.
+//! The lower bound of the cost of a tunnel of this design: TUN super-packets are split, sealed with
+//! one AES-128-GCM per packet and sent in batches over UDP, and the reverse. It has no handshake,
+//! acknowledgements, loss detection or tables. **Not for real use**: the key is public, and there is
+//! no replay protection.
 
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
@@ -19,34 +20,30 @@ use quinn_udp::{RecvMeta, Transmit};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// Where it runs.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The TUN device to make
+    /// Name of the TUN device to create
     #[arg(long)]
     device: String,
-    /// Its MTU
+    /// MTU of the device
     #[arg(long)]
     mtu: u16,
-    /// The UDP port to bind
+    /// UDP port to bind
     #[arg(long)]
     port: u16,
-    /// The other end
+    /// UDP address of the other end
     #[arg(long)]
     peer: SocketAddr,
-    /// 0 at one end, 1 at the other: their nonces differ
+    /// 0 at one end, 1 at the other, for different nonces
     #[arg(long)]
     side: u8,
 }
 
-/// Forwards until it is killed.
-///
-/// # Errors
-/// When device or socket can't be made, or fail.
+/// Forwards packets until it is killed.
 pub fn run(options: &Options) -> Result<()> {
     let tun = Tun::open(&options.device, options.mtu)?;
     let socket = Socket::bind(options.port, 0)?;
-    let key = UnboundKey::new(&AES_128_GCM, &[7; 16]).context("making a key")?;
+    let key = UnboundKey::new(&AES_128_GCM, &[7; 16]).context("creating the key")?;
     let key = LessSafeKey::new(key);
     let max = socket.max_segments().min(MAX_SEGMENTS);
     let mut sender = Sender {
@@ -69,15 +66,15 @@ pub fn run(options: &Options) -> Result<()> {
     println!("ready");
     loop {
         wait(&socket, &tun)?;
-        receiver.turn(&socket, &tun, &key);
-        sender.turn(&socket, &tun, &key, &mut frame)?;
+        receiver.receive(&socket, &tun, &key);
+        sender.send(&socket, &tun, &key, &mut frame)?;
     }
 }
 
-/// What the kernel joins at most.
+/// Size of a receive buffer: the largest batch that GRO delivers.
 const SLOT: usize = 64 << 10;
 const MAX_SEGMENTS: usize = 44;
-/// The payload of the largest UDP packet (65,507 bytes) is the most for one batch.
+/// Maximum payload of a UDP packet, and so of a batch.
 const MAX_BATCH: usize = 65_507;
 const TUN_READS: usize = 16;
 const COUNTER: usize = 8;
@@ -100,7 +97,8 @@ fn nonce(side: u8, counter: [u8; COUNTER]) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
-/// Packets of equal size, and a shorter one at most as the last, for one system call.
+/// Collects a batch of packets for one system call. All have the size of the first, except the last
+/// one, which may be shorter.
 struct Sender {
     splitter: Splitter,
     batch: Vec<u8>,
@@ -113,7 +111,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn turn(
+    fn send(
         &mut self,
         socket: &Socket,
         tun: &Tun,
@@ -124,7 +122,7 @@ impl Sender {
             let Some(len) = tun.read(frame).context("reading the TUN")? else { break };
             let Some((header, bytes)) = VnetHeader::parse(&frame[..len]) else { continue };
             let Ok(packet) = Packet::parse(bytes) else { continue };
-            // What can't be split is dropped.
+            // Malformed super-packets are dropped.
             let Ok(packets) = self.splitter.split(&header, &packet, usize::MAX) else { continue };
             packets.for_each(|packet| self.push(socket, key, &packet));
         }
@@ -190,15 +188,15 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn turn(&mut self, socket: &Socket, tun: &Tun, key: &LessSafeKey) {
+    fn receive(&mut self, socket: &Socket, tun: &Tun, key: &LessSafeKey) {
         let mut bufs = self.slots.each_mut().map(|slot| IoSliceMut::new(slot));
         let Ok(count) = socket.receive(&mut bufs, &mut self.meta) else { return };
-        // A packet that the kernel doesn't take is lost, as on any network.
+        // Packets that the device refuses are lost.
         let mut write = |slices: &[std::io::IoSlice<'_>]| drop(tun.write(slices));
         for (slot, meta) in self.slots.iter_mut().zip(&self.meta).take(count) {
-            let mut joined = slot.split_to(meta.len);
-            while !joined.is_empty() {
-                let datagram = joined.split_to(meta.stride.min(joined.len()));
+            let mut batch = slot.split_to(meta.len);
+            while !batch.is_empty() {
+                let datagram = batch.split_to(meta.stride.min(batch.len()));
                 if let Some(packet) = open(key, self.side, datagram) {
                     self.coalescer.push(packet.freeze(), &mut write);
                 }
@@ -206,7 +204,7 @@ impl Receiver {
         }
         self.coalescer.flush(&mut write);
         for slot in self.slots.iter_mut().filter(|slot| slot.len() < SLOT) {
-            // All of its packets are written, so that this takes the same memory back.
+            // All packets of the slot have been written, so `reserve` reuses its memory.
             slot.clear();
             slot.reserve(SLOT);
             slot.resize(SLOT, 0);
@@ -227,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_end_seals_only_the_other_opens() {
+    fn a_packet_sealed_by_one_end_is_opened_only_by_the_other() {
         let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[7; 16]).unwrap());
         let counter = 5_u64.to_be_bytes();
         let mut packet = b"a packet".to_vec();

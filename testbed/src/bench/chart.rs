@@ -1,41 +1,36 @@
-//! Bar charts as SVG, with a background of their own, so that they read the same in a light and a dark page.
+//! Bar charts as SVG, with a background, so that they are readable on light and dark pages.
 
 use std::fmt::Write;
 
-/// One chart.
 #[derive(Clone, Debug)]
 pub(super) struct Chart<'a> {
     pub(super) title: &'a str,
-    /// What is better, and the unit.
+    /// The unit, and whether more or less is better.
     pub(super) note: &'a str,
     pub(super) bars: Vec<Bar<'a>>,
 }
 
-/// One contender.
 #[derive(Clone, Debug)]
 pub(super) struct Bar<'a> {
     pub(super) name: &'a str,
-    /// The length.
     pub(super) value: f64,
-    /// Drawn as a line across the bar's end.
+    /// Smallest and largest value, drawn as a line across the bar's end.
     pub(super) range: (f64, f64),
-    /// Written behind it.
+    /// Text after the bar.
     pub(super) label: String,
-    /// Whether it is the one that the chart is about.
-    pub(super) ours: bool,
+    pub(super) highlighted: bool,
 }
 
 const WIDTH: f64 = 720.0;
-/// Where bars begin.
+/// Where bars start.
 const LEFT: f64 = 130.0;
-/// The room for the label behind the longest.
+/// Room for the label of the longest bar.
 const RIGHT: f64 = 110.0;
 const TOP: f64 = 62.0;
 const ROW: f64 = 30.0;
 const BAR: f64 = 18.0;
 
 impl Chart<'_> {
-    /// The whole file.
     pub(super) fn svg(&self) -> String {
         let height = TOP + ROW * self.bars.len() as f64 + 14.0;
         let longest = self.bars.iter().map(|bar| bar.range.1.max(bar.value)).fold(0.0, f64::max);
@@ -61,7 +56,7 @@ impl Bar<'_> {
         let (text, middle) = (top + 14.0, top + BAR / 2.0);
         let at = |value: f64| LEFT + value * scale;
         let (low, high) = (at(self.range.0), at(self.range.1));
-        let (fill, weight) = if self.ours { ("#1f6feb", 600) } else { ("#a9b4c0", 400) };
+        let (fill, weight) = if self.highlighted { ("#1f6feb", 600) } else { ("#a9b4c0", 400) };
         let mut svg = String::new();
         // Writing to a string can't fail.
         let _ = writeln!(
@@ -91,8 +86,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_bar_with_its_label_fits_and_names_are_text() {
-        let bar = |name, value, range| Bar { name, value, range, label: "1".into(), ours: false };
+    fn the_longest_bar_fits_and_names_are_escaped() {
+        let bar =
+            |name, value, range| Bar { name, value, range, label: "1".into(), highlighted: false };
         let bars = vec![bar("a<b", 10.0, (5.0, 20.0)), bar("none", 0.0, (0.0, 0.0))];
         let svg = Chart { title: "A & B", note: "less is better", bars }.svg();
         assert!(svg.contains("a&lt;b") && svg.contains("A &amp; B"), "{svg}");

@@ -1,4 +1,4 @@
-//! Those who compete: each with its files and its two programs, one at either end.
+//! The tunnels that are compared: each with its files, and a program at each end.
 
 mod cframe;
 mod limit;
@@ -15,86 +15,87 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::arena::{Arena, End};
-use super::peers::{Peer, Peers};
-use crate::{Lab, Process};
+use super::packages::{Package, Packages};
+use super::sites::{BenchSites, Gateway};
+use crate::lab::Lab;
+use crate::process::Process;
 
 /// The MTU of every tunnel.
 pub(super) const MTU: u16 = 1400;
 
-/// How long a tunnel may take to carry its first packet.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Timeout for the first packet through a tunnel.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// All of them, in the order of the tables.
+/// All contenders, in the order of the tables.
 pub(super) const NAMES: [&str; 8] =
     ["cframe", "wireguard-go", "quincy", "nebula", "openvpn", "limit", "none", "none-full"];
 
-/// Who runs unless it is said otherwise.
-pub(super) const USUAL: [&str; 6] =
+/// The contenders that are measured by default.
+pub(super) const DEFAULT: [&str; 6] =
     ["cframe", "wireguard-go", "quincy", "nebula", "openvpn", "none"];
 
-/// A tunnel that can be started and stopped, again and again.
+/// A tunnel that can be started and stopped repeatedly.
 pub(super) trait Contender: Send {
-    /// Starts both ends and returns at once; until the first answer more may pass.
+    /// Starts both ends. It may return before the tunnel carries packets.
     fn start(&mut self) -> Result<()>;
 
-    /// Stops both ends.
     fn stop(&mut self) -> Result<()>;
 
-    /// The addresses inside the tunnel: left, right.
+    /// The addresses inside the tunnel: (left, right).
     fn addresses(&self) -> (IpAddr, IpAddr);
 
-    /// The programs that carry the traffic.
+    /// The programs that carry the traffic; none without a tunnel.
     fn processes(&self) -> Vec<&Process>;
 
-    /// What TCP is limited to where no tunnel does so.
+    /// The MSS to set for TCP flows.
     fn mss(&self) -> Option<u32> {
         None
     }
 }
 
-/// The programs of one contender, fetched before there is a lab.
-pub(super) enum Kit {
+/// A contender's programs, which are fetched before the lab is created.
+pub(super) enum FetchedContender {
     Cframe,
-    WireguardGo(Peer),
-    Quincy { client: Peer, server: Peer },
-    Nebula { daemon: Peer, cert: PathBuf },
-    Openvpn(Peer),
+    WireguardGo(Package),
+    Quincy { client: Package, server: Package },
+    Nebula { daemon: Package, cert: PathBuf },
+    Openvpn(Package),
     Limit,
     None { mss: Option<u32> },
 }
 
-impl Kit {
-    /// Gets what `name` needs.
-    pub(super) fn fetch(name: &str, peers: &Peers) -> Result<Self> {
+impl FetchedContender {
+    pub(super) fn fetch(name: &str, packages: &Packages) -> Result<Self> {
         Ok(match name {
             "cframe" => Self::Cframe,
-            "wireguard-go" => Self::WireguardGo(peers.newest(name, "usr/bin/wireguard-go")?),
+            "wireguard-go" => {
+                Self::WireguardGo(packages.unpack_debian(name, "usr/bin/wireguard-go")?)
+            }
             "quincy" => Self::Quincy {
-                client: peers.built("quincy-client", "^3")?,
-                server: peers.built("quincy-server", "^3")?,
+                client: packages.build_crate("quincy-client", "^3")?,
+                server: packages.build_crate("quincy-server", "^3")?,
             },
             "nebula" => {
-                let daemon = peers.newest(name, "usr/bin/nebula")?;
+                let daemon = packages.unpack_debian(name, "usr/bin/nebula")?;
                 let cert = daemon.program.with_file_name("nebula-cert");
                 Self::Nebula { daemon, cert }
             }
-            "openvpn" => Self::Openvpn(Peers::installed(name, "openvpn")?),
+            "openvpn" => Self::Openvpn(Packages::install(name, "openvpn")?),
             "limit" => Self::Limit,
             "none" => Self::None { mss: Some(u32::from(MTU) - 40) },
             "none-full" => Self::None { mss: None },
-            _ => bail!("no contender {name:?}: there are {}", NAMES.join(", ")),
+            _ => bail!("there is no contender {name:?}: use {}", NAMES.join(", ")),
         })
     }
 
-    /// For the table of versions.
+    /// The version for the report. `commit` is that of cframe.
     pub(super) fn version(&self, commit: &str) -> String {
         match self {
             Self::Cframe => commit.to_owned(),
-            Self::WireguardGo(peer) | Self::Openvpn(peer) => peer.version.clone(),
-            Self::Quincy { client: peer, .. } | Self::Nebula { daemon: peer, .. } => {
-                peer.version.clone()
-            }
+            Self::WireguardGo(package)
+            | Self::Openvpn(package)
+            | Self::Quincy { client: package, .. }
+            | Self::Nebula { daemon: package, .. } => package.version.clone(),
             Self::Limit => {
                 format!("{commit}: TUN and UDP offloads, one AES-128-GCM per packet, nothing else")
             }
@@ -103,49 +104,56 @@ impl Kit {
         }
     }
 
-    /// Makes its files in the lab.
-    pub(super) fn set_up(self, lab: &Lab, arena: &Arena) -> Result<Box<dyn Contender>> {
-        let ends = Ends { left: arena.left()?, right: arena.right()? };
+    /// Creates the contender's files in the lab.
+    pub(super) fn set_up(self, lab: &Lab, sites: &BenchSites) -> Result<Box<dyn Contender>> {
+        let gateways = Gateways { left: sites.left()?, right: sites.right()? };
         Ok(match self {
-            Self::Cframe => Box::new(cframe::Cframe::set_up(lab, arena)?),
-            Self::WireguardGo(peer) => Box::new(wireguard_go::WireguardGo::set_up(peer, ends)?),
+            Self::Cframe => Box::new(cframe::Cframe::set_up(lab, sites)?),
+            Self::WireguardGo(package) => {
+                Box::new(wireguard_go::WireguardGo::set_up(package, gateways)?)
+            }
             Self::Quincy { client, server } => {
                 let dir = directory(lab, "quincy")?;
-                Box::new(quincy::Quincy::set_up(&client, &server, &dir, ends)?)
+                Box::new(quincy::Quincy::set_up(&client, &server, &dir, gateways)?)
             }
             Self::Nebula { daemon, cert } => {
                 let dir = directory(lab, "nebula")?;
-                Box::new(nebula::Nebula::set_up(&daemon, &cert, &dir, ends)?)
+                Box::new(nebula::Nebula::set_up(&daemon, &cert, &dir, gateways)?)
             }
-            Self::Openvpn(peer) => {
+            Self::Openvpn(package) => {
                 let dir = directory(lab, "openvpn")?;
-                Box::new(openvpn::Openvpn::set_up(&peer, &dir, ends)?)
+                Box::new(openvpn::Openvpn::set_up(&package, &dir, gateways)?)
             }
-            Self::Limit => Box::new(limit::Limit::set_up(ends)?),
-            Self::None { mss } => Box::new(none::None::new(&ends, mss)),
+            Self::Limit => Box::new(limit::Limit::set_up(gateways)?),
+            Self::None { mss } => Box::new(none::None::new(&gateways, mss)),
         })
     }
 }
 
-/// Both gateways.
 #[derive(Clone, Debug)]
-struct Ends {
-    left: End,
-    right: End,
+struct Gateways {
+    left: Gateway,
+    right: Gateway,
+}
+
+fn terminate_all(processes: impl IntoIterator<Item = Process>) -> Result<()> {
+    processes.into_iter().try_for_each(|mut process| process.terminate(Duration::from_secs(5)))
 }
 
 fn directory(lab: &Lab, name: &str) -> Result<PathBuf> {
     let dir = lab.path(name);
-    fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+    fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
     Ok(dir)
 }
 
-/// Waits until the tunnel carries packets.
-pub(super) fn wait_up(contender: &dyn Contender, left: &End) -> Result<Duration> {
+/// Waits until the tunnel carries packets, and returns the time that it took.
+pub(super) fn wait_up(contender: &dyn Contender, left: &Gateway) -> Result<Duration> {
     let (_, right) = contender.addresses();
-    let answered = left.host.ping(right).interval(Duration::from_millis(5)).first_reply(PATIENCE);
+    let answered =
+        left.host.ping(right).interval(Duration::from_millis(5)).first_reply(START_TIMEOUT);
     answered.map_err(|error| {
-        let logs: Vec<_> = contender.processes().iter().map(|end| end.log_tail(5)).collect();
+        let logs: Vec<_> =
+            contender.processes().iter().map(|process| process.log_tail(5)).collect();
         error.context(logs.join("\n"))
     })
 }

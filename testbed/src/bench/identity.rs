@@ -1,4 +1,4 @@
-//! Self-signed certificates for the peers that need one.
+//! Self-signed certificates for contenders that need them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,9 @@ use anyhow::{Context, Result};
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 
-/// A certificate with its key.
 pub(super) struct Identity(CertifiedKey<KeyPair>);
 
-/// Where it was written.
+/// PEM files of an identity.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     pub(super) certificate: PathBuf,
@@ -18,12 +17,12 @@ pub(super) struct Files {
 }
 
 impl Identity {
-    /// Makes one for a DNS name or an address.
+    /// `name` is a DNS name or an IP address.
     pub(super) fn new(name: &str) -> Result<Self> {
-        generate_simple_self_signed([name.to_owned()]).map(Self).context("making a certificate")
+        generate_simple_self_signed([name.to_owned()]).map(Self).context("creating a certificate")
     }
 
-    /// Writes both as PEM. The directory is the lab's, which nobody else can read.
+    /// Writes certificate and key as PEM to the lab's directory, which other users can't read.
     pub(super) fn write(&self, dir: &Path, name: &str) -> Result<Files> {
         let Self(CertifiedKey { cert, signing_key }) = self;
         let files = Files {
@@ -35,12 +34,12 @@ impl Identity {
         Ok(files)
     }
 
-    /// The certificate's SHA-256 in hexadecimal.
+    /// SHA-256 of the certificate in hexadecimal.
     pub(super) fn sha256(&self) -> String {
         self.digits().concat()
     }
 
-    /// The same in pairs, as OpenVPN wants it.
+    /// SHA-256 of the certificate in OpenVPN's format: hexadecimal bytes separated by colons.
     pub(super) fn fingerprint(&self) -> String {
         self.digits().join(":")
     }

@@ -1,10 +1,10 @@
-//! What the figures depend on besides the programs.
+//! The machine and the commit, for the report.
 
 use std::fs;
 use std::process::Command;
 use std::thread;
 
-/// The machine, a line each.
+/// Kernel, cores and CPU, a line each.
 pub(super) fn describe() -> Vec<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = thread::available_parallelism().map_or(0, usize::from);
@@ -13,7 +13,7 @@ pub(super) fn describe() -> Vec<String> {
     vec![format!("Linux {}", kernel.trim()), format!("{cores} cores: {cpu}")]
 }
 
-/// The commit of the working directory, with a mark if there are changes that it doesn't have.
+/// The commit of the working directory, followed by `+` if there are uncommitted changes.
 pub(super) fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;
@@ -23,7 +23,7 @@ pub(super) fn commit() -> String {
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
         return "no commit".to_owned();
     };
-    // The report itself is about to change.
+    // The report in doc/ is written by the run itself.
     let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ":!doc"]);
     if changed.is_none_or(|changes| changes.is_empty()) { commit } else { format!("{commit}+") }
 }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_is_what_the_kernel_names() {
+    fn the_model_is_read_from_cpuinfo() {
         assert_eq!(model("processor\t: 0\nmodel name\t: A B\nflags\t: x\n"), Some("A B"));
         assert_eq!(model(""), None);
     }

@@ -1,51 +1,55 @@
-//! One round of one contender: a workload, and the figures that come out of it.
+//! One round of one contender: runs a workload and returns its metrics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::arena::Arena;
 use super::contender::{Contender, wait_up};
-use super::cpu;
 use super::scenario::{Scenario, Tcp, Workload};
+use super::sites::BenchSites;
 use super::statistics::percentile;
 use super::store::Sample;
-use super::udp::{Course, most_packets};
-use crate::PingStats;
+use super::udp::{UdpPath, max_packet_rate};
 use crate::iperf::Iperf;
+use crate::ping::PingStats;
+use crate::process::Process;
 
-/// Between two echo requests.
 const PING_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long a trial of the packet rate takes.
+/// Length of one trial of a packet rate.
 const TRIAL: Duration = Duration::from_millis(800);
 
 /// Measures a tunnel that is up.
 pub(super) fn measure(
-    arena: &Arena,
+    sites: &BenchSites,
     contender: &mut dyn Contender,
     scenario: &Scenario,
     seconds: u32,
 ) -> Result<Sample> {
     match scenario.workload {
-        Workload::Tcp(tcp) => bulk(arena, contender, tcp, seconds.max(tcp.at_least)),
-        Workload::Packets { flows } => packets(arena, contender, flows),
+        Workload::Tcp(tcp) => measure_tcp(sites, contender, tcp, seconds.max(tcp.min_seconds)),
+        Workload::Packets { flows } => measure_packet_rate(sites, contender, flows),
         Workload::Ping => {
             let count = Duration::from_secs(seconds.into()).as_millis() / PING_INTERVAL.as_millis();
-            let count = u64::try_from(count).context("that long a time")?;
+            let count = u64::try_from(count).context("the round is too long")?;
             let (_, right) = contender.addresses();
-            let ping = arena.left()?.host.ping(right).interval(PING_INTERVAL).count(count);
-            pings(&ping.run_to_end()?)
+            let ping = sites.left()?.host.ping(right).interval(PING_INTERVAL).count(count);
+            ping_metrics(&ping.run_to_end()?)
         }
-        Workload::Start => start(arena, contender),
+        Workload::Start => measure_start(sites, contender),
     }
 }
 
-fn bulk(arena: &Arena, contender: &dyn Contender, tcp: Tcp, seconds: u32) -> Result<Sample> {
-    let (left, right) = (arena.left()?.host, arena.right()?.host);
+fn measure_tcp(
+    sites: &BenchSites,
+    contender: &dyn Contender,
+    tcp: Tcp,
+    seconds: u32,
+) -> Result<Sample> {
+    let (left, right) = (sites.left()?.host, sites.right()?.host);
     let (_, to) = contender.addresses();
     let mut iperf = Iperf::tcp(seconds).warm_up(1).flows(tcp.flows);
-    if tcp.both {
+    if tcp.both_ways {
         iperf = iperf.both_ways();
     }
     if let Some(name) = tcp.congestion {
@@ -57,40 +61,51 @@ fn bulk(arena: &Arena, contender: &dyn Contender, tcp: Tcp, seconds: u32) -> Res
     if let Some(mss) = contender.mss() {
         iperf = iperf.mss(mss);
     }
-    let pinger = match tcp.ping {
-        true => Some(left.ping(to).interval(PING_INTERVAL).start()?),
-        false => None,
-    };
+    let pinger = tcp.ping.then(|| left.ping(to).interval(PING_INTERVAL).start()).transpose()?;
     let processes = contender.processes();
-    let before = cpu::seconds(&processes)?;
-    let seen = iperf.run(&left, &right, to)?;
-    let used = cpu::seconds(&processes)? - before;
+    let cpu_before = cpu_seconds(&processes)?;
+    let measured = iperf.run(&left, &right, to)?;
+    let cpu = cpu_seconds(&processes)? - cpu_before;
 
     let mut sample = match pinger {
-        Some(pinger) => pings(&pinger.stop())?,
+        Some(pinger) => ping_metrics(&pinger.stop())?,
         None => Sample::new(),
     };
-    let mut note = |name: &str, value: f64| sample.insert(name.to_owned(), value);
-    // Each way, when there are two.
-    note("mbit", if tcp.both { f64::midpoint(seen.mbit, seen.back_mbit) } else { seen.mbit });
-    note("retransmits", seen.retransmits as f64);
+    // With both ways the mean of the two directions.
+    let mbit = match tcp.both_ways {
+        true => f64::midpoint(measured.mbit, measured.back_mbit),
+        false => measured.mbit,
+    };
+    let mut add = |name: &str, value: f64| sample.insert(name.to_owned(), value);
+    add("mbit", mbit);
+    add("retransmits", measured.retransmits as f64);
     if !processes.is_empty() {
-        ensure!(seen.bytes > 0, "no byte was carried");
-        note("cpu_s_per_gb", used / (seen.bytes as f64 / 1e9));
-        let peaks: Result<Vec<_>> = processes.iter().map(|end| end.peak_rss_kib()).collect();
-        note("rss_mib", peaks?.into_iter().max().unwrap_or(0) as f64 / 1024.0);
+        ensure!(measured.bytes > 0, "no data was transferred");
+        add("cpu_s_per_gb", cpu / (measured.bytes as f64 / 1e9));
+        let peaks: Result<Vec<_>> =
+            processes.iter().map(|process| process.peak_rss_kib()).collect();
+        add("rss_mib", peaks?.into_iter().max().unwrap_or(0) as f64 / 1024.0);
     }
     Ok(sample)
 }
 
-fn packets(arena: &Arena, contender: &dyn Contender, flows: u16) -> Result<Sample> {
-    let (left, right) = (arena.left()?.host, arena.right()?.host);
+/// The sum over all processes, see [`Process::cpu_seconds`].
+pub(crate) fn cpu_seconds(processes: &[&Process]) -> Result<f64> {
+    processes.iter().map(|process| process.cpu_seconds()).sum()
+}
+
+fn measure_packet_rate(
+    sites: &BenchSites,
+    contender: &dyn Contender,
+    flows: u16,
+) -> Result<Sample> {
+    let (left, right) = (sites.left()?.host, sites.right()?.host);
     let (_, address) = contender.addresses();
-    let pps = most_packets(&Course { from: &left, to: &right, address, flows }, TRIAL)?;
+    let pps = max_packet_rate(&UdpPath { from: &left, to: &right, address, flows }, TRIAL)?;
     Ok(Sample::from([("pps".to_owned(), pps)]))
 }
 
-fn pings(stats: &PingStats) -> Result<Sample> {
+fn ping_metrics(stats: &PingStats) -> Result<Sample> {
     let rtts: Vec<_> =
         stats.probes.iter().filter_map(|probe| Some(probe.rtt?.as_secs_f64() * 1e3)).collect();
     let at = |share| percentile(&rtts, share).context("no echo request was answered");
@@ -102,13 +117,13 @@ fn pings(stats: &PingStats) -> Result<Sample> {
     ]))
 }
 
-fn start(arena: &Arena, contender: &mut dyn Contender) -> Result<Sample> {
-    let left = arena.left()?;
+fn measure_start(sites: &BenchSites, contender: &mut dyn Contender) -> Result<Sample> {
+    let left = sites.left()?;
     contender.stop()?;
-    // The network between is ready: its first packet asks for a hardware address.
-    left.host.ping(arena.right()?.ip()).first_reply(Duration::from_secs(1))?;
-    let begin = std::time::Instant::now();
+    // So that the underlay has resolved the hardware addresses.
+    left.host.ping(sites.right()?.ip()).first_reply(Duration::from_secs(1))?;
+    let start = Instant::now();
     contender.start()?;
     wait_up(contender, &left)?;
-    Ok(Sample::from([("start_ms".to_owned(), begin.elapsed().as_secs_f64() * 1e3)]))
+    Ok(Sample::from([("start_ms".to_owned(), start.elapsed().as_secs_f64() * 1e3)]))
 }

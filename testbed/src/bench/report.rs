@@ -1,4 +1,4 @@
-//! The report: what was measured as tables and charts, and the targets with their verdicts.
+//! The report: results as tables and charts, and the targets with their verdicts.
 
 mod format;
 
@@ -12,14 +12,14 @@ use super::chart::{Bar, Chart};
 use super::contender::{MTU, NAMES};
 use super::scenario::{self, Condition, Scenario, Workload};
 use super::statistics::{median, range, ratio};
-use super::store::{Series, Standing, Store};
+use super::store::{Availability, Series, Store};
 use super::targets::{self, Against, Bound, Target, Verdict};
 use format::{figure, metrics, unit};
 
-/// Writes the report to `out`, and its charts to the directory of the same name.
+/// Writes the report to `out`, and its charts to the directory of the same name without extension.
 pub(super) fn write(store: &Store, out: &Path) -> Result<()> {
     let charts = out.with_extension("");
-    fs::create_dir_all(&charts).with_context(|| format!("making {}", charts.display()))?;
+    fs::create_dir_all(&charts).with_context(|| format!("creating {}", charts.display()))?;
     let directory = charts.file_name().map(|name| name.to_string_lossy().into_owned());
     let directory = directory.unwrap_or_default();
     let mut text = head(store);
@@ -33,38 +33,38 @@ pub(super) fn write(store: &Store, out: &Path) -> Result<()> {
         }
     }
     text += &scenarios(store);
-    text += &failures(store);
-    text += &fs::read_to_string(out).map(|old| by_hand(&old).to_owned()).unwrap_or_default();
+    text += &notes(store);
+    text += &fs::read_to_string(out).map(|old| manual_part(&old).to_owned()).unwrap_or_default();
     fs::write(out, text).with_context(|| format!("writing {}", out.display()))?;
     println!("{}", targets_table(store).trim_start());
     println!("Report: {}", out.display());
     Ok(())
 }
 
-/// What is in the former report and not of this program: the last section, of other measurements.
-fn by_hand(report: &str) -> &str {
+/// The last section of the previous report, which is written by hand.
+fn manual_part(report: &str) -> &str {
     report.find("\n## Control plane\n").map_or("", |start| &report[start..])
 }
 
 fn head(store: &Store) -> String {
     let mut text = format!(
         "# Benchmarks\n\n\
-         Made by `testbed/bench`; but for the last section not written by hand. All tunnels run on the same two gateways (network\n\
-         namespaces) and are measured in turns; both ends of a tunnel and of a flow share the machine. Every\n\
-         tunnel's MTU is {MTU}. Figures are medians (smallest – largest round). Machines are noisy: ratios\n\
-         count, and their intervals are those of the rounds.\n\n"
+         Written by `testbed/bench`, except the last section. All tunnels run on the same two gateways (network\n\
+         namespaces) and are measured in turns. Both ends of each tunnel and flow share the machine. The MTU of\n\
+         every tunnel is {MTU}. Figures are medians (smallest – largest round). Compare the ratios, as absolute\n\
+         figures depend on the machine; the interval of a ratio is that of its rounds.\n\n"
     );
     for line in &store.machine {
-        line_to(&mut text, &format!("- {line}"));
+        add_line(&mut text, &format!("- {line}"));
     }
     text += "\n| contender | version |\n| --- | --- |\n";
     for name in NAMES {
-        let standing = match store.contenders.get(name) {
-            Some(Standing::Version(version)) => version.clone(),
-            Some(Standing::Missing(why)) => format!("**not measured:** {}", one_line(why)),
+        let version = match store.contenders.get(name) {
+            Some(Availability::Version(version)) => version.clone(),
+            Some(Availability::Missing(why)) => format!("**not measured:** {}", one_line(why)),
             None => continue,
         };
-        line_to(&mut text, &format!("| {name} | {standing} |"));
+        add_line(&mut text, &format!("| {name} | {version} |"));
     }
     text
 }
@@ -74,9 +74,9 @@ fn targets_table(store: &Store) -> String {
         "\n## Targets\n\n| | against | target | measured | in rounds | |\n| --- | --- | --- | --- | --- | --- |\n",
     );
     for target in targets::all() {
-        line_to(&mut text, &target_row(&target, store));
+        add_line(&mut text, &target_row(&target, store));
     }
-    text += "\n† the two were not measured in turns.\n";
+    text += "\n† not measured in turns.\n";
     text
 }
 
@@ -113,7 +113,7 @@ fn scenarios(store: &Store) -> String {
         .collect();
     let mut text = String::new();
     for scenarios in measured.chunk_by(|one, other| heading(one) == heading(other)) {
-        line_to(&mut text, &format!("\n## {}", heading(&scenarios[0])));
+        add_line(&mut text, &format!("\n## {}", heading(&scenarios[0])));
         for scenario in scenarios {
             text += &table(store, scenario);
         }
@@ -139,8 +139,8 @@ fn table(store: &Store, scenario: &Scenario) -> String {
     let metrics = metrics(scenario);
     let mut text = format!("\n### {} (`{}`)\n\n", title(scenario), scenario.name);
     let heads: Vec<_> = metrics.iter().map(|metric| unit(metric)).collect();
-    line_to(&mut text, &format!("| | {} | cframe is |", heads.join(" | ")));
-    line_to(&mut text, &format!("| --- |{} --- |", " --- |".repeat(heads.len())));
+    add_line(&mut text, &format!("| | {} | cframe is |", heads.join(" | ")));
+    add_line(&mut text, &format!("| --- |{} --- |", " --- |".repeat(heads.len())));
     let ours = store.series(scenario.name, "cframe");
     for name in NAMES {
         let Some(series) = store.series(scenario.name, name) else { continue };
@@ -149,7 +149,7 @@ fn table(store: &Store, scenario: &Scenario) -> String {
             Some(ours) => compared(ours, series, metrics[0]),
             None => "–".to_owned(),
         };
-        line_to(&mut text, &format!("| {name} | {} | {compared} |", cells.join(" | ")));
+        add_line(&mut text, &format!("| {name} | {} | {compared} |", cells.join(" | ")));
     }
     text
 }
@@ -176,12 +176,12 @@ fn compared(ours: &Series, theirs: &Series, metric: &str) -> String {
     }
 }
 
-/// What went wrong, and which series are of another commit than the latest.
-fn failures(store: &Store) -> String {
+/// Notes about failed rounds, and about results of several commits.
+fn notes(store: &Store) -> String {
     let mut lines = Vec::new();
     let commits = commits(store);
     if commits.len() > 1 {
-        lines.push(format!("- Series of several commits: {}.", commits.join(", ")));
+        lines.push(format!("- Results of several commits: {}.", commits.join(", ")));
     }
     for (scenario, series) in &store.results {
         for (name, series) in series {
@@ -197,7 +197,7 @@ fn failures(store: &Store) -> String {
     if lines.is_empty() { String::new() } else { format!("\n## Notes\n\n{}\n", lines.join("\n")) }
 }
 
-/// With what each has.
+/// The commits of all results, each with its number of series.
 fn commits(store: &Store) -> Vec<String> {
     let mut commits = std::collections::BTreeMap::<_, Vec<String>>::new();
     for (scenario, series) in &store.results {
@@ -212,12 +212,12 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 
-fn line_to(text: &mut String, line: &str) {
+fn add_line(text: &mut String, line: &str) {
     // Writing to a string can't fail.
     let _ = writeln!(text, "{line}");
 }
 
-/// A chart: one metric of one scenario.
+/// A chart of one metric of one scenario.
 struct Plot {
     scenario: &'static str,
     metric: &'static str,
@@ -236,20 +236,20 @@ const fn plot(
 
 const PLOTS: [Plot; 7] = [
     plot("tcp1", "mbit", "TCP, 1 flow", "Mbit/s, more is better"),
-    plot("tcp1", "cpu_s_per_gb", "CPU per GB, 1 flow", "seconds at both ends, less is better"),
+    plot("tcp1", "cpu_s_per_gb", "CPU per GB, 1 flow", "seconds, both ends, less is better"),
     plot(
         "paced180",
         "cpu_s_per_gb",
         "CPU per GB at 180 Mbit/s",
-        "seconds at both ends, less is better",
+        "seconds, both ends, less is better",
     ),
     plot(
         "pps1",
         "pps",
         "64-byte packets, 1 flow",
-        "packets a second at less than 1 % loss, more is better",
+        "packets/s at less than 1 % loss, more is better",
     ),
-    plot("ping", "ping_p50_ms", "Ping, idle", "ms, median of every 2 ms, less is better"),
+    plot("ping", "ping_p50_ms", "Ping, idle", "ms, median, less is better"),
     plot("load", "ping_p99_ms", "Ping under a bulk flow", "ms, 99th percentile, less is better"),
     plot(
         "wan-20-1-bbr",
@@ -273,10 +273,10 @@ impl Plot {
                 value,
                 range: range(&values)?,
                 label: figure(value),
-                ours: name == "cframe",
+                highlighted: name == "cframe",
             })
         };
-        // Without a tunnel throughput is another league, in which nothing else could be told apart.
+        // Throughput without a tunnel is so much higher that the other bars would look alike.
         let clean = !self.scenario.starts_with("wan") && self.metric == "mbit";
         let names = NAMES.into_iter().filter(|name| !(clean && name.starts_with("none")));
         let bars: Vec<_> = names.filter_map(bar).collect();
@@ -290,16 +290,19 @@ mod tests {
     use crate::bench::store::{Key, Sample};
 
     #[test]
-    fn what_was_written_by_hand_stays() {
-        assert_eq!(by_hand("# Benchmarks\n\n## Control plane\n\nx\n"), "\n## Control plane\n\nx\n");
-        assert_eq!(by_hand("# Benchmarks\n\n## Notes\n"), "");
+    fn the_manual_section_stays() {
+        assert_eq!(
+            manual_part("# Benchmarks\n\n## Control plane\n\nx\n"),
+            "\n## Control plane\n\nx\n"
+        );
+        assert_eq!(manual_part("# Benchmarks\n\n## Notes\n"), "");
     }
 
     fn store() -> Store {
         let mut store = Store::default();
         store.machine.push("Linux 6".to_owned());
-        store.contenders.insert("cframe".to_owned(), Standing::Version("abc".to_owned()));
-        let missing = Standing::Missing("no\nnetwork".to_owned());
+        store.contenders.insert("cframe".to_owned(), Availability::Version("abc".to_owned()));
+        let missing = Availability::Missing("no\nnetwork".to_owned());
         store.contenders.insert("nebula".to_owned(), missing);
         for (contender, rounds) in
             [("cframe", [4400.0, 5000.0]), ("wireguard-go", [2000.0, 2000.0])]
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_targets_tables_charts_and_who_is_missing() {
+    fn a_report_has_targets_tables_charts_and_missing_contenders() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("benchmarks.md");
         write(&store(), &out).unwrap();
@@ -336,18 +339,18 @@ mod tests {
     #[test]
     fn failed_rounds_and_several_commits_are_noted() {
         let mut store = store();
-        assert_eq!(failures(&store), "");
+        assert_eq!(notes(&store), "");
         let key = Key { scenario: "tcp1", contender: "quincy", session: 2, commit: "def" };
         store.add(&key, Err(anyhow::anyhow!("it\nended")));
         let key = Key { contender: "none", ..key };
         store.add(&key, Ok(Sample::from([("mbit".to_owned(), 1.0)])));
-        let text = failures(&store);
+        let text = notes(&store);
         assert!(text.contains("abc (2 series), def (1 series)"), "{text}");
         assert!(text.contains("- tcp1, quincy: 1 rounds failed: it ended"), "{text}");
     }
 
     #[test]
-    fn every_plot_is_of_a_scenario_that_there_is() {
+    fn every_plot_is_of_an_existing_scenario() {
         let scenarios = scenario::all();
         for plot in PLOTS {
             assert!(scenarios.iter().any(|s| s.name == plot.scenario), "{}", plot.scenario);

@@ -1,23 +1,18 @@
-//! What is measured: a table.
+//! The table of all scenarios.
 
 use std::fmt;
 
-/// What lies between the two gateways.
+/// The path between the two gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// One veth pair.
+    /// A veth pair.
     Veth,
-    /// The same, where every packet crosses by itself.
+    /// A veth pair without segmentation offload.
     NoSegmentation,
-    /// 200 Mbit/s each way with 50 ms of buffer, 20 ms there and back.
+    /// 200 Mbit/s each way with a queue of 50 ms, and a round-trip time of 20 ms.
     Narrow,
-    /// The emulated WAN.
-    Wan {
-        /// There and back.
-        rtt_ms: u32,
-        /// Each way.
-        loss_percent: u32,
-    },
+    /// An emulated WAN. The loss is that of each direction.
+    Wan { rtt_ms: u32, loss_percent: u32 },
 }
 
 impl fmt::Display for Condition {
@@ -33,72 +28,66 @@ impl fmt::Display for Condition {
     }
 }
 
-/// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Workload {
-    /// iperf3.
+    /// A run of iperf3.
     Tcp(Tcp),
-    /// The most 64-byte UDP packets a second of which less than 1 % are lost, of so many flows.
-    Packets {
-        /// Source ports.
-        flows: u16,
-    },
-    /// Echo requests every 2 ms, and nothing else.
+    /// The highest rate of 64-byte UDP packets with less than 1 % loss. Each flow has its own
+    /// source port.
+    Packets { flows: u16 },
+    /// Echo requests every 2 ms without other traffic.
     Ping,
-    /// From the start of both ends to the first answer.
+    /// The time from the start of both ends to the first reply.
     Start,
 }
 
-/// A run of iperf3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tcp {
     pub(super) flows: u32,
-    /// In both directions at once.
-    pub(super) both: bool,
-    /// Congestion control of the inner flow; the system's default if none.
+    pub(super) both_ways: bool,
+    /// Congestion control of the inner flow; the system's default if `None`.
     pub(super) congestion: Option<&'static str>,
-    /// Paced to so many Mbit/s.
+    /// Rate limit of each flow in Mbit/s.
     pub(super) mbit: Option<u32>,
-    /// Echo requests every 2 ms beside it.
+    /// Whether to send echo requests every 2 ms at the same time.
     pub(super) ping: bool,
-    /// At least so long, in seconds: random loss needs more time to average out.
-    pub(super) at_least: u32,
+    /// Minimum length of a round, because random loss takes longer to average out.
+    pub(super) min_seconds: u32,
 }
 
 const TCP: Tcp =
-    Tcp { flows: 1, both: false, congestion: None, mbit: None, ping: false, at_least: 0 };
+    Tcp { flows: 1, both_ways: false, congestion: None, mbit: None, ping: false, min_seconds: 0 };
 
-/// One of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scenario {
-    /// For the command line and the store.
+    /// The name on the command line and in the store.
     pub(super) name: &'static str,
-    /// For people.
+    /// The title in the report.
     pub(super) title: &'static str,
     pub(super) condition: Condition,
     pub(super) workload: Workload,
 }
 
 impl Scenario {
-    /// How long one round of one contender takes, in seconds, more or less.
-    pub(super) fn cost(&self, seconds: u32) -> u32 {
+    /// Approximate time of a round of one contender, given the `seconds` of the command line.
+    pub(super) fn seconds_per_round(&self, seconds: u32) -> u32 {
         match self.workload {
-            Workload::Tcp(tcp) => seconds.max(tcp.at_least) + 2,
+            Workload::Tcp(tcp) => seconds.max(tcp.min_seconds) + 2,
             Workload::Packets { .. } => 14,
             Workload::Ping => seconds,
             Workload::Start => 4,
         }
     }
 
-    /// Whether this contender is measured. On the WAN, where rounds are long, those with per-packet I/O are only if they
-    /// were `named`: the machine is not the limit there, and they have nothing of their own to show.
+    /// Whether this contender is measured. Contenders with per-packet I/O are measured on the WAN
+    /// only if the command line has `named` them: rounds are long there, and the path is the limit.
     pub(super) fn is_for(&self, contender: &str, named: bool) -> bool {
         let wan = matches!(self.condition, Condition::Wan { .. });
         named || !wan || !["nebula", "openvpn", "limit"].contains(&contender)
     }
 }
 
-/// All of them, in the order in which they run: those of one condition stand together.
+/// All scenarios in the order in which they run. Those of one condition follow each other.
 pub(super) fn all() -> Vec<Scenario> {
     let mut all = Vec::from(ON_VETH);
     all.extend(WAN);
@@ -115,8 +104,8 @@ const fn veth(name: &'static str, title: &'static str, workload: Workload) -> Sc
 
 const fn wan(name: &'static str, rtt_ms: u32, loss_percent: u32, cc: &'static str) -> Scenario {
     let condition = Condition::Wan { rtt_ms, loss_percent };
-    // The title is the condition's and the congestion control's, see the report.
-    tcp(name, "TCP, 1 flow", condition, Tcp { congestion: Some(cc), at_least: 8, ..TCP })
+    // The report adds the condition and the congestion control.
+    tcp(name, "TCP, 1 flow", condition, Tcp { congestion: Some(cc), min_seconds: 8, ..TCP })
 }
 
 const ON_VETH: [Scenario; 13] = [
@@ -124,7 +113,7 @@ const ON_VETH: [Scenario; 13] = [
     veth("ping", "Ping, idle", Workload::Ping),
     tcp("tcp1", "TCP, 1 flow", Condition::Veth, TCP),
     tcp("tcp4", "TCP, 4 flows", Condition::Veth, Tcp { flows: 4, ..TCP }),
-    tcp("both", "TCP, both ways at once", Condition::Veth, Tcp { both: true, ..TCP }),
+    tcp("both", "TCP, both ways at once", Condition::Veth, Tcp { both_ways: true, ..TCP }),
     tcp("load", "Ping under a bulk flow", Condition::Veth, Tcp { ping: true, ..TCP }),
     veth("pps1", "64-byte packets, 1 flow", Workload::Packets { flows: 1 }),
     veth("pps64", "64-byte packets, 64 flows", Workload::Packets { flows: 64 }),
@@ -140,7 +129,7 @@ const ON_VETH: [Scenario; 13] = [
     ),
 ];
 
-const NARROW_CUBIC: Tcp = Tcp { congestion: Some("cubic"), ping: true, at_least: 8, ..TCP };
+const NARROW_CUBIC: Tcp = Tcp { congestion: Some("cubic"), ping: true, min_seconds: 8, ..TCP };
 
 const WAN: [Scenario; 12] = [
     wan("wan-20-0-cubic", 20, 0, "cubic"),
@@ -157,8 +146,8 @@ const WAN: [Scenario; 12] = [
     wan("wan-130-3-bbr", 130, 3, "bbr"),
 ];
 
-/// Those that `only` names, each by its name or by the start of several (`wan`, `noseg`); all if it is empty. The
-/// error names the words that fit none.
+/// The scenarios with a name, or a start of names (`wan`, `noseg`), in `only`; all if it is empty.
+/// The error has the words that match no scenario.
 pub(super) fn selected(only: &[String]) -> Result<Vec<Scenario>, Vec<String>> {
     let all = all();
     let unknown: Vec<_> = only
@@ -190,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_selects_itself_and_a_start_all_that_begin_with_it() {
+    fn a_name_selects_one_scenario_and_a_prefix_all_that_start_with_it() {
         assert_eq!(names(&["tcp1"]), ["tcp1"]);
         assert_eq!(names(&["noseg", "ping"]), ["ping", "noseg1", "noseg4"]);
         assert_eq!(names(&["wan-130"]).len(), 6);
@@ -198,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_fits_nothing_is_named() {
+    fn words_that_match_nothing_are_reported() {
         let unknown = selected(&["tcp1".to_owned(), "udp".to_owned()]).unwrap_err();
         assert_eq!(unknown, ["udp"]);
     }
 
     #[test]
-    fn nobody_waits_on_the_wan_for_who_was_not_named() {
+    fn contenders_with_per_packet_io_are_on_the_wan_only_if_named() {
         let wan = WAN[0];
         assert!(wan.is_for("cframe", false) && wan.is_for("none", false));
         assert!(!wan.is_for("nebula", false) && wan.is_for("nebula", true));
@@ -212,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wan_scenario_is_what_its_name_says() {
+    fn a_wan_scenario_matches_its_name() {
         for scenario in WAN {
             let Condition::Wan { rtt_ms, loss_percent } = scenario.condition else {
                 panic!("{} is not on the WAN", scenario.name);

@@ -1,4 +1,5 @@
-//! A run: conditions, scenarios, rounds, contenders, from the outside in.
+//! A run of the benchmarks: for each condition its scenarios, for each scenario its rounds, and in
+//! each round all contenders.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,75 +8,77 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
-use super::arena::Arena;
-use super::contender::{Contender, Kit, wait_up};
+use super::contender::{Contender, wait_up};
 use super::measure::measure;
 use super::scenario::{Condition, Scenario, Workload};
-use super::store::{Key, Sample, Standing, Store};
-use super::{Plan, Tunnels, machine};
-use crate::Lab;
+use super::sites::BenchSites;
+use super::store::{Availability, Key, Sample, Store};
+use super::{Fetched, Plan, Tunnels, machine};
+use crate::lab::Lab;
 
 pub(super) struct Session {
-    arena: Arena,
+    sites: BenchSites,
     tunnels: Tunnels,
     store: Store,
     path: PathBuf,
     commit: String,
-    /// When it began, in seconds of Unix time.
+    /// Start of the run in seconds of Unix time, which identifies it in the store.
     number: u64,
-    /// The lab is being removed from under us: what fails now is no result.
+    /// Set when the lab is being removed after a signal: errors are no results then.
     interrupted: Arc<AtomicBool>,
 }
 
 impl Session {
-    /// Makes the lab and everybody's files in it. Who fails at that is out.
+    /// Creates the sites and the contenders' files in the lab. A contender that fails is recorded as
+    /// missing.
     pub(super) fn set_up(
         lab: &mut Lab,
-        kits: Vec<(&'static str, Kit)>,
+        fetched: Fetched,
         mut store: Store,
         path: PathBuf,
         interrupted: Arc<AtomicBool>,
     ) -> Result<Self> {
-        let arena = Arena::build(lab)?;
-        arena.set(Condition::Veth, 1)?;
+        let sites = BenchSites::build(lab)?;
+        sites.set_condition(Condition::Veth, 1)?;
         let mut tunnels = Tunnels::new();
-        for (name, kit) in kits {
-            match kit.set_up(lab, &arena) {
+        for (name, contender) in fetched {
+            match contender.set_up(lab, &sites) {
                 Ok(tunnel) => {
                     tunnels.insert(name, tunnel);
                 }
                 Err(error) => {
                     eprintln!("{name}: {error:#}");
-                    let why = Standing::Missing(format!("{error:#}"));
+                    let why = Availability::Missing(format!("{error:#}"));
                     store.contenders.insert(name.to_owned(), why);
                 }
             }
         }
-        let number = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
         let commit = machine::commit();
-        Ok(Self { arena, tunnels, store, path, commit, number: number.as_secs(), interrupted })
+        Ok(Self { sites, tunnels, store, path, commit, number: now.as_secs(), interrupted })
     }
 
-    /// Runs the plan. What fails is stored as such; an error means that nothing can be stored.
+    /// Runs the plan. Failed rounds are stored as failed; it returns an error if storing fails.
     pub(super) fn run(mut self, plan: &Plan) -> Result<()> {
         for scenarios in plan.scenarios.chunk_by(|one, other| one.condition == other.condition) {
             let condition = scenarios[0].condition;
             eprintln!("== {condition}");
-            if let Err(error) = self.arena.set(condition, 1) {
+            if let Err(error) = self.sites.set_condition(condition, 1) {
                 eprintln!("{error:#}");
                 continue;
             }
-            // Anew for each condition: what was learnt of another path would be of no use.
+            // Restarted for each condition, so that nothing learnt about another path is used.
             self.start_all();
             for scenario in scenarios {
-                self.scenario(plan, scenario)?;
+                self.run_scenario(plan, scenario)?;
             }
             self.stop_all();
         }
         self.store.save(&self.path)
     }
 
-    fn scenario(&mut self, plan: &Plan, scenario: &Scenario) -> Result<()> {
+    fn run_scenario(&mut self, plan: &Plan, scenario: &Scenario) -> Result<()> {
         for round in 1..=plan.rounds {
             for name in plan.contenders.iter().copied() {
                 let Some(tunnel) = self.tunnels.get_mut(name) else { continue };
@@ -85,21 +88,21 @@ impl Session {
                 if !scenario.is_for(name, plan.named) {
                     continue;
                 }
-                let (arena, tunnel) = (&self.arena, tunnel.as_mut());
-                let measured = renew(arena, scenario.condition, round)
-                    .and_then(|()| measure(arena, tunnel, scenario, plan.seconds));
+                let (sites, tunnel) = (&self.sites, tunnel.as_mut());
+                let measured = restart_loss(sites, scenario.condition, round)
+                    .and_then(|()| measure(sites, tunnel, scenario, plan.seconds));
                 if self.interrupted.load(Ordering::Relaxed) {
                     bail!("interrupted");
                 }
-                report(scenario, round, plan.rounds, name, &measured);
+                print_round(scenario, round, plan.rounds, name, &measured);
                 if measured.is_err() {
-                    restart(arena, name, tunnel);
+                    restart(sites, name, tunnel);
                 }
                 let (session, commit) = (self.number, self.commit.as_str());
                 let key = Key { scenario: scenario.name, contender: name, session, commit };
                 self.store.add(&key, measured);
             }
-            // An interrupted run keeps its rounds.
+            // After each round, so that an interrupted run keeps its rounds.
             self.store.save(&self.path)?;
         }
         Ok(())
@@ -107,7 +110,7 @@ impl Session {
 
     fn start_all(&mut self) {
         for (name, tunnel) in &mut self.tunnels {
-            restart(&self.arena, name, tunnel.as_mut());
+            restart(&self.sites, name, tunnel.as_mut());
         }
     }
 
@@ -120,18 +123,18 @@ impl Session {
     }
 }
 
-/// Random loss begins anew in each round, with the same sequence for everybody.
-fn renew(arena: &Arena, condition: Condition, round: u32) -> Result<()> {
+/// Restarts random loss, so that in each round all contenders lose the same packets.
+fn restart_loss(sites: &BenchSites, condition: Condition, round: u32) -> Result<()> {
     match condition {
-        Condition::Wan { .. } => arena.set(condition, round),
+        Condition::Wan { .. } => sites.set_condition(condition, round),
         Condition::Veth | Condition::NoSegmentation | Condition::Narrow => Ok(()),
     }
 }
 
-/// Who doesn't come up is tried again by its next round, which then fails with the reason.
-fn restart(arena: &Arena, name: &str, tunnel: &mut dyn Contender) {
-    let started = arena.left().and_then(|left| {
-        // It may have ended by itself.
+/// Restarts a tunnel. An error is only printed here: the tunnel's next round fails with it too.
+fn restart(sites: &BenchSites, name: &str, tunnel: &mut dyn Contender) {
+    let started = sites.left().and_then(|left| {
+        // Fails if the tunnel has ended by itself.
         drop(tunnel.stop());
         tunnel.start()?;
         wait_up(tunnel, &left)
@@ -141,8 +144,14 @@ fn restart(arena: &Arena, name: &str, tunnel: &mut dyn Contender) {
     }
 }
 
-fn report(scenario: &Scenario, round: u32, rounds: u32, name: &str, measured: &Result<Sample>) {
-    let what = match measured {
+fn print_round(
+    scenario: &Scenario,
+    round: u32,
+    rounds: u32,
+    name: &str,
+    measured: &Result<Sample>,
+) {
+    let result = match measured {
         Ok(sample) => {
             let figures: Vec<_> =
                 sample.iter().map(|(metric, value)| format!("{metric} {value:.2}")).collect();
@@ -150,5 +159,5 @@ fn report(scenario: &Scenario, round: u32, rounds: u32, name: &str, measured: &R
         }
         Err(error) => format!("{error:#}"),
     };
-    eprintln!("{:<16} {round}/{rounds} {name:<14} {what}", scenario.name);
+    eprintln!("{:<16} {round}/{rounds} {name:<14} {result}", scenario.name);
 }

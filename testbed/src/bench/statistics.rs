@@ -1,6 +1,6 @@
-//! What is said about a series of rounds. Pure.
+//! Medians, ranges, percentiles and ratios of series of rounds.
 
-/// The middle of the values, the mean of the two middle ones of an even number; `None` of none.
+/// `None` without values. With an even number, the mean of the two middle values.
 pub(super) fn median(values: &[f64]) -> Option<f64> {
     let sorted = sorted(values);
     let (low, high) = (sorted.len().checked_sub(1)? / 2, sorted.len() / 2);
@@ -13,7 +13,8 @@ pub(super) fn range(values: &[f64]) -> Option<(f64, f64)> {
     Some((*sorted.first()?, *sorted.last()?))
 }
 
-/// The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank).
+/// The smallest value that at least `share` (0 to 1) of the values don't exceed (nearest rank);
+/// `None` without values.
 pub(crate) fn percentile(values: &[f64], share: f64) -> Option<f64> {
     let sorted = sorted(values);
     let last = sorted.len().checked_sub(1)?;
@@ -22,17 +23,17 @@ pub(crate) fn percentile(values: &[f64], share: f64) -> Option<f64> {
     Some(sorted[rank.saturating_sub(1).min(last)])
 }
 
-/// One contender against another.
+/// One contender compared with another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ratio {
-    /// Of the medians.
+    /// Ratio of the medians.
     pub(super) value: f64,
-    /// The smallest and the largest ratio within one round: the two were measured one after the other in it, so what
-    /// slowed the machine down for a while is in both.
+    /// The smallest and the largest ratio of two figures of one round, which were measured one
+    /// after the other.
     pub(super) interval: (f64, f64),
 }
 
-/// How `ours` compares with `theirs`, round by round; `None` without a round, or when theirs is 0.
+/// Compares `ours` with `theirs`; `None` without rounds, or if the median of `theirs` is 0.
 pub(super) fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
     let value = median(ours)? / median(theirs)?;
     let paired: Vec<_> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_a_value_that_was_seen() {
+    fn a_percentile_is_one_of_the_values() {
         let values: Vec<f64> = (1..=200).map(f64::from).collect();
         assert_eq!(percentile(&values, 0.5), Some(100.0));
         assert_eq!(percentile(&values, 0.99), Some(198.0));
@@ -69,13 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_of_medians_and_its_interval_of_rounds() {
+    fn a_ratio_is_of_medians_and_its_interval_is_of_rounds() {
         let ratio = ratio(&[200.0, 300.0, 400.0], &[100.0, 100.0, 400.0]).unwrap();
         assert_eq!(ratio, Ratio { value: 3.0, interval: (1.0, 3.0) });
     }
 
     #[test]
-    fn there_is_no_ratio_to_nothing() {
+    fn there_is_no_ratio_to_zero_or_to_no_rounds() {
         assert_eq!(ratio(&[1.0], &[]), None);
         assert_eq!(ratio(&[1.0], &[0.0]), None);
     }

@@ -1,4 +1,4 @@
-//! What was measured, on disk, so that a run of some scenarios or contenders adds to what is there.
+//! The results on disk. A run of some scenarios or contenders updates only theirs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,64 +7,57 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// Metrics of one round by their names: `mbit`, `cpu_s_per_gb`, `pps`, `ping_p50_ms` and the like.
+/// Metrics of a round by name, such as `mbit`, `cpu_s_per_gb`, `pps` and `ping_p50_ms`.
 pub(super) type Sample = BTreeMap<String, f64>;
 
-/// Everything that is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Store {
-    /// The machine of the latest run, a line each.
+    /// Description of the latest run's machine, in lines.
     pub(super) machine: Vec<String>,
-    /// Name and version of each contender, or why it can't be had.
-    pub(super) contenders: BTreeMap<String, Standing>,
+    pub(super) contenders: BTreeMap<String, Availability>,
     /// By scenario and contender.
     pub(super) results: BTreeMap<String, BTreeMap<String, Series>>,
 }
 
-/// Whether a contender could be had.
+/// Whether a contender's programs are available.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
-    /// What it says of itself, or its package does.
+pub(super) enum Availability {
     Version(String),
-    /// Why there are no figures.
+    /// Not available, with the reason.
     Missing(String),
 }
 
 /// The rounds of one contender in one scenario.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Series {
-    /// The commit that the command was built from.
     pub(super) commit: String,
-    /// The same of two series: they were measured in turns.
+    /// Number of the run. Series of the same run were measured in turns.
     pub(super) session: u64,
-    /// The rounds, in order.
     pub(super) rounds: Vec<Sample>,
-    /// What went wrong in rounds that are missing.
+    /// Errors of failed rounds.
     #[serde(default)]
     pub(super) errors: Vec<String>,
 }
 
 impl Series {
-    /// The values of one metric, round by round.
     pub(super) fn values(&self, metric: &str) -> Vec<f64> {
         self.rounds.iter().filter_map(|sample| sample.get(metric).copied()).collect()
     }
 }
 
 impl Store {
-    /// Reads it; nothing yet is an empty one.
+    /// Reads the file; returns an empty store if there is none.
     pub(super) fn load(path: &Path) -> Result<Self> {
         match fs::read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!("{} is not a store of results: remove it", path.display())
-            }),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is not a file of results: remove it", path.display())),
         }
     }
 
-    /// Replaces the file.
+    /// Replaces the file atomically.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).context("encoding the results")?;
         let new = path.with_extension("new");
@@ -73,7 +66,7 @@ impl Store {
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Adds a round to the series of its session, in place of what an earlier session measured.
+    /// Adds a round to its series. The first round of a session replaces an earlier session's series.
     pub(super) fn add(&mut self, key: &Key<'_>, round: Result<Sample>) {
         let series = self
             .results
@@ -91,14 +84,14 @@ impl Store {
         }
     }
 
-    /// A series with at least one round.
+    /// The series, if it has at least one round.
     pub(super) fn series(&self, scenario: &str, contender: &str) -> Option<&Series> {
         let series = self.results.get(scenario)?.get(contender)?;
         (!series.rounds.is_empty()).then_some(series)
     }
 }
 
-/// Where a round belongs.
+/// Identifies the series of a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key<'a> {
     pub(super) scenario: &'a str,
@@ -131,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_round_is_named_and_not_counted() {
+    fn a_failed_round_is_stored_as_an_error() {
         let mut store = Store::default();
         store.add(&key("cframe", 1), Err(anyhow::anyhow!("no route")));
         assert_eq!(store.series("tcp1", "cframe"), None);
@@ -139,12 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_what_is_loaded() {
+    fn a_saved_store_is_loaded_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("results.json");
         assert_eq!(Store::load(&path).unwrap(), Store::default());
         let mut store = Store { machine: vec!["one core".to_owned()], ..Store::default() };
-        store.contenders.insert("nebula".to_owned(), Standing::Missing("no network".to_owned()));
+        store
+            .contenders
+            .insert("nebula".to_owned(), Availability::Missing("no network".to_owned()));
         store.add(&key("cframe", 1), sample(1.5));
         store.save(&path).unwrap();
         assert_eq!(Store::load(&path).unwrap(), store);

@@ -1,9 +1,8 @@
-//! What is to be reached, and whether it was.
+//! The targets, and whether they were met.
 
 use super::statistics::{Ratio, median, range, ratio};
 use super::store::Store;
 
-/// One line of the targets' table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub(super) title: &'static str,
@@ -13,12 +12,12 @@ pub(super) struct Target {
     pub(super) bound: Bound,
 }
 
-/// What ours is compared with.
+/// What a target's bound applies to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Against {
-    /// The ratio of medians with that contender.
+    /// The ratio of medians to this contender's.
     Contender(&'static str),
-    /// Nothing: the median itself.
+    /// The median itself.
     Absolute,
 }
 
@@ -28,19 +27,18 @@ pub(super) enum Bound {
     AtMost(f64),
 }
 
-/// What came out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Outcome {
     pub(super) measured: Ratio,
     pub(super) verdict: Verdict,
-    /// Whether both were measured in turns.
+    /// Whether both contenders were measured in turns.
     pub(super) interleaved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Met,
-    /// The median misses it, a round doesn't.
+    /// The median misses the target, but at least one round meets it.
     WithinNoise,
     Missed,
 }
@@ -48,11 +46,11 @@ pub(super) enum Verdict {
 impl Bound {
     fn judge(self, measured: &Ratio) -> Verdict {
         let (low, high) = measured.interval;
-        let (met, touched) = match self {
+        let (met, met_by_a_round) = match self {
             Self::AtLeast(least) => (measured.value >= least, high >= least),
             Self::AtMost(most) => (measured.value <= most, low <= most),
         };
-        match (met, touched) {
+        match (met, met_by_a_round) {
             (true, _) => Verdict::Met,
             (false, true) => Verdict::WithinNoise,
             (false, false) => Verdict::Missed,
@@ -61,7 +59,7 @@ impl Bound {
 }
 
 impl Target {
-    /// `None` where one of the two was not measured.
+    /// `None` if a contender was not measured.
     pub(super) fn outcome(&self, store: &Store) -> Option<Outcome> {
         let ours = store.series(self.scenario, "cframe")?;
         let values = ours.values(self.metric);
@@ -79,7 +77,6 @@ impl Target {
     }
 }
 
-/// All that this command can measure.
 pub(super) fn all() -> Vec<Target> {
     let mut all = Vec::from(CLEAN);
     for (title, scenario) in WAN {
@@ -158,7 +155,7 @@ mod tests {
     use crate::bench::store::{Key, Sample};
 
     #[test]
-    fn every_target_is_of_a_scenario_that_there_is() {
+    fn every_target_is_of_an_existing_scenario() {
         let scenarios = scenario::all();
         for target in all() {
             assert!(scenarios.iter().any(|s| s.name == target.scenario), "{}", target.scenario);
@@ -177,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_says_whether_both_were_measured_in_turns() {
+    fn an_outcome_records_whether_both_were_measured_in_turns() {
         let mut store = Store::default();
         let target = target("", "tcp1", "mbit", "none", AtLeast(0.5));
         for (contender, session, mbit) in [("cframe", 1, 3.0), ("none", 2, 4.0)] {

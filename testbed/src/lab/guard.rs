@@ -1,5 +1,5 @@
-//! Removing labs: the guard process that waits for the owner's end, and what is found of labs whose
-//! guard is gone too.
+//! Removing labs: the guard process, which waits for the end of the lab's owner, and the search for
+//! labs on this machine.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::owner::LabId;
 use crate::{netns, tool};
 
-/// Removes the lab once its stdin ends. It is a shell, since it has to outlive this process, and a
-/// test's own executable can't be started as something else.
+/// Removes a lab after its stdin ends. It is a shell script because the guard has to outlive this
+/// process, and a test's executable can't be started as another program.
 const REMOVE: &str = include_str!("remove.sh");
 
 #[derive(Debug)]
@@ -26,8 +26,7 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) fn start(id: &LabId, dir: &Path) -> Result<Self> {
         let mut command = Command::new("sh");
-        // A group of its own, so that what ends the owner by its group or terminal doesn't end the
-        // guard.
+        // Its own process group, so that a signal to the owner's group or terminal doesn't end it.
         command
             .args(["-c", REMOVE, "guard", &id.to_string()])
             .arg(dir)
@@ -40,33 +39,32 @@ impl Guard {
         Ok(Self { child })
     }
 
-    /// Has it remove the lab now.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Closes the guard's stdin and waits until it has removed the lab.
+    pub(super) fn remove_lab(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         self.child.wait().context("waiting for the lab's guard")?;
         Ok(())
     }
 }
 
-/// A lab as found on this machine.
+/// A lab found on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// What its namespaces' names begin with.
+pub struct FoundLab {
+    /// The prefix of the names of its namespaces.
     pub id: String,
-    /// The name that it was made with.
     pub name: String,
-    /// The process that made it.
+    /// Process ID of its creator.
     pub owner: u32,
-    /// Whether that process still runs.
+    /// Whether the owner still runs.
     pub owned: bool,
-    /// Whether it is to stay without its owner.
+    /// Whether it stays after its owner has ended.
     pub kept: bool,
-    /// The names of its namespaces.
+    /// Names of its namespaces.
     pub namespaces: Vec<String>,
 }
 
-/// All labs of this user, living or left behind.
-pub fn list() -> Result<Vec<Found>> {
+/// All labs of this user, in use or stale.
+pub fn list() -> Result<Vec<FoundLab>> {
     let mut labs: BTreeMap<LabId, Vec<String>> = BTreeMap::new();
     for name in names_in(Path::new(netns::DIR))? {
         if let Some(id) = LabId::of_namespace(&name) {
@@ -75,7 +73,7 @@ pub fn list() -> Result<Vec<Found>> {
     }
     for name in names_in(&std::env::temp_dir())? {
         if let Ok(id) = name.parse::<LabId>()
-            && is_ours(&directory(&id))
+            && is_own_directory(&directory(&id))
         {
             labs.entry(id).or_default();
         }
@@ -83,12 +81,12 @@ pub fn list() -> Result<Vec<Found>> {
     Ok(labs.into_iter().map(|(id, namespaces)| found(id, namespaces)).collect())
 }
 
-/// Removes labs whose owner has died without a guard to remove them, and returns their ids.
-pub fn clean() -> Result<Vec<String>> {
+/// Removes labs whose owner and guard have both been killed, and returns their IDs.
+pub fn remove_stale() -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for lab in list()? {
         if !lab.owned && !lab.kept {
-            remove(&lab)?;
+            remove_found(&lab)?;
             removed.push(lab.id);
         }
     }
@@ -96,34 +94,32 @@ pub fn clean() -> Result<Vec<String>> {
 }
 
 /// Removes a kept lab with everything that runs in it.
-pub fn down(id: &str) -> Result<()> {
+pub fn remove(id: &str) -> Result<()> {
     let labs = list()?;
     let Some(lab) = labs.iter().find(|lab| lab.id == id) else {
-        bail!("no lab {id}: `testbed lab list` shows those there are");
+        bail!("there is no lab {id}: `testbed lab list` shows all labs");
     };
     ensure!(
         lab.kept || !lab.owned,
         "lab {id} belongs to the running process {owner}: `kill {owner}` ends both",
         owner = lab.owner
     );
-    remove(lab)
+    remove_found(lab)
 }
 
-/// The namespaces of one lab that exist.
 pub(super) fn namespaces_of(id: &LabId) -> Result<Vec<String>> {
     let mut names = names_in(Path::new(netns::DIR))?;
     names.retain(|name| LabId::of_namespace(name).as_ref() == Some(id));
     Ok(names)
 }
 
-/// Makes the directory of a new lab.
-pub(super) fn make_dir(id: &LabId, name: &str) -> Result<PathBuf> {
+pub(super) fn create_dir(id: &LabId, name: &str) -> Result<PathBuf> {
     let dir = directory(id);
     for dir in [&dir, &dir.join("log")] {
         DirBuilder::new()
             .mode(0o700)
             .create(dir)
-            .with_context(|| format!("making {}", dir.display()))?;
+            .with_context(|| format!("creating {}", dir.display()))?;
     }
     fs::write(dir.join("name"), name).with_context(|| format!("writing in {}", dir.display()))?;
     Ok(dir)
@@ -133,16 +129,16 @@ fn directory(id: &LabId) -> PathBuf {
     std::env::temp_dir().join(id.to_string())
 }
 
-/// Anybody may make a directory of that name; only this user's are looked at.
-fn is_ours(dir: &Path) -> bool {
+/// Other users may create directories of such names too: those are ignored.
+fn is_own_directory(dir: &Path) -> bool {
     fs::symlink_metadata(dir)
         .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
 }
 
-fn found(id: LabId, mut namespaces: Vec<String>) -> Found {
+fn found(id: LabId, mut namespaces: Vec<String>) -> FoundLab {
     let dir = directory(&id);
     namespaces.sort();
-    Found {
+    FoundLab {
         id: id.to_string(),
         name: fs::read_to_string(dir.join("name")).unwrap_or_default(),
         owner: id.owner(),
@@ -152,7 +148,7 @@ fn found(id: LabId, mut namespaces: Vec<String>) -> Found {
     }
 }
 
-fn remove(lab: &Found) -> Result<()> {
+fn remove_found(lab: &FoundLab) -> Result<()> {
     let mut shell = Command::new("sh");
     shell.args(["-c", REMOVE, "clean", &lab.id]).arg(std::env::temp_dir().join(&lab.id));
     tool::run(&mut shell, "").with_context(|| format!("removing lab {}", lab.id))?;

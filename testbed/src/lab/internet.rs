@@ -1,3 +1,5 @@
+//! The router in the middle, and the links of hosts and sites to it.
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -7,12 +9,12 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 
 use super::rules::{self, Conditions, PathMtu, Routes, Wire, Wires};
-use crate::host::Addresses;
-use crate::netns::FORWARDING;
+use crate::capture::Capture;
+use crate::host::{Addresses, first_v4, first_v6};
+use crate::netns::{FORWARDING, Netns};
+use crate::process::Process;
 use crate::wan::{self, Link, Links, Request, WanStatus};
-use crate::{Capture, Netns, Process};
 
-/// The router in the middle, and what hangs on it.
 #[derive(Debug)]
 pub(super) struct Internet {
     router: Netns,
@@ -25,25 +27,26 @@ struct State {
     wires: Wires,
     ends: BTreeMap<String, End>,
     routes: Routes,
-    /// What the WAN emulator was told of the links.
+    /// The links as last written for the WAN emulator.
     links: Links,
-    /// The emulator, if it was started from here.
-    wan: Option<Process>,
+    /// The WAN emulator, if this process has started it.
+    emulator: Option<Process>,
 }
 
-/// The side of a link that isn't the router's.
+/// The host's side of a link.
 #[derive(Clone, Debug)]
 struct End {
     netns: Netns,
     addresses: Addresses,
+    /// Whether segmentation offload is off, so that the host sends single packets.
     segmented: bool,
-    mbit: Option<u32>,
+    rate_mbit: Option<u32>,
 }
 
-/// The first policy routing table for links; the number is the preference of its rule too.
+/// The first policy routing table for links. The preference of a table's rule is its number.
 const FIRST_TABLE: u32 = 100;
 
-/// The name of a link's interface on its host.
+/// Name of the uplink's interface on each host.
 pub(super) const INTERFACE: &str = "eth0";
 
 impl Internet {
@@ -56,7 +59,7 @@ impl Internet {
         &self.router
     }
 
-    /// Links `netns` to the router with public `addresses`.
+    /// Connects `netns` to the router, with public `addresses`.
     pub(super) fn attach(
         self: &Arc<Self>,
         name: &str,
@@ -66,21 +69,22 @@ impl Internet {
         let addresses = public_addresses(addresses).with_context(|| format!("for {name}"))?;
         let mut state = self.state();
         check_name(name)?;
-        ensure!(!state.wires.contains_key(name), "there is a {name} already");
-        state.check_free(name, &addresses)?;
+        ensure!(!state.wires.contains_key(name), "a host or site {name} exists already");
+        state.check_subnets_are_free(name, &addresses)?;
         let table = FIRST_TABLE + u32::try_from(state.wires.len()).context("too many links")?;
-        self.plug_in(name, netns, &addresses, table)?;
+        self.add_link(name, netns, &addresses, table)?;
         let shared = Addresses::new(Mutex::new(addresses.clone()));
         let prefixes = addresses.iter().map(IpNet::trunc).collect();
         let wire = Wire { table, prefixes, conditions: Conditions::default() };
         state.wires.insert(name.to_owned(), wire);
-        let end = End { netns: netns.clone(), addresses: shared, segmented: false, mbit: None };
+        let end =
+            End { netns: netns.clone(), addresses: shared, segmented: false, rate_mbit: None };
         state.ends.insert(name.to_owned(), end);
         self.apply(&mut state)?;
         Ok(Uplink { name: name.to_owned(), internet: self.clone() })
     }
 
-    fn plug_in(&self, name: &str, netns: &Netns, addresses: &[IpNet], table: u32) -> Result<()> {
+    fn add_link(&self, name: &str, netns: &Netns, addresses: &[IpNet], table: u32) -> Result<()> {
         self.router.ip(&format!(
             "link add name {name} type veth peer name {INTERFACE} netns {}\n\
              link set dev {name} up\n\
@@ -92,7 +96,7 @@ impl Internet {
         netns.ip(&format!("link set {INTERFACE} up\n{}", lines(addresses, |net| host_lines(*net))))
     }
 
-    /// Makes the kernel's state that of `state`.
+    /// Changes the router's routes, its firewall and the hosts' offloads to match `state`.
     fn apply(&self, state: &mut State) -> Result<()> {
         let wanted = rules::routes(&state.wires);
         let changes = rules::difference(&state.routes, &wanted);
@@ -102,8 +106,8 @@ impl Internet {
         }
         self.router.nft(&rules::firewall(&state.wires))?;
         self.write_links(state)?;
-        // Loss strikes what crosses the router as one: with offloads that would be a super-packet
-        // of 64 KiB.
+        // The firewall drops skbs at random: with offloads on that would be super-packets of up to
+        // 64 KiB.
         let segmented = state.wires.values().any(|wire| wire.conditions.loss_permille > 0);
         for end in state.ends.values_mut().filter(|end| end.segmented != segmented) {
             end.netns.set_offloads(INTERFACE, !segmented)?;
@@ -112,30 +116,31 @@ impl Internet {
         Ok(())
     }
 
-    /// Tells the WAN emulator, or one that is started later, of links and their addresses.
+    /// Writes the links and their addresses to a file for the WAN emulator, and notifies it if one
+    /// runs.
     fn write_links(&self, state: &mut State) -> Result<()> {
         let links = state.links();
         if links != state.links {
             wan::write_links(&self.dir, &links)?;
-            wan::ask(&self.dir, &Request::Refresh)?;
+            wan::send_request(&self.dir, &Request::Refresh)?;
             state.links = links;
         }
         Ok(())
     }
 
-    /// Asks the WAN emulator, which is started if need be.
-    pub(super) fn wan(&self, request: &Request) -> Result<Vec<WanStatus>> {
-        // Held throughout, so that only one is started.
+    /// Sends a request to the WAN emulator, which is started if none runs.
+    pub(super) fn send_wan_request(&self, request: &Request) -> Result<Vec<WanStatus>> {
+        // Locked throughout, so that only one emulator is started.
         let mut state = self.state();
-        if let Some(answer) = wan::ask(&self.dir, request)? {
-            return Ok(answer);
+        let (statuses, started) =
+            wan::send_or_start(&self.dir, request, || Ok(self.router.clone()))?;
+        if started.is_some() {
+            state.emulator = started;
         }
-        state.wan = Some(wan::start(&self.dir, &self.router, self.router.outlives_us())?);
-        wan::ask(&self.dir, request)?.context("the WAN emulator ended: see log/wan.log")
+        Ok(statuses)
     }
 
-    /// How many links there are.
-    pub(super) fn links(&self) -> usize {
+    pub(super) fn link_count(&self) -> usize {
         self.state().wires.len()
     }
 
@@ -156,15 +161,15 @@ impl State {
         self.wires.iter().map(link).collect()
     }
 
-    fn check_free(&self, name: &str, addresses: &[IpNet]) -> Result<()> {
-        for (other, wire) in self.wires.iter().filter(|(other, _)| *other != name) {
-            for (theirs, ours) in
-                wire.prefixes.iter().flat_map(|t| addresses.iter().map(move |o| (t, o)))
-            {
-                let overlap = theirs.contains(&ours.network()) || ours.contains(&theirs.network());
+    fn check_subnets_are_free(&self, name: &str, addresses: &[IpNet]) -> Result<()> {
+        let others = self.wires.iter().filter(|(other, _)| *other != name);
+        for (other, used) in
+            others.flat_map(|(other, wire)| wire.prefixes.iter().map(move |p| (other, p)))
+        {
+            for new in addresses {
                 ensure!(
-                    !overlap,
-                    "{ours} of {name} overlaps {theirs} of {other}: each link needs a subnet of its own"
+                    !used.contains(&new.network()) && !new.contains(&used.network()),
+                    "{new} of {name} overlaps {used} of {other}: each link needs its own subnet"
                 );
             }
         }
@@ -172,7 +177,7 @@ impl State {
     }
 }
 
-/// A host's link to the internet, and what can be done to it while the lab runs. All of it holds in
+/// A host's link to the internet. Its conditions can be changed while the lab runs, and apply to
 /// both directions.
 #[derive(Clone, Debug)]
 pub struct Uplink {
@@ -181,33 +186,24 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The public addresses.
     pub fn addresses(&self) -> Vec<IpNet> {
         self.shared_addresses().lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The public IPv4 address.
     pub fn v4(&self) -> Option<Ipv4Addr> {
-        self.addresses().iter().find_map(|net| match net.addr() {
-            IpAddr::V4(addr) => Some(addr),
-            IpAddr::V6(_) => None,
-        })
+        first_v4(&self.addresses())
     }
 
-    /// The public IPv6 address.
     pub fn v6(&self) -> Option<Ipv6Addr> {
-        self.addresses().iter().find_map(|net| match net.addr() {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(addr) => Some(addr),
-        })
+        first_v6(&self.addresses())
     }
 
-    /// Drops everything, or no longer.
+    /// Drops all packets, or stops dropping them.
     pub fn cut(&self, cut: bool) -> Result<()> {
-        self.change(|conditions| conditions.cut = cut)
+        self.change_conditions(|conditions| conditions.cut = cut)
     }
 
-    /// Drops everything between two links, or no longer.
+    /// Drops all packets between two links, or stops dropping them.
     pub fn cut_from(&self, other: &Self, cut: bool) -> Result<()> {
         let mut state = self.internet.state();
         for (this, other) in [(self, other), (other, self)] {
@@ -221,41 +217,41 @@ impl Uplink {
         self.internet.apply(&mut state)
     }
 
-    /// Drops all UDP, or no longer.
+    /// Drops all UDP packets, or stops dropping them.
     pub fn block_udp(&self, blocked: bool) -> Result<()> {
-        self.change(|conditions| conditions.udp_blocked = blocked)
+        self.change_conditions(|conditions| conditions.udp_blocked = blocked)
     }
 
-    /// Loses that many of a hundred packets at random, in either direction; 0 ends it. While any
-    /// link is lossy, all of the lab's uplinks send without segmentation offload, so that packets
-    /// are lost one by one. What the WAN emulator delivers is merged again, and lost so: for a path
-    /// with conditions use [`WanPath::loss`](crate::WanPath::loss).
+    /// Drops packets at random, `percent` (0 to 100) in each direction. While any link is lossy,
+    /// all uplinks of the lab send without segmentation offload, so that packets are dropped one by
+    /// one. The WAN emulator merges the packets that it delivers, so use
+    /// [`WanPath::loss`](crate::wan::WanPath::loss) where a path has conditions.
     pub fn set_loss(&self, percent: f64) -> Result<()> {
-        ensure!((0.0..=100.0).contains(&percent), "{percent} is no percentage");
+        ensure!((0.0..=100.0).contains(&percent), "a loss of {percent}% is not 0 to 100%");
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
         let permille = (percent * 10.0).round() as u16;
-        self.change(|conditions| conditions.loss_permille = permille)
+        self.change_conditions(|conditions| conditions.loss_permille = permille)
     }
 
-    /// Limits the size of packets; `None` ends it.
+    /// Limits the size of packets; `None` removes the limit.
     pub fn set_path_mtu(&self, mtu: impl Into<Option<PathMtu>>) -> Result<()> {
         let mtu = mtu.into();
         if let Some(bytes) = mtu.map(PathMtu::bytes) {
             ensure!((68..=1500).contains(&bytes), "a path MTU is 68 to 1500 bytes, not {bytes}");
         }
-        self.change(|conditions| conditions.path_mtu = mtu)
+        self.change_conditions(|conditions| conditions.path_mtu = mtu)
     }
 
-    /// Makes it a bottleneck of so many Mbit/s each way, with a queue of 50 ms; `None` ends it.
+    /// Limits each direction to a rate in Mbit/s, with a queue of 50 ms; `None` removes the limit.
     pub fn limit_rate(&self, mbit: impl Into<Option<u32>>) -> Result<()> {
         let mbit = mbit.into();
-        ensure!(mbit != Some(0), "a rate of 0 is not a rate: cut() drops everything");
+        ensure!(mbit != Some(0), "a rate of 0 Mbit/s: use cut() to drop everything");
         let mut state = self.internet.state();
         let (router, name) = (self.internet.router(), &self.name);
         let end = state.ends.get_mut(name).expect("a link has two ends");
-        // Upwards the queue is on an ifb of the router: one on the host's interface would push back
-        // into its sockets.
-        match (end.mbit, mbit) {
+        // The queue for the host's packets is on an ifb of the router: one on the host's interface
+        // would block its sockets.
+        match (end.rate_mbit, mbit) {
             (None, Some(_)) => {
                 router
                     .ip(&format!("link add name {name}-up type ifb\nlink set dev {name}-up up"))?;
@@ -277,17 +273,16 @@ impl Uplink {
                 "qdisc replace dev {name} root {tbf}\nqdisc replace dev {name}-up root {tbf}\n"
             ))?;
         }
-        end.mbit = mbit;
+        end.rate_mbit = mbit;
         Ok(())
     }
 
-    /// Gives the link another address in place of the one of the same family, as a provider does:
-    /// the host, or the NAT in front of it, has the new one at once, and the old one is gone. The
-    /// subnet may be another one too.
+    /// Replaces the link's address of the same family, as a provider does: the host, or the NAT in
+    /// front of it, has only the new one afterwards. The subnet may change too.
     pub fn move_address(&self, address: &str) -> Result<()> {
         let new = public_address(address)?;
         let mut state = self.internet.state();
-        state.check_free(&self.name, &[new])?;
+        state.check_subnets_are_free(&self.name, &[new])?;
         let end = state.ends.get(&self.name).expect("a link has two ends").clone();
         let mut addresses = end.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let old = addresses
@@ -295,8 +290,8 @@ impl Uplink {
             .find(|old| old.addr().is_ipv4() == new.addr().is_ipv4())
             .with_context(|| format!("{} has no address of the family of {new}", self.name))?;
         if (gateway(*old), old.prefix_len()) != (gateway(new), new.prefix_len()) {
-            // The kernel flushes all routes of an interface whose last address goes: so the new one
-            // first.
+            // The kernel flushes all routes of an interface that loses its last address, so the new
+            // one is added first.
             let (add, del) =
                 (gateway_line("add", new, &self.name), gateway_line("del", *old, &self.name));
             self.internet.router().ip(&format!("{add}\n{del}"))?;
@@ -308,7 +303,7 @@ impl Uplink {
         self.internet.apply(&mut state)
     }
 
-    /// Captures what passes the link.
+    /// Captures all packets on the link, in both directions.
     pub fn capture(&self) -> Result<Capture> {
         Capture::start(self.internet.router(), &self.internet.dir, &self.name)
     }
@@ -318,7 +313,7 @@ impl Uplink {
         state.ends.get(&self.name).expect("a link has two ends").addresses.clone()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Conditions)) -> Result<()> {
+    fn change_conditions(&self, change: impl FnOnce(&mut Conditions)) -> Result<()> {
         let mut state = self.internet.state();
         change(&mut state.wire(&self.name).conditions);
         self.internet.apply(&mut state)
@@ -327,7 +322,7 @@ impl Uplink {
 
 impl State {
     fn wire(&mut self, name: &str) -> &mut Wire {
-        self.wires.get_mut(name).expect("an uplink is made with its wire")
+        self.wires.get_mut(name).expect("each uplink has a wire")
     }
 }
 
@@ -335,8 +330,8 @@ fn lines(addresses: &[IpNet], line: impl Fn(&IpNet) -> String) -> String {
     addresses.iter().map(|net| line(net) + "\n").collect()
 }
 
-/// The router's address in the subnet of a link. Routes are the lab's own: hence no route with the
-/// address.
+/// Adds or deletes the router's address in the subnet of a link, without a route: the routes come
+/// from [`rules::routes`].
 fn gateway_line(verb: &str, net: IpNet, interface: &str) -> String {
     let gateway = format!("addr {verb} {}/{} dev {interface}", gateway(net), net.prefix_len());
     match verb {
@@ -346,20 +341,25 @@ fn gateway_line(verb: &str, net: IpNet, interface: &str) -> String {
 }
 
 fn host_lines(net: IpNet) -> String {
-    let default = if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     format!(
-        "addr add {net} dev {INTERFACE}{}\nroute replace {default} via {} dev {INTERFACE}",
+        "addr add {net} dev {INTERFACE}{}\nroute replace {} via {} dev {INTERFACE}",
         nodad(net),
+        any_of_family(net),
         gateway(net)
     )
 }
 
-/// What an address needs to be usable at once: no duplicate address detection.
+/// The destination of a default route of the network's family.
+pub(super) fn any_of_family(net: IpNet) -> &'static str {
+    if net.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" }
+}
+
+/// Skips IPv6 duplicate address detection, so that the address is usable at once.
 pub(super) fn nodad(net: IpNet) -> &'static str {
     if net.addr().is_ipv4() { "" } else { " nodad" }
 }
 
-/// The subnet's first address, or the second where the host has the first.
+/// The router's address: the subnet's first, or the second if the host has the first.
 fn gateway(net: IpNet) -> IpAddr {
     let first = nth(net, 1);
     if first == net.addr() { nth(net, 2) } else { first }
@@ -374,7 +374,7 @@ pub(super) fn nth(net: IpNet, n: u32) -> IpAddr {
 }
 
 fn public_addresses(texts: &[String]) -> Result<Vec<IpNet>> {
-    ensure!(!texts.is_empty(), "no public address: call public()");
+    ensure!(!texts.is_empty(), "there is no public address: call public()");
     let addresses = texts.iter().map(|text| public_address(text)).collect::<Result<Vec<_>>>()?;
     let fours = addresses.iter().filter(|net| net.addr().is_ipv4()).count();
     ensure!(fours <= 1 && addresses.len() - fours <= 1, "more than one public address of a family");
@@ -384,14 +384,14 @@ fn public_addresses(texts: &[String]) -> Result<Vec<IpNet>> {
 fn public_address(text: &str) -> Result<IpNet> {
     let net: IpNet =
         text.parse().with_context(|| format!("{text:?} is not an address with a prefix length"))?;
-    ensure!(net.addr() != net.network(), "{net} is a network: name the host's address in it");
+    ensure!(net.addr() != net.network(), "{net} is a network, not an address in it");
     let room = net.max_prefix_len() - net.prefix_len();
     ensure!(room >= 2, "{net} leaves no room for the router's address");
     Ok(net)
 }
 
-/// The name becomes that of an interface, with up to three characters behind it: 15 in all
-/// (`IFNAMSIZ` of `linux/if.h`).
+/// Names of interfaces are a link's name and up to three more characters, and have at most 15 in
+/// all (`IFNAMSIZ` of `linux/if.h`).
 fn check_name(name: &str) -> Result<()> {
     let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     let fits = !name.is_empty() && name.len() <= 12 && !name.starts_with('-');

@@ -8,11 +8,10 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
 
-use super::internet::{INTERFACE, nodad};
-use crate::Netns;
-use crate::netns::FORWARDING;
+use super::internet::{INTERFACE, any_of_family, nodad};
+use crate::netns::{FORWARDING, Netns};
 
-/// What stands between a site's edge and the internet, and gives the edge a private address.
+/// How a NAT between a site's edge and the internet behaves. The edge has a private address.
 #[derive(Clone, Debug)]
 pub struct Nat {
     one_to_one: bool,
@@ -21,30 +20,30 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// Many behind one: only what was asked for comes in. A source port stays what it was where
-    /// that's possible.
+    /// Many hosts behind one address: only replies come in. Source ports are preserved where
+    /// possible.
     pub fn masquerade() -> Self {
         Self { one_to_one: false, random_ports: false, udp_timeout: None }
     }
 
-    /// As in a cloud's VPC: all that comes to the public address goes to the edge.
+    /// 1:1 NAT as in a cloud's VPC: all packets to the public address go to the edge.
     pub fn one_to_one() -> Self {
         Self { one_to_one: true, ..Self::masquerade() }
     }
 
-    /// Gives every flow another source port ("symmetric").
+    /// Gives every flow a random source port ("symmetric NAT").
     #[must_use]
     pub fn random_ports(self) -> Self {
         Self { random_ports: true, ..self }
     }
 
-    /// How long a mapping for UDP lives unused; the kernel counts whole seconds.
+    /// Idle timeout of UDP mappings; the kernel counts whole seconds.
     #[must_use]
     pub fn udp_timeout(self, timeout: Duration) -> Self {
         Self { udp_timeout: Some(timeout), ..self }
     }
 
-    /// Sets `nat` up between its uplink, which it has already, and the edge.
+    /// Connects `edge` to `nat`, which already has its uplink. `families` are the public addresses.
     pub(super) fn set_up(
         &self,
         nat: &Netns,
@@ -58,9 +57,9 @@ impl Nat {
         for (gateway, host) in families.iter().map(|net| private(net.addr(), table)) {
             let (gateway, host) = (gateway?, host?);
             inside += &format!("addr add {gateway} dev eth1{}\n", nodad(gateway));
-            let default = if host.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            let (any, via) = (any_of_family(host), gateway.addr());
             outside += &format!("addr add {host} dev {INTERFACE}{}\n", nodad(host));
-            outside += &format!("route add {default} via {} dev {INTERFACE}\n", gateway.addr());
+            outside += &format!("route add {any} via {via} dev {INTERFACE}\n");
         }
         nat.ip(&format!(
             "link add eth1 type veth peer name {INTERFACE} netns {}\n{inside}",
@@ -100,8 +99,8 @@ impl Nat {
     }
 }
 
-/// The NAT's and the edge's address between them, of the family of `public`: shared address space
-/// (RFC 6598), and unique local addresses.
+/// The NAT's and the edge's addresses on the link between them, in the family of `public`: shared
+/// address space (RFC 6598) or unique local addresses.
 fn private(public: IpAddr, table: usize) -> (Result<IpNet>, Result<IpNet>) {
     let address = |n| {
         let text = if public.is_ipv4() {
@@ -114,9 +113,8 @@ fn private(public: IpAddr, table: usize) -> (Result<IpNet>, Result<IpNet>) {
     (address(1), address(2))
 }
 
-/// Deletes all of the namespace's mappings: `IPCTNL_MSG_CT_DELETE` of
-/// `linux/netfilter/nfnetlink_conntrack.h` without naming one.
-pub(super) fn forget(nat: &Netns) -> Result<()> {
+/// Deletes all mappings of the namespace.
+pub(super) fn flush_mappings(nat: &Netns) -> Result<()> {
     nat.enter(flush_conntrack)?
 }
 
@@ -125,7 +123,7 @@ fn flush_conntrack() -> Result<()> {
         socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))
             .context("opening a netlink socket")?;
     sendto(&socket, &flush_request(), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))
-        .context("asking for the mappings to be deleted")?;
+        .context("sending a request to delete the mappings")?;
     let mut answer = [0; 64];
     let (_, length) =
         recv(&socket, &mut answer[..], RecvFlags::empty()).context("reading netlink's answer")?;
@@ -142,8 +140,8 @@ fn flush_conntrack() -> Result<()> {
     }
 }
 
-/// `nlmsghdr` (length, type, flags, sequence, port) and `nfgenmsg` (family, version, resource), in
-/// host order.
+/// `IPCTNL_MSG_CT_DELETE` of `linux/netfilter/nfnetlink_conntrack.h` for all mappings: `nlmsghdr`
+/// (length, type, flags, sequence, port) and `nfgenmsg` (family, version, resource), in host order.
 fn flush_request() -> [u8; 20] {
     const LENGTH: u32 = 20;
     const CT_DELETE: u16 = (1 << 8) | 2;

@@ -1,17 +1,17 @@
-//! Names that say whose a lab is, so that leftovers can be told from labs in use without any record
-//! beside them.
+//! IDs of labs. They contain the owner, so that stale labs can be recognised without any record.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::procfs::start_time;
+
 const RADIX: u32 = 36;
 
-/// `cf.<pid>.<start>.<number>`, the numbers in base 36: the owning process, its start time (a
-/// process id comes again, that pair doesn't), and which of its labs; with `.kept` behind it if the
-/// lab is to stay without its owner. A namespace's name is this, `-`, and the host's name.
+/// `cf.<pid>.<start>.<number>` with the numbers in base 36: the owning process, its start time
+/// (process IDs are reused, the pair is not), and a counter of its labs; followed by `.kept` if the
+/// lab stays after its owner. A namespace's name is the ID, `-`, and the host's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LabId {
     pid: u32,
@@ -23,7 +23,7 @@ pub(super) struct LabId {
 const KEPT: &str = ".kept";
 
 impl LabId {
-    /// The next one of this process.
+    /// Returns a new ID owned by this process.
     pub(super) fn next(kept: bool) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
@@ -31,7 +31,7 @@ impl LabId {
         Ok(Self { pid, start, number: NEXT.fetch_add(1, Ordering::Relaxed), kept })
     }
 
-    /// The lab that a namespace belongs to, if its name is one of ours.
+    /// The lab that a namespace belongs to; `None` if it is no lab's.
     pub(super) fn of_namespace(name: &str) -> Option<Self> {
         name.split_once('-')?.0.parse().ok()
     }
@@ -44,7 +44,6 @@ impl LabId {
         self.kept
     }
 
-    /// Whether the process that made it still runs.
     pub(super) fn is_owned(&self) -> bool {
         start_time(self.pid) == Some(self.start)
     }
@@ -59,29 +58,28 @@ impl fmt::Display for LabId {
     }
 }
 
-/// The name isn't one that we give.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotOurs;
+pub(super) struct NotALabId;
 
 impl FromStr for LabId {
-    type Err = NotOurs;
+    type Err = NotALabId;
 
-    fn from_str(name: &str) -> Result<Self, NotOurs> {
+    fn from_str(name: &str) -> Result<Self, NotALabId> {
         let (numbers, kept) = match name.strip_suffix(KEPT) {
             Some(numbers) => (numbers, true),
             None => (name, false),
         };
-        let mut parts = numbers.strip_prefix("cf.").ok_or(NotOurs)?.split('.');
+        let mut parts = numbers.strip_prefix("cf.").ok_or(NotALabId)?.split('.');
         let mut part = || u64::from_str_radix(parts.next()?, RADIX).ok();
         let (Some(pid), Some(start), Some(number)) = (part(), part(), part()) else {
-            return Err(NotOurs);
+            return Err(NotALabId);
         };
         let (Ok(pid), Ok(number)) = (pid.try_into(), number.try_into()) else {
-            return Err(NotOurs);
+            return Err(NotALabId);
         };
         let id = Self { pid, start, number, kept };
-        // One spelling only, so that a name made from it is the name it came from.
-        if id.to_string() == name { Ok(id) } else { Err(NotOurs) }
+        // Only the canonical spelling, so that formatting the ID gives the same name again.
+        if id.to_string() == name { Ok(id) } else { Err(NotALabId) }
     }
 }
 
@@ -95,22 +93,6 @@ fn base36(mut n: u64) -> String {
             return digits.into_iter().rev().collect();
         }
     }
-}
-
-/// When a living process started, in clock ticks since boot.
-fn start_time(pid: u32) -> Option<u64> {
-    start_time_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Fields 3 and 22 of proc_pid_stat(5), counted from behind the command, which may contain
-/// anything. A zombie is dead.
-fn start_time_in(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -148,12 +130,5 @@ mod tests {
         let own = LabId::next(false).unwrap();
         assert!(own.is_owned());
         assert!(!LabId { start: own.start + 1, ..own }.is_owned());
-    }
-
-    #[test]
-    fn a_command_with_spaces_and_brackets_does_not_shift_the_fields() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 8642 1 1";
-        assert_eq!(start_time_in(stat), Some(8642));
-        assert_eq!(start_time_in(&stat.replace(" S ", " Z ")), None);
     }
 }

@@ -1,6 +1,5 @@
 # Usage: remove.sh ID DIRECTORY
-# Waits for the end of its input, which is the end of the lab's owner however that came, and removes
-# the lab.
+# Waits for the end of its input, which ends with the lab's owner, and then removes the lab.
 trap '' HUP INT TERM
 while read -r _; do :; done
 

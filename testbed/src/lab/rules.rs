@@ -1,5 +1,5 @@
-//! What the router's links are to do, turned into routes and a firewall: pure functions from the
-//! wish to the text.
+//! The router's routes and firewall rules for the conditions of its links: pure functions from the
+//! conditions to lines for `ip` and `nft`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use crate::wan::device;
 
-/// The largest packet that gets through, counted as IP does, header included. IPv4 packets that may
-/// be fragmented are, as by any router; the others are dropped.
+/// The largest IP packet that passes, header included. Larger IPv4 packets without DF are
+/// fragmented, as by any router; all other larger packets are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathMtu {
     bytes: u16,
@@ -17,7 +17,7 @@ pub struct PathMtu {
 }
 
 impl PathMtu {
-    /// Larger packets vanish without a word: a black hole.
+    /// Larger packets are dropped silently: a black hole.
     pub fn silent(bytes: u16) -> Self {
         Self { bytes, silent: true }
     }
@@ -32,7 +32,7 @@ impl PathMtu {
     }
 }
 
-/// What is done to the packets of one link, in both directions.
+/// Conditions of a link, for both directions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conditions {
     pub(super) cut: bool,
@@ -42,10 +42,10 @@ pub(super) struct Conditions {
     pub(super) path_mtu: Option<PathMtu>,
 }
 
-/// One link as the router sees it: the interface has the link's name.
+/// The router's side of a link. Its interface has the link's name.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
-    /// Routes for what comes in from it.
+    /// Routing table for packets that come in from it.
     pub(super) table: u32,
     pub(super) prefixes: Vec<IpNet>,
     pub(super) conditions: Conditions,
@@ -64,14 +64,15 @@ pub(super) type Routes = BTreeMap<(u32, IpNet), Route>;
 /// The kernel's own table, `RT_TABLE_MAIN` of `linux/rtnetlink.h`.
 const MAIN: u32 = 254;
 
-/// A path's MTU is a locked metric of its routes, in the table of each link for both directions: so
-/// the kernel judges a segmented super-packet by its segments. A firewall rule would see 64 KiB.
+/// All routes of the router by table and prefix. A path MTU is a locked metric of the routes of
+/// both directions, so that the kernel compares it with the segments of a super-packet; a firewall
+/// rule would see the whole super-packet of up to 64 KiB.
 pub(super) fn routes(wires: &Wires) -> Routes {
     let mut routes = Routes::new();
     for (to, wire) in wires {
         for prefix in &wire.prefixes {
             let route = |mtu| Route { interface: to.clone(), mtu };
-            // What the router itself sends goes uncut.
+            // The router's own packets have no path MTU.
             routes.insert((MAIN, *prefix), route(None));
             for from in wires.values() {
                 let ends = [from.conditions.path_mtu, wire.conditions.path_mtu];
@@ -83,7 +84,7 @@ pub(super) fn routes(wires: &Wires) -> Routes {
     routes
 }
 
-/// Lines for `ip` that lead from the routes installed to those wanted, the additions first.
+/// Lines for `ip` that change the `installed` routes into the `wanted` ones, additions first.
 pub(super) fn difference(installed: &Routes, wanted: &Routes) -> String {
     let mut lines = String::new();
     for (key @ (table, prefix), route) in wanted {
@@ -105,8 +106,7 @@ pub(super) fn difference(installed: &Routes, wanted: &Routes) -> String {
     lines
 }
 
-/// The router's ruleset for nft, replacing the one before it. Nothing in it needs connection
-/// tracking.
+/// The router's ruleset for nft, which replaces the previous one. It uses no connection tracking.
 pub(super) fn firewall(wires: &Wires) -> String {
     let mut rules = String::new();
     let mut mtus = BTreeSet::new();
@@ -129,7 +129,7 @@ pub(super) fn firewall(wires: &Wires) -> String {
         for other in &conditions.cut_from {
             line(&mut rules, format_args!("iifname \"{name}\" oifname \"{other}\" drop"));
             line(&mut rules, format_args!("iifname \"{other}\" oifname \"{name}\" drop"));
-            // What the WAN emulator has to do with goes to its device first.
+            // A path with conditions goes through its TUN device first.
             if let Some(far) = wires.get(other) {
                 let device = device(*table, far.table);
                 line(&mut rules, format_args!("oifname \"{device}\" drop"));
@@ -155,7 +155,7 @@ pub(super) fn firewall(wires: &Wires) -> String {
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("a String takes all that is written");
+    writeln!(text, "{line}").expect("writing to a String can't fail");
 }
 
 #[cfg(test)]

@@ -4,12 +4,10 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 
-use super::internet::{nodad, nth};
+use super::internet::{any_of_family, nodad, nth};
 use super::{Lab, Nat, Uplink, nat};
-use crate::Host;
-use crate::host::Addresses;
+use crate::host::{Addresses, Host};
 
-/// Collects what a [`Site`] is to be.
 #[derive(Debug)]
 pub struct SiteBuilder<'a> {
     lab: &'a mut Lab,
@@ -24,41 +22,41 @@ impl<'a> SiteBuilder<'a> {
         Self { lab, name: name.to_owned(), public: Vec::new(), inner: Vec::new(), nat: None }
     }
 
-    /// The public address with its subnet, such as `203.0.113.7/24` or `2001:db8:a::7/64`; one of
-    /// each family at most. Each link of the lab has a subnet of its own, whose first address is
-    /// the router's.
+    /// Adds a public address with its subnet, such as `203.0.113.7/24` or `2001:db8:a::7/64`; one
+    /// per address family at most. No other link of the lab may use the subnet. Its first address
+    /// is the router's.
     #[must_use]
     pub fn public(mut self, address: &str) -> Self {
         self.public.push(address.to_owned());
         self
     }
 
-    /// A network inside, such as `172.30.0.0/16` or `fd00:60::/64`: the edge has its `.1` (`::1`),
-    /// the workload its `.10` (`::10`) and the default route to the edge.
+    /// Adds a network behind the edge, such as `172.30.0.0/16` or `fd00:60::/64`. The edge gets
+    /// `.1` (`::1`), the workload `.10` (`::10`) and a default route to the edge.
     #[must_use]
     pub fn inner(mut self, network: &str) -> Self {
         self.inner.push(network.to_owned());
         self
     }
 
-    /// Puts a NAT between the edge and the internet. The public addresses are then the NAT's.
+    /// Puts a NAT between the edge and the internet; it gets the public addresses.
     #[must_use]
     pub fn nat(mut self, nat: Nat) -> Self {
         self.nat = Some(nat);
         self
     }
 
-    /// Makes it.
     pub fn build(self) -> Result<Site> {
         let Self { lab, name, public, inner, nat } = self;
-        ensure!(!inner.is_empty(), "site {name} has no network inside: call inner()");
-        let [edge, workload] = lab.hosts([format!("{name}-edge"), format!("{name}-host")])?;
+        ensure!(!inner.is_empty(), "site {name} has no inner network: call inner()");
+        let [edge, workload] =
+            lab.create_hosts([format!("{name}-edge"), format!("{name}-host")])?;
         let (uplink, nat) = match nat {
             None => (lab.internet.attach(&name, edge.netns(), &public)?, None),
             Some(nat) => {
-                let [middle] = lab.hosts([format!("{name}-nat")])?;
+                let [middle] = lab.create_hosts([format!("{name}-nat")])?;
                 let uplink = lab.internet.attach(&name, middle.netns(), &public)?;
-                let number = lab.internet.links();
+                let number = lab.internet.link_count();
                 nat.set_up(middle.netns(), edge.netns(), number, &uplink.addresses())?;
                 (uplink.clone(), Some(middle.with_addresses(uplink.shared_addresses())))
             }
@@ -77,8 +75,8 @@ impl<'a> SiteBuilder<'a> {
     }
 }
 
-/// A site: its edge host, which has `eth0` towards the internet and `eth1` inside and doesn't
-/// forward by itself, and a workload host behind it. Clones are handles of the same site.
+/// A site: its edge host, which has `eth0` to the internet and `eth1` to the inner networks and
+/// doesn't forward by itself, and a workload host behind it. Clones are handles of the same site.
 #[derive(Clone, Debug)]
 pub struct Site {
     name: String,
@@ -90,48 +88,45 @@ pub struct Site {
 }
 
 impl Site {
-    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The host for `cframe-edge`.
     pub fn edge(&self) -> &Host {
         &self.edge
     }
 
-    /// The host that sends through the mesh and knows nothing of it.
+    /// The host behind the edge. It runs no cframe program.
     pub fn workload(&self) -> &Host {
         &self.workload
     }
 
-    /// The NAT in front of the edge, if there is one.
     pub fn nat(&self) -> Option<&Host> {
         self.nat.as_ref()
     }
 
-    /// The link to the internet: the edge's, or the NAT's.
+    /// The link to the internet, of the edge or of the NAT.
     pub fn uplink(&self) -> &Uplink {
         &self.uplink
     }
 
-    /// Has the NAT lose all its mappings, as when it restarts.
+    /// Deletes all mappings of the NAT, as a restart does.
     pub fn forget_nat(&self) -> Result<()> {
         let host = self.nat.as_ref().with_context(|| format!("{} has no NAT", self.name))?;
-        nat::forget(host.netns()).with_context(|| format!("on {}", host.name()))
+        nat::flush_mappings(host.netns()).with_context(|| format!("on {}", host.name()))
     }
 }
 
 pub(super) fn add_network(lab: &Lab, site: &Site, prefix: &str) -> Result<Host> {
     let networks = [network(prefix)?];
     let number = site.interfaces.fetch_add(1, Ordering::Relaxed);
-    let [host] = lab.hosts([format!("{}-net{number}", site.name)])?;
+    let [host] = lab.create_hosts([format!("{}-net{number}", site.name)])?;
     let (_, far) = connect(&site.edge, &format!("eth{number}"), &host, &networks)
         .with_context(|| format!("connecting {prefix} to {}", site.edge.name()))?;
     Ok(host.with_addresses(far))
 }
 
-/// Links `host` to `edge` and returns their addresses in the networks.
+/// Connects `host` to `edge` and returns the edge's and the host's addresses in the networks.
 fn connect(
     edge: &Host,
     interface: &str,
@@ -144,13 +139,14 @@ fn connect(
     let mut far = String::from("link set eth0 up\n");
     let (mut edges, mut hosts) = (Vec::new(), Vec::new());
     for network in networks {
-        let (gateway, address) = (at(*network, 1)?, at(*network, workload_number(*network))?);
-        let default = if network.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        let (gateway, address) =
+            (address_at(*network, 1)?, address_at(*network, workload_number(*network))?);
         near += &format!("addr add {gateway} dev {interface}{}\n", nodad(gateway));
         far += &format!("addr add {address} dev eth0{}\n", nodad(address));
-        // Two networks of one family: the first has the default route.
+        // Of two networks of one family, the first has the default route.
         if !hosts.iter().any(|known: &IpNet| known.addr().is_ipv4() == address.addr().is_ipv4()) {
-            far += &format!("route add {default} via {} dev eth0\n", gateway.addr());
+            let any = any_of_family(*network);
+            far += &format!("route add {any} via {} dev eth0\n", gateway.addr());
         }
         edges.push(gateway);
         hosts.push(address);
@@ -167,13 +163,13 @@ fn network(text: &str) -> Result<IpNet> {
     Ok(net)
 }
 
-fn at(network: IpNet, number: u32) -> Result<IpNet> {
+fn address_at(network: IpNet, number: u32) -> Result<IpNet> {
     let address = nth(network, number);
     ensure!(network.contains(&address), "{network} is too small for {address}");
     Ok(IpNet::new(address, network.prefix_len())?)
 }
 
-/// `.10` and `::10` in people's notation.
+/// `.10` and `::10` as written: decimal and hexadecimal.
 fn workload_number(network: IpNet) -> u32 {
     if network.addr().is_ipv4() { 10 } else { 0x10 }
 }
@@ -188,13 +184,13 @@ mod tests {
             [("10.60.6.0/24", "10.60.6.10/24"), ("fd00:60::/64", "fd00:60::10/64")]
         {
             let net = network(net).unwrap();
-            assert_eq!(at(net, workload_number(net)).unwrap().to_string(), expected);
+            assert_eq!(address_at(net, workload_number(net)).unwrap().to_string(), expected);
         }
     }
 
     #[test]
     fn networks_too_small_or_not_canonical_are_refused() {
         network("10.60.6.1/24").unwrap_err();
-        at(network("10.0.0.0/29").unwrap(), 10).unwrap_err();
+        address_at(network("10.0.0.0/29").unwrap(), 10).unwrap_err();
     }
 }

@@ -2,8 +2,7 @@ use anyhow::Result;
 
 use super::{Lab, Nat, PublicHost, Site};
 
-/// The lab of the demo and of most tests: a controller and the three sites of the original's
-/// README.
+/// The sites of the demo and of most tests: a controller's host and three sites.
 #[derive(Clone, Debug)]
 pub struct ThreeSites {
     /// 198.51.100.10 and 2001:db8:c::10.
@@ -17,7 +16,7 @@ pub struct ThreeSites {
 }
 
 impl ThreeSites {
-    /// Makes them in `lab`, with `nat` in front of `aliyun-sz`.
+    /// Adds them to `lab`, with `nat` in front of `aliyun-sz`.
     pub fn build(lab: &mut Lab, nat: Option<Nat>) -> Result<Self> {
         let controller = lab
             .host("controller")
@@ -45,7 +44,6 @@ impl ThreeSites {
         Ok(Self { controller, aliyun_sz, aws_hk, idc })
     }
 
-    /// The sites alone.
     pub fn sites(&self) -> [&Site; 3] {
         [&self.aliyun_sz, &self.aws_hk, &self.idc]
     }

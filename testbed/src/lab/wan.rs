@@ -1,4 +1,4 @@
-//! A lab's WAN emulator: for the process that owns the lab, and for others.
+//! The lab's side of WAN emulation: for the process that owns the lab, and for other processes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 
 use super::internet::Internet;
 use super::{Uplink, guard};
-use crate::Netns;
+use crate::netns::Netns;
 use crate::wan::{self, Request, WanPath, WanStatus};
 
-/// The path between two links; made by [`Uplink::wan_to`]. It has the conditions that were last set,
-/// whatever becomes of this handle.
+/// A handle of the path between two links, from [`Uplink::wan_to`]. Dropping it does not change the
+/// path's conditions.
 #[derive(Clone, Debug)]
 pub struct Wan {
     internet: Arc<Internet>,
@@ -24,36 +24,36 @@ impl Wan {
         Self { internet, from: from.to_owned(), to: to.to_owned() }
     }
 
-    /// Sets the conditions in both directions, in place of those before: the delay is one way, so a
-    /// round trip takes twice as long.
+    /// Replaces the conditions of both directions. The delay is one way, so a round trip takes twice
+    /// as long.
     pub fn set(&self, path: &WanPath) -> Result<()> {
         self.request(Request::Set { pairs: self.both(), path: path.clone() })
     }
 
-    /// Sets the conditions of packets from the first link to the second.
+    /// Replaces the conditions of packets from the first link to the second.
     pub fn set_one_way(&self, path: &WanPath) -> Result<()> {
         self.request(Request::Set { pairs: vec![self.there()], path: path.clone() })
     }
 
-    /// Lets everything through again, in both directions. What is on its way still comes when it
-    /// would have.
+    /// Removes all conditions, in both directions. Packets on their way still arrive at their due
+    /// times.
     pub fn clear(&self) -> Result<()> {
         self.request(Request::Clear { pairs: self.both() })
     }
 
-    /// What happened to packets from the first link to the second since conditions were set; an
-    /// error if there are none.
+    /// Counters of packets from the first link to the second since the conditions were set; an error
+    /// if there are no conditions.
     pub fn status(&self) -> Result<WanStatus> {
-        let statuses = self.internet.wan(&Request::Show)?;
+        let statuses = self.internet.send_wan_request(&Request::Show)?;
         statuses
             .into_iter()
             .find(|status| (&status.from, &status.to) == (&self.from, &self.to))
-            .with_context(|| format!("no conditions from {} to {}: set() some", self.from, self.to))
+            .with_context(|| format!("no conditions from {} to {}: call set()", self.from, self.to))
     }
 
     fn request(&self, request: Request) -> Result<()> {
         self.internet
-            .wan(&request)
+            .send_wan_request(&request)
             .with_context(|| format!("the WAN between {} and {}", self.from, self.to))?;
         Ok(())
     }
@@ -68,44 +68,42 @@ impl Wan {
 }
 
 impl Uplink {
-    /// The path from here to another link of the lab.
+    /// The path from this link to another link of the lab.
     pub fn wan_to(&self, other: &Self) -> Wan {
         Wan::new(self.internet.clone(), &self.name, &other.name)
     }
 }
 
-/// A lab that another process made.
+/// A lab of another process.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct ExistingLab {
     id: String,
     dir: PathBuf,
 }
 
-impl Standing {
-    /// The lab of that id, or the only one.
+impl ExistingLab {
+    /// Finds the lab with this ID, or the only one there is.
     pub(crate) fn find(id: Option<&str>) -> Result<Self> {
         let mut labs = guard::list()?;
         labs.retain(|lab| id.map_or(lab.kept || lab.owned, |id| lab.id == id));
         let ids: Vec<_> = labs.iter().map(|lab| lab.id.as_str()).collect();
         match (ids[..].as_ref(), id) {
             ([one], _) => Ok(Self { id: (*one).to_owned(), dir: std::env::temp_dir().join(one) }),
-            ([], None) => bail!("no lab is up: `testbed lab up` makes one"),
-            ([], Some(id)) => bail!("no lab {id}: `testbed lab list` shows those there are"),
+            ([], None) => bail!("no lab is up: `testbed lab up` creates one"),
+            ([], Some(id)) => bail!("there is no lab {id}: `testbed lab list` shows all labs"),
             _ => bail!("several labs are up: choose one of {} with --lab", ids.join(", ")),
         }
     }
 
-    /// Asks its emulator, which is started if need be, and stays until the lab is removed.
-    pub(crate) fn wan(&self, request: &Request) -> Result<Vec<WanStatus>> {
-        if let Some(answer) = self.wan_if_running(request)? {
-            return Ok(answer);
-        }
-        let router = Netns::open(&format!("{}-internet", self.id), true)?;
-        drop(wan::start(&self.dir, &router, true)?);
-        self.wan_if_running(request)?.context("the WAN emulator ended: see log/wan.log")
+    /// Sends a request to its WAN emulator. If none runs, one is started, which stays until the lab
+    /// is removed.
+    pub(crate) fn send_wan_request(&self, request: &Request) -> Result<Vec<WanStatus>> {
+        let router = || Netns::open(&format!("{}-internet", self.id), true);
+        Ok(wan::send_or_start(&self.dir, request, router)?.0)
     }
 
-    pub(crate) fn wan_if_running(&self, request: &Request) -> Result<Option<Vec<WanStatus>>> {
-        wan::ask(&self.dir, request)
+    /// Sends a request to its WAN emulator; `None` if none runs.
+    pub(crate) fn try_wan_request(&self, request: &Request) -> Result<Option<Vec<WanStatus>>> {
+        wan::send_request(&self.dir, request)
     }
 }

@@ -8,8 +8,8 @@ use rustix::net::sockopt::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// A raw ICMP socket to one target (RFC 792, RFC 4443). The payload begins with a cookie, which
-/// tells our answers from others', and a sequence number that doesn't wrap as ICMP's own does.
+/// A raw ICMP socket for one target (RFC 792, RFC 4443). The payload starts with a random cookie,
+/// which identifies this socket's replies, and a 64-bit sequence number, as ICMP's own wraps.
 #[derive(Debug)]
 pub(super) struct Echo {
     socket: Socket,
@@ -19,7 +19,7 @@ pub(super) struct Echo {
     message_size: usize,
 }
 
-/// ICMP's header, the cookie, the sequence number.
+/// ICMP's header, the cookie and the sequence number.
 const MIN_MESSAGE: usize = 8 + 8 + 8;
 
 const MAX_IPV4_HEADER: usize = 60;
@@ -30,7 +30,7 @@ impl Echo {
         let header = if v4 { 20 } else { 40 };
         ensure!(
             (header + MIN_MESSAGE..=65_535).contains(&packet_size),
-            "a packet of {packet_size} bytes: at least {}",
+            "a packet size of {packet_size} bytes is not {} to 65535",
             header + MIN_MESSAGE
         );
         let (domain, protocol) =
@@ -56,7 +56,7 @@ impl Echo {
         self.socket.send_to(&self.request(sequence), &self.target).map(drop)
     }
 
-    /// The next answer's sequence number; `None` if what is there isn't ours.
+    /// Reads a packet and returns its sequence number if it is a reply to this socket's request.
     pub(super) fn receive(&self) -> Option<u64> {
         let mut packet = vec![0; MAX_IPV4_HEADER + self.message_size];
         let length = (&self.socket).read(&mut packet).ok()?;
@@ -71,14 +71,14 @@ impl Echo {
         message[8..16].copy_from_slice(&self.cookie.to_be_bytes());
         message[16..24].copy_from_slice(&sequence.to_be_bytes());
         if self.v4 {
-            // With IPv6 the kernel fills it in.
+            // For IPv6 the kernel computes the checksum.
             let sum = checksum(&message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
         }
         message
     }
 
-    /// IPv4's raw sockets deliver the IP header too, IPv6's don't.
+    /// Raw IPv4 sockets deliver the IP header too, raw IPv6 sockets don't.
     fn sequence_of(&self, packet: &[u8]) -> Option<u64> {
         let (message, reply) = if self.v4 {
             (packet.get(usize::from(packet.first()? & 0xf) * 4..)?, 0)

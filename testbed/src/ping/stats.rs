@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 /// One echo request.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    /// When it was sent.
     pub sent: Instant,
-    /// How long its answer took, if there was one.
+    /// Round-trip time; `None` if there is no reply.
     pub rtt: Option<Duration>,
 }
 
@@ -45,9 +44,9 @@ impl Record {
         self.probes.len() - self.answered
     }
 
-    /// With `all_in`, what has no answer is lost.
-    pub(super) fn stats(&self, all_in: bool) -> PingStats {
-        let lost = if all_in { self.lost() } else { Vec::new() };
+    /// If `finished`, requests without a reply count as lost.
+    pub(super) fn stats(&self, finished: bool) -> PingStats {
+        let lost = if finished { self.lost() } else { Vec::new() };
         let mut rtts: Vec<_> = self.probes.iter().filter_map(|probe| probe.rtt).collect();
         rtts.sort_unstable();
         PingStats {
@@ -89,30 +88,27 @@ impl Record {
     }
 }
 
-/// What was seen of a series of echo requests. Displays as one line.
+/// Results of a series of echo requests. Displays as one line.
 #[derive(Clone, Debug)]
 pub struct PingStats {
-    /// Requests sent, or tried to be.
+    /// Requests sent, failed attempts included.
     pub sent: usize,
     /// Requests answered.
     pub received: usize,
-    /// The numbers of those that were not, from 0; empty while the series goes on.
+    /// Numbers of requests without a reply, from 0; empty while the series runs.
     pub lost: Vec<usize>,
-    /// Answers beyond the first.
+    /// Replies beyond the first to a request.
     pub duplicates: u64,
-    /// Requests that the sending host itself refused to send.
+    /// Requests that the kernel refused to send.
     pub send_errors: u64,
-    /// The last reason for that.
+    /// The reason of the last send error.
     pub last_error: Option<String>,
-    /// From the first request to the first answer, whichever it belongs to.
+    /// Time from the first request to the first reply to any request.
     pub first_reply: Option<Duration>,
-    /// The longest time in which no answer came, from the first request to the last.
+    /// The longest time without a reply, between the first and the last request.
     pub longest_gap: Duration,
-    /// The median of the round-trip times.
     pub median_rtt: Option<Duration>,
-    /// The longest round-trip time.
     pub max_rtt: Option<Duration>,
-    /// Every request.
     pub probes: Vec<Probe>,
 }
 
@@ -140,7 +136,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn losses_and_the_longest_gap_are_those_of_the_answers() {
+    fn losses_and_the_longest_gap_follow_from_the_replies() {
         let start = Instant::now();
         let mut record = Record::default();
         for number in 0..10 {
@@ -158,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_without_any_answer_is_one_gap() {
+    fn a_series_without_any_reply_is_one_gap() {
         let start = Instant::now();
         let mut record = Record::default();
         record.sent(start, Ok(()));

@@ -1,26 +1,25 @@
 use std::time::Duration;
 
-/// A link of a certain rate, with the queue before it.
+/// A link of limited rate with a FIFO queue in front of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bottleneck {
-    /// When it will have sent all that it took.
+    /// When the last packet of the queue will have been sent.
     free_at: Duration,
-    /// What is left of a nanosecond after `free_at`, in bits × 10⁹, so that rounding adds up to
-    /// nothing.
-    rest: u128,
+    /// The fraction of a nanosecond after `free_at`, in bits × 10⁹, so that rounding errors don't
+    /// add up.
+    remainder: u128,
 }
 
-/// What the bottleneck makes of a packet that it took.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Departure {
     pub(super) at: Duration,
-    /// Whether the queue was more than half full.
+    /// Whether the packet found the queue more than half full.
     pub(super) congested: bool,
 }
 
 impl Bottleneck {
-    /// Takes a packet at `now`; none if the queue is full.
-    pub(super) fn take(
+    /// Queues a packet at `now`; `None` if the queue is full. `rate` is in bit/s.
+    pub(super) fn enqueue(
         &mut self,
         now: Duration,
         bytes: usize,
@@ -32,10 +31,10 @@ impl Bottleneck {
             return None;
         }
         if wait.is_zero() {
-            (self.free_at, self.rest) = (now, 0);
+            (self.free_at, self.remainder) = (now, 0);
         }
-        let work = self.rest + bytes as u128 * 8 * 1_000_000_000;
-        self.rest = work % u128::from(rate);
+        let work = self.remainder + bytes as u128 * 8 * 1_000_000_000;
+        self.remainder = work % u128::from(rate);
         self.free_at += nanos(work / u128::from(rate));
         Some(Departure { at: self.free_at, congested: wait > queue / 2 })
     }
@@ -52,19 +51,20 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn the_rate_is_exact_over_many_packets_that_take_no_whole_nanosecond() {
+    fn the_rate_is_exact_over_many_packets_that_take_fractions_of_a_nanosecond() {
         let mut link = Bottleneck::default();
         // 8,000 bits at 7 Gbit/s are 1142.857… ns.
-        let last = (0..70_000).map(|_| link.take(Duration::ZERO, 1000, 7_000_000_000, 1000 * MS));
+        let last =
+            (0..70_000).map(|_| link.enqueue(Duration::ZERO, 1000, 7_000_000_000, 1000 * MS));
         assert_eq!(last.last().unwrap().unwrap().at, 80 * MS);
     }
 
     #[test]
-    fn the_queue_bounds_the_wait_and_says_when_it_is_half_full() {
+    fn the_queue_bounds_the_wait_and_reports_when_it_is_half_full() {
         let mut link = Bottleneck::default();
         // 1,250 bytes at 10 Mbit/s are 1 ms.
-        let mut take = |now: Duration| link.take(now, 1250, 10_000_000, 4 * MS);
-        let taken: Vec<_> = (0..6).map(|_| take(Duration::ZERO)).collect();
+        let mut enqueue = |now: Duration| link.enqueue(now, 1250, 10_000_000, 4 * MS);
+        let queued: Vec<_> = (0..6).map(|_| enqueue(Duration::ZERO)).collect();
         let departure = |ms, congested| Some(Departure { at: ms * MS, congested });
         let expected = [
             departure(1, false),
@@ -74,7 +74,7 @@ mod tests {
             departure(5, true),
             None,
         ];
-        assert_eq!(taken, expected);
-        assert_eq!(take(10 * MS), departure(11, false));
+        assert_eq!(queued, expected);
+        assert_eq!(enqueue(10 * MS), departure(11, false));
     }
 }

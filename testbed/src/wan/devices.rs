@@ -1,25 +1,26 @@
-//! What leads the packets of a direction through its device, as text for `ip`: pure functions.
+//! Routes and policy rules that lead the packets of a direction through its TUN device, as lines
+//! for `ip`: pure functions.
 //!
-//! The packets of a link to another's prefixes are sent through a TUN device of their own, so the
-//! device says where a packet comes from and goes to, whatever its addresses were. What is written
-//! back to it is looked up as if it came from the first link; so the conditions of links hold too.
+//! Each direction has a device, so the device identifies the two links whatever a packet's
+//! addresses are. A packet that the emulator writes back to the device is routed by the table of
+//! the link that it came from, so the conditions of links apply too.
 
 use std::collections::BTreeSet;
 
 use super::protocol::Links;
 
-/// Before the rules of the links themselves.
+/// Lower than the preferences of the links' rules, so that these are looked up first.
 pub(super) const PREFERENCE: u32 = 50;
 
-/// The first routing table for devices: one each.
+/// The table of the first device; each device has one.
 const FIRST_TABLE: u32 = 10_000;
 
-/// The device for packets from one link to another, by the links' tables.
+/// Name of the device for packets from one link to another, given the links' tables.
 pub(crate) fn device(from: u32, to: u32) -> String {
     format!("wan{from}-{to}")
 }
 
-/// Lines that are needed once a device: all that is in its table goes through it.
+/// Lines for `ip -4` and `ip -6` that set up the device's table: all routes lead to the device.
 pub(super) fn routes(device: &str, number: usize) -> [String; 2] {
     let table = table(number);
     [
@@ -30,7 +31,7 @@ pub(super) fn routes(device: &str, number: usize) -> [String; 2] {
     ]
 }
 
-/// Rules of IPv4 and of IPv6, without the verb.
+/// Rules of IPv4 and of IPv6, without the verb `add` or `del`.
 pub(super) type Rules = [BTreeSet<String>; 2];
 
 /// The rules for the directions that have conditions, given as (number, from, to).
@@ -54,7 +55,7 @@ pub(super) fn rules<'a>(
     rules
 }
 
-/// Lines that lead from the rules installed to those wanted, the additions first.
+/// Lines for `ip` that change the `installed` rules into the `wanted` ones, additions first.
 pub(super) fn difference(installed: &BTreeSet<String>, wanted: &BTreeSet<String>) -> String {
     let added = wanted.difference(installed).map(|rule| format!("rule add {rule}\n"));
     let removed = installed.difference(wanted).map(|rule| format!("rule del {rule}\n"));

@@ -1,5 +1,5 @@
-//! One direction between two links: what becomes of each packet, and when. Pure: time and packets
-//! come in as arguments, so a seed and the same packets give the same verdicts.
+//! One direction between two links: the verdict on each packet, and its due time. Pure: time and
+//! packets are arguments, so the same seed and packets give the same verdicts.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -10,14 +10,14 @@ use cframe_packet::ecn::{Ecn, set_ce};
 
 use super::bottleneck::{Bottleneck, Departure};
 use super::loss::Loss;
-use super::random::{Random, sequence};
+use super::random::{Random, stream_number};
 use super::{WanCounters, WanPath};
 
-/// What became of a packet at the moment it came.
+/// The verdict on a packet at its arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It will be due.
-    Taken,
+    /// Held until its due time.
+    Held,
     TooLarge,
     Lost,
     QueueFull,
@@ -27,17 +27,17 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Direction {
     path: WanPath,
-    fate: Fate,
+    random: RandomStreams,
     bottleneck: Bottleneck,
     /// When the conditions were set.
     since: Duration,
-    held: Held,
+    queue: DelayQueue,
     pub(super) counters: WanCounters,
 }
 
-/// The random part.
+/// One independent stream for each kind of random condition.
 #[derive(Debug)]
-struct Fate {
+struct RandomStreams {
     loss: Loss,
     duplicate: Random,
     reorder: Random,
@@ -45,11 +45,11 @@ struct Fate {
 }
 
 impl Direction {
-    /// `name` tells the directions of a seed from each other.
+    /// `name` distinguishes the random streams of directions with the same seed.
     pub(super) fn new(name: &str, path: WanPath, now: Duration) -> Self {
         Self {
-            fate: Fate::new(name, &path),
-            held: Held::new(&path),
+            random: RandomStreams::new(name, &path),
+            queue: DelayQueue::new(&path),
             path,
             bottleneck: Bottleneck::default(),
             since: now,
@@ -57,11 +57,11 @@ impl Direction {
         }
     }
 
-    /// Changes the conditions: the random sequences and the counters begin anew, what is held stays
-    /// due when it was, and nothing overtakes it.
+    /// Replaces the conditions and restarts the random streams and counters. Held packets keep their
+    /// due times and are not overtaken.
     pub(super) fn set(&mut self, name: &str, path: WanPath, now: Duration) {
-        self.fate = Fate::new(name, &path);
-        self.held.limit = Held::new(&path).limit;
+        self.random = RandomStreams::new(name, &path);
+        self.queue.limit = DelayQueue::new(&path).limit;
         self.path = path;
         self.since = now;
         self.counters = WanCounters::default();
@@ -71,13 +71,13 @@ impl Direction {
         &self.path
     }
 
-    /// Takes a packet that comes at `now`. Times never go back from call to call.
+    /// Judges a packet that arrives at `now`, which never decreases from call to call.
     pub(super) fn offer(&mut self, now: Duration, packet: Bytes) -> Verdict {
         self.counters.offered += 1;
         self.counters.offered_bytes += packet.len() as u64;
         let verdict = self.judge(now, packet);
         match verdict {
-            Verdict::Taken => {}
+            Verdict::Held => {}
             Verdict::TooLarge => self.counters.too_large += 1,
             Verdict::Lost => self.counters.lost += 1,
             Verdict::QueueFull => self.counters.queue_full += 1,
@@ -91,55 +91,55 @@ impl Direction {
         if path.mtu.is_some_and(|mtu| packet.len() > usize::from(mtu)) {
             return Verdict::TooLarge;
         }
-        // All are drawn for every packet: so a packet's fate depends on its number alone.
-        let lost = self.fate.loss.strikes();
-        let twice = self.fate.duplicate.strikes(path.duplicate);
-        let late = self.fate.reorder.strikes(path.reorder);
+        // Each stream is advanced for every packet, so that a packet's draws depend only on how
+        // many packets came before it.
+        let lost = self.random.loss.next_is_lost();
+        let duplicated = self.random.duplicate.draw(path.duplicate);
+        let reordered = self.random.reorder.draw(path.reorder);
         if lost {
             return Verdict::Lost;
         }
-        if !self.held.has_room(packet.len()) {
+        if !self.queue.has_room(packet.len()) {
             return Verdict::Overflowed;
         }
         let departure = match path.rate {
             None => Some(Departure { at: now, congested: false }),
-            Some(rate) => self.bottleneck.take(now, packet.len(), rate, path.queue),
+            Some(rate) => self.bottleneck.enqueue(now, packet.len(), rate, path.queue),
         };
         let Some(Departure { at, congested }) = departure else { return Verdict::QueueFull };
-        let marks = congested && path.ecn && matches!(Ecn::of(&packet), Ecn::Ect0 | Ecn::Ect1);
-        let packet = if marks { marked(&packet) } else { packet };
-        let due = at + path.delay + self.fate.jitter(path.jitter, at.saturating_sub(self.since));
-        if twice {
-            self.held.hold(due, packet.clone());
+        let marked = congested && path.ecn && matches!(Ecn::of(&packet), Ecn::Ect0 | Ecn::Ect1);
+        let packet = if marked { with_ce(&packet) } else { packet };
+        let due = at + path.delay + self.random.jitter(path.jitter, at.saturating_sub(self.since));
+        if duplicated {
+            self.queue.push(due, packet.clone());
         }
-        if late {
-            self.held.hold_back(due + path.reorder_by, packet);
+        if reordered {
+            self.queue.push_late(due + path.reorder_by, packet);
         } else {
-            self.held.hold(due, packet);
+            self.queue.push(due, packet);
         }
-        self.counters.marked += u64::from(marks);
-        self.counters.duplicated += u64::from(twice);
-        self.counters.reordered += u64::from(late);
-        Verdict::Taken
+        self.counters.marked += u64::from(marked);
+        self.counters.duplicated += u64::from(duplicated);
+        self.counters.reordered += u64::from(reordered);
+        Verdict::Held
     }
 
-    /// The next packet that is due at `now` or was before.
-    pub(super) fn due(&mut self, now: Duration) -> Option<Bytes> {
-        let packet = self.held.take(now)?;
+    /// Takes the next packet whose due time is `now` or earlier.
+    pub(super) fn pop_due(&mut self, now: Duration) -> Option<Bytes> {
+        let packet = self.queue.pop_due(now)?;
         self.counters.delivered += 1;
         self.counters.delivered_bytes += packet.len() as u64;
         Some(packet)
     }
 
-    /// When the next one is.
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.held.next().map(|(due, _)| due)
+        self.queue.next().map(|(due, _)| due)
     }
 }
 
-impl Fate {
+impl RandomStreams {
     fn new(name: &str, path: &WanPath) -> Self {
-        let random = |what: &str| Random::new(path.seed, sequence(&format!("{name} {what}")));
+        let random = |kind: &str| Random::new(path.seed, stream_number(&format!("{name} {kind}")));
         Self {
             loss: Loss::new(random("loss"), path.loss, path.burst),
             duplicate: random("duplicate"),
@@ -148,75 +148,76 @@ impl Fate {
         }
     }
 
-    /// Goes in straight lines between random values that are `most` apart in time: so it never
-    /// falls faster than time passes, and packets keep their order without bunching.
-    fn jitter(&self, most: Duration, elapsed: Duration) -> Duration {
-        if most.is_zero() {
+    /// The jitter, 0 to `max`, at a time after the conditions were set. It is interpolated linearly
+    /// between random values that are `max` apart in time, so that it never decreases faster than
+    /// time passes, and packets keep their order.
+    fn jitter(&self, max: Duration, elapsed: Duration) -> Duration {
+        if max.is_zero() {
             return Duration::ZERO;
         }
-        let knots = elapsed.as_secs_f64() / most.as_secs_f64();
+        let position = elapsed.as_secs_f64() / max.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounds down")]
-        let before = knots as u64;
-        let (from, to) = (self.jitter.at(before), self.jitter.at(before + 1));
-        most.mul_f64(from + (to - from) * knots.fract())
+        let index = position as u64;
+        let (from, to) = (self.jitter.at(index), self.jitter.at(index + 1));
+        max.mul_f64(from + (to - from) * position.fract())
     }
 }
 
-fn marked(packet: &Bytes) -> Bytes {
+fn with_ce(packet: &Bytes) -> Bytes {
     let mut packet = BytesMut::from(packet.as_ref());
     set_ce(&mut packet);
     packet.freeze()
 }
 
-/// Packets on their way.
+/// Packets that wait for their due times, within a limit of memory.
 #[derive(Debug)]
-struct Held {
-    /// In the order of their due times, which is that of their coming.
+struct DelayQueue {
+    /// By due time, which is also the order of arrival.
     in_order: VecDeque<(Duration, Bytes)>,
-    late: BinaryHeap<Late>,
+    late: BinaryHeap<LatePacket>,
     bytes: usize,
     limit: usize,
-    taken: u64,
+    late_count: u64,
 }
 
-/// What a packet costs beside its bytes.
+/// Estimated memory of a packet in addition to its bytes.
 const OVERHEAD: usize = 128;
 
-impl Held {
-    /// Room for 2 Gbit/s during the longest that a packet is held, within bounds.
+impl DelayQueue {
+    /// The limit is 2 Gbit/s times the longest time that a packet is held, 16 to 256 MiB.
     fn new(path: &WanPath) -> Self {
         let queue = if path.rate.is_some() { path.queue } else { Duration::ZERO };
         let longest = path.delay + path.jitter + path.reorder_by + queue;
         let bytes = longest.as_millis().saturating_mul(250_000);
         let limit = usize::try_from(bytes).unwrap_or(usize::MAX).clamp(16 << 20, 256 << 20);
-        Self { in_order: VecDeque::new(), late: BinaryHeap::new(), bytes: 0, limit, taken: 0 }
+        Self { in_order: VecDeque::new(), late: BinaryHeap::new(), bytes: 0, limit, late_count: 0 }
     }
 
     fn has_room(&self, bytes: usize) -> bool {
         self.bytes + bytes + OVERHEAD <= self.limit
     }
 
-    fn hold(&mut self, due: Duration, packet: Bytes) {
-        // Also when the conditions changed for a shorter delay.
+    fn push(&mut self, due: Duration, packet: Bytes) {
+        // Never before the last one, even if the delay was reduced in the meantime.
         let due = self.in_order.back().map_or(due, |(last, _)| due.max(*last));
         self.bytes += packet.len() + OVERHEAD;
         self.in_order.push_back((due, packet));
     }
 
-    fn hold_back(&mut self, due: Duration, packet: Bytes) {
+    fn push_late(&mut self, due: Duration, packet: Bytes) {
         self.bytes += packet.len() + OVERHEAD;
-        self.taken += 1;
-        self.late.push(Late { due, number: self.taken, packet });
+        self.late_count += 1;
+        self.late.push(LatePacket { due, number: self.late_count, packet });
     }
 
-    /// The first due time, and whether it is a late packet's.
+    /// The earliest due time, and whether it is a late packet's.
     fn next(&self) -> Option<(Duration, bool)> {
         let in_order = self.in_order.front().map(|(due, _)| (*due, false));
         let late = self.late.peek().map(|late| (late.due, true));
         in_order.into_iter().chain(late).min()
     }
 
-    fn take(&mut self, now: Duration) -> Option<Bytes> {
+    fn pop_due(&mut self, now: Duration) -> Option<Bytes> {
         let (_, late) = self.next().filter(|(due, _)| *due <= now)?;
         let packet = if late {
             self.late.pop().map(|late| late.packet)
@@ -229,32 +230,32 @@ impl Held {
 }
 
 #[derive(Debug)]
-struct Late {
+struct LatePacket {
     due: Duration,
     number: u64,
     packet: Bytes,
 }
 
-/// The earliest is the greatest, as a [`BinaryHeap`] has that on top.
-impl Ord for Late {
+/// Reversed, because [`BinaryHeap`] pops the greatest and the earliest packet has to come first.
+impl Ord for LatePacket {
     fn cmp(&self, other: &Self) -> Ordering {
         (other.due, other.number).cmp(&(self.due, self.number))
     }
 }
 
-impl PartialOrd for Late {
+impl PartialOrd for LatePacket {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Late {
+impl PartialEq for LatePacket {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Late {}
+impl Eq for LatePacket {}
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The thread that holds packets until they are due.
+//! The thread that reads packets from the TUN devices and writes them back at their due times.
 
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -20,28 +20,29 @@ use rustix::io::Errno;
 use super::direction::{Direction, Verdict};
 use super::{WanCounters, WanPath, icmp};
 
-/// How often due times are looked at and, while there is much to do, arrivals. It bounds the wake-ups,
-/// which cost more than packets do, and is less than any delay on a WAN is exact to.
+/// Granularity of due times and, under load, of reads. It limits the number of wake-ups, which cost
+/// more than packets. Delays of real WANs vary by more than this.
 const TICK: Duration = Duration::from_micros(100);
 
-/// Packets or super-packets that one direction takes before the others have their turn.
-const READS: usize = 32;
+/// Packets or super-packets read from one device before the next device's turn.
+const MAX_READS: usize = 32;
 
-/// What a turn is told, between packets.
+/// A command from the server's thread.
 pub(super) enum Command {
-    /// There is a device for a direction. Its number is how many there were before.
+    /// Adds a direction with its device. Directions are numbered from 0 in the order of these
+    /// commands.
     Add { name: String, tun: Tun },
-    /// The conditions of a direction.
+    /// Sets the conditions of a direction.
     Set { number: usize, path: WanPath },
-    /// The router's addresses towards where packets come from.
+    /// Sets the router's addresses on the link that the direction's packets come from.
     Gateways { number: usize, gateways: Vec<IpAddr> },
-    /// What happened, by number.
+    /// Sends back the counters of all directions in order.
     Count(Sender<Vec<WanCounters>>),
 }
 
 pub(super) struct Emulator {
     commands: Receiver<Command>,
-    /// An eventfd that is written after a command.
+    /// An eventfd that is written after each command.
     wake: Arc<OwnedFd>,
     start: Instant,
     lanes: Vec<Lane>,
@@ -63,37 +64,37 @@ impl Emulator {
         Self { commands, wake, start: Instant::now(), lanes: Vec::new(), buffer }
     }
 
-    /// Runs until nobody can send commands any more.
+    /// Runs until the sender of commands is dropped.
     pub(super) fn run(mut self) -> Result<()> {
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))
             .context("setting the timer slack")?;
-        while self.obey() {
-            let mut most = 0;
+        while self.run_commands() {
+            let mut max_reads = 0;
             for lane in &mut self.lanes {
-                most = lane.read(&mut self.buffer, self.start)?.max(most);
+                max_reads = lane.read(&mut self.buffer, self.start)?.max(max_reads);
             }
             for lane in &mut self.lanes {
                 lane.deliver(self.start.elapsed());
             }
-            if most < READS {
-                self.wait(most > 0)?;
+            if max_reads < MAX_READS {
+                self.wait(max_reads > 0)?;
             }
         }
         Ok(())
     }
 
-    /// Carries out what was commanded; false at the end.
-    fn obey(&mut self) -> bool {
+    /// Runs all commands that wait; false if the sender was dropped.
+    fn run_commands(&mut self) -> bool {
         loop {
             match self.commands.try_recv() {
-                Ok(command) => self.carry_out(command),
+                Ok(command) => self.run_command(command),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn run_command(&mut self, command: Command) {
         let now = self.start.elapsed();
         match command {
             Command::Add { name, tun } => {
@@ -108,27 +109,27 @@ impl Emulator {
             Command::Gateways { number, gateways } => self.lanes[number].gateways = gateways,
             Command::Count(answer) => {
                 let counts = self.lanes.iter().map(|lane| lane.direction.counters).collect();
-                // Nobody waits for it any more: fine.
                 drop(answer.send(counts));
             }
         }
     }
 
-    /// Sleeps until a packet comes, one is due, or a command was given. After packets `came`, and when
-    /// one is due soon, only until the next tick, whatever comes: it is taken then, with others.
-    fn wait(&self, came: bool) -> Result<()> {
+    /// Waits for a packet, a due time or a command. If packets were `active` a moment ago, or one is
+    /// due within a tick, it sleeps until the next tick without waiting for arrivals: packets are
+    /// then read in batches.
+    fn wait(&self, active: bool) -> Result<()> {
         let now = self.start.elapsed();
         let next = self.lanes.iter().filter_map(|lane| lane.direction.next_due()).min();
-        let naps = next.is_some_and(|due| came || due <= now + TICK);
-        let until = if naps { Some(on_tick(now)) } else { next.map(on_tick) };
+        let naps = next.is_some_and(|due| active || due <= now + TICK);
+        let until = if naps { Some(next_tick(now)) } else { next.map(next_tick) };
         let timeout = until.map(|until| timespec(until.saturating_sub(now)));
         if naps {
-            return sleep(&mut [], timeout.as_ref());
+            return poll_fds(&mut [], timeout.as_ref());
         }
         let mut fds: Vec<_> =
             self.lanes.iter().map(|lane| PollFd::new(&lane.tun, PollFlags::IN)).collect();
         fds.push(PollFd::new(&self.wake, PollFlags::IN));
-        sleep(&mut fds, timeout.as_ref())?;
+        poll_fds(&mut fds, timeout.as_ref())?;
         if fds.last().is_some_and(|wake| !wake.revents().is_empty()) {
             rustix::io::read(&self.wake, &mut [0; 8]).context("reading an eventfd")?;
         }
@@ -137,11 +138,11 @@ impl Emulator {
 }
 
 impl Lane {
-    /// Takes what came, but not more than its share; returns how much that was.
+    /// Reads at most [`MAX_READS`] packets or super-packets and returns their number.
     fn read(&mut self, buffer: &mut [u8], start: Instant) -> Result<usize> {
-        for count in 0..READS {
+        for count in 0..MAX_READS {
             match self.tun.read(buffer) {
-                Ok(Some(len)) => self.take(start.elapsed(), &buffer[..len]),
+                Ok(Some(len)) => self.offer_packets(start.elapsed(), &buffer[..len]),
                 Ok(None) => return Ok(count),
                 Err(error) if is_gone(&error) => {
                     return Err(error).with_context(|| format!("the device of {}", self.name));
@@ -149,10 +150,11 @@ impl Lane {
                 Err(_) => self.direction.counters.failed += 1,
             }
         }
-        Ok(READS)
+        Ok(MAX_READS)
     }
 
-    fn take(&mut self, now: Duration, read: &[u8]) {
+    /// Offers the packets of what was `read` from the device to the direction.
+    fn offer_packets(&mut self, now: Duration, read: &[u8]) {
         let Some((header, bytes)) = VnetHeader::parse(read) else { return };
         let Ok(packet) = Packet::parse(bytes) else {
             self.direction.counters.failed += 1;
@@ -162,7 +164,8 @@ impl Lane {
             return;
         }
         let mut too_large = None;
-        // What waits here for long would hold the memory of what came with it.
+        // A new splitter for each read: packets of one arena share memory, and a packet that is held
+        // for long would keep that of other reads.
         let Ok(segments) = Splitter::default().split(&header, &packet, usize::MAX) else {
             self.direction.counters.failed += 1;
             return;
@@ -173,29 +176,29 @@ impl Lane {
             }
         }
         if let Some(packet) = too_large {
-            self.answer(&packet);
+            self.send_too_big(&packet);
         }
     }
 
-    /// Says that a packet was too large, if that is asked for. The answer goes through the device of
-    /// this direction, but it is for the source: the router's own tables lead there.
-    fn answer(&self, packet: &[u8]) {
+    /// Sends the ICMP error about a packet that was too large, if the path has `icmp`. It is
+    /// written to the device of this direction, and the router's tables lead it back to the source.
+    fn send_too_big(&self, packet: &[u8]) {
         let path = self.direction.path();
         if let Some(mtu) = path.mtu.filter(|_| path.icmp)
             && let Some(answer) = icmp::too_big(packet, mtu, &self.gateways)
         {
             let header = VnetHeader::default().encode();
-            // An answer that gets lost is no news to a sender of UDP or TCP.
+            // ICMP errors may get lost on any path.
             drop(self.tun.write(&[IoSlice::new(&header), IoSlice::new(&answer)]));
         }
     }
 
-    /// Sends on what is due, merged where that gives the same packets.
+    /// Writes all packets that are due, merged into super-packets where possible.
     fn deliver(&mut self, now: Duration) {
         let Self { tun, direction, coalescer, .. } = self;
         let mut failed = 0;
         let mut write = |slices: &[IoSlice<'_>]| failed += u64::from(tun.write(slices).is_err());
-        while let Some(packet) = direction.due(now) {
+        while let Some(packet) = direction.pop_due(now) {
             coalescer.push(packet, &mut write);
         }
         coalescer.flush(&mut write);
@@ -203,16 +206,16 @@ impl Lane {
     }
 }
 
-/// Until one is ready, the time is over, or a signal came.
-fn sleep(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<()> {
+/// Returns when a descriptor is ready, at the timeout, or after a signal.
+fn poll_fds(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<()> {
     match poll(fds, timeout) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error).context("waiting for packets"),
     }
 }
 
-/// Whether the router sent it there for someone. Of itself it says things to its neighbours, such as
-/// multicast reports, which are no packets of the path.
+/// Whether the packet is forwarded, and not one that the router's kernel sends on the device by
+/// itself, such as a multicast report.
 fn is_forwarded(packet: &Packet<'_>) -> bool {
     match packet.destination() {
         IpAddr::V4(to) => !to.is_multicast() && !to.is_broadcast(),
@@ -220,8 +223,8 @@ fn is_forwarded(packet: &Packet<'_>) -> bool {
     }
 }
 
-/// The tick that `due` is in the past at.
-fn on_tick(due: Duration) -> Duration {
+/// The first tick at or after `due`.
+fn next_tick(due: Duration) -> Duration {
     let ticks = due.as_nanos().div_ceil(TICK.as_nanos());
     Duration::from_nanos(u64::try_from(ticks * TICK.as_nanos()).unwrap_or(u64::MAX))
 }

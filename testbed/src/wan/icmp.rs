@@ -1,4 +1,4 @@
-//! What a router answers to a packet that is too large for the next hop.
+//! ICMP errors of a router about packets that are too large for the next hop.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
 /// "Fragmentation needed" (RFC 792, RFC 1191) or "packet too big" (RFC 4443 §3.2) about `packet`,
-/// from the router's address of its family; none where a router must not answer.
+/// from the router's address of the same family; `None` if a router must not send one.
 pub(super) fn too_big(packet: &[u8], mtu: u16, gateways: &[IpAddr]) -> Option<Vec<u8>> {
     let parsed = Packet::parse(packet).ok()?;
     if parsed.fragment() == Fragment::Later || is_error(&parsed) {
@@ -28,10 +28,10 @@ pub(super) fn too_big(packet: &[u8], mtu: u16, gateways: &[IpAddr]) -> Option<Ve
     }
 }
 
-/// About errors there are no errors (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
+/// Errors about ICMP errors are not sent (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
 fn is_error(packet: &Packet<'_>) -> bool {
     match (packet.protocol(), packet.transport().first()) {
-        // Echo, timestamp and the like are questions.
+        // Echo, echo reply and timestamps are not errors.
         (ICMP, Some(kind)) => ![0, 8, 13, 14].contains(kind),
         (ICMPV6, Some(kind)) => *kind < 128,
         _ => false,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_for_the_source_with_the_mtu_and_valid_checksums() {
+    fn an_error_goes_to_the_source_with_the_mtu_and_valid_checksums() {
         let packet = v4(17, 0);
         let answer = too_big(&packet, 1300, &gateways()).unwrap();
         let parsed = Packet::parse(&answer).unwrap();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_later_fragments_are_not_answered() {
+    fn there_is_no_error_about_errors_and_later_fragments() {
         let mut fragment = v4(17, 0);
         fragment[7] = 1;
         for packet in [v4(ICMP, 3), v6(ICMPV6, 1), fragment, vec![0; 20]] {

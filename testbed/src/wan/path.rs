@@ -2,54 +2,67 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::notation::{Rate, Span};
+use super::notation::{RateText, TimeText, parse_percent, parse_rate, parse_time};
 
-/// What happens to the packets of one direction between two links. The default is nothing.
-///
-/// A packet is judged in this order: size, loss, the bottleneck's queue, then delay, reordering and
-/// duplication. Super-packets are judged by their segments. Sizes are those of IP packets, headers
-/// included.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+// Not a doc comment: clap would use it as the help text of `testbed wan set`.
+//
+// The conditions of one direction between two links; none by default. They apply in this order:
+// size, loss, the bottleneck's queue, then delay, reordering and duplication. Super-packets are
+// judged by their segments. Sizes are those of IP packets, headers included.
+//
+// fields: each is an option of `testbed wan set`.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WanPath {
-    /// One way: 65 ms in both directions are a round trip of 130 ms.
+    /// Delay, one way: 65ms, 1.5s, 250us
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     #[serde(rename = "delay_ms", with = "millis")]
     pub delay: Duration,
-    /// At most so much more delay. It wanders between zero and this, as queues elsewhere fill and
-    /// drain, and keeps the packets' order.
+    /// Additional delay that varies smoothly between 0 and TIME, and keeps the order
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     #[serde(rename = "jitter_ms", with = "millis")]
     pub jitter: Duration,
-    /// Of a hundred packets so many are lost.
+    /// Share of packets that are lost
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = parse_percent)]
     #[serde(rename = "loss_percent")]
     pub loss: f64,
-    /// The mean number of packets lost in a row, 1 or more (a Gilbert model: all is lost in its bad
-    /// state, nothing in its good one). Without it packets are lost independently.
+    /// Lose this many packets in a row on average (Gilbert's model); each independently otherwise
+    #[arg(long, value_name = "PACKETS", requires = "loss")]
     pub burst: Option<f64>,
-    /// Of a hundred packets so many are overtaken by those behind them.
+    /// Share of packets that are late, so that others overtake them
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = parse_percent)]
     #[serde(rename = "reorder_percent")]
     pub reorder: f64,
-    /// By how much such a packet is late.
+    /// Additional delay of late packets
+    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = parse_time, requires = "reorder")]
     #[serde(rename = "reorder_by_ms", with = "millis")]
     pub reorder_by: Duration,
-    /// Of a hundred packets so many arrive twice.
+    /// Share of packets that arrive twice
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = parse_percent)]
     #[serde(rename = "duplicate_percent")]
     pub duplicate: f64,
-    /// A bottleneck's rate in bits per second.
+    /// Rate of a bottleneck: 200mbit, 1gbit, 500kbit
+    #[arg(long, value_parser = parse_rate)]
     #[serde(rename = "rate_bit_s")]
     pub rate: Option<u64>,
-    /// How long the bottleneck's queue may get; a packet that finds more is dropped.
+    /// Length of the bottleneck's queue; packets that find it full are dropped
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_time, requires = "rate")]
     #[serde(rename = "queue_ms", with = "millis")]
     pub queue: Duration,
-    /// Whether ECN-capable packets that find the queue more than half full are marked CE.
+    /// Mark ECN-capable packets CE when they find the queue more than half full
+    #[arg(long, requires = "rate")]
     pub ecn: bool,
-    /// Larger packets are dropped, fragmentable or not; in bytes.
+    /// Drop packets larger than BYTES, fragmentable or not
+    #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
-    /// Whether packets that are too large are answered with "fragmentation needed" (RFC 1191) or
-    /// "packet too big" (RFC 4443); they vanish silently otherwise.
+    /// Answer packets that are too large with an ICMP error; they are dropped silently otherwise
+    #[arg(long, requires = "mtu")]
     pub icmp: bool,
-    /// Where the random sequences begin. Each direction of a pair has sequences of its own.
+    /// Seed of the random conditions; each direction has its own random numbers
+    #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
@@ -74,11 +87,11 @@ impl Default for WanPath {
 }
 
 impl WanPath {
-    /// The longest delay, jitter, queue or lateness that is accepted.
+    /// The longest delay, jitter, queue or reordering delay that is accepted.
     pub const MAX_TIME: Duration = Duration::from_secs(10);
 
-    /// Refuses what no path can do.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Returns an error if a value is out of range.
+    pub(crate) fn check(&self) -> Result<()> {
         for (name, percent) in
             [("loss", self.loss), ("reordering", self.reorder), ("duplication", self.duplicate)]
         {
@@ -88,16 +101,16 @@ impl WanPath {
             ("delay", self.delay),
             ("jitter", self.jitter),
             ("queue", self.queue),
-            ("lateness", self.reorder_by),
+            ("reordering delay", self.reorder_by),
         ] {
-            ensure!(time <= Self::MAX_TIME, "a {name} of {} is more than 10s", Span(time));
+            ensure!(time <= Self::MAX_TIME, "a {name} of {} is more than 10s", TimeText(time));
         }
         if let Some(burst) = self.burst {
             let most = 100.0 * burst / (burst + 1.0);
             ensure!((1.0..=1e6).contains(&burst), "a burst of {burst} packets is not 1 to 1000000");
             ensure!(
                 self.loss <= most,
-                "bursts of {burst} packets make up {most:.1}% at most, not {}%: ask for longer ones",
+                "bursts of {burst} packets give a loss of {most:.1}% at most, not {}%: use longer bursts",
                 self.loss
             );
         }
@@ -105,21 +118,18 @@ impl WanPath {
             ensure!(rate >= 1000, "a rate of {rate} bit/s is less than 1kbit");
         }
         if let Some(mtu) = self.mtu {
-            ensure!(
-                mtu >= 68,
-                "an MTU of {mtu} is less than 68 bytes, which every path of IPv4 has"
-            );
+            ensure!(mtu >= 68, "an MTU of {mtu} is less than 68 bytes, the minimum of IPv4");
         }
         Ok(())
     }
 }
 
-/// As the options of `testbed wan set`, without the dashes.
+/// Displays as the options of `testbed wan set`, without the dashes.
 impl fmt::Display for WanPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "delay {}", Span(self.delay))?;
+        write!(f, "delay {}", TimeText(self.delay))?;
         if !self.jitter.is_zero() {
-            write!(f, " jitter {}", Span(self.jitter))?;
+            write!(f, " jitter {}", TimeText(self.jitter))?;
         }
         if self.loss > 0.0 {
             write!(f, " loss {}%", self.loss)?;
@@ -128,13 +138,13 @@ impl fmt::Display for WanPath {
             write!(f, " burst {burst}")?;
         }
         if self.reorder > 0.0 {
-            write!(f, " reorder {}% by {}", self.reorder, Span(self.reorder_by))?;
+            write!(f, " reorder {}% by {}", self.reorder, TimeText(self.reorder_by))?;
         }
         if self.duplicate > 0.0 {
             write!(f, " duplicate {}%", self.duplicate)?;
         }
         if let Some(rate) = self.rate {
-            write!(f, " rate {} queue {}", Rate(rate), Span(self.queue))?;
+            write!(f, " rate {} queue {}", RateText(rate), TimeText(self.queue))?;
             f.write_str(if self.ecn { " ecn" } else { "" })?;
         }
         if let Some(mtu) = self.mtu {
@@ -144,7 +154,7 @@ impl fmt::Display for WanPath {
     }
 }
 
-/// Times as milliseconds with a fraction: what people read, and exact to the nanosecond.
+/// Serialises times as milliseconds with a fraction, exact to the nanosecond.
 mod millis {
     use std::time::Duration;
 
@@ -165,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_read_back_as_it_was_written() {
+    fn a_path_survives_a_round_trip_through_json() {
         let path = WanPath {
             delay: Duration::from_micros(65_001),
             loss: 0.1,
@@ -183,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_path_can_do_is_refused_with_the_value() {
+    fn values_out_of_range_are_refused_and_named() {
         let none = WanPath::default();
         let cases = [
             (WanPath { loss: 101.0, ..none.clone() }, "loss of 101%"),

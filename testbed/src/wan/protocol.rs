@@ -1,5 +1,5 @@
-//! What the emulator is told and answers: a line of JSON each, over a Unix socket in the lab's
-//! directory.
+//! The emulator's protocol: a request and an answer, each a line of JSON, over a Unix socket in the
+//! lab's directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,13 +15,13 @@ use super::{WanCounters, WanPath};
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Request {
-    /// Sets the conditions of each (from, to), at once.
+    /// Sets the conditions of directions, given as (from, to).
     Set { pairs: Vec<(String, String)>, path: WanPath },
-    /// Has the kernel forward between them again.
+    /// Removes the conditions of directions, given as (from, to).
     Clear { pairs: Vec<(String, String)> },
-    /// Changes nothing.
+    /// Returns the conditions and counters.
     Show,
-    /// The links' addresses changed.
+    /// Applies changed addresses of links.
     Refresh,
 }
 
@@ -32,20 +32,16 @@ pub(crate) enum Answer {
     Refused(String),
 }
 
-/// One direction that the emulator has conditions for.
+/// Conditions and counters of one direction between two links.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WanStatus {
-    /// The link that packets come from.
     pub from: String,
-    /// The link that they go to.
     pub to: String,
-    /// What was asked for.
     pub path: WanPath,
-    /// What happened.
     pub counters: WanCounters,
 }
 
-/// The links of a lab by name, as the lab writes them down for the emulator.
+/// The links of a lab by name.
 pub(crate) type Links = BTreeMap<String, Link>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +49,11 @@ pub(crate) struct Link {
     /// Its policy routing table in the router.
     pub(crate) table: u32,
     pub(crate) prefixes: Vec<IpNet>,
-    /// The router's addresses on it.
+    /// The router's addresses on the link.
     pub(crate) gateways: Vec<IpAddr>,
 }
 
-pub(crate) fn socket(dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(dir: &Path) -> PathBuf {
     dir.join("wan.sock")
 }
 
@@ -71,10 +67,10 @@ pub(crate) fn read_links(dir: &Path) -> Result<Links> {
     serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
 }
 
-/// Replaces the file, so that nobody reads half of it.
+/// Replaces the file atomically.
 pub(crate) fn write_links(dir: &Path, links: &Links) -> Result<()> {
     let (path, new) = (links_file(dir), dir.join("links.json.new"));
-    let text = serde_json::to_string(links).context("writing links as JSON")?;
+    let text = serde_json::to_string(links).context("encoding links")?;
     fs::write(&new, text)
         .and_then(|()| fs::rename(&new, &path))
         .with_context(|| format!("writing {}", path.display()))

@@ -3,11 +3,12 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::Contender;
-use crate::bench::arena::Arena;
+use crate::bench::sites::BenchSites;
 use crate::deployment::{Deployment, Edge};
-use crate::{Lab, Process};
+use crate::lab::Lab;
+use crate::process::Process;
 
-/// The real programs: a controller, which idles, and two edges with a state on disk.
+/// cframe's programs: an idle controller, and two edges that start with their state on disk.
 pub(super) struct Cframe {
     left: Edge,
     right: Edge,
@@ -15,11 +16,11 @@ pub(super) struct Cframe {
 }
 
 impl Cframe {
-    pub(super) fn set_up(lab: &Lab, arena: &Arena) -> Result<Self> {
-        let deployment = Deployment::start(lab, &arena.controller)?;
+    pub(super) fn set_up(lab: &Lab, sites: &BenchSites) -> Result<Self> {
+        let deployment = Deployment::start(lab, &sites.controller)?;
         deployment.ctl_ok(&["namespace", "add", "prod"])?;
-        let mut left = deployment.edge(&arena.left).enrol()?;
-        let mut right = deployment.edge(&arena.right).enrol()?;
+        let mut left = deployment.edge(&sites.left).enrol()?;
+        let mut right = deployment.edge(&sites.right).enrol()?;
         for edge in [&mut left, &mut right] {
             edge.wait_synced()?;
             edge.wait_links(1)?;

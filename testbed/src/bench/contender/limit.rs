@@ -4,31 +4,31 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU};
-use crate::Process;
-use crate::bench::arena::End;
+use super::{Contender, Gateways, MTU, terminate_all};
+use crate::bench::sites::Gateway;
+use crate::process::Process;
 
 const PORT: &str = "4789";
 const DEVICE: &str = "limit";
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 95, 0, 1), Ipv4Addr::new(10, 95, 0, 2)];
 
-/// This program's own `aead-loop` at either end: what the design costs without QUIC.
+/// `testbed aead-loop` at each end: the cost of the design without QUIC.
 pub(super) struct Limit {
     program: PathBuf,
-    ends: Ends,
+    gateways: Gateways,
     running: Vec<Process>,
 }
 
 impl Limit {
-    pub(super) fn set_up(ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(gateways: Gateways) -> Result<Self> {
         let program = std::env::current_exe().context("finding this program's own path")?;
-        Ok(Self { program, ends, running: Vec::new() })
+        Ok(Self { program, gateways, running: Vec::new() })
     }
 
     fn spawn(&mut self, side: u8) -> Result<()> {
         let (here, there) = match side {
-            0 => (&self.ends.left, &self.ends.right),
-            _ => (&self.ends.right, &self.ends.left),
+            0 => (&self.gateways.left, &self.gateways.right),
+            _ => (&self.gateways.right, &self.gateways.left),
         };
         let mut command = here.host.command(&self.program);
         command.args(["aead-loop", "--device", DEVICE, "--mtu", &MTU.to_string()]);
@@ -39,9 +39,9 @@ impl Limit {
     }
 }
 
-fn configure(end: &End, inner: Ipv4Addr, mut process: Process) -> Result<Process> {
+fn configure(gateway: &Gateway, inner: Ipv4Addr, mut process: Process) -> Result<Process> {
     process.wait_for_log("ready", Duration::from_secs(5))?;
-    end.host.ip(&format!("addr replace {inner}/24 dev {DEVICE}"))?;
+    gateway.host.ip(&format!("addr replace {inner}/24 dev {DEVICE}"))?;
     Ok(process)
 }
 
@@ -52,7 +52,7 @@ impl Contender for Limit {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+        terminate_all(self.running.drain(..))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {

@@ -2,31 +2,36 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU, Peer};
-use crate::bench::arena::End;
-use crate::{Process, tool};
+use super::{Contender, Gateways, MTU, Package, terminate_all};
+use crate::bench::sites::Gateway;
+use crate::process::Process;
+use crate::tool;
 
 const PORT: u16 = 4242;
 const INNER: [&str; 2] = ["10.92.0.1", "10.92.0.2"];
 
-/// nebula with its defaults (AES-256-GCM), two hosts that know each other's address.
+/// nebula with its defaults (AES-256-GCM): two hosts with each other's address configured.
 pub(super) struct Nebula {
     program: PathBuf,
-    sides: [(End, PathBuf); 2],
+    sides: [(Gateway, PathBuf); 2],
     running: Vec<Process>,
 }
 
 impl Nebula {
-    pub(super) fn set_up(daemon: &Peer, cert: &Path, dir: &Path, ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(
+        daemon: &Package,
+        cert: &Path,
+        dir: &Path,
+        gateways: Gateways,
+    ) -> Result<Self> {
         let run = |args: &[&str]| tool::run(Command::new(cert).args(args).current_dir(dir), "");
         run(&["ca", "-name", "bench"])?;
         let mut configs = Vec::new();
         for (index, (here, there)) in
-            [("left", &ends.right), ("right", &ends.left)].into_iter().enumerate()
+            [("left", &gateways.right), ("right", &gateways.left)].into_iter().enumerate()
         {
             run(&["sign", "-name", here, "-networks", &format!("{}/24", INNER[index])])?;
             let config = dir.join(format!("{here}.yml"));
@@ -35,12 +40,12 @@ impl Nebula {
             configs.push(config);
         }
         let [left, right] = [configs.remove(0), configs.remove(0)];
-        let sides = [(ends.left, left), (ends.right, right)];
+        let sides = [(gateways.left, left), (gateways.right, right)];
         Ok(Self { program: daemon.program.clone(), sides, running: Vec::new() })
     }
 }
 
-fn configuration(dir: &Path, here: &str, there: &str, peer: &End) -> String {
+fn configuration(dir: &Path, here: &str, there: &str, peer: &Gateway) -> String {
     let dir = dir.display();
     format!(
         "pki: {{ca: {dir}/ca.crt, cert: {dir}/{here}.crt, key: {dir}/{here}.key}}\n\
@@ -55,16 +60,17 @@ fn configuration(dir: &Path, here: &str, there: &str, peer: &End) -> String {
 
 impl Contender for Nebula {
     fn start(&mut self) -> Result<()> {
-        for (end, config) in &self.sides {
-            let mut command = end.host.command(&self.program);
+        for (gateway, config) in &self.sides {
+            let mut command = gateway.host.command(&self.program);
             command.arg("-config").arg(config);
-            self.running.push(end.host.spawn(&format!("nebula-{}", end.host.name()), command)?);
+            self.running
+                .push(gateway.host.spawn(&format!("nebula-{}", gateway.host.name()), command)?);
         }
         Ok(())
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+        terminate_all(self.running.drain(..))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {

@@ -2,18 +2,18 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use super::{Contender, Ends};
-use crate::Process;
+use super::{Contender, Gateways};
+use crate::process::Process;
 
-/// No tunnel: the public addresses themselves.
+/// No tunnel: flows use the public addresses.
 pub(super) struct None {
     addresses: (IpAddr, IpAddr),
     mss: Option<u32>,
 }
 
 impl None {
-    pub(super) fn new(ends: &Ends, mss: Option<u32>) -> Self {
-        Self { addresses: (ends.left.ip(), ends.right.ip()), mss }
+    pub(super) fn new(gateways: &Gateways, mss: Option<u32>) -> Self {
+        Self { addresses: (gateways.left.ip(), gateways.right.ip()), mss }
     }
 }
 

@@ -1,18 +1,17 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Contender, Ends, MTU, Peer};
-use crate::Process;
-use crate::bench::arena::End;
+use super::{Contender, Gateways, MTU, Package, terminate_all};
 use crate::bench::identity::{Files, Identity};
+use crate::bench::sites::Gateway;
+use crate::process::Process;
 
 const PORT: &str = "1194";
 
-/// OpenVPN point to point over UDP with TLS, its data channel in user space.
+/// OpenVPN point to point over UDP with TLS, and its data channel in user space.
 pub(super) struct Openvpn {
     program: PathBuf,
     sides: [Side; 2],
@@ -20,19 +19,20 @@ pub(super) struct Openvpn {
 }
 
 struct Side {
-    end: End,
+    gateway: Gateway,
     files: Files,
     args: Vec<String>,
 }
 
 impl Openvpn {
-    pub(super) fn set_up(peer: &Peer, dir: &Path, ends: Ends) -> Result<Self> {
+    pub(super) fn set_up(package: &Package, dir: &Path, gateways: Gateways) -> Result<Self> {
         let (left, right) = (Identity::new("left")?, Identity::new("right")?);
-        let side = |name: &str, identity: &Identity, args: &[&str], end: End| -> Result<Side> {
-            let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            Ok(Side { end, files: identity.write(dir, name)?, args })
-        };
-        let to_right = ends.right.public.to_string();
+        let side =
+            |name: &str, identity: &Identity, args: &[&str], gateway: Gateway| -> Result<Side> {
+                let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+                Ok(Side { gateway, files: identity.write(dir, name)?, args })
+            };
+        let to_right = gateways.right.public.to_string();
         let sides = [
             side(
                 "left",
@@ -49,7 +49,7 @@ impl Openvpn {
                     "--peer-fingerprint",
                     &right.fingerprint(),
                 ],
-                ends.left,
+                gateways.left,
             )?,
             side(
                 "right",
@@ -66,26 +66,26 @@ impl Openvpn {
                     "--peer-fingerprint",
                     &left.fingerprint(),
                 ],
-                ends.right,
+                gateways.right,
             )?,
         ];
-        Ok(Self { program: peer.program.clone(), sides, running: Vec::new() })
+        Ok(Self { program: package.program.clone(), sides, running: Vec::new() })
     }
 }
 
 impl Contender for Openvpn {
     fn start(&mut self) -> Result<()> {
         for side in &self.sides {
-            let mut command = side.end.host.command(&self.program);
+            let mut command = side.gateway.host.command(&self.program);
             arguments(&mut command, side);
-            let name = format!("openvpn-{}", side.end.host.name());
-            self.running.push(side.end.host.spawn(&name, command)?);
+            let name = format!("openvpn-{}", side.gateway.host.name());
+            self.running.push(side.gateway.host.spawn(&name, command)?);
         }
         Ok(())
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.running.drain(..).try_for_each(|mut end| end.terminate(Duration::from_secs(5)))
+        terminate_all(self.running.drain(..))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Contender, Ends, MTU, Peer};
-use crate::Process;
+use super::{Contender, Gateways, MTU, Package};
 use crate::bench::identity::Identity;
+use crate::process::Process;
 
 const PORT: u16 = 55555;
 
@@ -15,7 +15,7 @@ const PORT: u16 = 55555;
 pub(super) struct Quincy {
     server: Daemon,
     client: Daemon,
-    ends: Ends,
+    gateways: Gateways,
 }
 
 struct Daemon {
@@ -25,8 +25,13 @@ struct Daemon {
 }
 
 impl Quincy {
-    pub(super) fn set_up(client: &Peer, server: &Peer, dir: &Path, ends: Ends) -> Result<Self> {
-        let public = ends.right.public.to_string();
+    pub(super) fn set_up(
+        client: &Package,
+        server: &Package,
+        dir: &Path,
+        gateways: Gateways,
+    ) -> Result<Self> {
+        let public = gateways.right.public.to_string();
         let (left, right) = (Identity::new("left")?, Identity::new(&public)?);
         let left_files = left.write(dir, "left")?;
         let right_files = right.write(dir, "right")?;
@@ -53,31 +58,31 @@ impl Quincy {
             left_files.certificate.display(),
             left_files.key.display(),
         );
-        let daemon = |peer: &Peer, name: &str, config: &str| -> Result<Daemon> {
+        let daemon = |package: &Package, name: &str, config: &str| -> Result<Daemon> {
             let path = dir.join(name);
             write(&path, config)?;
-            Ok(Daemon { program: peer.program.clone(), config: path, process: None })
+            Ok(Daemon { program: package.program.clone(), config: path, process: None })
         };
         Ok(Self {
             server: daemon(server, "server.toml", &server_config)?,
             client: daemon(client, "client.toml", &client_config)?,
-            ends,
+            gateways,
         })
     }
 }
 
 impl Contender for Quincy {
     fn start(&mut self) -> Result<()> {
-        let right = &self.ends.right.host;
+        let right = &self.gateways.right.host;
         let server = self.server.start(right, "quincy-server")?;
-        // Its client doesn't try again.
+        // Its client doesn't retry.
         server.wait_for_log("Starting connection handler", Duration::from_secs(5))?;
-        self.client.start(&self.ends.left.host, "quincy-client")?;
+        self.client.start(&self.gateways.left.host, "quincy-client")?;
         Ok(())
     }
 
     fn stop(&mut self) -> Result<()> {
-        // It has no clean end that could be waited for.
+        // It has no clean shutdown to wait for.
         drop(self.client.process.take());
         drop(self.server.process.take());
         Ok(())

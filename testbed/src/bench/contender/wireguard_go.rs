@@ -8,25 +8,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 
-use super::{Contender, Ends, MTU, Peer};
-use crate::bench::arena::End;
-use crate::{Process, wait_until};
+use super::{Contender, Gateways, MTU, Package, terminate_all};
+use crate::bench::sites::Gateway;
+use crate::process::Process;
+use crate::wait::wait_until;
 
 const PORT: u16 = 51820;
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 91, 0, 1), Ipv4Addr::new(10, 91, 0, 2)];
 const DEVICE: &str = "wg0";
-/// It serves its configuration protocol below `/var/run`, a link to `/run`, which is one directory for all network
-/// namespaces. Its own is one that ends with it.
-const IN_PLACE_OF_RUN: &str = "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\"";
+/// Runs a program with a private `/run`: wireguard-go creates its control socket below `/var/run`, a
+/// link to `/run`, which network namespaces share.
+const WITH_PRIVATE_RUN: &str = "mount -t tmpfs tmpfs /run && exec \"$0\" \"$@\"";
 
-/// wireguard-go, configured by its own protocol, so that no other program is needed.
+/// wireguard-go, configured over its control socket (the cross-platform UAPI), without `wg`.
 pub(super) struct WireguardGo {
     program: PathBuf,
     sides: [Side; 2],
 }
 
 struct Side {
-    end: End,
+    gateway: Gateway,
     name: &'static str,
     inner: Ipv4Addr,
     private: [u8; 32],
@@ -34,23 +35,28 @@ struct Side {
 }
 
 impl WireguardGo {
-    pub(super) fn set_up(peer: Peer, ends: Ends) -> Result<Self> {
-        let side =
-            |end, name, inner| Side { end, name, inner, private: rand::random(), process: None };
+    pub(super) fn set_up(package: Package, gateways: Gateways) -> Result<Self> {
+        let side = |gateway, name, inner| Side {
+            gateway,
+            name,
+            inner,
+            private: rand::random(),
+            process: None,
+        };
         let [left, right] = INNER;
-        let sides = [side(ends.left, "left", left), side(ends.right, "right", right)];
-        Ok(Self { program: peer.program, sides })
+        let sides = [side(gateways.left, "left", left), side(gateways.right, "right", right)];
+        Ok(Self { program: package.program, sides })
     }
 }
 
 impl Contender for WireguardGo {
     fn start(&mut self) -> Result<()> {
         for side in &mut self.sides {
-            let mut command = side.end.host.command("unshare");
-            command.args(["--mount", "sh", "-c", IN_PLACE_OF_RUN]).arg(&self.program);
+            let mut command = side.gateway.host.command("unshare");
+            command.args(["--mount", "sh", "-c", WITH_PRIVATE_RUN]).arg(&self.program);
             command.args(["--foreground", DEVICE]).env("LOG_LEVEL", "error");
             let log = format!("wireguard-go-{}", side.name);
-            side.process = Some(side.end.host.spawn(&log, command)?);
+            side.process = Some(side.gateway.host.spawn(&log, command)?);
         }
         let [left, right] = &mut self.sides;
         left.configure(right)?;
@@ -58,12 +64,7 @@ impl Contender for WireguardGo {
     }
 
     fn stop(&mut self) -> Result<()> {
-        for side in &mut self.sides {
-            if let Some(mut process) = side.process.take() {
-                process.terminate(Duration::from_secs(5))?;
-            }
-        }
-        Ok(())
+        terminate_all(self.sides.iter_mut().filter_map(|side| side.process.take()))
     }
 
     fn addresses(&self) -> (IpAddr, IpAddr) {
@@ -88,22 +89,22 @@ impl Side {
             stream = UnixStream::connect(&socket).ok();
             stream.is_some()
         })
-        .with_context(|| format!("wireguard-go doesn't serve {}", socket.display()))?;
-        let mut stream = stream.context("no connection")?;
+        .with_context(|| format!("wireguard-go doesn't listen on {}", socket.display()))?;
+        let mut stream = stream.context("there is no connection")?;
         let settings = format!(
             "set=1\nprivate_key={}\nlisten_port={PORT}\nreplace_peers=true\npublic_key={}\n\
              endpoint={}:{PORT}\nallowed_ip={}/32\n\n",
             hex(&self.private),
             hex(&peer.public()?),
-            peer.end.public,
+            peer.gateway.public,
             peer.inner,
         );
         stream.write_all(settings.as_bytes()).context("configuring wireguard-go")?;
         let mut answer = [0; 64];
         let read = stream.read(&mut answer).context("reading wireguard-go's answer")?;
         let answer = String::from_utf8_lossy(&answer[..read]);
-        ensure!(answer.starts_with("errno=0"), "wireguard-go refuses its settings: {answer}");
-        self.end
+        ensure!(answer.starts_with("errno=0"), "wireguard-go refused its settings: {answer}");
+        self.gateway
             .host
             .ip(&format!("addr add {}/24 dev {DEVICE}\nlink set {DEVICE} mtu {MTU} up", self.inner))
     }

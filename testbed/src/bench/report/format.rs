@@ -1,6 +1,8 @@
-use super::super::scenario::{Scenario, Workload};
+//! Metrics, units and numbers in the report's tables.
 
-/// The metrics of a scenario's table, the one that is compared first.
+use crate::bench::scenario::{Scenario, Workload};
+
+/// The metrics of a scenario's table. The first one is compared with the other contenders'.
 pub(super) fn metrics(scenario: &Scenario) -> Vec<&'static str> {
     const PING: [&str; 2] = ["ping_p50_ms", "ping_p99_ms"];
     const BULK: [&str; 4] = ["mbit", "cpu_s_per_gb", "rss_mib", "retransmits"];
@@ -8,7 +10,7 @@ pub(super) fn metrics(scenario: &Scenario) -> Vec<&'static str> {
         Workload::Packets { .. } => vec!["pps"],
         Workload::Start => vec!["start_ms"],
         Workload::Ping => PING.to_vec(),
-        // What it is for comes first.
+        // The CPU is the point of a paced flow.
         Workload::Tcp(tcp) if tcp.mbit.is_some() => vec!["cpu_s_per_gb", "mbit"],
         Workload::Tcp(tcp) if tcp.ping && tcp.congestion.is_none() => {
             vec![PING[1], PING[0], BULK[0], BULK[1]]
@@ -18,7 +20,7 @@ pub(super) fn metrics(scenario: &Scenario) -> Vec<&'static str> {
     }
 }
 
-/// The head of a metric's column.
+/// The heading of a metric's column.
 pub(super) fn unit(metric: &str) -> &'static str {
     match metric {
         "mbit" => "Mbit/s",
@@ -33,7 +35,7 @@ pub(super) fn unit(metric: &str) -> &'static str {
     }
 }
 
-/// Three digits that count, and thousands set apart.
+/// Three significant digits, with separators of thousands.
 pub(super) fn figure(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => thousands(value),
@@ -61,7 +63,7 @@ mod tests {
     use crate::bench::scenario;
 
     #[test]
-    fn figures_have_three_digits_that_count() {
+    fn figures_have_three_significant_digits() {
         for (value, text) in [
             (0.17, "0.170"),
             (0.0, "0.00"),

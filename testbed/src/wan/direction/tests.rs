@@ -4,7 +4,7 @@ use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// An IPv4 packet whose payload begins with a number.
+/// An IPv4 packet whose payload starts with `number`.
 fn packet(number: u32, len: usize, ecn: u8) -> Bytes {
     let mut bytes = vec![0; len];
     bytes[..2].copy_from_slice(&[0x45, ecn]);
@@ -16,7 +16,7 @@ fn number(packet: &Bytes) -> u32 {
     u32::from_be_bytes([packet[20], packet[21], packet[22], packet[23]])
 }
 
-/// What came of packets that were offered `gap` apart: the verdicts, and (when, which) arrived.
+/// The outcome of packets that were offered `gap` apart: verdicts, and arrivals as (time, number).
 struct Run {
     verdicts: Vec<Verdict>,
     arrived: Vec<(Duration, u32)>,
@@ -33,7 +33,7 @@ impl Run {
             verdicts.push(direction.offer(now, packet(index, len, 0b10)));
         }
         drain(&mut direction, Duration::from_secs(3600), &mut arrived);
-        assert_eq!(direction.held.bytes, 0);
+        assert_eq!(direction.queue.bytes, 0);
         Self { verdicts, arrived, counters: direction.counters }
     }
 
@@ -42,10 +42,10 @@ impl Run {
     }
 }
 
-/// Takes each packet at its due time, as with a clock that misses none.
+/// Pops each packet exactly at its due time.
 fn drain(direction: &mut Direction, until: Duration, arrived: &mut Vec<(Duration, u32)>) {
     while let Some(due) = direction.next_due().filter(|due| *due <= until) {
-        arrived.push((due, number(&direction.due(due).unwrap())));
+        arrived.push((due, number(&direction.pop_due(due).unwrap())));
     }
 }
 
@@ -54,7 +54,7 @@ fn share(count: u64, of: u32) -> f64 {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_fate_and_another_seed_or_direction_another() {
+fn the_same_seed_gives_the_same_outcome_and_another_seed_or_direction_a_different_one() {
     let path = WanPath { loss: 5.0, burst: Some(3.0), reorder: 2.0, duplicate: 1.0, ..jittery() };
     let run = |path: &WanPath| Run::new(path, 5000, MS / 10, 100);
     let (first, again) = (run(&path), run(&path));
@@ -67,7 +67,7 @@ fn the_same_seed_gives_the_same_fate_and_another_seed_or_direction_another() {
 }
 
 #[test]
-fn a_condition_more_does_not_change_which_packets_are_lost() {
+fn adding_a_condition_does_not_change_which_packets_are_lost() {
     let lossy = WanPath { loss: 5.0, ..WanPath::default() };
     let more = WanPath { loss: 5.0, duplicate: 10.0, reorder: 10.0, ..jittery() };
     let run = |path: &WanPath| Run::new(path, 2000, MS, 100).verdicts;
@@ -75,7 +75,7 @@ fn a_condition_more_does_not_change_which_packets_are_lost() {
 }
 
 #[test]
-fn loss_and_duplication_have_the_rates_asked_for() {
+fn loss_and_duplication_have_the_configured_rates() {
     let path = WanPath { loss: 1.0, duplicate: 0.5, ..WanPath::default() };
     let count = 100_000;
     let run = Run::new(&path, count, MS / 100, 100);
@@ -90,7 +90,7 @@ fn loss_and_duplication_have_the_rates_asked_for() {
 }
 
 #[test]
-fn delay_is_what_was_asked_and_jitter_wanders_above_it_without_reordering() {
+fn jitter_is_added_to_the_delay_without_reordering() {
     let path = jittery();
     for gap in [MS / 100, 20 * MS] {
         let run = Run::new(&path, 3000, gap, 100);
@@ -122,7 +122,7 @@ fn reordered_packets_are_overtaken_and_only_they() {
 }
 
 #[test]
-fn a_bottleneck_gives_its_rate_and_bounds_the_delay_by_its_queue() {
+fn a_bottleneck_has_its_rate_and_its_queue_bounds_the_delay() {
     let path =
         WanPath { rate: Some(100_000_000), queue: 10 * MS, delay: 5 * MS, ..WanPath::default() };
     // 240 Mbit/s are offered for half a second.
@@ -139,15 +139,15 @@ fn a_bottleneck_gives_its_rate_and_bounds_the_delay_by_its_queue() {
 }
 
 #[test]
-fn a_queue_that_fills_marks_what_can_be_marked() {
+fn a_queue_more_than_half_full_marks_ecn_capable_packets() {
     let path = WanPath { rate: Some(12_000_000), queue: 10 * MS, ecn: true, ..WanPath::default() };
     let mut direction = Direction::new("a b", path, Duration::ZERO);
     // 1 ms each; the seventh finds 6 ms of queue.
     for index in 0..8 {
         let ecn = if index == 7 { 0b00 } else { 0b10 };
-        assert_eq!(direction.offer(Duration::ZERO, packet(index, 1500, ecn)), Verdict::Taken);
+        assert_eq!(direction.offer(Duration::ZERO, packet(index, 1500, ecn)), Verdict::Held);
     }
-    let packets: Vec<_> = std::iter::from_fn(|| direction.due(100 * MS)).collect();
+    let packets: Vec<_> = std::iter::from_fn(|| direction.pop_due(100 * MS)).collect();
     let marked: Vec<_> =
         packets.iter().filter(|packet| Ecn::of(packet) == Ecn::Ce).map(number).collect();
     assert_eq!((marked, direction.counters.marked), (vec![6], 1));
@@ -155,17 +155,17 @@ fn a_queue_that_fills_marks_what_can_be_marked() {
 }
 
 #[test]
-fn what_is_larger_than_the_mtu_is_dropped_from_the_moment_it_is_set() {
+fn packets_larger_than_the_mtu_are_dropped_as_soon_as_it_is_set() {
     let mut direction = Direction::new("a b", WanPath::default(), Duration::ZERO);
-    assert_eq!(direction.offer(Duration::ZERO, packet(0, 1500, 0)), Verdict::Taken);
+    assert_eq!(direction.offer(Duration::ZERO, packet(0, 1500, 0)), Verdict::Held);
     direction.set("a b", WanPath { mtu: Some(1300), ..WanPath::default() }, MS);
     assert_eq!(direction.offer(MS, packet(1, 1301, 0)), Verdict::TooLarge);
-    assert_eq!(direction.offer(MS, packet(2, 1300, 0)), Verdict::Taken);
+    assert_eq!(direction.offer(MS, packet(2, 1300, 0)), Verdict::Held);
     assert_eq!(direction.counters.too_large, 1);
 }
 
 #[test]
-fn a_shorter_delay_lets_nothing_overtake_what_is_on_its_way() {
+fn packets_do_not_overtake_earlier_ones_when_the_delay_is_reduced() {
     let slow = WanPath { delay: 100 * MS, ..WanPath::default() };
     let mut direction = Direction::new("a b", slow, Duration::ZERO);
     direction.offer(Duration::ZERO, packet(0, 100, 0));
@@ -177,15 +177,15 @@ fn a_shorter_delay_lets_nothing_overtake_what_is_on_its_way() {
 }
 
 #[test]
-fn what_is_held_is_bounded_and_the_excess_counted() {
+fn held_packets_are_limited_and_the_excess_is_counted() {
     let path = WanPath { delay: 10 * MS, ..WanPath::default() };
     let mut direction = Direction::new("a b", path, Duration::ZERO);
     let packet = packet(0, 1500, 0);
-    while direction.offer(Duration::ZERO, packet.clone()) == Verdict::Taken {}
+    while direction.offer(Duration::ZERO, packet.clone()) == Verdict::Held {}
     assert_eq!(direction.counters.overflowed, 1);
-    assert!(direction.held.bytes <= 16 << 20 && direction.held.bytes > 15 << 20);
-    assert!(direction.due(10 * MS).is_some());
-    assert_eq!(direction.offer(10 * MS, packet), Verdict::Taken);
+    assert!(direction.queue.bytes <= 16 << 20 && direction.queue.bytes > 15 << 20);
+    assert!(direction.pop_due(10 * MS).is_some());
+    assert_eq!(direction.offer(10 * MS, packet), Verdict::Held);
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Where other people's programs come from: packages, unpacked or built beside the system.
+//! Programs of other tunnels: Debian packages and crates, most of them not installed in the system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,33 +9,32 @@ use anyhow::{Context, Result, bail, ensure};
 /// Debian's newest suite.
 const SUITE: &str = "sid";
 
-/// A directory of peers' programs, which stays from run to run.
+/// A directory of packages, which later runs use again.
 #[derive(Clone, Debug)]
-pub(super) struct Peers {
+pub(super) struct Packages {
     dir: PathBuf,
 }
 
-/// A program and the version of its package.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub(super) struct Package {
     pub(super) program: PathBuf,
     pub(super) version: String,
 }
 
-impl Peers {
+impl Packages {
     pub(super) fn in_dir(dir: PathBuf) -> Self {
         Self { dir }
     }
 
-    /// A program of a package of Debian's newest suite, which is fetched if it isn't there.
-    pub(super) fn newest(&self, package: &str, program: &str) -> Result<Peer> {
+    /// Downloads and unpacks a package of Debian's newest suite if it isn't there.
+    pub(super) fn unpack_debian(&self, package: &str, program: &str) -> Result<Package> {
         let root = self.dir.join("debian").join(package);
-        let peer = || -> Result<Peer> {
+        let unpacked = || -> Result<Package> {
             let version = read(&root.join("version"))?;
-            Ok(Peer { program: root.join(program), version })
+            Ok(Package { program: root.join(program), version })
         };
-        if let Ok(peer) = peer() {
-            return Ok(peer);
+        if let Ok(unpacked) = unpacked() {
+            return Ok(unpacked);
         }
         eprintln!("Fetching {package} of Debian {SUITE}");
         let archive = self.apt().and_then(|apt| apt.download(package))?;
@@ -43,16 +42,16 @@ impl Peers {
         remove(&new)?;
         run(Command::new("dpkg").arg("-x").arg(&archive).arg(&new))?;
         let version = run(Command::new("dpkg-deb").arg("-f").arg(&archive).arg("Version"))?;
-        fs::write(new.join("version"), version.trim()).context("noting the version")?;
-        fs::create_dir_all(self.dir.join("debian")).context("making a directory for peers")?;
+        fs::write(new.join("version"), version.trim()).context("writing the version")?;
+        fs::create_dir_all(self.dir.join("debian")).context("creating a directory for packages")?;
         remove(&root)?;
-        fs::rename(&new, &root).with_context(|| format!("moving {package} to its place"))?;
+        fs::rename(&new, &root).with_context(|| format!("renaming the directory of {package}"))?;
         fs::remove_file(&archive).context("removing the archive")?;
-        peer()
+        unpacked()
     }
 
-    /// A program of a package of this system, which is installed if it isn't there.
-    pub(super) fn installed(package: &str, program: &str) -> Result<Peer> {
+    /// Installs a package in the system if its program isn't there.
+    pub(super) fn install(package: &str, program: &str) -> Result<Package> {
         let path = || {
             let path = std::env::var_os("PATH").unwrap_or_default();
             std::env::split_paths(&path)
@@ -69,11 +68,11 @@ impl Peers {
         }
         let program = path().with_context(|| format!("{package} has no {program}"))?;
         let version = run(Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]))?;
-        Ok(Peer { program, version: version.trim().to_owned() })
+        Ok(Package { program, version: version.trim().to_owned() })
     }
 
-    /// A program of a crate, which is built if it isn't there. `version` is a requirement of cargo's.
-    pub(super) fn built(&self, name: &str, version: &str) -> Result<Peer> {
+    /// Builds a program of a crate if it isn't there. `version` is a version requirement of cargo.
+    pub(super) fn build_crate(&self, name: &str, version: &str) -> Result<Package> {
         let root = self.dir.join("cargo");
         let program = root.join("bin").join(name);
         if !program.is_file() {
@@ -89,20 +88,20 @@ impl Peers {
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(" v")?.strip_suffix(':'))
             .with_context(|| format!("cargo doesn't list {name}"))?;
-        Ok(Peer { program, version: version.to_owned() })
+        Ok(Package { program, version: version.to_owned() })
     }
 
-    /// The newest suite beside the system's own, from the same mirror.
+    /// Sets up apt for the newest suite, with the system's mirror and separate directories.
     fn apt(&self) -> Result<Apt> {
-        let dir = std::path::absolute(self.dir.join("apt")).context("finding the peers")?;
+        let dir = std::path::absolute(self.dir.join("apt")).context("resolving the directory")?;
         for part in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(dir.join(part)).with_context(|| format!("making {part}"))?;
+            fs::create_dir_all(dir.join(part)).with_context(|| format!("creating {part}"))?;
         }
         let apt = Apt { dir };
         let sources = apt.dir.join("sources.list");
         if !sources.exists() {
             fs::write(&sources, format!("deb {} {SUITE} main\n", mirror()?))
-                .context("naming a source")?;
+                .context("writing sources.list")?;
         }
         Ok(apt)
     }
@@ -113,18 +112,19 @@ struct Apt {
 }
 
 impl Apt {
-    /// The package's archive.
+    /// Downloads a package and returns the path of its archive.
     fn download(&self, package: &str) -> Result<PathBuf> {
-        run(self.get().args(["-qq", "update"])).context("reading the suite's list of packages")?;
+        run(self.apt_get().args(["-qq", "update"])).context("downloading the package lists")?;
         let archives = self.dir.join("archives");
         remove(&archives)?;
-        fs::create_dir_all(&archives).context("making a directory for archives")?;
-        run(self.get().args(["-qq", "download", package]).current_dir(&archives))?;
-        let found = fs::read_dir(&archives).context("looking for the archive")?.next();
-        Ok(found.with_context(|| format!("no archive of {package}"))?.context("an archive")?.path())
+        fs::create_dir_all(&archives).context("creating a directory for archives")?;
+        run(self.apt_get().args(["-qq", "download", package]).current_dir(&archives))?;
+        let mut archives = fs::read_dir(&archives).context("reading the directory of archives")?;
+        let archive = archives.next().with_context(|| format!("no archive of {package}"))?;
+        Ok(archive.context("reading the directory of archives")?.path())
     }
 
-    fn get(&self) -> Command {
+    fn apt_get(&self) -> Command {
         let mut command = Command::new("apt-get");
         let dir = self.dir.display();
         for option in [
@@ -132,7 +132,7 @@ impl Apt {
             "Dir::Etc::SourceParts=/nonexistent".to_owned(),
             format!("Dir::State::Lists={dir}/lists"),
             format!("Dir::Cache={dir}/cache"),
-            // As root it would fetch as a user who can't write here.
+            // Root's apt-get otherwise downloads as a user who can't write to this directory.
             "APT::Sandbox::User=root".to_owned(),
         ] {
             command.arg("-o").arg(option);
@@ -141,7 +141,7 @@ impl Apt {
     }
 }
 
-/// Where the system's own packages come from.
+/// The mirror of the system's own packages.
 fn mirror() -> Result<String> {
     let mut targets = Command::new("apt-get");
     targets.args([
@@ -153,7 +153,7 @@ fn mirror() -> Result<String> {
     ]);
     let mirrors = run(&mut targets)?;
     let first = mirrors.lines().next();
-    Ok(first.context("no source of Debian's packages: apt-get update first")?.to_owned())
+    Ok(first.context("apt has no package lists of Debian: run apt-get update first")?.to_owned())
 }
 
 fn run(command: &mut Command) -> Result<String> {

@@ -4,24 +4,28 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::deployment::Deployment;
-use crate::{Host, Lab, Nat, Programs, PublicHost, Site, ThreeSites};
+use crate::host::Host;
+use crate::lab::{Lab, Nat, PublicHost, Site, ThreeSites};
+use crate::programs::Programs;
 
-/// The machines.
+/// Name of the demo's mesh.
+pub(super) const MESH: &str = "demo";
+
 #[derive(Clone, Debug)]
-pub(super) struct Stage {
-    /// Where the programs' files go.
+pub(super) struct DemoSites {
+    /// Directory for the programs' files.
     pub(super) dir: PathBuf,
     pub(super) controller: PublicHost,
     pub(super) sz: Site,
     pub(super) hk: Site,
     pub(super) idc: Site,
-    /// Behind a NAT, with both families inside.
+    /// Behind a NAT, with IPv4 and IPv6 inside.
     pub(super) office: Site,
-    /// Behind aws-hk, and unknown to the mesh at first.
+    /// In a network behind aws-hk that has no route in the mesh at first.
     pub(super) pods: Host,
 }
 
-impl Stage {
+impl DemoSites {
     pub(super) fn build(lab: &mut Lab) -> Result<Self> {
         let ThreeSites { controller, aliyun_sz: sz, aws_hk: hk, idc } =
             ThreeSites::build(lab, None)?;
@@ -36,29 +40,26 @@ impl Stage {
         Ok(Self { dir: lab.dir().to_owned(), controller, sz, hk, idc, office, pods })
     }
 
-    /// How to get into a lab that stays, and rid of it.
-    pub(super) fn guide(&self, lab: &Lab) -> Result<String> {
+    /// The commands that enter and remove a lab that stays up.
+    pub(super) fn lab_commands(&self, lab: &Lab) -> Result<String> {
         let ctl = Programs::locate()?.ctl();
-        let own = std::env::current_exe().context("finding this program's own path")?;
+        let testbed = std::env::current_exe().context("finding this program's own path")?;
         let operator = Deployment::operator_dir(MESH, &self.dir);
-        let mut text = String::from("\n== The lab stays. To enter it:\n");
-        let mut line = |what: &str, how: &str| writeln!(text, "  {what:<16} {how}");
+        let mut text = String::from("\n== The lab stays up. To enter it:\n");
+        let mut line = |name: &str, command: &str| writeln!(text, "  {name:<16} {command}");
         let mut hosts: Vec<&Host> = vec![&self.controller];
         for site in [&self.sz, &self.hk, &self.idc, &self.office] {
             hosts.extend([site.edge(), site.workload()]);
         }
         hosts.push(&self.pods);
         for host in hosts {
-            line(host.name(), &lab.how_to_enter(host))?;
+            line(host.name(), &lab.shell_command(host))?;
         }
         let enter = format!("ip netns exec {}", self.controller.netns().name());
         let (config, ctl) = (operator.display(), ctl.display());
         line("cfctl", &format!("{enter} env XDG_CONFIG_HOME={config} {ctl} status"))?;
         line("logs", &self.dir.join("log").display().to_string())?;
-        line("to remove it", &format!("{} lab down {}", own.display(), lab.id()))?;
+        line("to remove it", &format!("{} lab down {}", testbed.display(), lab.id()))?;
         Ok(text.trim_end().to_owned())
     }
 }
-
-/// The demo's mesh.
-pub(super) const MESH: &str = "demo";

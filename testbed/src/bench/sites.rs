@@ -1,5 +1,5 @@
-//! The lab of the benchmarks: two gateways with a veth pair between them and a router beside it, and what lies in
-//! their way at the moment.
+//! The sites of the benchmarks: two gateways that are connected by a veth pair and by the lab's
+//! router, and the condition of the path between them.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -7,32 +7,34 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::scenario::Condition;
-use crate::{Host, Lab, PublicHost, Site, WanPath};
+use crate::host::Host;
+use crate::lab::{Lab, PublicHost, Site};
+use crate::wan::WanPath;
 
-/// The interfaces of the veth pair.
+/// Name of both interfaces of the veth pair.
 const DIRECT: &str = "direct";
 
-/// The emulated WAN's bottleneck in bit/s: what the emulator, a tunnel and a flow can do together on two cores, so
-/// that the path is the limit and not the machine.
+/// Rate of the emulated WAN in bit/s. The emulator, a tunnel and a flow reach it together on two
+/// cores, so that the path is the limit and not the machine.
 const WAN_RATE: u64 = 500_000_000;
 
-/// The two sites and what they need. Every tunnel ends on their edge hosts, and so does every flow: what is behind the
-/// gateways would only add to the noise.
+/// Tunnels and flows both end on the edge hosts of the two sites: hosts behind the gateways would
+/// only add noise.
 #[derive(Clone, Debug)]
-pub(super) struct Arena {
+pub(super) struct BenchSites {
     pub(super) controller: PublicHost,
     pub(super) left: Site,
     pub(super) right: Site,
 }
 
-/// A gateway with its address on the underlay.
+/// A gateway with its address on the underlay network.
 #[derive(Clone, Debug)]
-pub(super) struct End {
+pub(super) struct Gateway {
     pub(super) host: Host,
     pub(super) public: Ipv4Addr,
 }
 
-impl Arena {
+impl BenchSites {
     pub(super) fn build(lab: &mut Lab) -> Result<Self> {
         let controller = lab.host("controller").public("192.0.2.7/24").build()?;
         let left = lab.site("left").public("203.0.113.7/24").inner("10.81.0.0/24").build()?;
@@ -45,34 +47,34 @@ impl Arena {
         Ok(Self { controller, left, right })
     }
 
-    /// The gateway from which flows start.
-    pub(super) fn left(&self) -> Result<End> {
-        end(&self.left)
+    /// The gateway that flows come from.
+    pub(super) fn left(&self) -> Result<Gateway> {
+        gateway(&self.left)
     }
 
-    /// The one that they go to.
-    pub(super) fn right(&self) -> Result<End> {
-        end(&self.right)
+    /// The gateway that flows go to.
+    pub(super) fn right(&self) -> Result<Gateway> {
+        gateway(&self.right)
     }
 
-    /// Puts something between the gateways, in place of what was there. Random loss begins anew with `seed`: the same
-    /// packets of two flows are lost, so that their difference is not one of luck.
-    pub(super) fn set(&self, condition: Condition, seed: u32) -> Result<()> {
+    /// Sets the condition of the path between the gateways. Random loss restarts with `seed`, so that
+    /// the same packets of each flow are lost.
+    pub(super) fn set_condition(&self, condition: Condition, seed: u32) -> Result<()> {
         match condition {
             Condition::Veth | Condition::NoSegmentation => {
                 let offloads = condition == Condition::Veth;
                 for site in [&self.left, &self.right] {
                     site.edge().netns().set_offloads(DIRECT, offloads)?;
                 }
-                self.direct(true)
+                self.route_direct(true)
             }
-            Condition::Narrow => self.wan(&WanPath {
+            Condition::Narrow => self.set_wan(&WanPath {
                 delay: Duration::from_millis(10),
                 rate: Some(200_000_000),
                 queue: Duration::from_millis(50),
                 ..WanPath::default()
             }),
-            Condition::Wan { rtt_ms, loss_percent } => self.wan(&WanPath {
+            Condition::Wan { rtt_ms, loss_percent } => self.set_wan(&WanPath {
                 delay: Duration::from_millis(rtt_ms.into()) / 2,
                 seed: seed.into(),
                 loss: loss_percent.into(),
@@ -83,15 +85,15 @@ impl Arena {
         }
     }
 
-    /// Leads the way over the router and its emulator.
-    fn wan(&self, path: &WanPath) -> Result<()> {
-        self.direct(false)?;
+    /// Routes packets through the router and its WAN emulator.
+    fn set_wan(&self, path: &WanPath) -> Result<()> {
+        self.route_direct(false)?;
         self.left.uplink().wan_to(self.right.uplink()).set(path)
     }
 
-    /// Leads the way between the public addresses over the veth pair, or over the router. Tunnels keep their
-    /// addresses.
-    fn direct(&self, direct: bool) -> Result<()> {
+    /// Routes packets between the public addresses over the veth pair, or over the router. The
+    /// addresses don't change.
+    fn route_direct(&self, direct: bool) -> Result<()> {
         let (left, right) = (self.left()?, self.right()?);
         for (here, there) in [(&left, &right), (&right, &left)] {
             let verb = if direct { "replace" } else { "flush" };
@@ -104,15 +106,14 @@ impl Arena {
     }
 }
 
-impl End {
-    /// Its public address.
+impl Gateway {
     pub(super) fn ip(&self) -> IpAddr {
         self.public.into()
     }
 }
 
-fn end(site: &Site) -> Result<End> {
+fn gateway(site: &Site) -> Result<Gateway> {
     let public =
         site.uplink().v4().with_context(|| format!("{} has no IPv4 address", site.name()))?;
-    Ok(End { host: site.edge().clone(), public })
+    Ok(Gateway { host: site.edge().clone(), public })
 }
