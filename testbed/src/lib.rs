@@ -24,13 +24,14 @@
 //! them.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
-#![warn(missing_docs)]
 
+mod admin;
 pub mod bench;
 mod capture;
 pub mod crash;
 pub mod demo;
 pub mod deployment;
+pub mod etcd;
 mod host;
 pub mod http;
 pub mod iperf;

@@ -184,11 +184,11 @@ impl Story {
         let pinger = pinging(self.stage.sz.workload(), self.stage.hk.workload().address(), 10)?;
         pinger.steady(20, PATIENCE)?;
         let start = Instant::now();
-        self.mesh.kill9_controller()?;
+        self.mesh.controller_mut().kill9()?;
         let sent = pinger.stats().sent;
         wait_until(PATIENCE, || pinger.stats().sent >= sent + UNGOVERNED)?;
         let gone = start.elapsed();
-        self.mesh.start_controller()?;
+        self.mesh.controller_mut().start()?;
         self.mesh.wait_in_sync("prod", 4)?;
         let back = start.elapsed() - gone;
         let stats = pinger.stop();
@@ -235,7 +235,7 @@ impl Story {
         for edge in [&self.sz, &self.hk, &self.idc] {
             edges.push(mib(edge.process().rss_kib()?));
         }
-        let controller = mib(self.mesh.controller().rss_kib()?);
+        let controller = mib(self.mesh.controller().process().rss_kib()?);
         let seen = format!("controller {controller} MiB, edges {} MiB", edges.join(", "));
         summary.saw("resident memory", seen, true);
         Ok(())
