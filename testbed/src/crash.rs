@@ -1,17 +1,17 @@
-//! A controller that is killed at random moments under writes, and started again: nothing that it acknowledged is
-//! lost, and nothing is torn.
+//! Kills a controller at random moments under writes and starts it again: no acknowledged change may be lost, and no
+//! change may be torn.
 //!
-//! The program is the real one, on the loopback. Writers change routes, edges and namespaces, make tokens, use
-//! them up and revoke certificates, several at once, until the kill. After each start three things are compared: what
-//! the writers were told, the audit log, and what the controller lists. A change and its record are one
-//! transaction, so that
+//! The controller is the real program, on the loopback. Several writers change routes, edges and namespaces, create and
+//! use tokens, and revoke certificates, in parallel, until the kill. After each start three things are compared: the
+//! replies that the writers got, the audit log, and what the controller lists. A change and its audit record are one
+//! transaction, so
 //!
-//! - every acknowledged change has its record, and every record is of a change that was asked for;
-//! - the records' changes, each beginning where the one before it ended, lead from what was listed before to what is
-//!   listed now, revisions of namespaces included. A change of which a part is missing breaks that.
+//! - every acknowledged change has a record, and every record belongs to a request;
+//! - the changes in the records, each starting at the result of the one before, lead from the previous lists to the
+//!   current ones, revisions of namespaces included. A partly applied change breaks that chain.
 
+mod controller;
 mod ledger;
-mod site;
 mod writers;
 
 use std::fmt;
@@ -22,27 +22,26 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
 
+use controller::LoopbackController;
 use ledger::Ledger;
-use site::Site;
-use writers::{Note, Tally};
+use writers::{Counts, Note};
 
-/// What a started controller may take until it answers.
-pub const SERVING: Duration = Duration::from_secs(1);
+/// The most time from the start of a controller to its first answer.
+pub const START_BOUND: Duration = Duration::from_secs(1);
 
-/// The longest that writers are let write before a kill.
-const LONGEST: u32 = 120;
-/// One kill in so many hits a controller that is just starting.
-const STARTING: u32 = 6;
-/// How far into its start.
-const START: u32 = 40;
+/// Milliseconds that writers may write before a kill.
+const MAX_WRITING: u32 = 120;
+/// One in this many restarted controllers is killed while it starts.
+const KILL_DURING_START: u32 = 6;
+/// Milliseconds that such a controller may run.
+const MAX_STARTING: u32 = 40;
 
-/// How often to kill, and what.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Kills
+    /// Number of kills
     #[arg(long, default_value_t = 300)]
     pub kills: u32,
-    /// Seed of the moments; another by default at each run
+    /// Seed of the random moments; by default a new one for each run
     #[arg(long)]
     pub seed: Option<u64>,
     /// Flags for `init` and `run` of the controller, such as those of its store
@@ -50,89 +49,89 @@ pub struct Options {
     pub flags: Vec<String>,
 }
 
-/// What came of it.
 #[derive(Clone, Debug)]
 pub struct Report {
     seed: u64,
     kills: u32,
-    starting: u32,
-    tally: Tally,
+    kills_during_start: u32,
+    counts: Counts,
+    /// Times from the start of the program to its first answer.
     starts: Vec<Duration>,
     took: Duration,
 }
 
-/// Kills and starts a controller as often as it says, in a directory of its own.
+/// Kills and restarts a controller in a temporary directory.
 ///
 /// # Errors
-/// At the first change that is lost or torn, or the first start that takes too long, with the seed.
+/// At the first change that is lost or torn, or start that takes longer than [`START_BOUND`]; the message has the seed.
 pub fn run(options: &Options) -> Result<Report> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(kill_and_look(options, seed)).with_context(|| {
-        format!("again with: testbed crash --kills {} --seed {seed}", options.kills)
+    runtime.block_on(kill_and_verify(options, seed)).with_context(|| {
+        format!("repeat with: testbed crash --kills {} --seed {seed}", options.kills)
     })
 }
 
-async fn kill_and_look(options: &Options, seed: u64) -> Result<Report> {
-    let begun = Instant::now();
+async fn kill_and_verify(options: &Options, seed: u64) -> Result<Report> {
+    let start = Instant::now();
     let mut random = StdRng::seed_from_u64(seed);
-    let mut site = Site::init(&options.flags)?;
+    let mut controller = LoopbackController::init(&options.flags)?;
     let mut report = Report {
         seed,
         kills: 0,
-        starting: 0,
-        tally: Tally::default(),
+        kills_during_start: 0,
+        counts: Counts::default(),
         starts: Vec::new(),
         took: Duration::ZERO,
     };
-    let (mut admin, _) = site.start().await?;
-    writers::prepare(&admin).await?;
+    let (mut admin, _) = controller.start().await?;
+    writers::create_namespaces(&admin).await?;
     let mut ledger = Ledger::open(&admin).await?;
     while report.kills < options.kills {
-        let (notes, mut noted) = mpsc::unbounded_channel();
-        let round = writers::start(admin, report.kills, &notes);
-        drop(notes);
-        tokio::time::sleep(moment(&mut random, LONGEST)).await;
-        site.kill()?;
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let mut writers = writers::start(admin, report.kills, &sender);
+        drop(sender);
+        tokio::time::sleep(random_millis(&mut random, MAX_WRITING)).await;
+        controller.kill()?;
         report.kills += 1;
-        // What the controller had sent may still be in the socket.
+        // The socket may still hold what the controller has sent.
         tokio::time::sleep(Duration::from_millis(3)).await;
-        round.abort();
-        let notes = drain(&mut noted).await;
-        while report.kills < options.kills && random.random_ratio(1, STARTING) {
-            site.begin()?;
-            tokio::time::sleep(moment(&mut random, START)).await;
-            site.kill()?;
+        writers.abort_all();
+        let notes = drain(&mut receiver).await;
+        while report.kills < options.kills && random.random_ratio(1, KILL_DURING_START) {
+            controller.spawn()?;
+            tokio::time::sleep(random_millis(&mut random, MAX_STARTING)).await;
+            controller.kill()?;
             report.kills += 1;
-            report.starting += 1;
+            report.kills_during_start += 1;
         }
         let took;
-        (admin, took) = site.start().await?;
+        (admin, took) = controller.start().await?;
         let kill = report.kills;
-        ensure!(took < SERVING, "after kill {kill} the controller answered only after {took:?}");
+        ensure!(took < START_BOUND, "after kill {kill} the first answer came after {took:?}");
         report.starts.push(took);
-        let looked = ledger.look(&admin, &notes, &mut report.tally).await;
-        looked.with_context(|| format!("after kill {kill}\n{}", site.log()))?;
+        let verified = ledger.verify(&admin, &notes, &mut report.counts).await;
+        verified.with_context(|| format!("after kill {kill}\n{}", controller.log()))?;
     }
-    report.took = begun.elapsed();
+    report.took = start.elapsed();
     Ok(report)
 }
 
-/// Within so many milliseconds.
-fn moment(random: &mut StdRng, most: u32) -> Duration {
-    Duration::from_micros(u64::from(random.random_range(0..most * 1000)))
+/// A time of up to `max` milliseconds.
+fn random_millis(random: &mut StdRng, max: u32) -> Duration {
+    Duration::from_micros(u64::from(random.random_range(0..max * 1000)))
 }
 
-async fn drain(noted: &mut mpsc::UnboundedReceiver<Note>) -> Vec<Note> {
+async fn drain(receiver: &mut mpsc::UnboundedReceiver<Note>) -> Vec<Note> {
     let mut notes = Vec::new();
-    while let Some(note) = noted.recv().await {
+    while let Some(note) = receiver.recv().await {
         notes.push(note);
     }
     notes
 }
 
 impl Report {
-    /// The time from the start of the program to its first answer: half, 95 of 100, and all take no longer.
+    /// The median, 95th percentile and maximum of the times from the start of the program to its first answer.
     pub fn starts(&self) -> [Duration; 3] {
         let mut sorted = self.starts.clone();
         sorted.sort_unstable();
@@ -141,27 +140,30 @@ impl Report {
             .map(|rank| sorted.get(rank).copied().unwrap_or_default())
     }
 
-    /// Changes that were acknowledged, all of which are there.
+    /// Number of changes that were acknowledged; none of them is lost.
     pub fn acknowledged(&self) -> usize {
-        self.tally.acknowledged
+        self.counts.acknowledged
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { acknowledged, unanswered, joins, revocations } = self.tally;
-        let [half, most, all] = self.starts().map(|start| start.as_millis());
+        let Counts { acknowledged, unanswered, joins, revocations } = self.counts;
+        let [median, p95, slowest] = self.starts().map(|start| start.as_millis());
         writeln!(
             f,
             "{} kills, {} of them during a start, in {} s; seed {}",
             self.kills,
-            self.starting,
+            self.kills_during_start,
             self.took.as_secs(),
             self.seed
         )?;
-        writeln!(f, "changes    {acknowledged} acknowledged, 0 of them lost, 0 torn")?;
-        writeln!(f, "           {unanswered} not answered and there, whole")?;
-        writeln!(f, "           among them {joins} tokens used up, {revocations} revocations")?;
-        write!(f, "serving    {half} ms p50, {most} ms p95, {all} ms at most after a start")
+        writeln!(f, "changes    {acknowledged} acknowledged: 0 lost, 0 torn")?;
+        writeln!(f, "           {unanswered} made but not acknowledged: 0 torn")?;
+        writeln!(f, "           including {joins} joins and {revocations} revocations")?;
+        write!(
+            f,
+            "start      {median} ms p50, {p95} ms p95, {slowest} ms slowest, to the first answer"
+        )
     }
 }

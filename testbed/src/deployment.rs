@@ -1,4 +1,4 @@
-//! A whole deployment of cframe in a [`Lab`], by its real programs and the commands that a user types.
+//! A deployment of cframe in a [`Lab`], made with the real programs and the commands that a user types.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -16,17 +16,18 @@
 //! idc.wait_synced()?;
 //! let refused = mesh.ctl(&["route", "add", "r", "-n", "prod", "--cidr", "10.60.6.0/25", "--edge", "aws-hk"])?;
 //! assert_eq!(refused.code, 4);
-//! mesh.kill9_controller()?;
+//! mesh.controller_mut().kill9()?;
 //! hk.restart()?;                                          // it needs no controller
-//! mesh.start_controller()?;
+//! mesh.controller_mut().start()?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Whatever waits does so for a condition, and its error has the end of the log.
+//! Functions that wait have the end of the log in their errors.
 
 mod controller;
 mod edge;
+mod http;
 mod prompt;
 
 use std::path::{Path, PathBuf};
@@ -36,18 +37,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{Host, Lab, Process, Programs, Site};
+use crate::host::Host;
+use crate::lab::{Lab, Site};
+use crate::programs::Programs;
 use controller::{Files, Origin};
 
 pub use controller::Controller;
 pub use edge::{Edge, Enrolment};
+pub use http::http_get;
 pub use prompt::{Output, Transcript};
 
-/// How long a command may take; the programs' own time-outs are shorter.
-const COMMAND: Duration = Duration::from_secs(30);
+/// Longer than the programs' own time-outs.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A mesh with its controllers, one at first, and an operator who manages it on the first one's host. Dropping it
-/// kills the controllers; the edges are their own.
+/// A mesh with one or several controllers, and an operator on the host of the first. Dropping it kills the
+/// controllers, but not the edges.
 #[derive(Debug)]
 pub struct Deployment {
     mesh: String,
@@ -60,54 +65,37 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Makes the mesh `lab` with its controller on `host`, and waits until that is ready. There is no namespace yet.
+    /// Creates a mesh named `lab`, without namespaces, and waits until its controller on `host` is ready.
     pub fn start(lab: &Lab, host: &Host) -> Result<Self> {
         Self::start_mesh("lab", lab.dir(), host, Transcript::default())
     }
 
-    /// The same for a mesh of another name, in a directory of its own below `dir`, with a transcript.
+    /// Creates a mesh with its files in a new directory below `dir`. Commands are shown in `transcript`.
     pub fn start_mesh(mesh: &str, dir: &Path, host: &Host, transcript: Transcript) -> Result<Self> {
-        Self::start_configured(mesh, dir, host, transcript, "")
+        let files = Files::new(mesh, dir);
+        files.create_dir()?;
+        Self::start_first(mesh, files, &Origin::New { config: "" }, host, transcript)
     }
 
-    /// Whether there is a mesh of this name below a directory.
-    pub fn is_made(mesh: &str, dir: &Path) -> bool {
-        Files::of(mesh, dir).contexts().exists()
+    /// Whether a mesh of this name has files below `dir`.
+    pub fn exists(mesh: &str, dir: &Path) -> bool {
+        Files::new(mesh, dir).contexts().exists()
     }
 
-    /// As [`start_configured`](Self::start_configured) for a mesh that may have been made there by an earlier run, on a
-    /// host of the same addresses.
-    pub fn start_or_resume(
-        mesh: &str,
-        dir: &Path,
-        host: &Host,
-        transcript: Transcript,
-        config: &str,
-    ) -> Result<Self> {
-        let files = Files::of(mesh, dir);
-        let origin = if Self::is_made(mesh, dir) {
-            Origin::Made
+    /// Starts the mesh that an earlier run has created below `dir` on a host with the same addresses, or creates it
+    /// with `config` as its controllers' configuration file.
+    pub fn start_or_resume(mesh: &str, dir: &Path, host: &Host, config: &str) -> Result<Self> {
+        let files = Files::new(mesh, dir);
+        let origin = if files.contexts().exists() {
+            Origin::Existing
         } else {
-            files.make_if_absent()?;
-            Origin::Mesh(mesh, config)
+            files.create_dir_if_absent()?;
+            Origin::New { config }
         };
-        Self::begin(mesh, files, &origin, host, transcript)
+        Self::start_first(mesh, files, &origin, host, Transcript::default())
     }
 
-    /// The same with a text for the controllers' configuration file: a store that several can share, say.
-    pub fn start_configured(
-        mesh: &str,
-        dir: &Path,
-        host: &Host,
-        transcript: Transcript,
-        config: &str,
-    ) -> Result<Self> {
-        let files = Files::of(mesh, dir);
-        files.make()?;
-        Self::begin(mesh, files, &Origin::Mesh(mesh, config), host, transcript)
-    }
-
-    fn begin(
+    fn start_first(
         mesh: &str,
         files: Files,
         origin: &Origin<'_>,
@@ -116,21 +104,19 @@ impl Deployment {
     ) -> Result<Self> {
         let programs = Programs::locate()?;
         let first =
-            controller::make(origin, mesh, &files, host, &programs.controller(), transcript)?;
+            controller::start(origin, mesh, &files, host, &programs.controller(), transcript)?;
         let (mesh, host) = (mesh.to_owned(), host.clone());
         Ok(Self { mesh, host, files, programs, transcript, controllers: vec![first] })
     }
 
-    /// Has one more controller join, on a host of its own, and waits until it is ready. The store must be one that
-    /// several can share.
-    pub fn add_controller(&mut self, name: &str, host: &Host) -> Result<&mut Controller> {
+    /// Lets another controller join, on its own host, and waits until it is ready. The store must be one that several
+    /// controllers can share.
+    pub fn add_controller(&mut self, name: &str, host: &Host) -> Result<()> {
         let Self { mesh, files, programs, transcript, controllers, .. } = self;
-        let origin = Origin::Join(name);
-        let joined =
-            controller::make(&origin, mesh, files, host, &programs.controller(), *transcript)?;
-        controllers.push(joined);
-        let last = controllers.len() - 1;
-        Ok(&mut controllers[last])
+        let origin = Origin::Join { name };
+        let program = programs.controller();
+        controllers.push(controller::start(&origin, mesh, files, host, &program, *transcript)?);
+        Ok(())
     }
 
     /// All controllers, in the order in which they joined.
@@ -138,31 +124,20 @@ impl Deployment {
         &mut self.controllers
     }
 
-    /// Its mesh's name.
-    pub fn mesh(&self) -> &str {
-        &self.mesh
-    }
-
-    /// The controller's host, where the operator is too.
-    pub fn host(&self) -> &Host {
-        &self.host
-    }
-
-    /// The programs it runs.
     pub fn programs(&self) -> &Programs {
         &self.programs
     }
 
-    /// Runs `cfctl` with these arguments as the first admin. A refusal is no error here, see [`Output::code`].
+    /// Runs `cfctl` as the first admin, to its end. Errors of `cfctl` are in [`Output::code`].
     pub fn ctl(&self, args: &[&str]) -> Result<Output> {
-        self.transcript.run(&self.host, self.ctl_command(args), COMMAND)
+        self.transcript.run(&self.host, self.ctl_command(args), COMMAND_TIMEOUT)
     }
 
-    /// The same with another file of contexts, such as one that `cfctl admin add --out` has written.
+    /// Runs `cfctl` with another file of contexts, such as one that `cfctl admin add --out` has written.
     pub fn ctl_as(&self, contexts: &Path, args: &[&str]) -> Result<Output> {
         let mut command = self.ctl_command(args);
         command.env("CFCTL_CONFIG", contexts);
-        self.transcript.run(&self.host, command, COMMAND)
+        self.transcript.run(&self.host, command, COMMAND_TIMEOUT)
     }
 
     /// Runs `cfctl`, which has to succeed, and returns its standard output.
@@ -170,77 +145,49 @@ impl Deployment {
         self.ctl(args)?.success()
     }
 
-    /// Runs `cfctl -o json` and returns what it answers.
+    /// Runs `cfctl -o json` and returns its output, for any exit code.
     pub fn ctl_json(&self, args: &[&str]) -> Result<Value> {
         let mut command = self.ctl_command(args);
         command.args(["-o", "json"]);
-        prompt::run(command, COMMAND)?.json()
+        prompt::run(command, COMMAND_TIMEOUT)?.json()
     }
 
-    /// A join token for an edge that is there: what follows `cframe-edge join`.
+    /// Creates a join token for an existing edge, the argument of `cframe-edge join`.
     pub fn token(&self, namespace: &str, edge: &str) -> Result<String> {
-        let said = self.ctl_ok(&["token", "create", "--namespace", namespace, "--edge", edge])?;
-        let token = said.split_whitespace().find(|word| word.starts_with("cfj1."));
-        Ok(token.with_context(|| format!("no token in {said:?}"))?.to_owned())
+        self.token_with(&["--namespace", namespace, "--edge", edge])
     }
 
-    /// An edge that is to be enrolled at a site; by default with the site's name, networks and public addresses, in
-    /// the namespace `prod`.
+    /// Runs `cfctl token create` with these arguments, and returns the token.
+    pub fn token_with(&self, args: &[&str]) -> Result<String> {
+        let stdout = self.ctl_ok(&[&["token", "create"], args].concat())?;
+        let token = stdout.split_whitespace().find(|word| word.starts_with("cfj1."));
+        Ok(token.with_context(|| format!("no token in {stdout:?}"))?.to_owned())
+    }
+
+    /// An edge to be enrolled at a site; by default in the namespace `prod`, with the site's name, networks and public
+    /// addresses.
     pub fn edge(&self, site: &Site) -> Enrolment<'_> {
         Enrolment::new(self, site)
     }
 
-    /// Enrols and starts an edge with all of it said.
-    pub fn enrol(
-        &self,
-        site: &Site,
-        namespace: &str,
-        name: &str,
-        cidrs: &[&str],
-        endpoints: &[&str],
-    ) -> Result<Edge> {
-        self.edge(site).namespace(namespace).name(name).cidrs(cidrs).endpoints(endpoints).enrol()
-    }
-
-    /// Runs `cframe-edge` with a data directory of its own on any host; for what a user would not do.
+    /// Runs `cframe-edge` with the data directory `dir` on any host, to its end.
     pub fn edge_program(&self, host: &Host, dir: &Path, args: &[&str]) -> Result<Output> {
         let mut command = clean_command(host, self.programs.edge());
         command.args(args).env("CFRAME_EDGE_DATA_DIR", dir);
-        prompt::run(command, COMMAND)
+        prompt::run(command, COMMAND_TIMEOUT)
     }
 
-    /// The first controller's program, with its log and memory.
-    pub fn controller(&self) -> &Process {
-        self.controllers[0].process()
+    /// The first controller.
+    pub fn controller(&self) -> &Controller {
+        &self.controllers[0]
     }
 
-    /// The first controller's program, to signal and wait for.
-    pub fn controller_mut(&mut self) -> &mut Process {
-        self.controllers[0].process_mut()
+    pub fn controller_mut(&mut self) -> &mut Controller {
+        &mut self.controllers[0]
     }
 
-    /// Kills the first controller with SIGKILL.
-    pub fn kill9_controller(&mut self) -> Result<()> {
-        self.controllers[0].kill9()
-    }
-
-    /// Starts the first controller again after its end, and waits until it is ready.
-    pub fn start_controller(&mut self) -> Result<()> {
-        self.controllers[0].start()
-    }
-
-    /// Stops the first controller with SIGTERM, starts it again, and waits until it is ready.
-    pub fn restart_controller(&mut self) -> Result<()> {
-        self.controllers[0].restart()
-    }
-
-    /// Waits until the first controller's `/readyz` says yes.
-    pub fn wait_ready(&mut self) -> Result<()> {
-        self.controllers[0].wait_ready()
-    }
-
-    /// Waits until all `count` edges of a namespace are connected, have applied the newest state and have all their
-    /// links, as `cfctl status` tells: reports come once a second at most.
+    /// Waits until `cfctl status` shows `count` edges of a namespace online, all of them in sync and with all their
+    /// links. Edges report at most once a second.
     pub fn wait_in_sync(&self, namespace: &str, count: u32) -> Result<()> {
         let start = std::time::Instant::now();
         loop {
@@ -255,10 +202,10 @@ impl Deployment {
             {
                 return Ok(());
             }
-            if start.elapsed() > Duration::from_secs(15) {
+            if start.elapsed() > SYNC_TIMEOUT {
                 bail!(
                     "not {count} edges in sync in {namespace}: {status:#}\nthe end of the controller's log:\n{}",
-                    self.controller().log_tail(20)
+                    self.controller().process().log_tail(20)
                 );
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -276,7 +223,7 @@ impl Deployment {
     }
 }
 
-/// A command for one of our programs, without settings that come from the caller's environment.
+/// A command for one of our programs, without settings from the caller's environment.
 fn clean_command(host: &Host, program: PathBuf) -> Command {
     let mut command = host.command(program);
     for (name, _) in std::env::vars_os() {

@@ -25,12 +25,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod admin;
 pub mod bench;
 mod capture;
 pub mod cli;
 pub mod crash;
 pub mod demo;
 pub mod deployment;
+pub mod etcd;
 mod host;
 pub mod http;
 pub mod iperf;

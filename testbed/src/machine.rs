@@ -1,4 +1,4 @@
-//! Hosts that have more than a network of their own: a file system, processes, a name.
+//! Hosts with their own file system, processes and host name besides their own network.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::{Host, Lab, Process};
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::process::Process;
 
 const BOOT: &str = include_str!("machine/boot.sh");
-const PATIENCE: Duration = Duration::from_secs(10);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The search path of root on Debian.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A host whose `/etc`, `/var`, `/root`, `/run`, `/tmp` and `/usr/local` are its own, as are its
-/// processes. Programs and libraries in `/usr` are those of the machine that the lab runs on.
+/// A host with its own processes and its own `/etc`, `/var`, `/root`, `/run`, `/tmp` and `/usr/local`.
+/// Programs and libraries in `/usr` are those of the machine that the lab runs on.
 ///
-/// All files are in memory, in a mount namespace which ends with the lab however that ends. Without
-/// root it has one user, root, whatever is in `/etc/passwd`.
+/// All files are in memory, in a mount namespace that ends with the lab, even if the lab's process is
+/// killed. In a user namespace, root is the only user, although `/etc/passwd` has more.
 #[derive(Debug)]
 pub struct Machine {
     name: String,
@@ -27,11 +29,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots `host` as `name`, with lines for `/etc/hosts`. Each of `shares` is a file or directory
-    /// outside, and the absolute path at which the machine can read it.
-    ///
-    /// # Errors
-    /// If the kernel refuses a namespace or a mount, with the end of what was said.
+    /// Boots `host` as `name`, with `hosts` as lines of `/etc/hosts`. Each of `shares` is a file or
+    /// directory outside, and the absolute path at which the machine can read it.
     pub fn boot(
         lab: &Lab,
         host: &Host,
@@ -54,21 +53,20 @@ impl Machine {
             command.arg(outside).arg(inside);
         }
         let mut init = host.spawn(&format!("machine-{name}"), command)?;
-        init.wait_for_log("up\n", PATIENCE).with_context(|| format!("booting {name}"))?;
+        init.wait_for_log("up\n", BOOT_TIMEOUT).with_context(|| format!("booting {name}"))?;
         Ok(Self { name: name.to_owned(), host: host.clone(), init })
     }
 
-    /// Its name, which `hostname` says too.
+    /// The host name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its network.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// A command that runs on it as root, in root's home, with an environment as after a login.
+    /// A command that runs on it as root, in root's home, with the environment of a login.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let namespaces = format!("/proc/{}/ns", self.init.pid());
         let mut command = self.host.command("nsenter");

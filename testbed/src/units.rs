@@ -1,15 +1,14 @@
-//! What `systemctl` does on a [`Machine`](crate::Machine), which has no systemd: enough of it that an operator's commands and
-//! the units of `doc/systemd` work as they stand.
+//! `systemctl` for a [`Machine`](crate::Machine), which has no systemd: enough of it that an operator's commands and the
+//! units of `doc/systemd` work unchanged.
 //!
 //! - Verbs: `start`, `stop`, `restart`, `reload`, `status`, `is-active`, `is-enabled`, `enable`, `disable`,
 //!   `daemon-reload`, with `--now`, `--no-block` and `--quiet`.
 //! - Services of type `simple`, `notify` and `oneshot`; drop-ins, templates, `%i`, `%H`, `%p`, `Environment`,
 //!   `EnvironmentFile`, `User`, `Group`, `AmbientCapabilities`, `RuntimeDirectory`, `UMask`, `Restart`,
 //!   `RestartSec`, `TimeoutStopSec`. Sandboxes and limits are not enforced.
-//! - A timer is looked at, and goes off only when its service is started by hand.
+//! - A timer is checked, but never starts its service.
 //!
-//! Each service that runs has a supervisor, which is this program too. What it prints is in
-//! `/var/log/UNIT.log`.
+//! Each running service has a supervisor, which is this program too. Its output is in `/var/log/UNIT.log`.
 
 mod file;
 mod manager;
@@ -21,28 +20,27 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 
-/// The arguments of `systemctl`.
 #[derive(Debug, Parser)]
-#[command(name = "systemctl", version, about = "The units of a host of the lab")]
+#[command(name = "systemctl", version, about = "Manages the units of a host of the lab")]
 struct Cli {
-    /// Start or stop it as well, with `enable` and `disable`
+    /// With `enable` start the units too, with `disable` stop them
     #[arg(long)]
     now: bool,
-    /// Don't wait until it has started
+    /// Don't wait until the units have started
     #[arg(long)]
     no_block: bool,
     /// Print nothing
     #[arg(short, long)]
     quiet: bool,
-    /// What is done
+    /// What to do, such as `start`
     verb: String,
-    /// With these
+    /// On which units
     units: Vec<String>,
 }
 
-/// The program `systemctl`. Exit codes are systemd's: 3 for what is not active.
+/// The program `systemctl`. Exit codes are systemd's: 3 for a unit that is not active.
 pub fn main() -> ExitCode {
-    match dispatch(&Cli::parse()) {
+    match run(&Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("systemctl: {error:#}");
@@ -51,21 +49,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: &Cli) -> Result<u8> {
+fn run(cli: &Cli) -> Result<u8> {
     if cli.verb == "daemon-reload" {
-        // Units are read whenever one is started.
+        // Every command reads the unit files.
         return Ok(0);
     }
-    ensure!(!cli.units.is_empty(), "{} of which unit?", cli.verb);
+    ensure!(!cli.units.is_empty(), "`systemctl {}` needs a unit", cli.verb);
     let mut code = 0;
     for name in &cli.units {
-        let name = file::full_name(name);
-        code = code.max(one(cli, &name)?);
+        code = code.max(run_verb(cli, &file::full_name(name))?);
     }
     Ok(code)
 }
 
-fn one(cli: &Cli, name: &str) -> Result<u8> {
+fn run_verb(cli: &Cli, name: &str) -> Result<u8> {
     match cli.verb.as_str() {
         "start" => manager::start(name, !cli.no_block)?,
         "stop" => manager::stop(name)?,
@@ -86,7 +83,13 @@ fn one(cli: &Cli, name: &str) -> Result<u8> {
                 manager::stop(name)?;
             }
         }
-        "is-enabled" => return say(cli, manager::is_enabled(name), ["disabled", "enabled"], 1),
+        "is-enabled" => {
+            let enabled = manager::is_enabled(name);
+            if !cli.quiet {
+                println!("{}", if enabled { "enabled" } else { "disabled" });
+            }
+            return Ok(u8::from(!enabled));
+        }
         "is-active" | "status" => {
             let state = manager::state(name)?;
             if !cli.quiet {
@@ -96,14 +99,7 @@ fn one(cli: &Cli, name: &str) -> Result<u8> {
             return Ok(if state == manager::State::Active { 0 } else { 3 });
         }
         "supervise" => supervisor::run(name)?,
-        verb => bail!("`systemctl {verb}` is not among what the lab's hosts know"),
+        verb => bail!("`systemctl {verb}` is not supported on a host of the lab"),
     }
     Ok(0)
-}
-
-fn say(cli: &Cli, yes: bool, words: [&str; 2], otherwise: u8) -> Result<u8> {
-    if !cli.quiet {
-        println!("{}", words[usize::from(yes)]);
-    }
-    Ok(if yes { 0 } else { otherwise })
 }

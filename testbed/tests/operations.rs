@@ -1,6 +1,6 @@
-//! doc/operations.md, run as it stands: every command on its host, while pings go between two sites.
+//! Runs every command of doc/operations.md on its host, while pings go between two sites.
 //!
-//! Needs root, or user namespaces, the release programs, and etcd; fails without.
+//! Needs root or user namespaces, the release programs and etcd; fails without them.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 use cframe_testbed::runbook::{self, Runner, Section};
 use cframe_testbed::{Lab, Machine, Programs, Site, privilege};
 
+/// For the whole guide.
 const BOUND: Duration = Duration::from_secs(120);
-/// Those on the internet, and the gateways: name, public address, network behind it.
+/// Hosts on the internet: name, public address.
 const PUBLIC: [(&str, &str); 4] = [
     ("ctl1", "198.51.100.10/28"),
     ("ctl2", "198.51.100.20/28"),
     ("ctl3", "198.51.100.40/28"),
     ("operator", "198.51.100.70/28"),
 ];
+/// Gateways: name, public address, network behind it.
 const GATEWAYS: [(&str, &str, &str); 3] = [
     ("aliyun-sz", "192.0.2.7/24", "172.18.0.0/16"),
     ("aws-hk", "203.0.113.7/24", "172.30.0.0/16"),
@@ -36,7 +38,7 @@ fn sections() -> Vec<Section> {
     runbook::parse(&text, &names).unwrap_or_else(|error| panic!("doc/operations.md: {error:#}"))
 }
 
-/// The hosts of the document. Each has a checkout of the release, as it is after `cargo build`, in root's home.
+/// Boots the hosts of the document. The operator has a built checkout of cframe in root's home.
 fn boot(lab: &mut Lab) -> (Vec<Machine>, Vec<Site>) {
     let mut hosts = Vec::new();
     for (name, address) in PUBLIC {
@@ -80,9 +82,9 @@ fn the_commands_of_the_operations_guide_do_what_it_says() {
     let runner = Runner::new(machines, pinger.unwrap());
     let start = Instant::now();
     for section in &sections {
-        let report = runner.section(section);
+        let report = runner.run_section(section);
         let report = report.unwrap_or_else(|error| panic!("doc/operations.md: {error:#}"));
-        // Past the test harness, which shows what passing tests print to nobody.
+        // Not by `println!`, whose output the harness shows for failing tests only.
         writeln!(std::io::stdout().lock(), "figure: operations: {report}").unwrap();
     }
     let took = start.elapsed();

@@ -1,4 +1,4 @@
-//! What the store must hold, by its audit log, and whether it does.
+//! What the store must contain according to its audit log, compared with what the controller lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,148 +8,154 @@ use cframe_protocol::v1::{AuditQuery, AuditRow, Call, CertState, Reply};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::writers::{Note, Tally};
+use super::writers::{Counts, Note};
 
-/// By key, as `edges/prod/aws-hk`: what is there.
+/// Values by key, such as `edges/prod/aws-hk`.
 type Content = BTreeMap<String, Value>;
 
+/// A call and its subject.
+type Change = (String, String);
+
 pub(super) struct Ledger {
+    /// By the records so far.
     content: Content,
-    /// Keys that ever were.
-    made: BTreeSet<String>,
-    /// The last record that is in it.
+    /// All keys that have ever existed.
+    created: BTreeSet<String>,
+    /// The id of the last record that was applied.
     last: String,
 }
 
 impl Ledger {
-    /// Begins with what is there.
+    /// Starts with what the controller lists.
     pub(super) async fn open(admin: &AdminConnection) -> Result<Self> {
-        let content = listed(admin).await?;
+        let content = list_all(admin).await?;
         let last = records(admin, "").await?.pop().context("no record at all")?;
-        Ok(Self { made: content.keys().cloned().collect(), content, last: last.id })
+        Ok(Self { created: content.keys().cloned().collect(), content, last: last.id })
     }
 
-    /// Takes in the records since it was last looked, and compares them with what was noted and what is there.
-    pub(super) async fn look(
+    /// Applies the records that are new, and compares them with the writers' notes and with what the controller lists.
+    pub(super) async fn verify(
         &mut self,
         admin: &AdminConnection,
         notes: &[Note],
-        tally: &mut Tally,
+        counts: &mut Counts,
     ) -> Result<()> {
-        let mut recorded: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let mut recorded: BTreeMap<Change, usize> = BTreeMap::new();
         for row in records(admin, &self.last).await? {
             let record: Value = serde_json::from_str(&row.record)?;
-            self.take(&record).with_context(|| format!("record {}: {record}", row.id))?;
+            self.apply_record(&record).with_context(|| format!("record {}: {record}", row.id))?;
             let text = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
             if text("result") == "ok" {
                 *recorded.entry((text("call"), text("subject"))).or_default() += 1;
             }
             self.last = row.id;
         }
-        let there = listed(admin).await?;
-        compare(&self.content, &there)?;
-        self.compare_notes(notes, recorded, tally)
+        compare_content(&self.content, &list_all(admin).await?)?;
+        self.compare_notes(notes, recorded, counts)
     }
 
     fn compare_notes(
         &self,
         notes: &[Note],
-        recorded: BTreeMap<(String, String), usize>,
-        tally: &mut Tally,
+        recorded: BTreeMap<Change, usize>,
+        counts: &mut Counts,
     ) -> Result<()> {
-        let mut asked: BTreeMap<(String, String), usize> = BTreeMap::new();
-        let mut told = asked.clone();
+        let mut requested: BTreeMap<Change, usize> = BTreeMap::new();
+        let mut acknowledged = requested.clone();
         for note in notes {
             match note {
-                Note::Asked(call, subject) => {
-                    *asked.entry(((*call).to_owned(), subject.clone())).or_default() += 1;
+                Note::Requested { call, subject } => {
+                    *requested.entry(((*call).to_owned(), subject.clone())).or_default() += 1;
                 }
-                Note::Told(call, subject, made) => {
-                    *told.entry(((*call).to_owned(), subject.clone())).or_default() += 1;
-                    if let Some(key) = made {
-                        ensure!(self.made.contains(key), "LOST: {key}, which was acknowledged");
+                Note::Acknowledged { call, subject, created } => {
+                    *acknowledged.entry(((*call).to_owned(), subject.clone())).or_default() += 1;
+                    if let Some(key) = created {
+                        ensure!(self.created.contains(key), "LOST: {key}, which was acknowledged");
                     }
                 }
             }
         }
-        for ((call, subject), count) in &told {
-            let found = recorded.get(&(call.clone(), subject.clone())).copied().unwrap_or(0);
+        for (change, count) in &acknowledged {
+            let (found, (call, subject)) = (recorded.get(change).copied().unwrap_or(0), change);
             ensure!(
                 found >= *count,
-                "LOST: {call} of {subject} was acknowledged {count} times, and {found} are recorded"
+                "LOST: {call} of {subject} was acknowledged {count} times, and recorded {found} times"
             );
         }
-        for ((call, subject), count) in recorded {
-            let key = (call.clone(), subject.clone());
-            let wanted = asked.get(&key).copied().unwrap_or(0);
+        for (change, count) in recorded {
+            let wanted = requested.get(&change).copied().unwrap_or(0);
+            let answered = acknowledged.get(&change).copied().unwrap_or(0);
+            let (call, subject) = change;
             ensure!(
                 count <= wanted,
-                "INVENTED: {call} of {subject} is recorded {count} times, and was asked {wanted} times"
+                "INVENTED: {call} of {subject} was recorded {count} times, and requested {wanted} times"
             );
-            let acknowledged = told.get(&key).copied().unwrap_or(0);
-            tally.acknowledged += acknowledged;
-            tally.unanswered += count - acknowledged;
-            tally.joins += if call == "join" { count } else { 0 };
-            tally.revocations += if call == "cert-revoke" { count } else { 0 };
+            counts.acknowledged += answered;
+            counts.unanswered += count - answered;
+            counts.joins += if call == "join" { count } else { 0 };
+            counts.revocations += if call == "cert-revoke" { count } else { 0 };
         }
         Ok(())
     }
 
-    /// Every change of a record begins where the one before it ended.
-    fn take(&mut self, record: &Value) -> Result<()> {
+    /// Applies the changes of a record, each of which must start at the current value of its key.
+    fn apply_record(&mut self, record: &Value) -> Result<()> {
         ensure!(record.get("more_changes").is_none(), "it has more changes than it names");
         for change in record["changes"].as_array().into_iter().flatten() {
             let key = change["key"].as_str().context("a change without a key")?.to_owned();
-            let is = self.content.remove(&key).unwrap_or_default();
-            let next = advance(is, &change["before"], &change["after"])
-                .with_context(|| format!("TORN: {key} does not follow from what was"))?;
-            // A token that was used is listed no more.
+            let current = self.content.remove(&key).unwrap_or_default();
+            let next = apply_change(current, &change["before"], &change["after"])
+                .with_context(|| format!("TORN: {key} does not follow from its last value"))?;
+            // Used tokens are not listed.
             if !next.is_null() && next.get("used").is_none() {
                 self.content.insert(key.clone(), next);
             }
-            self.made.insert(key);
+            self.created.insert(key);
         }
         Ok(())
     }
 }
 
-/// What `is`, with the fields of `before` replaced by those of `after`.
-fn advance(is: Value, before: &Value, after: &Value) -> Result<Value> {
-    match (is, before, after) {
-        (Value::Object(mut is), Value::Object(before), Value::Object(after)) => {
+/// Replaces the fields of `before` in `current` by those of `after`; null is an absent value.
+fn apply_change(current: Value, before: &Value, after: &Value) -> Result<Value> {
+    match (current, before, after) {
+        (Value::Object(mut current), Value::Object(before), Value::Object(after)) => {
             for (field, before) in before {
-                let old = is.remove(field).unwrap_or_default();
+                let old = current.remove(field).unwrap_or_default();
                 let after = after.get(field).unwrap_or(&Value::Null);
-                let next = advance(old, before, after).with_context(|| field.clone())?;
+                let next = apply_change(old, before, after).with_context(|| field.clone())?;
                 if !next.is_null() {
-                    is.insert(field.clone(), next);
+                    current.insert(field.clone(), next);
                 }
             }
             for (field, after) in after.iter().filter(|(field, _)| !before.contains_key(*field)) {
-                let old = is.insert(field.clone(), after.clone());
-                ensure!(old.is_none(), "{field} was there: {old:?}");
+                let old = current.insert(field.clone(), after.clone());
+                ensure!(old.is_none(), "{field} existed: {old:?}");
             }
-            Ok(Value::Object(is))
+            Ok(Value::Object(current))
         }
-        (is, before, after) => {
-            ensure!(is == *before, "it was {is}, and the record says {before}");
+        (current, before, after) => {
+            ensure!(current == *before, "it was {current}, and the record says {before}");
             Ok(after.clone())
         }
     }
 }
 
-fn compare(by_records: &Content, there: &Content) -> Result<()> {
-    for key in by_records.keys().chain(there.keys()) {
+fn compare_content(recorded: &Content, listed: &Content) -> Result<()> {
+    for key in recorded.keys().chain(listed.keys()) {
         let kind = key.split('/').next().unwrap_or_default();
-        let recorded = by_records.get(key).map(|value| shown(kind, value));
-        let is = there.get(key).map(|value| shown(kind, value));
-        ensure!(recorded == is, "TORN: {key} is {is:?}, and by the records {recorded:?}");
+        let by_records = recorded.get(key).map(|value| common_fields(kind, value));
+        let by_lists = listed.get(key).map(|value| common_fields(kind, value));
+        ensure!(
+            by_records == by_lists,
+            "TORN: {key} is listed as {by_lists:?}, and by the records is {by_records:?}"
+        );
     }
     Ok(())
 }
 
 /// The fields that both a record and a list have.
-fn shown(kind: &str, value: &Value) -> Value {
+fn common_fields(kind: &str, value: &Value) -> Value {
     let fields: &[&str] = match kind {
         "namespaces" => &["description", "settings", "revision"],
         "edges" => &["description", "cidrs", "endpoints"],
@@ -167,15 +173,14 @@ async fn records(admin: &AdminConnection, after: &str) -> Result<Vec<AuditRow>> 
     let since = after.split('-').next().and_then(|millis| millis.parse().ok());
     let query = AuditQuery { since, ..AuditQuery::default() };
     let mut rows = Vec::new();
-    for reply in ask(admin, Call::Audit(query)).await? {
-        let Reply::Audit(more) = reply else { bail!("no records: {reply:?}") };
+    for reply in call_replies(admin, Call::Audit(query)).await? {
+        let Reply::Audit(more) = reply else { bail!("audit was answered with {reply:?}") };
         rows.extend(more.into_iter().filter(|row| row.id.as_str() > after));
     }
     Ok(rows)
 }
 
-/// Everything that the controller lists.
-async fn listed(admin: &AdminConnection) -> Result<Content> {
+async fn list_all(admin: &AdminConnection) -> Result<Content> {
     let mut content = Content::new();
     let calls = [
         Call::NamespaceList,
@@ -185,8 +190,8 @@ async fn listed(admin: &AdminConnection) -> Result<Content> {
         Call::CertList { namespace: None },
     ];
     for call in calls {
-        for reply in ask(admin, call).await? {
-            #[expect(clippy::wildcard_enum_match_arm, reason = "no other answer is right")]
+        for reply in call_replies(admin, call).await? {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "no other reply is a list")]
             match reply {
                 Reply::Namespaces(rows) => {
                     add(&mut content, rows, |row| format!("namespaces/{}", row.name))?;
@@ -227,7 +232,7 @@ fn add<T: Serialize>(
     Ok(())
 }
 
-async fn ask(admin: &AdminConnection, call: Call) -> Result<Vec<Reply>> {
+async fn call_replies(admin: &AdminConnection, call: Call) -> Result<Vec<Reply>> {
     Ok(admin.call(call, false).await?.collect().await?)
 }
 
@@ -237,7 +242,7 @@ mod tests {
 
     fn ledger(content: Value) -> Ledger {
         let content: Content = serde_json::from_value(content).unwrap();
-        Ledger { made: BTreeSet::new(), content, last: String::new() }
+        Ledger { created: BTreeSet::new(), content, last: String::new() }
     }
 
     fn record(changes: Value) -> Value {
@@ -245,19 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn a_change_must_follow_from_the_one_before() {
+    fn a_change_must_start_at_the_result_of_the_one_before() {
         let mut ledger =
             ledger(json!({ "namespaces/a": { "revision": 7, "settings": { "mtu": 1 } } }));
         let next = json!([{ "key": "namespaces/a", "before": { "revision": 7 }, "after": { "revision": 8 } },
                           { "key": "edges/a/b", "before": null, "after": { "cidrs": [] } }]);
-        ledger.take(&record(next.clone())).unwrap();
+        ledger.apply_record(&record(next.clone())).unwrap();
         assert_eq!(ledger.content["namespaces/a"]["revision"], 8);
-        let error = ledger.take(&record(next)).unwrap_err();
+        let error = ledger.apply_record(&record(next)).unwrap_err();
         assert!(format!("{error:#}").contains("TORN"), "{error:#}");
     }
 
     #[test]
-    fn nested_fields_change_and_what_goes_is_gone() {
+    fn nested_fields_change_and_removed_values_are_gone() {
         let mut ledger = ledger(
             json!({ "namespaces/a": { "settings": { "mtu": 1, "x": 2 } }, "t": { "a": 1 } }),
         );
@@ -267,7 +272,7 @@ mod tests {
             { "key": "t", "before": { "a": 1 }, "after": null },
             { "key": "tokens/1", "before": null, "after": { "used": 9 } },
         ]);
-        ledger.take(&record(changes)).unwrap();
+        ledger.apply_record(&record(changes)).unwrap();
         let expected =
             json!({ "namespaces/a": { "settings": { "mtu": 5, "x": 2 }, "description": "new" } });
         assert_eq!(serde_json::to_value(&ledger.content).unwrap(), expected);
@@ -279,26 +284,27 @@ mod tests {
         let one =
             content(json!({ "routes/a/b": { "prefix": "10.0.0.0/8", "edge": "e", "name": "b" } }));
         let same = content(json!({ "routes/a/b": { "prefix": "10.0.0.0/8", "edge": "e" } }));
-        compare(&one, &same).unwrap();
+        compare_content(&one, &same).unwrap();
         for (one, other) in [(&one, &Content::new()), (&Content::new(), &one)] {
-            assert!(compare(one, other).unwrap_err().to_string().contains("TORN"));
+            assert!(compare_content(one, other).unwrap_err().to_string().contains("TORN"));
         }
     }
 
     #[test]
     fn an_acknowledged_change_without_a_record_is_lost() {
         let ledger = ledger(json!({}));
-        let mut tally = Tally::default();
-        let asked = Note::Asked("route-add", "r".to_owned());
-        let told = Note::Told("route-add", "r".to_owned(), None);
+        let mut counts = Counts::default();
+        let (call, subject) = ("route-add", "r".to_owned());
+        let requested = Note::Requested { call, subject: subject.clone() };
+        let acknowledged = Note::Acknowledged { call, subject, created: None };
         let recorded = BTreeMap::from([(("route-add".to_owned(), "r".to_owned()), 1)]);
-        let both = [asked.clone(), told];
-        let lost = ledger.compare_notes(&both, BTreeMap::new(), &mut tally).unwrap_err();
+        let both = [requested.clone(), acknowledged];
+        let lost = ledger.compare_notes(&both, BTreeMap::new(), &mut counts).unwrap_err();
         assert!(lost.to_string().contains("LOST"), "{lost}");
-        let invented = ledger.compare_notes(&[], recorded.clone(), &mut tally).unwrap_err();
+        let invented = ledger.compare_notes(&[], recorded.clone(), &mut counts).unwrap_err();
         assert!(invented.to_string().contains("INVENTED"), "{invented}");
-        ledger.compare_notes(&both, recorded.clone(), &mut tally).unwrap();
-        ledger.compare_notes(&[asked], recorded, &mut tally).unwrap();
-        assert_eq!((tally.acknowledged, tally.unanswered), (1, 1));
+        ledger.compare_notes(&both, recorded.clone(), &mut counts).unwrap();
+        ledger.compare_notes(&[requested], recorded, &mut counts).unwrap();
+        assert_eq!((counts.acknowledged, counts.unanswered), (1, 1));
     }
 }

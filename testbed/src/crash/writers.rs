@@ -1,4 +1,4 @@
-//! Writers that note what they ask for and what they are told.
+//! Writers that report what they request and what is acknowledged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,55 +11,48 @@ use cframe_pki::verifier::peer_identity;
 use cframe_pki::{CertificateDer, Serial};
 use cframe_protocol::session::{AdminConnection, enroll};
 use cframe_protocol::v1::{Call, Congestion, Enrolled, Reply, TokenMade};
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-/// How long a join is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// The namespaces that are there from the start.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// The namespaces that exist from the start, each with one kind of changes.
 const NAMESPACES: [&str; 3] = ["routes", "edges", "joins"];
-/// Edges with routes.
+/// The edge of all routes.
 const GATEWAY: &str = "gw";
 
-/// What a writer has to say.
+/// What a writer reports. The call and the subject are as the audit log names them.
 #[derive(Clone, Debug)]
 pub(super) enum Note {
-    /// It asks for a change: the call and what it is about, as the audit log names them.
-    Asked(&'static str, String),
-    /// It was told that the change is made, of the same; and which key was made of which it knew nothing before.
-    Told(&'static str, String, Option<String>),
+    /// It requests a change.
+    Requested { call: &'static str, subject: String },
+    /// The change was acknowledged. `created` is a key that the controller chose.
+    Acknowledged { call: &'static str, subject: String, created: Option<String> },
 }
 
-/// How many changes there were.
+/// Numbers of recorded changes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Counts {
     pub(super) acknowledged: usize,
-    /// Not acknowledged, and there all the same.
+    /// Made, but not acknowledged before the kill.
     pub(super) unanswered: usize,
     pub(super) joins: usize,
     pub(super) revocations: usize,
 }
 
-/// The writers of one round.
-pub(super) struct Round(JoinSet<Result<()>>);
-
-impl Round {
-    /// Ends them all, wherever they are.
-    pub(super) fn abort(mut self) {
-        self.0.abort_all();
-    }
-}
-
-/// What all rounds begin with.
-pub(super) async fn prepare(admin: &AdminConnection) -> Result<()> {
+pub(super) async fn create_namespaces(admin: &AdminConnection) -> Result<()> {
     for name in NAMESPACES {
-        ask(admin, namespace_add(name)?).await?;
+        call_once(admin, namespace_add(name)?).await?;
     }
-    ask(admin, edge_add("routes", GATEWAY, 0)?).await.map(drop)
+    call_once(admin, edge_add("routes", GATEWAY, 0)?).await.map(drop)
 }
 
-/// Has writers write until they are ended, or the controller is.
-pub(super) fn start(admin: AdminConnection, round: u32, notes: &UnboundedSender<Note>) -> Round {
+/// Starts the writers of a round, which run until they are aborted or the controller ends.
+pub(super) fn start(
+    admin: AdminConnection,
+    round: u32,
+    notes: &UnboundedSender<Note>,
+) -> JoinSet<Result<()>> {
     let admin = Arc::new(admin);
     let mut tasks = JoinSet::new();
     let writer = |name: &str| Writer {
@@ -67,13 +60,13 @@ pub(super) fn start(admin: AdminConnection, round: u32, notes: &UnboundedSender<
         notes: notes.clone(),
         name: format!("{name}{round}"),
     };
-    // Two in each other's way, the others beside them.
-    tasks.spawn(writer("a").routes(2 * round));
-    tasks.spawn(writer("b").routes(2 * round + 1));
-    tasks.spawn(writer("e").edges(round));
-    tasks.spawn(writer("j").joins(round));
-    tasks.spawn(writer("n").namespaces());
-    Round(tasks)
+    // The first two write to the same namespace.
+    tasks.spawn(writer("a").change_routes(2 * round));
+    tasks.spawn(writer("b").change_routes(2 * round + 1));
+    tasks.spawn(writer("e").change_edges(round));
+    tasks.spawn(writer("j").join_and_revoke(round));
+    tasks.spawn(writer("n").change_namespaces());
+    tasks
 }
 
 struct Writer {
@@ -83,8 +76,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Adds routes, and removes one in three again.
-    async fn routes(self, block: u32) -> Result<()> {
+    /// Adds routes, and removes one in three.
+    async fn change_routes(self, block: u32) -> Result<()> {
         for index in 0.. {
             let name = format!("{}-{index}", self.name);
             let prefix = format!("fd01:{block:x}:{index:x}::/64").parse()?;
@@ -104,20 +97,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds edges, changes them twice, and removes one in two.
-    async fn edges(self, block: u32) -> Result<()> {
+    /// Adds edges, changes each twice, and removes one in two.
+    async fn change_edges(self, block: u32) -> Result<()> {
         for index in 0u32.. {
             let name = format!("{}-{index}", self.name);
             let subject = format!("edges/{name}");
-            let place = block * 1000 + index + 1;
-            self.change(edge_add("edges", &name, place)?, &subject).await?;
+            let number = block * 1000 + index + 1;
+            self.change(edge_add("edges", &name, number)?, &subject).await?;
             let (namespace, edge) = (label("edges")?, label(&name)?);
-            for (cidrs, description) in [(None, Some("changed")), (Some(place), None)] {
-                let more = |place| [0xfd02, 0xfd03].map(|first| prefix(first, place));
-                let cidrs = match cidrs {
-                    Some(place) => Some(more(place).into_iter().collect::<Result<Vec<_>>>()?),
-                    None => None,
-                };
+            let prefixes = vec![prefix(0xfd02, number)?, prefix(0xfd03, number)?];
+            for (cidrs, description) in [(None, Some("changed")), (Some(prefixes), None)] {
                 let set = Call::EdgeSet {
                     namespace: namespace.clone(),
                     name: edge.clone(),
@@ -134,8 +123,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes tokens, joins with them, and revokes the certificates.
-    async fn joins(self, block: u32) -> Result<()> {
+    /// Creates tokens, joins with them, and revokes the certificates.
+    async fn join_and_revoke(self, block: u32) -> Result<()> {
         for index in 0u32.. {
             let name = format!("{}-{index}", self.name);
             let subject = format!("joins/{name}");
@@ -143,7 +132,7 @@ impl Writer {
             let (namespace, edge) = (label("joins")?, label(&name)?);
             let create = Call::TokenCreate { namespace, edge, ttl_secs: 3600, rejoin: false };
             let Reply::TokenMade(made) = self.change(create, &subject).await? else {
-                anyhow::bail!("no token");
+                anyhow::bail!("token-create was not answered with a token");
             };
             let serial = self.join(&made, &subject).await?;
             let revoke = Call::CertRevoke { serial, reason: "a test".to_owned() };
@@ -152,8 +141,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds namespaces, changes them, and removes them.
-    async fn namespaces(self) -> Result<()> {
+    /// Adds namespaces, changes them, and removes three in four.
+    async fn change_namespaces(self) -> Result<()> {
         for index in 0u32.. {
             let name = format!("{}-{index}", self.name);
             self.change(namespace_add(&name)?, &name).await?;
@@ -173,33 +162,41 @@ impl Writer {
 
     async fn change(&self, call: Call, subject: &str) -> Result<Reply> {
         let name = call.name();
-        let _ = self.notes.send(Note::Asked(name, subject.to_owned()));
-        let reply = ask(&self.admin, call).await?;
-        let made = if let Reply::TokenMade(made) = &reply {
-            Some(format!("tokens/{}", made.id))
+        self.note_request(name, subject);
+        let reply = call_once(&self.admin, call).await?;
+        let created = if let Reply::TokenMade(token) = &reply {
+            Some(format!("tokens/{}", token.id))
         } else {
             None
         };
-        let _ = self.notes.send(Note::Told(name, subject.to_owned(), made));
+        self.note_acknowledgement(name, subject, created);
         Ok(reply)
     }
 
     async fn join(&self, made: &TokenMade, subject: &str) -> Result<Serial> {
         let token: JoinToken = made.token.parse()?;
         let csr = PrivateKey::generate()?.csr()?.to_vec();
-        let _ = self.notes.send(Note::Asked("join", subject.to_owned()));
-        let Enrolled { chain, .. } = enroll(&token, csr, None, PATIENCE).await?;
+        self.note_request("join", subject);
+        let Enrolled { chain, .. } = enroll(&token, csr, None, JOIN_TIMEOUT).await?;
         let leaf = chain.into_iter().next().map(CertificateDer::from).context("no certificate")?;
         let serial = peer_identity(&[leaf])?.serial;
-        let made = Some(format!("certs/{serial}"));
-        let _ = self.notes.send(Note::Told("join", subject.to_owned(), made));
+        self.note_acknowledgement("join", subject, Some(format!("certs/{serial}")));
         Ok(serial)
+    }
+
+    fn note_request(&self, call: &'static str, subject: &str) {
+        let _ = self.notes.send(Note::Requested { call, subject: subject.to_owned() });
+    }
+
+    fn note_acknowledgement(&self, call: &'static str, subject: &str, created: Option<String>) {
+        let subject = subject.to_owned();
+        let _ = self.notes.send(Note::Acknowledged { call, subject, created });
     }
 }
 
-async fn ask(admin: &AdminConnection, call: Call) -> Result<Reply> {
+async fn call_once(admin: &AdminConnection, call: Call) -> Result<Reply> {
     let replies = admin.call(call, false).await?.collect().await?;
-    replies.into_iter().next().context("an empty answer")
+    replies.into_iter().next().context("an empty reply")
 }
 
 fn namespace_add(name: &str) -> Result<Call> {
@@ -207,22 +204,19 @@ fn namespace_add(name: &str) -> Result<Call> {
     Ok(Call::NamespaceAdd { name: label(name)?, settings, description })
 }
 
-fn edge_add(namespace: &str, name: &str, place: u32) -> Result<Call> {
+fn edge_add(namespace: &str, name: &str, number: u32) -> Result<Call> {
     Ok(Call::EdgeAdd {
         namespace: label(namespace)?,
         name: label(name)?,
-        cidrs: vec![prefix(0xfd02, place)?],
+        cidrs: vec![prefix(0xfd02, number)?],
         endpoints: vec![format!("{name}.example.com:58423").parse()?],
         description: String::new(),
     })
 }
 
-/// Another one for each place.
-fn prefix<T: std::str::FromStr>(first: u16, place: u32) -> Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    Ok(format!("{first:x}:{:x}:{:x}::/64", place >> 16, place & 0xffff).parse()?)
+/// The IPv6 /64 with this number below a /16.
+fn prefix(first: u16, number: u32) -> Result<IpNet> {
+    Ok(format!("{first:x}:{:x}:{:x}::/64", number >> 16, number & 0xffff).parse()?)
 }
 
 fn label(name: &str) -> Result<Label> {

@@ -173,11 +173,11 @@ impl Demo {
         let pinger = start_pings(self.sites.sz.workload(), self.sites.hk.workload().address(), 10)?;
         pinger.steady(20, TIMEOUT)?;
         let start = Instant::now();
-        self.mesh.kill9_controller()?;
+        self.mesh.controller_mut().kill9()?;
         let sent = pinger.stats().sent;
         wait_until(TIMEOUT, || pinger.stats().sent >= sent + PINGS_WITHOUT_CONTROLLER)?;
         let gone = start.elapsed();
-        self.mesh.start_controller()?;
+        self.mesh.controller_mut().start()?;
         self.mesh.wait_in_sync("prod", 4)?;
         let back = start.elapsed() - gone;
         let stats = pinger.stop();
@@ -219,7 +219,7 @@ impl Demo {
         for edge in [&self.sz, &self.hk, &self.idc] {
             edges.push(mib(edge.process().rss_kib()?));
         }
-        let controller = mib(self.mesh.controller().rss_kib()?);
+        let controller = mib(self.mesh.controller().process().rss_kib()?);
         let result = format!("controller {controller} MiB, edges {} MiB", edges.join(", "));
         summary.add("resident memory", result, true);
         Ok(())

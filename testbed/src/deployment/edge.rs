@@ -6,19 +6,19 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::prompt::{Output, Transcript, as_typed, run};
-use super::{COMMAND, Deployment, clean_command};
-use crate::process::last_lines;
-use crate::{Host, Process, Programs, Site};
+use super::{COMMAND_TIMEOUT, Deployment, clean_command};
+use crate::host::Host;
+use crate::lab::Site;
+use crate::process::{Process, last_lines};
+use crate::programs::Programs;
 
-/// How long an edge may take for what it was asked to.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A stop says goodbye to peers and controller first.
-const STOP: Duration = Duration::from_secs(5);
-/// Between two looks at an edge's status, each of them a process.
-const LOOK: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Each query of the status is a process.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const LINK_PORT: u16 = 58423;
 
-/// Collects what an edge is to be; made by [`Deployment::edge`].
+/// The settings of a new edge; see [`Deployment::edge`].
 #[derive(Debug)]
 pub struct Enrolment<'a> {
     deployment: &'a Deployment,
@@ -48,26 +48,26 @@ impl<'a> Enrolment<'a> {
         }
     }
 
-    /// Its namespace, which must be there; `prod` by default.
+    /// An existing namespace; `prod` by default.
     #[must_use]
     pub fn namespace(self, namespace: &str) -> Self {
         Self { namespace: namespace.to_owned(), ..self }
     }
 
-    /// Its name; the site's by default.
+    /// The edge's name; by default that of the site.
     #[must_use]
     pub fn name(self, name: &str) -> Self {
         Self { name: name.to_owned(), ..self }
     }
 
-    /// Its site prefixes; all networks inside the site by default.
+    /// The edge's prefixes; by default all networks inside the site.
     #[must_use]
     pub fn cidrs(self, cidrs: &[&str]) -> Self {
         Self { cidrs: owned(cidrs), ..self }
     }
 
-    /// Where it is reached from outside, `HOST:PORT`; by default the site's public addresses of both families, and
-    /// nothing behind a NAT.
+    /// The edge's endpoints, `HOST:PORT`; by default the site's public addresses of both families, or none behind a
+    /// NAT.
     #[must_use]
     pub fn endpoints(self, endpoints: &[&str]) -> Self {
         Self { endpoints: owned(endpoints), ..self }
@@ -79,8 +79,8 @@ impl<'a> Enrolment<'a> {
         Self { args: owned(args), ..self }
     }
 
-    /// Removes what an edge of this name has left on its host.
-    pub fn afresh(self) -> Result<Self> {
+    /// Removes the data directory that an earlier edge of this name has left.
+    pub fn without_old_files(self) -> Result<Self> {
         let dir = self.deployment.files.edge(&self.namespace, &self.name);
         match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -90,7 +90,7 @@ impl<'a> Enrolment<'a> {
         }
     }
 
-    /// `cfctl edge add`, alone.
+    /// Runs `cfctl edge add` and nothing else.
     pub fn add(&self) -> Result<()> {
         let mut add = vec!["edge", "add", &self.name, "--namespace", &self.namespace];
         for cidr in &self.cidrs {
@@ -103,7 +103,7 @@ impl<'a> Enrolment<'a> {
         Ok(())
     }
 
-    /// Adds the edge, makes a token, joins with it and starts the edge, each as a user would; returns once it serves
+    /// Adds the edge, creates a token, joins with it and starts the edge, as a user would. Returns when the edge serves
     /// its local socket, which is before it has links.
     pub fn enrol(self) -> Result<Edge> {
         self.add()?;
@@ -111,7 +111,7 @@ impl<'a> Enrolment<'a> {
         self.join(&token)
     }
 
-    /// The part on the gateway: joins with a token, and starts the edge.
+    /// Joins with a token and starts the edge: the part that a user does on the gateway.
     pub fn join(self, token: &str) -> Result<Edge> {
         let Self { deployment, site, namespace, name, args, .. } = self;
         let gateway = Gateway {
@@ -124,13 +124,13 @@ impl<'a> Enrolment<'a> {
         let args: Vec<&str> = ["run"].into_iter().chain(args.iter().map(String::as_str)).collect();
         let process =
             gateway.spawn(&deployment.log_name(&format!("edge-{namespace}-{name}")), &args)?;
-        let mut edge = Edge { site, namespace, name, gateway, process };
+        let mut edge = Edge { site, name, gateway, process };
         edge.wait_serving()?;
         Ok(edge)
     }
 }
 
-/// The data directory of an edge on its host.
+/// Where the commands of an edge run.
 #[derive(Clone, Debug)]
 struct Gateway {
     dir: PathBuf,
@@ -147,7 +147,7 @@ impl Gateway {
     }
 
     fn run(&self, args: &[&str]) -> Result<Output> {
-        self.transcript.run(&self.host, self.command(args), COMMAND)
+        self.transcript.run(&self.host, self.command(args), COMMAND_TIMEOUT)
     }
 
     fn spawn(&self, log: &str, args: &[&str]) -> Result<Process> {
@@ -157,7 +157,7 @@ impl Gateway {
     }
 
     fn status(&self) -> Result<Value> {
-        run(self.command(&["status", "-o", "json"]), COMMAND)?.json()
+        run(self.command(&["status", "-o", "json"]), COMMAND_TIMEOUT)?.json()
     }
 }
 
@@ -165,29 +165,20 @@ impl Gateway {
 #[derive(Debug)]
 pub struct Edge {
     site: Site,
-    namespace: String,
     name: String,
     gateway: Gateway,
     process: Process,
 }
 
 impl Edge {
-    /// Its name in the mesh.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its namespace.
-    pub fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
-    /// Its site.
     pub fn site(&self) -> &Site {
         &self.site
     }
 
-    /// The host it runs on.
     pub fn host(&self) -> &Host {
         &self.gateway.host
     }
@@ -197,22 +188,20 @@ impl Edge {
         &self.gateway.dir
     }
 
-    /// The program, with its log and memory.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// The program, to signal and wait for.
     pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Runs another command of `cframe-edge` here, such as `doctor` or `down`.
+    /// Runs another command of `cframe-edge` on its data directory, such as `doctor` or `down`.
     pub fn run(&self, args: &[&str]) -> Result<Output> {
         self.gateway.run(args)
     }
 
-    /// Kills it with SIGKILL. Its TUN device and routes stay.
+    /// Kills it with SIGKILL. The TUN device and the routes stay.
     pub fn kill9(&mut self) -> Result<()> {
         self.gateway.transcript.typed(&self.gateway.host, "pkill -KILL cframe-edge");
         self.process.kill9()
@@ -220,10 +209,10 @@ impl Edge {
 
     /// Stops it with SIGTERM.
     pub fn stop(&mut self) -> Result<()> {
-        self.process.terminate(STOP)
+        self.process.terminate(STOP_TIMEOUT)
     }
 
-    /// Starts it again after its end and returns at once; [`Process::started`] is the moment.
+    /// Starts it again after its end, without waiting; see [`Process::started`].
     pub fn start(&mut self) -> Result<()> {
         self.process.restart()
     }
@@ -243,30 +232,25 @@ impl Edge {
         self.gateway.status()
     }
 
-    /// How many of its links are up, as its status has it.
-    pub fn links_up(&self) -> Result<usize> {
-        Ok(links_up(&self.status()?))
-    }
-
-    /// How many packets it has dropped for a reason, as its status has it; 0 for one that never was.
+    /// The number of packets dropped for a reason, by its status; 0 if the status does not name the reason.
     pub fn dropped(&self, reason: &str) -> Result<u64> {
         Ok(self.status()?["drops"][reason].as_u64().unwrap_or(0))
     }
 
     /// Waits until it serves its local socket.
     pub fn wait_serving(&mut self) -> Result<()> {
-        self.wait_status("a status", PATIENCE, |_| true)
+        self.wait_status("a status", TIMEOUT, |_| true)
     }
 
     /// Waits until exactly `count` links are up.
     pub fn wait_links(&mut self, count: usize) -> Result<()> {
         let wanted = format!("{count} links up");
-        self.wait_status(&wanted, PATIENCE, |status| links_up(status) == count)
+        self.wait_status(&wanted, TIMEOUT, |status| links_up(status) == count)
     }
 
     /// Waits until it has a session with a controller, a state, and all its routes in the kernel.
     pub fn wait_synced(&mut self) -> Result<()> {
-        self.wait_status("a session, a state and its routes", PATIENCE, |status| {
+        self.wait_status("a session, a state and its routes", TIMEOUT, |status| {
             let routes = &status["routes"];
             status["controller"]["connected"].is_string()
                 && status["state"]["version"].is_string()
@@ -274,7 +258,7 @@ impl Edge {
         })
     }
 
-    /// Waits until its status is as `wanted` says.
+    /// Waits until `holds` is true of its status; `wanted` describes that in the error.
     ///
     /// # Errors
     /// After `timeout`, or when the program has ended: with the last status and the end of its log.
@@ -291,14 +275,19 @@ impl Edge {
                 return Ok(());
             }
             if start.elapsed() >= timeout || !self.process.is_running() {
-                return Err(self.not_seen(wanted, start.elapsed(), status));
+                return Err(self.status_error(wanted, start.elapsed(), status));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    fn not_seen(&mut self, wanted: &str, after: Duration, status: Result<Value>) -> anyhow::Error {
-        let state = if self.process.is_running() { "still runs" } else { "has ended" };
+    fn status_error(
+        &mut self,
+        wanted: &str,
+        after: Duration,
+        status: Result<Value>,
+    ) -> anyhow::Error {
+        let state = if self.process.is_running() { "runs" } else { "has ended" };
         let status = match status {
             Ok(status) => format!("{status:#}"),
             Err(error) => format!("{error:#}"),

@@ -1,4 +1,4 @@
-//! Running the programs as a person at a host's prompt does, with what they print.
+//! Runs programs as a person at a host's prompt does, and shows the commands and their output.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,23 +11,22 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
-use crate::{Host, tool};
+use crate::host::Host;
+use crate::tool;
 
-/// What a program that ran to its end has left.
+/// The result of a program that ran to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// The command as a person would type it.
     pub command: String,
-    /// What it wrote to its standard output.
     pub stdout: String,
-    /// What it wrote to its standard error.
     pub stderr: String,
-    /// Its exit code; 128 and the signal's number after a signal, as shells have it.
+    /// The exit code; after a signal 128 plus its number, as in shells.
     pub code: i32,
 }
 
 impl Output {
-    /// Its standard output, or an error with all that it said if its exit code isn't 0.
+    /// The standard output, or an error with all output if the exit code is not 0.
     pub fn success(self) -> Result<String> {
         if self.code != 0 {
             bail!("{self}");
@@ -35,7 +34,7 @@ impl Output {
         Ok(self.stdout)
     }
 
-    /// Its standard output, read as JSON, whatever the exit code: `status` answers with 7 that something is unhealthy.
+    /// The standard output as JSON. The exit code may be any: `status` exits with 7 if something is unhealthy.
     pub fn json<T: DeserializeOwned>(self) -> Result<T> {
         serde_json::from_str(&self.stdout).with_context(|| format!("not the JSON expected: {self}"))
     }
@@ -53,31 +52,31 @@ impl std::fmt::Display for Output {
     }
 }
 
-/// Shows what is typed and what comes back, line by line; by default nobody watches.
+/// Shows commands and their output line by line; by default it shows nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Transcript {
     print: Option<fn(&str)>,
 }
 
 impl Transcript {
-    /// Has `print` show each line.
+    /// Shows each line with `print`.
     pub fn new(print: fn(&str)) -> Self {
         Self { print: Some(print) }
     }
 
-    /// Shows a command that goes on in the background, at a host's prompt.
+    /// Shows a command at a host's prompt.
     pub fn typed(&self, host: &Host, command: &str) {
         self.line(&format!("{} $ {command}", host.name()));
     }
 
-    /// Runs a command to its end on a host, and shows both.
+    /// Runs a command to its end on a host, and shows it with its output.
     ///
     /// # Errors
-    /// When it can't be started, or takes longer than `timeout`; its exit code is no error here.
+    /// If it can't be started, or takes longer than `timeout`. An exit code other than 0 is not an error.
     pub fn run(&self, host: &Host, command: Command, timeout: Duration) -> Result<Output> {
         self.typed(host, &as_typed(&command));
         let output = run(command, timeout).with_context(|| format!("on {}", host.name()))?;
-        // A program's remarks come before its answer, mostly.
+        // Most programs write messages before their result.
         for line in output.stderr.lines().chain(output.stdout.lines()) {
             if !line.trim().is_empty() {
                 self.line(&format!("  {line}"));
@@ -106,7 +105,7 @@ pub(super) fn run(mut command: Command, timeout: Duration) -> Result<Output> {
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output()));
     let ended = ended.recv_timeout(timeout).map_err(|_| {
-        // Not reaped yet, so the number is still its own.
+        // It is not reaped, so no other process can have its number.
         let killed = kill_process(pid, Signal::KILL);
         anyhow!("`{typed}` was not done within {timeout:?}; killed: {killed:?}")
     })?;
@@ -124,7 +123,7 @@ fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
-/// The program's name without its directory, and arguments quoted where a shell needs it.
+/// The command line, without the program's directory, and quoted where a shell needs it.
 pub(super) fn as_typed(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut typed = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_says_and_how_it_ends_are_kept_apart() {
+    fn stdout_stderr_and_the_exit_code_are_separate() {
         let output = run(shell("echo '[1]'; echo oh >&2; exit 4"), SECOND).unwrap();
         assert_eq!(
             (output.stdout.as_str(), output.stderr.as_str(), output.code),
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_hangs_is_killed_and_named() {
+    fn a_program_that_hangs_is_killed_and_named_in_the_error() {
         let error = run(shell("exec sleep 60"), Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("sleep 60"), "{error}");
     }

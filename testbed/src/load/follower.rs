@@ -1,8 +1,8 @@
-//! An edge's session that holds no state: it follows versions, and counts what it is sent.
+//! The control session of an edge that holds no state: it follows versions and counts what it receives.
 //!
-//! A thousand whole edges with 100,000 routes each would be 10 GB in this process, and would have to apply each edit a
-//! thousand times on the controller's own processors; on their own hosts they do that beside each other. What goes over
-//! the network is the same, in frames, streams and connections.
+//! A thousand full edges with 100,000 routes each would need 10 GB in this process, and would apply each edit a thousand
+//! times on the processors that the controller uses. Real edges do that on their own hosts, in parallel. The traffic is
+//! the same in frames, streams and connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,54 +14,58 @@ use cframe_protocol::v1::{Ack, Change, EdgeHello, Ping, Pong, ToEdge, Update, Ve
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::edges::Seen;
+use super::observed::Observed;
 
-/// As the real edge does.
+/// As in the real edge.
 const PING_AFTER: Duration = Duration::from_millis(1_500);
-/// Before another session, at most.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The longest delay before the next session.
+const MAX_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Follows until stopped, in one session after the other.
-pub(super) async fn follow(
+/// Runs one session after another until `stop`.
+pub(super) async fn run_follower(
     client: Client,
     mut have: Option<Version>,
-    seen: Arc<Seen>,
+    observed: Arc<Observed>,
     stop: CancellationToken,
 ) {
-    let mut sessions = async || {
+    let sessions = async {
         loop {
-            let end = session(&client, &mut have, &seen).await;
-            seen.ended(&format!("{:#}", end.err().unwrap_or_else(|| anyhow::anyhow!("done"))));
-            sleep(PAUSE.mul_f64(rand::random())).await;
+            let reason = match run_session(&client, &mut have, &observed).await {
+                Ok(()) => "done".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            observed.record_disconnected(reason);
+            sleep(MAX_RETRY_DELAY.mul_f64(rand::random())).await;
         }
     };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = sessions() => {}
-    }
+    stop.run_until_cancelled(sessions).await;
 }
 
-async fn session(client: &Client, have: &mut Option<Version>, seen: &Seen) -> Result<()> {
+async fn run_session(
+    client: &Client,
+    have: &mut Option<Version>,
+    observed: &Observed,
+) -> Result<()> {
     let connected = client.connect().await?;
     let (send, receive) = connected.connection.open_bi().await.context("opening the stream")?;
     let (mut writer, mut reader) = (FrameWriter::new(send), FrameReader::new(receive, MAX_FRAME));
     let hello = EdgeHello { have: *have, software: "load".to_owned(), boot: rand::random() };
     writer.send(&hello).await?;
-    seen.connected();
-    let (mut heard, mut sent, mut nonce) = (Instant::now(), Instant::now(), 0);
+    observed.record_connected();
+    let (mut received, mut sent, mut nonce) = (Instant::now(), Instant::now(), 0);
     loop {
-        let tick = (sent.max(heard) + PING_AFTER).min(heard + DEAD_AFTER);
+        let tick = (sent.max(received) + PING_AFTER).min(received + DEAD_AFTER);
         tokio::select! {
             message = reader.next::<Counted>() => {
                 let Counted { message, bytes } = message?.context("the stream has ended")?;
-                heard = Instant::now();
-                seen.received(bytes);
+                received = Instant::now();
+                observed.lock().bytes += bytes as u64;
                 match message {
                     ToEdge::Update(update) => {
-                        if let Some(version) = take(update, *have, seen)? {
+                        if let Some(version) = check_update(&update, *have, observed)? {
                             *have = Some(version);
                             writer.send(&Ack { version }).await?;
-                            seen.applied(version);
+                            observed.record_applied(version);
                             sent = Instant::now();
                         }
                     }
@@ -73,7 +77,7 @@ async fn session(client: &Client, have: &mut Option<Version>, seen: &Seen) -> Re
                 }
             }
             () = sleep_until(tick) => {
-                if heard.elapsed() >= DEAD_AFTER {
+                if received.elapsed() >= DEAD_AFTER {
                     connected.connection.close(CloseCode::Done.into(), b"silent");
                     bail!("the controller is silent");
                 }
@@ -85,21 +89,27 @@ async fn session(client: &Client, have: &mut Option<Version>, seen: &Seen) -> Re
     }
 }
 
-/// The version to acknowledge, if the update is whole. One that leads on from another state is a fault of the
-/// controller's.
-fn take(update: Update, have: Option<Version>, seen: &Seen) -> Result<Option<Version>> {
+/// Returns the version to acknowledge if the update is complete.
+///
+/// # Errors
+/// If the update does not start at the state that this edge has: a fault of the controller.
+fn check_update(
+    update: &Update,
+    have: Option<Version>,
+    observed: &Observed,
+) -> Result<Option<Version>> {
     if update.from.is_some() && update.from != have {
         bail!("an update from {:?} for an edge at {have:?}", update.from);
     }
     for change in &update.changes {
         if let Change::Denied(entry) = change {
-            seen.denied(entry.serial);
+            observed.lock().denied.insert(entry.serial);
         }
     }
     Ok(update.last.then_some(update.to))
 }
 
-/// A message, and what it took of the stream.
+/// A message, and its size on the stream.
 struct Counted {
     message: ToEdge,
     bytes: usize,

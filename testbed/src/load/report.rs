@@ -1,90 +1,90 @@
-//! Figures, and whether they are as they should be.
+//! Measured figures and their targets.
 
 use std::fmt;
 
-/// What was measured, as it is printed.
+use crate::bench::percentile;
+
+/// The figures of a run, printed as they are recorded.
 #[derive(Debug, Default)]
 pub struct Report {
     scenario: &'static str,
     figures: Vec<Figure>,
 }
 
-/// One figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// The scenario that it is of.
     pub scenario: &'static str,
-    /// What it is.
-    pub what: String,
-    /// How much.
+    pub name: String,
     pub value: f64,
-    /// Of what: `s`, `ms`, `MiB`, `bytes`, …
+    /// `s`, `ms`, `MiB`, `bytes`, …; empty for a count.
     pub unit: &'static str,
-    /// What it may be at most, if anything is promised.
-    pub most: Option<f64>,
+    /// The largest acceptable value.
+    pub target: Option<f64>,
 }
 
 impl Figure {
-    /// Whether it is more than it may be.
     pub fn is_missed(&self) -> bool {
-        self.most.is_some_and(|most| self.value.is_nan() || self.value > most)
+        self.target.is_some_and(|target| self.value.is_nan() || self.value > target)
     }
 }
 
 impl Report {
-    /// The figures so far.
     pub fn figures(&self) -> &[Figure] {
         &self.figures
     }
 
-    /// The figure of a scenario.
-    pub fn figure(&self, scenario: &str, what: &str) -> Option<f64> {
+    /// The value of one figure.
+    pub fn figure(&self, scenario: &str, name: &str) -> Option<f64> {
         let mut figures = self.figures.iter();
-        Some(figures.find(|figure| figure.scenario == scenario && figure.what == what)?.value)
+        Some(figures.find(|figure| figure.scenario == scenario && figure.name == name)?.value)
     }
 
-    /// How many miss their target.
+    /// How many figures miss their targets.
     pub fn missed(&self) -> usize {
         self.figures.iter().filter(|figure| figure.is_missed()).count()
     }
 
-    pub(super) fn begin(&mut self, scenario: &'static str) {
+    pub(super) fn start_scenario(&mut self, scenario: &'static str) {
         println!("{scenario}");
         self.scenario = scenario;
     }
 
-    /// Takes a figure in and prints it.
-    pub(super) fn tell(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
-        self.add(Figure { scenario: self.scenario, what: what.into(), value, unit, most: None });
+    pub(super) fn record(&mut self, name: &str, value: f64, unit: &'static str) {
+        self.add(name, value, unit, None);
     }
 
-    /// The same for one that may be so much at most.
-    pub(super) fn bound(
+    /// Records a figure whose value may be `target` at most.
+    pub(super) fn record_bounded(
         &mut self,
-        what: impl Into<String>,
+        name: &str,
         value: f64,
         unit: &'static str,
-        most: f64,
+        target: f64,
     ) {
-        let most = Some(most);
-        self.add(Figure { scenario: self.scenario, what: what.into(), value, unit, most });
+        self.add(name, value, unit, Some(target));
     }
 
-    fn add(&mut self, figure: Figure) {
+    fn add(&mut self, name: &str, value: f64, unit: &'static str, target: Option<f64>) {
+        let figure = Figure { scenario: self.scenario, name: name.to_owned(), value, unit, target };
         println!("{figure}");
         self.figures.push(figure);
     }
 }
 
+/// The value that a share of the values does not exceed; NaN if there are none.
+pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
+    percentile(values, share).unwrap_or(f64::NAN)
+}
+
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, value, unit, most, .. } = self;
+        let Self { name, value, unit, target, .. } = self;
         let digits = if *value >= 100.0 || value.fract() == 0.0 { 0 } else { 2 };
-        write!(f, "  {what:<58} {value:>10.digits$} {unit:<8}")?;
-        match most {
+        write!(f, "  {name:<58} {value:>10.digits$} {unit:<8}")?;
+        match target {
             None => Ok(()),
-            Some(most) if self.is_missed() => write!(f, " at most {most}: MISSED"),
-            Some(most) => write!(f, " at most {most}: met"),
+            Some(target) if self.is_missed() => write!(f, " at most {target}: MISSED"),
+            Some(target) => write!(f, " at most {target}: met"),
         }
     }
 }
@@ -94,12 +94,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_misses_every_bound() {
+    fn a_value_that_is_not_a_number_misses_every_target() {
         let mut report = Report::default();
-        report.begin("edit");
-        report.bound("p50", 3.0, "ms", 250.0);
-        report.bound("p95", f64::NAN, "ms", 250.0);
-        report.tell("edges", 1000.0, "");
+        report.start_scenario("edit");
+        report.record_bounded("p50", 3.0, "ms", 250.0);
+        report.record_bounded("p95", f64::NAN, "ms", 250.0);
+        report.record("edges", 1000.0, "");
         assert_eq!(report.missed(), 1);
         assert_eq!(report.figure("edit", "p50"), Some(3.0));
         assert_eq!(report.figure("edit", "p99"), None);

@@ -11,30 +11,29 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::lab::LoadLab;
 use super::report::Report;
-use super::world::World;
 
-/// How long anything may take before it counts as failed.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// For any single step of a scenario.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// One thing that a controller has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scenario {
-    /// One route's edit, to all edges of a namespace.
+    /// Edits of one route, to all edges of a namespace.
     Edit,
-    /// The same where there are many routes.
+    /// Edits of one route in a namespace with many routes.
     EditRoutes,
-    /// A route that comes and goes a hundred times a second.
+    /// A route that is added and removed a hundred times a second.
     Flap,
-    /// A certificate is revoked, and everything is started again.
+    /// Revocations of certificates, then a restart of everything.
     Revocation,
-    /// An edge's first state with many routes, in its tables.
+    /// An edge's first state with many routes, until it is in the edge's tables.
     Snapshot,
-    /// The same by the real program, in the kernel.
+    /// The real edge's first state with many routes, until it is in the kernel.
     Kernel,
-    /// The controller is started again under the edges of one namespace.
+    /// A restart of the controller under the edges of one namespace.
     ReturnMany,
-    /// The controller is started again under all edges.
+    /// A restart of the controller under the edges of all small namespaces.
     ReturnAll,
 }
 
@@ -63,21 +62,21 @@ impl Scenario {
         }
     }
 
-    pub(super) async fn run(self, world: &mut World, report: &mut Report) -> Result<()> {
+    pub(super) async fn run(self, lab: &mut LoadLab, report: &mut Report) -> Result<()> {
         match self {
-            Self::Edit => edit::run(world, &world.many()?, report).await,
-            Self::EditRoutes => edit::run(world, &world.routes()?, report).await,
-            Self::Flap => flap::run(world, report).await,
-            Self::Revocation => revocation::run(world, report).await,
-            Self::Snapshot => snapshot::run(world, report).await,
-            Self::Kernel => kernel::run(world, report).await,
+            Self::Edit => edit::run(lab, &lab.large_namespace()?, report).await,
+            Self::EditRoutes => edit::run(lab, &lab.routes_namespace()?, report).await,
+            Self::Flap => flap::run(lab, report).await,
+            Self::Revocation => revocation::run(lab, report).await,
+            Self::Snapshot => snapshot::run(lab, report).await,
+            Self::Kernel => kernel::run(lab, report).await,
             Self::ReturnMany => {
-                let space = world.many()?;
-                comeback::run(world, &[space], &comeback::MANY, report).await
+                let namespace = lab.large_namespace()?;
+                comeback::run(lab, &[namespace], &comeback::MANY, report).await
             }
             Self::ReturnAll => {
-                let spaces = world.few()?;
-                comeback::run(world, &spaces, &comeback::ALL, report).await
+                let namespaces = lab.small_namespaces()?;
+                comeback::run(lab, &namespaces, &comeback::ALL, report).await
             }
         }
     }

@@ -1,11 +1,11 @@
 # Usage: boot.sh DIRECTORY NAME HOSTS [OUTSIDE INSIDE]...
-# The first process of a machine, in mount, process and UTS namespaces of its own: makes its file system below
-# DIRECTORY, binds what it shares with the outside, and stays. HOSTS are lines of /etc/hosts.
+# The first process of a machine, in its own mount, process and UTS namespaces: makes the file system below DIRECTORY,
+# binds what the machine shares with the outside, and waits. HOSTS are lines of /etc/hosts.
 set -eu
 dir=$1 name=$2 hosts=$3
 shift 3
 
-# All in one tmpfs, which is gone with the namespace.
+# One tmpfs, which is gone with the namespace.
 mount -t tmpfs -o mode=0755 tmpfs "$dir"
 cd "$dir"
 mkdir -m 0755 etc home opt run usr var
@@ -16,7 +16,7 @@ mkdir sys old
 mount -t proc proc proc
 mount --rbind /sys sys
 
-# As udev makes them; the TUN device is for everybody.
+# As udev makes them; any user may open the TUN device.
 mkdir -p dev/net dev/shm
 for node in null zero full random urandom; do
     : >"dev/$node" && mount --bind "/dev/$node" "dev/$node"
@@ -28,7 +28,7 @@ ln -s fd/0 dev/stdin
 ln -s fd/1 dev/stdout
 ln -s fd/2 dev/stderr
 
-# Programs and libraries are the outside's, all else is not.
+# Only programs and libraries are shared with the outside.
 mount --rbind /usr usr
 mount -t tmpfs -o mode=0755 tmpfs usr/local
 mkdir -p usr/local/bin usr/local/sbin
@@ -39,7 +39,7 @@ for path in /bin /sbin /lib /lib32 /lib64 /libx32; do
         mkdir ".$path" && mount --rbind "$path" ".$path"
     fi
 done
-# What only root may read stays away where we are not root.
+# Without root, files that only root may read are left out.
 cp -dR --preserve=mode /etc/. etc 2>/dev/null || true
 rm -rf etc/cframe etc/systemd/system/cframe* etc/default/etcd etc/etcd
 mkdir -p var/cache var/lib var/log var/spool var/tmp etc/default etc/systemd/system
@@ -49,11 +49,11 @@ echo "$name" >etc/hostname
 printf '127.0.0.1 localhost %s\n%s\n' "$name" "$hosts" >etc/hosts
 hostname "$name"
 
-# Users of a package that is installed outside, and not of an earlier life of ours.
+# Users of packages that are installed outside stay, users of a cframe outside do not.
 sed -i '/^cframe:/d' etc/passwd etc/group 2>/dev/null || true
 [ ! -f etc/shadow ] || sed -i '/^cframe:/d' etc/shadow
 if [ "$(wc -l </proc/self/uid_map)" = 1 ] && ! grep -q '^ *0 *0 *4294967295$' /proc/self/uid_map; then
-    # A user namespace with root alone: every user is root.
+    # In a user namespace with root alone, every user is root.
     sed -i 's/^etcd:\([^:]*\):[0-9]*:[0-9]*:/etcd:\1:0:0:/' etc/passwd
     cat >usr/local/sbin/useradd <<'END'
 #!/bin/sh
@@ -69,7 +69,7 @@ exec "$@"
 END
     chmod 0755 usr/local/sbin/useradd usr/local/sbin/runuser
 fi
-# As the package makes it.
+# As the package of etcd does.
 if grep -q '^etcd:' etc/passwd; then
     mkdir -m 0700 var/lib/etcd
     chroot . chown etcd: /var/lib/etcd
@@ -91,6 +91,6 @@ cd /
 umount -l /old
 rmdir /old
 echo up
-# Waiting reaps whoever is left without a parent.
+# As the first process it reaps orphans, while it waits.
 sleep infinity &
 wait

@@ -1,19 +1,19 @@
-//! Whether a program printed what the document says.
+//! Compares a program's output with what the document expects.
 
-/// The first of the expected lines that is not among the lines of `output` after those before it.
-pub(super) fn missing<'a>(expected: &'a [String], output: &str) -> Option<&'a str> {
-    let mut lines = output.lines().map(squeezed);
+/// The first expected line without a match in `output` after the matches of the lines before it.
+pub(super) fn first_missing<'a>(expected: &'a [String], output: &str) -> Option<&'a str> {
+    let mut lines = output.lines().map(normalize_spaces);
     expected
         .iter()
-        .find(|pattern| !lines.by_ref().any(|line| matches(&squeezed(pattern), &line)))
+        .find(|pattern| !lines.by_ref().any(|line| matches(&normalize_spaces(pattern), &line)))
         .map(String::as_str)
 }
 
-fn squeezed(line: &str) -> String {
+fn normalize_spaces(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// `…` stands for any text, also none.
+/// Whether the line matches the whole pattern, in which `…` matches any text, also none.
 fn matches(pattern: &str, line: &str) -> bool {
     let mut parts = pattern.split('…');
     let first = parts.next().unwrap_or_default();
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ellipsis_stands_for_anything_and_the_rest_for_itself() {
+    fn an_ellipsis_matches_any_text_and_everything_else_itself() {
         for (pattern, line, matched) in [
             ("ready", "ready", true),
             ("ready", "not ready", false),
@@ -47,11 +47,11 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_in_the_order_of_the_document_whatever_their_columns() {
+    fn lines_come_in_the_order_of_the_document_with_any_columns() {
         let expected = ["NAME  STATE".to_owned(), "aws-hk …".to_owned()];
         let output = "NAME       STATE\naliyun-sz  online\naws-hk     offline\n";
-        assert_eq!(missing(&expected, output), None);
-        let turned: Vec<String> = expected.into_iter().rev().collect();
-        assert_eq!(missing(&turned, output), Some("NAME  STATE"));
+        assert_eq!(first_missing(&expected, output), None);
+        let reversed: Vec<String> = expected.into_iter().rev().collect();
+        assert_eq!(first_missing(&reversed, output), Some("NAME  STATE"));
     }
 }

@@ -1,4 +1,4 @@
-//! From the document's text to what is to be run. What is not understood is an error, so that no command is left out by a slip.
+//! Parses a document. Anything that is not understood is an error, so that a typing error does not skip a command.
 
 use std::time::Duration;
 
@@ -6,16 +6,17 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Action, Commands, Copy, Place, Section, Step};
 
-/// How long a block may take that doesn't say.
-const WITHIN: Duration = Duration::from_secs(10);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads a document about these hosts.
-///
-/// # Errors
-/// With the number of the line that is wrong.
+/// Parses a document about these hosts. Errors have the number of the line.
 pub fn parse(text: &str, hosts: &[&str]) -> Result<Vec<Section>> {
-    let mut parser =
-        Parser { hosts, sections: Vec::new(), before: String::new(), ended: false, marked: false };
+    let mut parser = Parser {
+        hosts,
+        sections: Vec::new(),
+        paragraph: String::new(),
+        paragraph_ended: false,
+        has_mark: false,
+    };
     let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     while let Some((number, line)) = lines.next() {
         let Some(info) = line.strip_prefix("```") else {
@@ -41,36 +42,36 @@ pub fn parse(text: &str, hosts: &[&str]) -> Result<Vec<Section>> {
 struct Parser<'a> {
     hosts: &'a [&'a str],
     sections: Vec<Section>,
-    /// The last paragraph of text, which has to say where a block runs.
-    before: String,
-    /// Whether a line without text has ended it.
-    ended: bool,
-    /// Whether the section says how many pings may be lost.
-    marked: bool,
+    /// The last paragraph of text.
+    paragraph: String,
+    /// Whether an empty line has followed the paragraph.
+    paragraph_ended: bool,
+    /// Whether the section states how many pings may be lost.
+    has_mark: bool,
 }
 
 impl Parser<'_> {
     fn text(&mut self, number: usize, line: &str) -> Result<()> {
-        ensure!(!line.trim_start().starts_with("```"), "a fence has to begin the line");
+        ensure!(!line.trim_start().starts_with("```"), "a fence must start its line");
         if let Some(title) = line.strip_prefix("## ") {
             self.sections.push(Section {
                 line: number,
                 title: title.trim().to_owned(),
-                lost: None,
+                max_lost: None,
                 steps: Vec::new(),
             });
-            self.marked = false;
+            self.has_mark = false;
         } else if let Some(mark) = line.strip_prefix("<!-- ").and_then(|s| s.strip_suffix(" -->")) {
             self.mark(mark)?;
         }
         match line.trim() {
-            "" => self.ended = true,
+            "" => self.paragraph_ended = true,
             line => {
-                if std::mem::take(&mut self.ended) {
-                    self.before.clear();
+                if std::mem::take(&mut self.paragraph_ended) {
+                    self.paragraph.clear();
                 }
-                self.before.push_str(line);
-                self.before.push(' ');
+                self.paragraph.push_str(line);
+                self.paragraph.push(' ');
             }
         }
         Ok(())
@@ -79,11 +80,11 @@ impl Parser<'_> {
     fn mark(&mut self, mark: &str) -> Result<()> {
         let Some((name, value)) = mark.split_once(": ") else { return Ok(()) };
         if name == "lost" {
-            self.section()?.lost = match value {
+            self.section()?.max_lost = match value {
                 "any" => None,
                 number => Some(number.parse().context("a number of pings, or `any`")?),
             };
-            self.marked = true;
+            self.has_mark = true;
         }
         Ok(())
     }
@@ -92,7 +93,7 @@ impl Parser<'_> {
         self.sections.last_mut().context("before the first heading of the second level")
     }
 
-    /// A block of which `first` is the number of the first line.
+    /// Parses a block; `first` is the number of its first line.
     fn fence(&mut self, info: &str, first: usize, body: &[&str]) -> Result<()> {
         let mut words = info.split_whitespace();
         let language = words.next().unwrap_or_default();
@@ -123,10 +124,10 @@ impl Parser<'_> {
     }
 
     fn push(&mut self, line: usize, action: Action, body: &[&str]) -> Result<()> {
-        ensure!(body.iter().any(|line| !line.trim().is_empty()), "nothing is in it");
+        ensure!(body.iter().any(|line| !line.trim().is_empty()), "the block is empty");
         ensure!(
-            self.marked,
-            "its section doesn't say how many pings may be lost: <!-- lost: 0 -->"
+            self.has_mark,
+            "its section does not state how many pings may be lost: <!-- lost: 0 -->"
         );
         self.section()?.steps.push(Step { line, action });
         Ok(())
@@ -136,8 +137,8 @@ impl Parser<'_> {
         let mut commands = Commands {
             hosts: Vec::new(),
             script: body.join("\n"),
-            within: WITHIN,
-            until: false,
+            timeout: DEFAULT_TIMEOUT,
+            repeat: false,
             expected: Vec::new(),
         };
         for attribute in attributes {
@@ -149,20 +150,20 @@ impl Parser<'_> {
                 Some((name @ ("within" | "until"), span)) => {
                     let seconds = span.strip_suffix('s').and_then(|number| number.parse().ok());
                     let seconds =
-                        seconds.with_context(|| format!("{span:?} is no time like 20s"))?;
-                    commands.within = Duration::from_secs(seconds);
-                    commands.until = name == "until";
+                        seconds.with_context(|| format!("{span:?} is not a time like 20s"))?;
+                    commands.timeout = Duration::from_secs(seconds);
+                    commands.repeat = name == "until";
                 }
                 _ => bail!("{attribute:?} is none of host=, within=, until="),
             }
         }
-        ensure!(!commands.hosts.is_empty(), "it doesn't say on which host: host=NAME");
+        ensure!(!commands.hosts.is_empty(), "it does not name its host: host=NAME");
         for host in &commands.hosts {
-            let said = self.before.split("**").skip(1).step_by(2).any(|bold| bold == host);
+            let named = self.paragraph.split("**").skip(1).step_by(2).any(|bold| bold == host);
             ensure!(
-                said,
-                "the text before it doesn't say to a reader that it is for **{host}**: {:?}",
-                self.before
+                named,
+                "the text before it does not tell a reader that it is for **{host}**: {:?}",
+                self.paragraph
             );
         }
         Ok(commands)
@@ -175,7 +176,7 @@ impl Parser<'_> {
                 commands.expected = body.iter().map(|line| (*line).to_owned()).collect();
                 Ok(())
             }
-            _ => bail!("no block that is run is right before it"),
+            _ => bail!("no block that runs is right before it"),
         }
     }
 
@@ -183,7 +184,7 @@ impl Parser<'_> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let [from, to] = words.as_slice() else { bail!("not HOST:PATH HOST:PATH") };
         let (from, mut to) = (self.place(from)?, self.place(to)?);
-        ensure!(!from.path.ends_with('/'), "a file is copied, not a directory");
+        ensure!(!from.path.ends_with('/'), "only files can be copied, not a directory");
         if to.path.ends_with('/') {
             let name = from.path.rsplit('/').next().unwrap_or_default();
             to.path.push_str(name);
@@ -208,7 +209,7 @@ impl Parser<'_> {
 }
 
 fn unclosed() -> anyhow::Error {
-    anyhow::anyhow!("the fence has no end")
+    anyhow::anyhow!("the fence is not closed")
 }
 
 #[cfg(test)]
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_has_its_host_its_time_and_what_it_prints() {
+    fn a_block_has_its_hosts_its_timeout_and_its_expected_output() {
         let text = "# T\n\n## First\n<!-- lost: any -->\n\nOn **ctl1** and **operator**:\n\n\
                     ```sh host=ctl1,operator until=20s\na\nb \\\n  c\n```\n```output\nx … y\n```\n\n\
                     ```toml\nkey = 1\n```\n## Empty\n";
@@ -234,20 +235,20 @@ mod tests {
         let commands = Commands {
             hosts: vec!["ctl1".to_owned(), "operator".to_owned()],
             script: "a\nb \\\n  c".to_owned(),
-            within: Duration::from_secs(20),
-            until: true,
+            timeout: Duration::from_secs(20),
+            repeat: true,
             expected: vec!["x … y".to_owned()],
         };
         let step = Step { line: 9, action: Action::Run(commands) };
         let title = "First".to_owned();
-        assert_eq!(sections, [Section { line: 3, title, lost: None, steps: vec![step] }]);
+        assert_eq!(sections, [Section { line: 3, title, max_lost: None, steps: vec![step] }]);
     }
 
     #[test]
-    fn files_are_copied_to_a_place_or_into_a_directory() {
+    fn files_are_copied_to_a_path_or_into_a_directory() {
         let text = one("```copy\noperator:a/b ctl1:/etc/\nctl1:/x operator:y\n```");
         let sections = parse(&text, &HOSTS).unwrap();
-        assert_eq!(sections[0].lost, Some(0));
+        assert_eq!(sections[0].max_lost, Some(0));
         let Action::Copy(copies) = &sections[0].steps[0].action else { panic!("{sections:?}") };
         let shown: Vec<_> = copies
             .iter()
@@ -264,14 +265,14 @@ mod tests {
         for (text, why) in [
             (one("```sh host=ctl9\na\n```"), "line 4: ```sh host=ctl9: there is no host ctl9"),
             (one("```sh hots=ctl1\na\n```"), "\"hots=ctl1\" is none of"),
-            (one("```sh within=5s\na\n```"), "it doesn't say on which host"),
-            (one("```sh host=ctl1 within=5m\na\n```"), "\"5m\" is no time"),
+            (one("```sh within=5s\na\n```"), "it does not name its host"),
+            (one("```sh host=ctl1 within=5m\na\n```"), "\"5m\" is not a time"),
             (one("```sh host=operator\na\n```"), "for **operator**"),
-            (one("```sh host=ctl1\na"), "the fence has no end"),
-            (one("```sh host=ctl1\n\n```"), "nothing is in it"),
+            (one("```sh host=ctl1\na"), "the fence is not closed"),
+            (one("```sh host=ctl1\n\n```"), "the block is empty"),
             (one("```toml host=ctl1\na\n```"), "only `sh` has attributes"),
-            (one("  ```sh host=ctl1\na\n```"), "a fence has to begin the line"),
-            (one("```output\na\n```"), "no block that is run"),
+            (one("  ```sh host=ctl1\na\n```"), "a fence must start its line"),
+            (one("```output\na\n```"), "no block that runs"),
             (one("```copy\nctl1:/a ctl9:/b\n```"), "there is no host ctl9"),
             (one("```copy\nctl1:/a\n```"), "not HOST:PATH HOST:PATH"),
             ("## A\n<!-- lost: few -->\n".to_owned(), "a number of pings"),

@@ -1,4 +1,4 @@
-//! Runs what was read.
+//! Runs the sections of a document.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,41 +7,41 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Action, Commands, Copy, Place, Section, expect};
-use crate::deployment::{Output, Transcript};
-use crate::{Machine, Pinger, wait_until};
+use super::expect::first_missing;
+use super::{Action, Commands, Copy, Section};
+use crate::deployment::Transcript;
+use crate::machine::Machine;
+use crate::ping::Pinger;
+use crate::wait::wait_until;
 
-/// Every line that a block runs is noted there before it is run, with its number.
+/// bash writes each line of a block to this file before it runs it, with its number.
 const TRACE: &str = "/run/runbook-trace";
-/// Before a block's own lines, on the line of its first.
+/// Inserted before the first line of a block.
 const PROLOGUE: &str =
     "exec 2>&1 9>\"$TRACE\"; BASH_XTRACEFD=9; PS4='+${LINENO} '; unset TRACE; set -euxo pipefail\n";
-/// For entering a host, and for ending what has overrun its time.
+/// Time to enter a host, and to end a script that has exceeded its timeout.
 const GRACE: Duration = Duration::from_secs(5);
-/// Between two runs of a block that is not well yet.
-const AGAIN: Duration = Duration::from_millis(200);
-/// After which a ping without an answer is lost.
-const LATE: Duration = Duration::from_secs(1);
-/// How long traffic may take to be steady before a section.
-const STEADY: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// A ping without a reply after this time is lost.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// For traffic to be steady before a section.
+const STEADY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The hosts of a document, and pings whose losses are counted.
+/// Runs sections on the hosts of a document, while pings show whether traffic is lost.
 #[derive(Debug)]
 pub struct Runner {
     machines: BTreeMap<String, Machine>,
     pinger: Pinger,
 }
 
-/// What became of a section.
+/// The result of a section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Its heading.
     pub title: String,
-    /// How long its commands took.
     pub took: Duration,
-    /// Pings that were sent meanwhile.
+    /// Pings sent during the section.
     pub sent: usize,
-    /// Those without an answer.
+    /// Those of them without a reply.
     pub lost: usize,
 }
 
@@ -53,7 +53,6 @@ impl fmt::Display for Report {
 }
 
 impl Runner {
-    /// With these hosts, and a ping that goes on.
     pub fn new(machines: Vec<Machine>, pinger: Pinger) -> Self {
         let named = machines.into_iter().map(|machine| (machine.name().to_owned(), machine));
         Self { machines: named.collect(), pinger }
@@ -62,44 +61,43 @@ impl Runner {
     /// Runs a section.
     ///
     /// # Errors
-    /// At the first command that fails, takes too long or prints something else, with its line of the document; or if
+    /// At the first command that fails, exceeds its timeout or has other output, with its line in the document; or if
     /// more pings were lost than the section allows.
-    pub fn section(&self, section: &Section) -> Result<Report> {
-        if section.lost.is_some() {
+    pub fn run_section(&self, section: &Section) -> Result<Report> {
+        if section.max_lost.is_some() {
             self.pinger
-                .steady(20, STEADY)
+                .steady(20, STEADY_TIMEOUT)
                 .with_context(|| format!("before {:?}", section.title))?;
         }
         let (first, start) = (self.pinger.stats().sent, Instant::now());
         for step in &section.steps {
             match &step.action {
-                Action::Run(commands) => self.commands(step.line, commands)?,
+                Action::Run(commands) => self.run_commands(step.line, commands)?,
                 Action::Copy(copies) => copies.iter().try_for_each(|copy| {
-                    self.copy(copy).with_context(|| format!("line {}", copy.line))
+                    self.copy_file(copy).with_context(|| format!("line {}", copy.line))
                 })?,
             }
         }
         let took = start.elapsed();
         let (sent, lost) = self.losses(first);
         let report = Report { title: section.title.clone(), took, sent, lost };
-        if let Some(bound) = section.lost {
+        if let Some(bound) = section.max_lost {
             ensure!(lost <= bound, "line {}: {report} (bound {bound})", section.line);
         }
         Ok(report)
     }
 
-    /// How many pings were sent from the `first` on, and how many of them have no answer.
+    /// How many pings were sent from the `first` on, and how many of them have no reply.
     fn losses(&self, first: usize) -> (usize, usize) {
         let until = self.pinger.stats().sent;
         let mut lost = 0;
-        let all_in = || {
+        let all_replied = || {
             let stats = self.pinger.stats();
-            let mut missing = stats.probes[first..until].iter().filter(|probe| probe.rtt.is_none());
-            lost = missing.by_ref().count();
+            lost = stats.probes[first..until].iter().filter(|probe| probe.rtt.is_none()).count();
             lost == 0
         };
-        // What is missing then is lost.
-        let _ = wait_until(LATE, all_in);
+        // If this fails, the pings without a reply are lost.
+        let _ = wait_until(PING_TIMEOUT, all_replied);
         (until - first, lost)
     }
 
@@ -107,16 +105,16 @@ impl Runner {
         self.machines.get(name).with_context(|| format!("there is no host {name}"))
     }
 
-    fn commands(&self, line: usize, commands: &Commands) -> Result<()> {
+    fn run_commands(&self, line: usize, commands: &Commands) -> Result<()> {
         for host in &commands.hosts {
             let machine = self.machine(host)?;
-            let deadline = Instant::now() + commands.within;
+            let deadline = Instant::now() + commands.timeout;
             loop {
-                match attempt(machine, line, commands) {
-                    Err(_) if commands.until && Instant::now() < deadline => {
-                        std::thread::sleep(AGAIN);
+                match run_script(machine, line, commands) {
+                    Err(_) if commands.repeat && Instant::now() < deadline => {
+                        std::thread::sleep(RETRY_DELAY);
                     }
-                    Err(error) => return Err(error.context(logs(machine))),
+                    Err(error) => return Err(error.context(service_logs(machine))),
                     Ok(()) => break,
                 }
             }
@@ -124,9 +122,9 @@ impl Runner {
         Ok(())
     }
 
-    fn copy(&self, copy: &Copy) -> Result<()> {
+    fn copy_file(&self, copy: &Copy) -> Result<()> {
         let (from, to) = (self.machine(&copy.from.host)?, self.machine(&copy.to.host)?);
-        let mode = shell(from, "stat -c %a \"$0\"", &copy.from)?;
+        let mode = shell(from, "stat -c %a \"$0\"", &copy.from.path)?;
         let mut source = from.command("cat");
         source.arg(&copy.from.path).stdout(Stdio::piped());
         let mut source = source.spawn().context("reading")?;
@@ -141,40 +139,37 @@ impl Runner {
 }
 
 /// Runs a block once on one host.
-fn attempt(machine: &Machine, line: usize, commands: &Commands) -> Result<()> {
+fn run_script(machine: &Machine, line: usize, commands: &Commands) -> Result<()> {
     let mut command = machine.command("timeout");
     let script = format!("{PROLOGUE}{}", commands.script);
-    let seconds = format!("{:.3}", commands.within.as_secs_f64());
+    let seconds = format!("{:.3}", commands.timeout.as_secs_f64());
     command.args(["--kill-after=1", &seconds, "bash", "-c", &script]).env("TRACE", TRACE);
-    let quiet = Transcript::default();
-    let output = quiet.run(machine.host(), command, commands.within + GRACE);
+    let output = Transcript::default().run(machine.host(), command, commands.timeout + GRACE);
     let output = output.with_context(|| format!("line {line}, on {}", machine.name()))?;
     let printed = output.stdout.trim_end();
     if output.code != 0 {
-        let (at, what) = reached(machine, line, &commands.script);
+        let (at, what) = last_command(machine, line, &commands.script);
         let how = match output.code {
-            124 | 137 => format!("has not ended within {:?}", commands.within),
+            124 | 137 => format!("has not ended within {:?}", commands.timeout),
             code => format!("has failed with {code}"),
         };
         bail!("line {at}, on {}: `{what}` {how}:\n{printed}", machine.name());
     }
-    if let Some(missing) = expect::missing(&commands.expected, printed) {
-        bail!("line {line}, on {}: no {missing:?} (in its place) in:\n{printed}", machine.name());
+    if let Some(missing) = first_missing(&commands.expected, printed) {
+        bail!("line {line}, on {}: no {missing:?} (in this order) in:\n{printed}", machine.name());
     }
     Ok(())
 }
 
-/// What a host's services have logged, at the end.
-fn logs(machine: &Machine) -> String {
-    let all = Place { host: machine.name().to_owned(), path: "/var/log".to_owned() };
-    let text = shell(machine, "tail -n 15 \"$0\"/*.log 2>/dev/null || true", &all);
+/// The ends of the logs of a host's services.
+fn service_logs(machine: &Machine) -> String {
+    let text = shell(machine, "tail -n 15 \"$0\"/*.log 2>/dev/null || true", "/var/log");
     format!("the logs of {}:\n{}", machine.name(), text.unwrap_or_default())
 }
 
-/// The document's line and text of the command that was reached last.
-fn reached(machine: &Machine, first: usize, script: &str) -> (usize, String) {
-    let trace = Place { host: machine.name().to_owned(), path: TRACE.to_owned() };
-    let trace = shell(machine, "cat \"$0\"", &trace).unwrap_or_default();
+/// The document's line and text of the command that was started last.
+fn last_command(machine: &Machine, first: usize, script: &str) -> (usize, String) {
+    let trace = shell(machine, "cat \"$0\"", TRACE).unwrap_or_default();
     let last = trace.lines().rev().find_map(|line| {
         let number = line.strip_prefix('+')?.trim_start_matches('+').split_once(' ')?.0;
         number.parse::<usize>().ok()
@@ -185,9 +180,9 @@ fn reached(machine: &Machine, first: usize, script: &str) -> (usize, String) {
     (first + index, text.trim().to_owned())
 }
 
-fn shell(machine: &Machine, script: &str, place: &Place) -> Result<String> {
+/// Runs a shell script with `argument` as `$0`.
+fn shell(machine: &Machine, script: &str, argument: &str) -> Result<String> {
     let mut command = machine.command("sh");
-    command.args(["-c", script]).arg(&place.path);
-    let output: Output = Transcript::default().run(machine.host(), command, GRACE)?;
-    output.success()
+    command.args(["-c", script, argument]);
+    Transcript::default().run(machine.host(), command, GRACE)?.success()
 }

@@ -1,4 +1,4 @@
-//! Unit files: where they are and what is in them.
+//! Unit files: their places and their settings.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// Where units are looked for, the operator's before the packages'.
-const PLACES: [&str; 3] = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+/// Directories of unit files: the operator's come before the packages'.
+const DIRECTORIES: [&str; 3] =
+    ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
-/// A unit's name with its kind, which is left out for services.
+/// Adds `.service` to a name without a kind.
 pub(super) fn full_name(name: &str) -> String {
     let kinds = [".service", ".timer"];
     if kinds.iter().any(|kind| name.ends_with(kind)) {
@@ -25,25 +26,25 @@ pub(super) fn full_name(name: &str) -> String {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     name: String,
-    /// By `Section.Key`; the values of one key in order.
+    /// The values by `Section.Key`, in order.
     settings: BTreeMap<String, Vec<String>>,
 }
 
 impl Unit {
-    /// Reads the unit, or the template that it is an instance of.
+    /// Loads the unit, or the template that it is an instance of.
     pub(super) fn load(name: &str) -> Result<Self> {
         let mut unit = Self { name: name.to_owned(), ..Self::default() };
         let names = [Some(name.to_owned()), template_of(name)];
         let candidates = || {
-            names.iter().flatten().flat_map(|name| PLACES.map(|place| Path::new(place).join(name)))
+            names.iter().flatten().flat_map(|name| DIRECTORIES.map(|dir| Path::new(dir).join(name)))
         };
         let Some(path) = candidates().find(|path| path.is_file()) else {
-            bail!("Unit {name} not found: it is in none of {}", PLACES.join(", "));
+            bail!("Unit {name} not found: it is in none of {}", DIRECTORIES.join(", "));
         };
         unit.read(&path)?;
         for path in candidates() {
-            for dropped in drop_ins(&path)? {
-                unit.read(&dropped)?;
+            for drop_in in drop_ins(&path)? {
+                unit.read(&drop_in)?;
             }
         }
         Ok(unit)
@@ -69,7 +70,7 @@ impl Unit {
                 bail!("{line:?} is neither a section nor a setting");
             };
             let values = self.settings.entry(format!("{section}.{}", key.trim())).or_default();
-            // An empty one takes back all before it.
+            // An empty value removes all values before it.
             match value.trim() {
                 "" => values.clear(),
                 value => values.push(value.to_owned()),
@@ -78,7 +79,6 @@ impl Unit {
         Ok(())
     }
 
-    /// Its name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -151,11 +151,11 @@ fn span(text: &str) -> Result<Duration> {
         "ms" => Ok(Duration::from_millis(number)),
         "" | "s" | "sec" => Ok(Duration::from_secs(number)),
         "m" | "min" => Ok(Duration::from_secs(number * 60)),
-        unit => bail!("{unit:?} is not a unit of time that is known here"),
+        unit => bail!("{unit:?} is not a supported unit of time"),
     }
 }
 
-/// Words of a command line or of `Environment`, where quotes hold words together.
+/// Splits a command line or a value of `Environment` into words. Quotes hold words together.
 pub(super) fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_in_adds_and_an_empty_value_takes_back() {
+    fn a_drop_in_adds_values_and_an_empty_value_removes_them() {
         let mut etcd = unit("etcd.service", "[Service]\nEnvironment=A=1\nExecStart=/bin/a\n");
         etcd.add("[Service]\nEnvironment=B=2\nExecStart=\nExecStart=/bin/b %p\n").unwrap();
         assert_eq!(etcd.all("Service.Environment").collect::<Vec<_>>(), ["A=1", "B=2"]);

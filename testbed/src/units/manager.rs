@@ -1,4 +1,4 @@
-//! The verbs. What a unit is doing is in files below [`DIR`], written by its supervisor.
+//! The verbs. A unit's supervisor writes its state to files below [`DIR`].
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -13,14 +13,16 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Pid;
 
 use super::{file::Unit, process};
-use crate::wait_until;
+use crate::process::last_lines;
+use crate::wait::wait_until;
 
 const DIR: &str = "/run/units";
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
-/// As long as systemd's own.
-const START: Duration = Duration::from_secs(90);
+/// systemd's default for starting and stopping a service.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+/// For the supervisor to kill a service that exceeds its time to stop.
+const KILL_GRACE: Duration = Duration::from_secs(5);
 
-/// What a unit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Inactive,
@@ -40,15 +42,15 @@ impl fmt::Display for State {
     }
 }
 
-/// The files of a unit.
-pub(super) struct Files(PathBuf);
+/// The files of a unit's state.
+pub(super) struct StateFiles(PathBuf);
 
-impl Files {
-    pub(super) fn of(name: &str) -> Self {
+impl StateFiles {
+    pub(super) fn new(name: &str) -> Self {
         Self(Path::new(DIR).join(name))
     }
 
-    fn make(&self) -> Result<()> {
+    fn create_dir(&self) -> Result<()> {
         fs::create_dir_all(&self.0).with_context(|| format!("making {}", self.0.display()))
     }
 
@@ -56,19 +58,19 @@ impl Files {
         self.0.join(name)
     }
 
-    /// Replaces a file, so that nobody reads half of it.
-    pub(super) fn put(&self, name: &str, text: &str) -> Result<()> {
+    /// Replaces a file atomically.
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
         let (new, path) = (self.path(".new"), self.path(name));
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &path))
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    pub(super) fn set(&self, state: State) -> Result<()> {
-        self.put("state", &state.to_string())
+    pub(super) fn write_state(&self, state: State) -> Result<()> {
+        self.write("state", &state.to_string())
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(super) fn exists(&self, name: &str) -> bool {
         self.path(name).exists()
     }
 
@@ -90,20 +92,20 @@ impl Files {
     }
 }
 
-/// Where a unit's output goes.
-pub(super) fn log_of(name: &str) -> PathBuf {
+/// The file with a unit's output.
+pub(super) fn log_path(name: &str) -> PathBuf {
     Path::new("/var/log").join(format!("{name}.log"))
 }
 
 pub(super) fn state(name: &str) -> Result<State> {
     Unit::load(name)?;
-    Ok(Files::of(name).state())
+    Ok(StateFiles::new(name).state())
 }
 
 pub(super) fn start(name: &str, wait: bool) -> Result<()> {
     let unit = Unit::load(name)?;
-    let files = Files::of(name);
-    files.make()?;
+    let files = StateFiles::new(name);
+    files.create_dir()?;
     if name.ends_with(".timer") {
         return start_timer(&unit, &files);
     }
@@ -111,8 +113,8 @@ pub(super) fn start(name: &str, wait: bool) -> Result<()> {
         return Ok(());
     }
     files.remove("stop")?;
-    files.set(State::Activating)?;
-    let log = OpenOptions::new().create(true).append(true).open(log_of(name))?;
+    files.write_state(State::Activating)?;
+    let log = OpenOptions::new().create(true).append(true).open(log_path(name))?;
     let mut supervisor = Command::new("/proc/self/exe");
     supervisor
         .args(["supervise", name])
@@ -124,47 +126,51 @@ pub(super) fn start(name: &str, wait: bool) -> Result<()> {
     if !wait {
         return Ok(());
     }
-    let waited = wait_until(START, || files.state() != State::Activating);
+    let waited = wait_until(DEFAULT_TIMEOUT, || files.state() != State::Activating);
     let state = files.state();
     let oneshot = unit.last("Service.Type").as_deref() == Some("oneshot");
     if state == State::Active || (state == State::Inactive && oneshot) {
         return Ok(());
     }
-    let how = if waited.is_ok() { state.to_string() } else { format!("not up after {START:?}") };
-    bail!("{name} is {how}\n{}", tail(name))
+    let how = if waited.is_ok() {
+        state.to_string()
+    } else {
+        format!("not up after {DEFAULT_TIMEOUT:?}")
+    };
+    bail!("{name} is {how}\n{}", log_tail(name))
 }
 
-/// A timer needs a moment to go off, and a service that goes off then.
-fn start_timer(unit: &Unit, files: &Files) -> Result<()> {
-    let moments = ["OnCalendar", "OnBootSec", "OnUnitActiveSec"];
-    let has = moments.iter().any(|key| unit.last(&format!("Timer.{key}")).is_some());
-    ensure!(has, "{} has none of {}", unit.name(), moments.join(", "));
+/// Checks that a timer has a time and a service.
+fn start_timer(unit: &Unit, files: &StateFiles) -> Result<()> {
+    let times = ["OnCalendar", "OnBootSec", "OnUnitActiveSec"];
+    let has = times.iter().any(|key| unit.last(&format!("Timer.{key}")).is_some());
+    ensure!(has, "{} has none of {}", unit.name(), times.join(", "));
     let stem = unit.name().trim_end_matches(".timer");
     let service = unit.last("Timer.Unit").unwrap_or_else(|| format!("{stem}.service"));
     Unit::load(&service)?;
-    files.set(State::Active)
+    files.write_state(State::Active)
 }
 
 pub(super) fn stop(name: &str) -> Result<()> {
     let unit = Unit::load(name)?;
-    let files = Files::of(name);
+    let files = StateFiles::new(name);
     if name.ends_with(".timer") || !matches!(files.state(), State::Active | State::Activating) {
-        return if files.0.exists() { files.set(State::Inactive) } else { Ok(()) };
+        return if files.0.exists() { files.write_state(State::Inactive) } else { Ok(()) };
     }
-    files.put("stop", "")?;
-    let patience = stop_span(&unit)? + Duration::from_secs(5);
+    files.write("stop", "")?;
+    let timeout = stop_timeout(&unit)? + KILL_GRACE;
     let stopped = || files.state() == State::Inactive;
-    wait_until(patience, stopped).map_err(|_| anyhow!("{name} can't be stopped")).map(drop)
+    wait_until(timeout, stopped).map_err(|_| anyhow!("{name} can't be stopped")).map(drop)
 }
 
-/// How long a service may take to end before it is killed.
-pub(super) fn stop_span(unit: &Unit) -> Result<Duration> {
-    Ok(unit.span("Service.TimeoutStopSec")?.unwrap_or(START))
+/// The time after which a service that does not stop is killed.
+pub(super) fn stop_timeout(unit: &Unit) -> Result<Duration> {
+    Ok(unit.span("Service.TimeoutStopSec")?.unwrap_or(DEFAULT_TIMEOUT))
 }
 
 pub(super) fn reload(name: &str) -> Result<()> {
     let unit = Unit::load(name)?;
-    let files = Files::of(name);
+    let files = StateFiles::new(name);
     ensure!(files.state() == State::Active, "{name} is not active, it can't be reloaded");
     let main = files.pid("main").with_context(|| format!("{name} has no process"))?;
     let main = [("MAINPID", main.as_raw_nonzero().to_string())];
@@ -195,7 +201,7 @@ pub(super) fn is_enabled(name: &str) -> bool {
     Path::new(WANTS).join(name).symlink_metadata().is_ok()
 }
 
-fn tail(name: &str) -> String {
-    let text = fs::read(log_of(name)).unwrap_or_default();
-    crate::process::last_lines(&String::from_utf8_lossy(&text), 20)
+fn log_tail(name: &str) -> String {
+    let text = fs::read(log_path(name)).unwrap_or_default();
+    last_lines(&String::from_utf8_lossy(&text), 20)
 }

@@ -1,4 +1,4 @@
-//! A service's process: as whom it runs, with which environment and capabilities.
+//! A service's process: its user, environment and capabilities.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::file::{Unit, words};
 
-/// A user of `/etc/passwd`.
-#[derive(Debug)]
-struct User {
-    uid: u32,
-    gid: u32,
-    home: String,
-}
-
-/// The command of a service's `ExecStart` or `ExecReload`, with what must be there before it runs made.
+/// The command of a service's `ExecStart` or `ExecReload`; `extra` is added to its environment. Creates the service's
+/// runtime directory.
 pub(super) fn command(unit: &Unit, key: &str, extra: &[(&str, String)]) -> Result<Command> {
     let mut environment = environment(unit)?;
     environment.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
@@ -30,7 +23,7 @@ pub(super) fn command(unit: &Unit, key: &str, extra: &[(&str, String)]) -> Resul
     let user = unit.last("Service.User").map(|name| user(&name)).transpose()?;
     runtime_directory(unit, user.as_ref())?;
 
-    // The shell is there for the mask alone.
+    // The shell sets the umask.
     let mut command = Command::new("sh");
     command.args(["-c", "umask \"$0\"; exec \"$@\""]);
     command.arg(unit.last("Service.UMask").unwrap_or_else(|| "0022".to_owned()));
@@ -48,7 +41,7 @@ pub(super) fn command(unit: &Unit, key: &str, extra: &[(&str, String)]) -> Resul
     Ok(command)
 }
 
-/// As `setpriv` wants them: `,+net_admin`.
+/// In the notation of `setpriv`: `,+net_admin`.
 fn capabilities(unit: &Unit) -> String {
     let all = unit.all("Service.AmbientCapabilities");
     let names = all.flat_map(|line| words(&line)).map(|name| {
@@ -90,8 +83,8 @@ fn assignment(text: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value.to_owned()))
 }
 
-/// Words with variables put in: `$NAME` as a word of its own becomes the words of its value, `${NAME}`
-/// stays in its word.
+/// The words of a command line with its variables expanded: the word `$NAME` becomes the words of the value, `${NAME}`
+/// is replaced within its word.
 fn expand(line: &str, environment: &BTreeMap<String, String>) -> Vec<String> {
     let value = |name: &str| environment.get(name).cloned().unwrap_or_default();
     let mut out = Vec::new();
@@ -112,6 +105,14 @@ fn expand(line: &str, environment: &BTreeMap<String, String>) -> Vec<String> {
     out
 }
 
+#[derive(Debug)]
+struct User {
+    uid: u32,
+    gid: u32,
+    home: String,
+}
+
+/// Finds a user in `/etc/passwd`.
 fn user(name: &str) -> Result<User> {
     let text = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
     let found = text.lines().find_map(|line| {
@@ -128,11 +129,11 @@ fn runtime_directory(unit: &Unit, user: Option<&User>) -> Result<()> {
     let path = PathBuf::from("/run").join(name);
     let mode = unit.last("Service.RuntimeDirectoryMode").unwrap_or_else(|| "0755".to_owned());
     let mode = u32::from_str_radix(&mode, 8).with_context(|| format!("mode {mode}"))?;
-    fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+    fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     if let Some(user) = user {
         chown(&path, Some(user.uid), Some(user.gid))
-            .with_context(|| format!("giving {} away", path.display()))?;
+            .with_context(|| format!("changing the owner of {}", path.display()))?;
     }
     Ok(())
 }
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_become_words_as_systemd_does_it() {
+    fn variables_are_expanded_as_by_systemd() {
         let environment = BTreeMap::from([("ARGS".to_owned(), "-a 'b c'".to_owned())]);
         assert_eq!(
             expand("/bin/x $ARGS $NONE pre${ARGS}", &environment),

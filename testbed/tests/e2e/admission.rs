@@ -1,15 +1,15 @@
-//! Writes that are refused, or warned of: what the operator is told, and by which number.
+//! Writes that are refused or get a warning: the message and the exit code.
 
 use cframe_testbed::deployment::{Deployment, Output};
 
-use crate::world::{Mesh, World, shared};
+use crate::lab::{DeployedEdges, MS, TestLab, ping, shared};
 
 fn ctl(deployment: &Deployment, command: &str) -> Output {
     deployment.ctl(&command.split(' ').collect::<Vec<_>>()).unwrap()
 }
 
-/// The exit code, and words that the one line on standard error has.
-fn refused(deployment: &Deployment, command: &str, code: i32, words: &[&str]) {
+/// Checks that a command fails with this exit code, and that its standard error contains these words.
+fn check_refused(deployment: &Deployment, command: &str, code: i32, words: &[&str]) {
     let output = ctl(deployment, command);
     assert_eq!(output.code, code, "{output}");
     for word in words {
@@ -19,9 +19,9 @@ fn refused(deployment: &Deployment, command: &str, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_a_message_that_names_both_sides() {
-    let mesh = Mesh::start("refusals", shared());
-    let deployment = &mesh.deployment;
+fn conflicting_and_invalid_writes_are_refused_with_a_message_that_names_both_sides() {
+    let lab = TestLab::start("refusals", shared());
+    let deployment = &lab.deployment;
     ctl(deployment, "edge add aws-hk -n prod --cidr 172.30.0.0/16").success().unwrap();
     ctl(deployment, "edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64").success().unwrap();
     ctl(deployment, "route add pods -n prod --cidr 10.244.0.0/16 --edge aws-hk").success().unwrap();
@@ -58,7 +58,7 @@ fn what_cannot_be_is_refused_by_a_message_that_names_both_sides() {
             &["172.30.9.0/24", "172.30.0.0/16", "aws-hk"],
         ),
         ("edge add aws-hk -n prod --cidr 10.9.0.0/16", 4, &["aws-hk"]),
-        // What is no prefix, or nobody's.
+        // Invalid and reserved prefixes.
         (
             "edge add two -n prod --cidr 10.9.1.0/16",
             2,
@@ -76,35 +76,33 @@ fn what_cannot_be_is_refused_by_a_message_that_names_both_sides() {
         ("route add r -n prod --cidr 10.9.0.0/16 --edge aws-hl", 3, &["aws-hl", "aws-hk"]),
     ];
     for (command, code, words) in cases {
-        refused(deployment, command, code, words);
+        check_refused(deployment, command, code, words);
     }
     let edges = deployment.ctl_json(&["edge", "list", "-n", "prod"]).unwrap();
     assert_eq!(edges.as_array().unwrap().len(), 2, "{edges:#}");
     let routes = deployment.ctl_json(&["route", "list", "-n", "prod"]).unwrap();
     assert_eq!(routes.as_array().unwrap().len(), 1, "{routes:#}");
-    refused(deployment, "edge del aws-hk -n prod", 2, &["--yes"]);
-    refused(deployment, "edge show nobody -n prod", 3, &["nobody"]);
-    refused(deployment, "edge list -n prodd", 3, &["prodd", "prod"]);
+    check_refused(deployment, "edge del aws-hk -n prod", 2, &["--yes"]);
+    check_refused(deployment, "edge show nobody -n prod", 3, &["nobody"]);
+    check_refused(deployment, "edge list -n prodd", 3, &["prodd", "prod"]);
 }
 
 #[test]
-fn a_prefix_that_captures_an_endpoint_is_warned_of_and_works() {
-    let world = World::start("captured", shared());
-    let deployment = &world.mesh.deployment;
+fn a_prefix_that_contains_an_endpoint_gets_a_warning_and_works() {
+    let mut edges = DeployedEdges::start("captured", shared());
+    let deployment = &edges.lab.deployment;
     let output =
         ctl(deployment, "route add wide -n prod --cidr 198.18.0.0/16 --edge aws-hk --wait");
     assert_eq!(output.code, 0, "{output}");
     for word in ["198.18.0.0/16", "198.18.0.7:58423", "idc"] {
         assert!(output.stderr.contains(word), "no {word:?} in: {output}");
     }
-    let pinger = crate::world::ping(&world.sz, &world.idc, 10 * crate::world::MS);
-    drop(pinger);
+    drop(ping(&edges.sz, &edges.idc, 10 * MS));
     let controller =
         ctl(deployment, "route add ctl -n prod --cidr 198.51.100.0/24 --edge idc --wait");
     assert_eq!(controller.code, 0, "{controller}");
     assert!(controller.stderr.contains("controller"), "{controller}");
-    let mut world = world;
-    for edge in world.edges() {
+    for edge in edges.all() {
         edge.restart().unwrap();
         edge.wait_links(2).unwrap();
         edge.wait_synced().unwrap();

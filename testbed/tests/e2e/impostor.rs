@@ -1,4 +1,4 @@
-//! An edge that misbehaves: any certificate, any packet, on quinn instead of our own core.
+//! An edge that misbehaves: it has any certificate and sends any packet, by quinn instead of the real core.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -18,9 +18,9 @@ use cframe_testbed::Host;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a thief of the issuing CA, or of another mesh's, could make.
+/// Issues any certificate, as a thief of an issuing CA could.
 #[derive(Debug)]
 pub(crate) struct Forge {
     pub(crate) ca: IssuingCa,
@@ -28,14 +28,14 @@ pub(crate) struct Forge {
 }
 
 impl Forge {
-    /// The CA of a controller's data directory.
+    /// Uses the CA in a controller's data directory.
     pub(crate) fn of(controller: &Path) -> Self {
         let dir = controller.join("ca");
         let root = read_certificate(&dir.join(RootCa::CERTIFICATE_FILE)).unwrap();
         Self { ca: IssuingCa::load(&dir).unwrap(), root }
     }
 
-    /// Another mesh, with the same name.
+    /// Creates a CA of another mesh with the same name.
     pub(crate) fn other_mesh(name: &MeshName) -> Self {
         let root = RootCa::generate(name, unix_now()).unwrap();
         let ca = root.issuing_ca(unix_now()).unwrap();
@@ -46,12 +46,12 @@ impl Forge {
         self.ca.mesh().clone()
     }
 
-    /// A certificate that is good for an hour.
+    /// Issues a certificate that is valid for an hour.
     pub(crate) fn certify(&self, id: &SpiffeId) -> Credentials {
         self.certify_at(id, Duration::from_secs(3600), unix_now())
     }
 
-    /// A certificate made at another time than now.
+    /// Issues a certificate at the time `now`, in seconds since 1970.
     pub(crate) fn certify_at(&self, id: &SpiffeId, lifetime: Duration, now: u64) -> Credentials {
         let key = PrivateKey::generate().unwrap();
         let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
@@ -59,15 +59,15 @@ impl Forge {
         Credentials { chain: vec![issued.der, self.ca.certificate().clone()], key }
     }
 
-    /// Trusts this mesh, whoever the peer is.
-    pub(crate) fn indifferent(&self) -> PeerVerifier {
+    /// A verifier that accepts any certificate of this mesh.
+    pub(crate) fn any_peer(&self) -> PeerVerifier {
         let bundle = TrustBundle { roots: vec![self.root.clone()], ..TrustBundle::default() };
         let trust = Trust::new(self.mesh(), bundle, DenyList::default()).unwrap();
         PeerVerifier::new(trust, Policy::Custom(Arc::new(|_| Ok(()))))
     }
 }
 
-/// A QUIC endpoint on a host, with somebody's credentials.
+/// A QUIC endpoint on a host with any credentials. It greets every peer that connects.
 #[derive(Debug)]
 pub(crate) struct Impostor {
     endpoint: quinn::Endpoint,
@@ -75,27 +75,27 @@ pub(crate) struct Impostor {
 }
 
 impl Impostor {
-    /// On a port of its own; `victims` is the mesh that it trusts.
+    /// Binds a free port; `victims` is the mesh that it trusts.
     pub(crate) fn new(host: &Host, victims: &Forge, credentials: Credentials) -> Self {
-        Self::make(host, victims, credentials, 0, false)
+        Self::start(host, victims, credentials, 0, false)
     }
 
-    /// The same, asking for session tickets and sending early data if it gets any.
+    /// Binds a free port, stores session tickets, and sends early data if it has one.
     pub(crate) fn resuming(host: &Host, victims: &Forge, credentials: Credentials) -> Self {
-        Self::make(host, victims, credentials, 0, true)
+        Self::start(host, victims, credentials, 0, true)
     }
 
-    /// Answers on a port, where others expect an edge.
+    /// Binds a port at which others expect an edge.
     pub(crate) fn listening(
         host: &Host,
         victims: &Forge,
         credentials: Credentials,
         port: u16,
     ) -> Self {
-        Self::make(host, victims, credentials, port, false)
+        Self::start(host, victims, credentials, port, false)
     }
 
-    fn make(
+    fn start(
         host: &Host,
         victims: &Forge,
         credentials: Credentials,
@@ -110,9 +110,9 @@ impl Impostor {
             .build()
             .unwrap();
         let credentials = LiveCredentials::new(credentials).unwrap();
-        let server = tls::link_server(&credentials, victims.indifferent());
+        let server = tls::link_server(&credentials, victims.any_peer());
         let server = QuicServerConfig::try_from(server).unwrap();
-        let mut client = tls::link_client(&credentials, victims.indifferent());
+        let mut client = tls::link_client(&credentials, victims.any_peer());
         if resume {
             client.resumption = Resumption::in_memory_sessions(16);
             client.enable_early_data = true;
@@ -133,7 +133,7 @@ impl Impostor {
             while let Some(incoming) = accepting.accept().await {
                 tokio::spawn(async move {
                     if let Ok(connection) = incoming.await {
-                        drop(greet(&connection).await);
+                        drop(exchange_hellos(&connection).await);
                         connection.closed().await;
                     }
                 });
@@ -142,52 +142,54 @@ impl Impostor {
         Self { endpoint, runtime }
     }
 
-    /// A link that the other side has taken: it has said hello.
+    /// Dials an edge, and returns once the edge has accepted the link with its hello.
     ///
     /// # Errors
-    /// With the other side's reason, if it hasn't.
-    pub(crate) fn dial(&self, to: SocketAddr) -> Result<FalseLink<'_>> {
+    /// With the edge's reason if it refuses.
+    pub(crate) fn dial(&self, to: SocketAddr) -> Result<ForgedLink<'_>> {
         let connection: Result<_> = self.runtime.block_on(async {
-            let dialed = async {
+            let connect = async {
                 let connection = self.endpoint.connect(to, tls::SERVER_NAME)?.await?;
-                greet(&connection).await?;
+                exchange_hellos(&connection).await?;
                 anyhow::Ok(connection)
             };
-            tokio::time::timeout(PATIENCE, dialed).await.context("no answer")?
+            tokio::time::timeout(DIAL_TIMEOUT, connect)
+                .await
+                .context("no answer within the timeout")?
         });
-        Ok(FalseLink { connection: connection?, _impostor: self })
+        Ok(ForgedLink { connection: connection?, _impostor: self })
     }
 
-    /// Whether early data could be sent: only a session that can be resumed has keys for it.
+    /// Whether it could send early data, for which only a resumed session has keys.
     pub(crate) fn can_resume(&self, to: SocketAddr) -> bool {
         let _guard = self.runtime.enter();
         self.endpoint.connect(to, tls::SERVER_NAME).unwrap().into_0rtt().is_ok()
     }
 }
 
-/// The hello of `cframe-mesh/1`: version, boot id, epoch; then the other's, whose arrival shows that we are its peer.
-async fn greet(connection: &quinn::Connection) -> Result<()> {
+/// Sends the hello of `cframe-mesh/1` (version, boot id, epoch), and reads the other side's, which it sends to a peer only.
+async fn exchange_hellos(connection: &quinn::Connection) -> Result<()> {
     let mut hello = [0; 25];
     hello[0] = 1;
     hello[1..17].copy_from_slice(&rand::random::<[u8; 16]>());
     hello[24] = 1;
     let mut send = connection.open_uni().await?;
     send.write_all(&hello).await?;
-    let mut answer = [0; 25];
-    connection.accept_uni().await?.read_exact(&mut answer).await?;
-    ensure!(answer[0] == 1, "a hello of version {}", answer[0]);
+    let mut theirs = [0; 25];
+    connection.accept_uni().await?.read_exact(&mut theirs).await?;
+    ensure!(theirs[0] == 1, "a hello of version {}", theirs[0]);
     Ok(())
 }
 
 #[derive(Debug)]
-pub(crate) struct FalseLink<'a> {
+pub(crate) struct ForgedLink<'a> {
     connection: quinn::Connection,
     /// Its runtime drives the connection.
     _impostor: &'a Impostor,
 }
 
-impl FalseLink<'_> {
-    /// Sends bytes where an inner packet is expected.
+impl ForgedLink<'_> {
+    /// Sends bytes in place of an inner packet.
     pub(crate) fn send(&self, bytes: &[u8]) {
         self.connection.send_datagram(Bytes::copy_from_slice(bytes)).unwrap();
     }

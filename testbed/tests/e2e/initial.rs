@@ -1,5 +1,5 @@
-//! What anybody on the path can read of a QUIC handshake: Initial packets are encrypted by keys that follow from the
-//! connection id in them (RFC 9001 §5.2).
+//! The part of a QUIC handshake that anyone on the path can read: Initial packets are encrypted with keys that are derived
+//! from the connection id in them (RFC 9001 §5.2).
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use rustls::Side;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::quic::{Keys, Version};
 
-/// The client hellos of a capture, as bytes of TLS.
+/// The client hellos in a capture, as TLS messages.
 pub(crate) fn client_hellos(pcap: &Pcap) -> Vec<Vec<u8>> {
     let mut hellos: BTreeMap<Vec<u8>, BTreeMap<usize, Vec<u8>>> = BTreeMap::new();
     for mut datagram in pcap.packets().iter().filter_map(udp_payload) {
-        // Several may follow each other: coalesced, or captured before the kernel has cut them apart.
+        // A datagram may have several packets: coalesced, or captured before segmentation.
         while let Some(Initial { id, plain, rest }) = open_initial(datagram) {
             hellos.entry(id).or_default().extend(crypto_frames(&plain));
             datagram = rest;
         }
     }
-    hellos.into_values().map(joined).filter(|hello| hello.first() == Some(&1)).collect()
+    hellos.into_values().map(join_frames).filter(|hello| hello.first() == Some(&1)).collect()
 }
 
-/// The numbers of the extensions of a client hello (RFC 8446 §4.1.2).
+/// The types of the extensions in a client hello (RFC 8446 §4.1.2).
 pub(crate) fn extensions(hello: &[u8]) -> Option<Vec<u16>> {
     let mut at = 4 + 2 + 32;
     at += 1 + usize::from(*hello.get(at)?);
@@ -52,10 +52,10 @@ fn udp_payload(packet: &Packet) -> Option<&[u8]> {
 
 /// A client's Initial packet.
 struct Initial<'a> {
-    /// The connection id that it chose for the server.
+    /// The connection id that the client chose for the server.
     id: Vec<u8>,
     plain: Vec<u8>,
-    /// What follows in the datagram.
+    /// The bytes after it in the datagram.
     rest: &'a [u8],
 }
 
@@ -89,7 +89,7 @@ fn open_initial(datagram: &[u8]) -> Option<Initial<'_>> {
     Some(Initial { id, plain: plain.to_vec(), rest: &datagram[at + length..] })
 }
 
-/// Offset and data of each CRYPTO frame, among PADDING, PING and ACK (RFC 9000 §19).
+/// The offset and data of each CRYPTO frame, until the first frame that is not CRYPTO, PADDING or PING (RFC 9000 §19).
 fn crypto_frames(plain: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut frames = Vec::new();
     let mut at = 0;
@@ -111,9 +111,9 @@ fn crypto_frames(plain: &[u8]) -> Vec<(usize, Vec<u8>)> {
     frames
 }
 
-fn joined(pieces: BTreeMap<usize, Vec<u8>>) -> Vec<u8> {
+fn join_frames(frames: BTreeMap<usize, Vec<u8>>) -> Vec<u8> {
     let mut whole = Vec::new();
-    for (offset, data) in pieces {
+    for (offset, data) in frames {
         if offset <= whole.len() {
             whole.truncate(offset);
             whole.extend(data);
@@ -122,7 +122,7 @@ fn joined(pieces: BTreeMap<usize, Vec<u8>>) -> Vec<u8> {
     whole
 }
 
-/// A value and how many bytes it took (RFC 9000 §16).
+/// A variable-length integer, and its length in bytes (RFC 9000 §16).
 fn varint(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let first = *bytes.get(at)?;
     let length = 1 << (first >> 6);

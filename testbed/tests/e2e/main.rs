@@ -1,23 +1,22 @@
-//! cframe's real programs in a virtual internet: what is promised, measured.
+//! The real programs in a virtual internet: what cframe promises, measured.
 //!
-//! Each test has a lab of its own. They need root, or user namespaces, and the release build of the three programs;
-//! a missing prerequisite fails and says which. Figures are printed as `figure: …`, in passing tests too.
+//! Each test has its own lab. The tests need root or user namespaces, and the release build of the three programs; they
+//! fail if a prerequisite is missing, and name it. Figures are printed as `figure: …`, in passing tests too.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod addresses;
 mod admission;
+mod alone;
 mod attacks;
-mod blackhole;
 mod changes;
 mod cluster;
 mod controller;
 mod enrolment;
-mod floods;
 mod host;
 mod impostor;
 mod initial;
-mod packets;
+mod lab;
 mod paths;
 mod restarts;
 mod revocation;
@@ -25,4 +24,3 @@ mod rotation;
 mod secrecy;
 mod size;
 mod traffic;
-mod world;

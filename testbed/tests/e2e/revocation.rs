@@ -1,4 +1,4 @@
-//! What is taken from an edge stays taken.
+//! Edges that were revoked or deleted stay out.
 
 use std::time::Instant;
 
@@ -7,15 +7,17 @@ use cframe_testbed::deployment::Edge;
 use cframe_testbed::wait_until;
 
 use crate::impostor::{Forge, Impostor};
-use crate::world::{HK, MS, PATIENCE, SECOND, World, linked, ping, pinging, shared, within};
+use crate::lab::{
+    DeployedEdges, HK, MS, SECOND, SZ, TIMEOUT, linked, ping, shared, start_pings, within,
+};
 
-/// Runs a command that cuts `sz` off, and checks how soon its links are gone.
-fn cut_off(world: &World, what: &str, command: &[&str]) {
-    let pingers = [&world.hk, &world.idc].map(|edge| ping(&world.sz, edge, 2 * MS));
+/// Runs a command that cuts off `sz`, and checks how soon its links are gone.
+fn cut_off(edges: &DeployedEdges, what: &str, command: &[&str]) {
+    let pingers = [&edges.hk, &edges.idc].map(|edge| ping(&edges.sz, edge, 2 * MS));
     let start = Instant::now();
-    world.mesh.deployment.ctl_ok(command).unwrap();
-    for edge in [&world.hk, &world.idc] {
-        wait_until(PATIENCE, || !linked(edge, "aliyun-sz")).unwrap();
+    edges.lab.deployment.ctl_ok(command).unwrap();
+    for edge in [&edges.hk, &edges.idc] {
+        wait_until(TIMEOUT, || !linked(edge, "aliyun-sz")).unwrap();
     }
     within(&format!("{what} → link gone on every other edge"), start.elapsed(), SECOND);
     for pinger in pingers {
@@ -26,19 +28,20 @@ fn cut_off(world: &World, what: &str, command: &[&str]) {
     }
 }
 
-/// Waits until this edge has turned somebody away since it counted `before`, and checks that `sz` isn't linked.
-fn refuses(edge: &Edge, before: u64) {
-    wait_until(2 * PATIENCE, || edge.dropped("handshake_refused").unwrap() >= before + 2).unwrap();
+/// Waits until an edge has refused two more handshakes than `before`, and checks that it has no link to `sz`.
+fn wait_refusals(edge: &Edge, before: u64) {
+    wait_until(2 * TIMEOUT, || edge.dropped("handshake_refused").unwrap() >= before + 2).unwrap();
     assert!(!linked(edge, "aliyun-sz"), "{:#}", edge.status().unwrap());
 }
 
-fn stays_out(world: &World) {
-    let others = [&world.hk, &world.idc];
+/// Checks that the others refuse `sz`, and that its workload reaches none of theirs.
+fn check_stays_out(edges: &DeployedEdges) {
+    let others = [&edges.hk, &edges.idc];
     let before = others.map(|edge| edge.dropped("handshake_refused").unwrap());
-    let workload = world.sz.site().workload();
-    let pings = others.map(|edge| pinging(workload, edge.site().workload().address(), 10 * MS));
+    let workload = edges.sz.site().workload();
+    let pings = others.map(|edge| start_pings(workload, edge.site().workload().address(), 10 * MS));
     for (edge, before) in others.into_iter().zip(before) {
-        refuses(edge, before);
+        wait_refusals(edge, before);
     }
     for pinger in pings {
         let stats = pinger.stop();
@@ -48,15 +51,15 @@ fn stays_out(world: &World) {
 
 #[test]
 fn a_revoked_edge_cannot_come_back() {
-    let mut world = World::start("revoked", shared());
-    let stolen = || Credentials::load(world.sz.dir()).unwrap();
-    let forge = Forge::of(&world.mesh.deployment.controller_dir());
-    let thief = Impostor::resuming(world.sz.host(), &forge, stolen());
+    let mut edges = DeployedEdges::start("revoked", shared());
+    let stolen = || Credentials::load(edges.sz.dir()).unwrap();
+    let forge = Forge::of(&edges.lab.deployment.controller_dir());
+    let thief = Impostor::resuming(edges.sz.host(), &forge, stolen());
     let hk = HK.parse().unwrap();
-    // Before the revocation the thief is the edge, and gets what tickets there are.
+    // Before the revocation the thief is accepted as the edge, and would get a session ticket.
     drop(thief.dial(hk).unwrap());
     cut_off(
-        &world,
+        &edges,
         "cert revoke",
         &["cert", "revoke", "--edge", "aliyun-sz", "-n", "prod", "--yes"],
     );
@@ -64,70 +67,67 @@ fn a_revoked_edge_cannot_come_back() {
     let refused = thief.dial(hk).unwrap_err();
     assert!(format!("{refused:#}").contains("Revoked"), "{refused:#}");
 
-    world.sz.kill9().unwrap();
-    world.sz.start().unwrap();
-    stays_out(&world);
-    for edge in [&mut world.hk, &mut world.idc] {
+    edges.sz.kill9().unwrap();
+    edges.sz.start().unwrap();
+    check_stays_out(&edges);
+    for edge in [&mut edges.hk, &mut edges.idc] {
         edge.restart().unwrap();
         edge.wait_links(1).unwrap();
     }
-    stays_out(&world);
-    world.mesh.deployment.kill9_controller().unwrap();
-    world.mesh.deployment.start_controller().unwrap();
-    for edge in [&mut world.hk, &mut world.idc] {
+    check_stays_out(&edges);
+    edges.lab.deployment.controller_mut().kill9().unwrap();
+    edges.lab.deployment.controller_mut().start().unwrap();
+    for edge in [&mut edges.hk, &mut edges.idc] {
         edge.wait_synced().unwrap();
     }
-    world.sz.kill9().unwrap();
-    world.sz.start().unwrap();
-    stays_out(&world);
-    world.hk.process_mut().wait_for_log("Revoked", PATIENCE).unwrap();
+    edges.sz.kill9().unwrap();
+    edges.sz.start().unwrap();
+    check_stays_out(&edges);
+    edges.hk.process_mut().wait_for_log("Revoked", TIMEOUT).unwrap();
 }
 
 #[test]
-fn a_deleted_edge_is_let_in_again_by_a_new_token_only() {
-    let mut world = World::start("deleted", shared());
-    cut_off(&world, "edge del", &["edge", "del", "aliyun-sz", "-n", "prod", "--yes"]);
-    let site = world.sz.site().clone();
-    let again = world.mesh.deployment.edge(&site).endpoints(&["192.0.2.7:58423"]);
+fn a_deleted_edge_needs_a_new_token_to_come_back() {
+    let mut edges = DeployedEdges::start("deleted", shared());
+    cut_off(&edges, "edge del", &["edge", "del", "aliyun-sz", "-n", "prod", "--yes"]);
+    let site = edges.sz.site().clone();
+    let again = edges.lab.deployment.edge(&site).endpoints(&[SZ]);
     again.add().unwrap();
-    world.sz.kill9().unwrap();
-    world.sz.start().unwrap();
-    stays_out(&world);
-    for edge in [&mut world.hk, &mut world.idc] {
+    edges.sz.kill9().unwrap();
+    edges.sz.start().unwrap();
+    check_stays_out(&edges);
+    for edge in [&mut edges.hk, &mut edges.idc] {
         edge.kill9().unwrap();
         edge.start().unwrap();
         edge.wait_links(1).unwrap();
     }
-    world.mesh.deployment.restart_controller().unwrap();
-    stays_out(&world);
+    edges.lab.deployment.controller_mut().restart().unwrap();
+    check_stays_out(&edges);
 
-    world.sz.stop().unwrap();
-    let token = world.mesh.deployment.token("prod", "aliyun-sz").unwrap();
-    world.sz.run(&["join", &token]).unwrap().success().unwrap();
-    world.sz.start().unwrap();
-    world.sz.wait_links(2).unwrap();
-    drop(ping(&world.sz, &world.hk, 10 * MS));
+    edges.sz.stop().unwrap();
+    let token = edges.lab.deployment.token("prod", "aliyun-sz").unwrap();
+    edges.sz.run(&["join", &token]).unwrap().success().unwrap();
+    edges.sz.start().unwrap();
+    edges.sz.wait_links(2).unwrap();
+    drop(ping(&edges.sz, &edges.hk, 10 * MS));
 }
 
 #[test]
-fn a_revoked_edge_that_stole_a_live_session_with_the_controller_loses_it() {
-    let mut world = World::start("session", shared());
-    world
-        .mesh
-        .deployment
-        .ctl_ok(&["cert", "revoke", "--edge", "idc", "-n", "prod", "--yes"])
-        .unwrap();
-    world
+fn a_revoked_edge_loses_its_session_with_the_controller() {
+    let mut edges = DeployedEdges::start("session", shared());
+    let revoke = ["cert", "revoke", "--edge", "idc", "-n", "prod", "--yes"];
+    edges.lab.deployment.ctl_ok(&revoke).unwrap();
+    edges
         .idc
-        .wait_status("no session", PATIENCE, |status| {
+        .wait_status("no session", TIMEOUT, |status| {
             status["controller"]["connected"].is_null() && !status["state"]["cut_off"].is_null()
         })
         .unwrap();
-    world.idc.kill9().unwrap();
-    world.idc.start().unwrap();
-    world
+    edges.idc.kill9().unwrap();
+    edges.idc.start().unwrap();
+    edges
         .idc
-        .wait_status("a refusal", PATIENCE, |status| {
+        .wait_status("a refusal", TIMEOUT, |status| {
             status["controller"]["error"].as_str().is_some_and(|error| error.contains("Revoked"))
         })
         .unwrap();

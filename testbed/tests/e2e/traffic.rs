@@ -1,4 +1,4 @@
-//! What workloads send: UDP with an echo, TCP with a checksum, and packets made by hand.
+//! What workloads send: UDP with an echo, TCP with a checksum, and hand-made packets.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
@@ -10,17 +10,16 @@ use std::time::{Duration, Instant};
 
 use cframe_testbed::Host;
 
-/// Bytes that nothing else sends.
+/// Random bytes that no other packet contains.
 pub(crate) fn canary() -> [u8; 32] {
     rand::random()
 }
 
-/// A thread that goes on until it is dropped.
+/// A thread that runs until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Background {
     stop: Arc<AtomicBool>,
-    /// What it counts.
-    pub(crate) count: Arc<AtomicU64>,
+    count: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -54,7 +53,7 @@ fn socket(host: &Host, at: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Sends every UDP datagram back.
+/// Starts an echo server for UDP; it counts datagrams.
 pub(crate) fn echo(host: &Host, at: SocketAddr) -> Background {
     let socket = socket(host, at);
     Background::run(move |stop, count| {
@@ -68,15 +67,15 @@ pub(crate) fn echo(host: &Host, at: SocketAddr) -> Background {
     })
 }
 
-/// Whether a datagram of `size` bytes comes back as it went, within three attempts: the first may be what the sender's
-/// kernel learns the path's MTU by.
+/// Whether an echo server returns a datagram of `size` bytes unchanged, in one of three attempts: by the first, the
+/// sender's kernel may learn the path MTU.
 pub(crate) fn echoes(from: &Host, to: SocketAddr, size: usize) -> bool {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = socket(from, (any, 0).into());
     let sent: Vec<u8> = (0..size).map(|_| rand::random()).collect();
     let mut buffer = vec![0; 65_536];
     (0..3).any(|_| {
-        // "Message too long": the kernel has just learnt of a smaller MTU.
+        // "Message too long": the kernel has just learned of a smaller MTU.
         if socket.send_to(&sent, to).is_err() {
             return false;
         }
@@ -92,7 +91,7 @@ pub(crate) fn echoes(from: &Host, to: SocketAddr, size: usize) -> bool {
     })
 }
 
-/// Moves so many random bytes over TCP; true if they arrive as they were sent.
+/// Sends random bytes over TCP; true if they arrive unchanged.
 pub(crate) fn transfers(from: &Host, to: &Host, at: SocketAddr, bytes: usize) -> bool {
     let listener = to.enter(|| TcpListener::bind(at)).unwrap().unwrap();
     let at = listener.local_addr().unwrap();
@@ -124,16 +123,16 @@ pub(crate) fn transfers(from: &Host, to: &Host, at: SocketAddr, bytes: usize) ->
     received.join().unwrap() == (bytes, hash.finish())
 }
 
-/// A TCP flow that goes as fast as it can; counts the bytes that arrive.
+/// Starts a TCP flow at full speed; it counts the bytes that arrive.
 pub(crate) fn flow(from: &Host, to: &Host, at: SocketAddr) -> Background {
     let listener = to.enter(|| TcpListener::bind(at)).unwrap().unwrap();
     let at = listener.local_addr().unwrap();
     let sender = from.enter(|| TcpStream::connect(at)).unwrap().unwrap();
     let (receiver, _) = listener.accept().unwrap();
     Background::run(move |stop, count| {
-        let moment = Some(Duration::from_millis(20));
-        sender.set_write_timeout(moment).unwrap();
-        receiver.set_read_timeout(moment).unwrap();
+        let timeout = Some(Duration::from_millis(20));
+        sender.set_write_timeout(timeout).unwrap();
+        receiver.set_read_timeout(timeout).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 let block = vec![0x5a; 1 << 16];
@@ -157,7 +156,7 @@ fn timed_out(result: &std::io::Result<usize>) -> bool {
     matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
-/// Sends UDP datagrams of `size` bytes at `rate` a second; counts those sent.
+/// Starts to send UDP datagrams of `size` bytes at `rate` per second; it counts those sent.
 pub(crate) fn blast(from: &Host, to: SocketAddr, size: usize, rate: u64) -> Background {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = socket(from, (any, 0).into());
@@ -170,11 +169,11 @@ pub(crate) fn blast(from: &Host, to: SocketAddr, size: usize, rate: u64) -> Back
             #[expect(clippy::cast_possible_truncation, reason = "minutes of packets")]
             let due = (start.elapsed().as_micros() * u128::from(rate) / 1_000_000) as u64;
             if sent >= due {
-                // A processor that spins is one that the tunnel lacks.
+                // Spinning would take a processor from the tunnel.
                 thread::sleep(Duration::from_micros(100));
             }
             while sent < due {
-                // A device that is full for a moment, or an ICMP error, is no reason to stop.
+                // A full device or an ICMP error must not end it.
                 drop(socket.send(&payload));
                 sent += 1;
             }
@@ -183,7 +182,7 @@ pub(crate) fn blast(from: &Host, to: SocketAddr, size: usize, rate: u64) -> Back
     })
 }
 
-/// Counts the UDP datagrams that arrive, and drops them.
+/// Starts to receive and count UDP datagrams; returns the bound address too.
 pub(crate) fn sink(host: &Host, at: SocketAddr) -> (SocketAddr, Background) {
     let socket = socket(host, at);
     let at = socket.local_addr().unwrap();
@@ -197,7 +196,7 @@ pub(crate) fn sink(host: &Host, at: SocketAddr) -> (SocketAddr, Background) {
     (at, count)
 }
 
-/// Sends so many UDP datagrams of `size` bytes, at `rate` a second.
+/// Sends `count` UDP datagrams of `size` bytes at `rate` per second.
 pub(crate) fn volley(from: &Host, to: SocketAddr, size: usize, count: u32, rate: u32) {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let socket = socket(from, (any, 0).into());
@@ -212,7 +211,7 @@ pub(crate) fn volley(from: &Host, to: SocketAddr, size: usize, count: u32, rate:
     }
 }
 
-/// An IPv4 or IPv6 packet with UDP in it, to the discard port.
+/// An IPv4 or IPv6 packet with a UDP datagram to the discard port.
 pub(crate) fn udp_packet(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).unwrap();
     let mut udp =

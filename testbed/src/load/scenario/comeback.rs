@@ -1,114 +1,123 @@
-//! The controller is killed and started again under its edges: how soon all are in sync, and what that costs; and what
-//! they cost when nothing happens.
+//! The controller is killed and started again under its edges: the time until all are in sync, and what that costs the
+//! controller. Before that, what idle edges cost it.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
-use super::PATIENCE;
-use crate::load::controller::{Usage, counter, memory};
-use crate::load::edges::Edges;
-use crate::load::fleet::muster_all;
+use super::TIMEOUT;
+use crate::bench::cpu_seconds;
+use crate::load::Size;
+use crate::load::edges::RunningEdges;
+use crate::load::fleet::prepare_namespaces;
+use crate::load::lab::{LoadLab, NamespaceSpec};
 use crate::load::operator::Operator;
 use crate::load::report::Report;
-use crate::load::world::{Space, World};
+use crate::load::usage::{CpuUsage, counter};
 
-/// What may be used.
 pub(super) struct Targets {
+    /// Seconds until all edges are in sync.
     seconds: f64,
+    /// The controller's peak memory.
     mib: f64,
 }
 
 /// For 1,000 edges.
 pub(super) const MANY: Targets = Targets { seconds: 15.0, mib: 200.0 };
-/// For 10,000.
+/// For 10,000 edges.
 pub(super) const ALL: Targets = Targets { seconds: 120.0, mib: 1_024.0 };
 
-/// From then on a session that is lost is one that was healthy.
-const HEALTHY: Duration = Duration::from_secs(31);
-/// The controller answers for all edges each time.
-const LOOK: Duration = Duration::from_millis(500);
+/// An edge that loses a session of this age starts again with its shortest delay.
+const HEALTHY_SESSION: Duration = Duration::from_secs(31);
+const SMALL_SESSION: Duration = Duration::from_secs(8);
+/// Each status call costs the controller work for all edges.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(
-    world: &mut World,
-    spaces: &[Space],
+    lab: &mut LoadLab,
+    namespaces: &[NamespaceSpec],
     targets: &Targets,
     report: &mut Report,
 ) -> Result<()> {
-    let members = muster_all(world, spaces).await?;
-    let count = members.len();
-    report.tell("edges", count as f64, "");
-    // Without what making them has left in its memory.
-    world.kill_and_start()?;
-    let edges = Edges::whole(members);
-    let begun = Instant::now();
-    edges.until_online(count, PATIENCE).await?;
-    let mut operator = world.operator().await?;
-    until_in_sync(&operator, spaces, count).await?;
-    let stand = Instant::now();
-    report.tell("first sessions: all in sync", begun.elapsed().as_secs_f64(), "s");
-    report.tell("first sessions: controller, CPU time", cpu(world)?, "s");
+    let edges = prepare_namespaces(lab, namespaces).await?;
+    let count = edges.len();
+    report.record("edges", count as f64, "");
+    // So that the memory used to create the edges does not count.
+    lab.kill_and_start()?;
+    let edges = RunningEdges::start_full(edges);
+    let start = Instant::now();
+    edges.wait_online(count, TIMEOUT).await?;
+    let mut operator = lab.operator().await?;
+    let online = wait_in_sync(&operator, namespaces, count).await?;
+    report.record("first sessions: all in sync", (online - start).as_secs_f64(), "s");
+    let controller_cpu = |lab: &LoadLab| cpu_seconds(&[lab.controller()]);
+    report.record("first sessions: controller, CPU time", controller_cpu(lab)?, "s");
+    measure_idle(lab, &operator, report).await?;
 
-    let seconds = Duration::from_secs(world.size.seconds);
-    sleep(seconds.min(Duration::from_secs(5))).await;
-    let usage = Usage::begin(world.controller())?;
-    sleep(seconds).await;
-    report.tell("idle: controller, CPU", usage.percent(world.controller())?, "%");
-    let looked = Instant::now();
-    operator.status().await?;
-    report.tell("status takes", looked.elapsed().as_secs_f64() * 1e3, "ms");
-    if world.size == crate::load::Size::SMALL {
-        sleep(Duration::from_secs(4)).await;
-    } else {
-        sleep(HEALTHY.saturating_sub(stand.elapsed())).await;
-    }
-
-    let sessions = edges.sessions();
-    let started = world.kill_and_start()?;
-    operator_again(&mut operator).await?;
-    let in_sync = until_in_sync(&operator, spaces, count).await? - started;
-    report.bound("started again: all in sync", in_sync.as_secs_f64(), "s", targets.seconds);
-    report.tell("started again: controller, CPU time", cpu(world)?, "s");
-    let (_, peak) = memory(world.controller())?;
-    report.bound("controller, most memory", peak, "MiB", targets.mib);
-    report.tell("memory for an edge", peak * 1024.0 / count as f64, "KiB");
-    let metrics = world.deployment.http("/metrics")?.1;
-    let shaken = counter(&metrics, "cframe_controller_connections_total")?;
-    report.tell("handshakes for an edge", shaken / count as f64, "");
-    report.tell("sessions for an edge", (edges.sessions() - sessions) as f64 / count as f64, "");
+    let age = if lab.size == Size::SMALL { SMALL_SESSION } else { HEALTHY_SESSION };
+    sleep(age.saturating_sub(online.elapsed())).await;
+    let sessions = edges.sum(|one| one.sessions);
+    let started = lab.kill_and_start()?;
+    reconnect(&mut operator).await?;
+    let in_sync = wait_in_sync(&operator, namespaces, count).await? - started;
+    report.record_bounded("restart: all in sync", in_sync.as_secs_f64(), "s", targets.seconds);
+    report.record("restart: controller, CPU time", controller_cpu(lab)?, "s");
+    let peak = lab.controller().peak_rss_kib()? as f64;
+    report.record_bounded("controller, peak memory", peak / 1024.0, "MiB", targets.mib);
+    report.record("controller, memory per edge", peak / count as f64, "KiB");
+    let metrics = lab.deployment.controller().http("/metrics")?.1;
+    let handshakes = counter(&metrics, "cframe_controller_connections_total")?;
+    report.record("handshakes per edge", handshakes / count as f64, "");
+    report.record(
+        "sessions per edge",
+        (edges.sum(|one| one.sessions) - sessions) as f64 / count as f64,
+        "",
+    );
     edges.stop().await;
     Ok(())
 }
 
-/// Edges have the controller's attention as well.
-async fn operator_again(operator: &mut Operator) -> Result<()> {
-    let begun = Instant::now();
+async fn measure_idle(lab: &LoadLab, operator: &Operator, report: &mut Report) -> Result<()> {
+    let seconds = Duration::from_secs(lab.size.seconds);
+    sleep(seconds.min(Duration::from_secs(5))).await;
+    let usage = CpuUsage::start(lab.controller())?;
+    sleep(seconds).await;
+    report.record("idle: controller, CPU", usage.percent(lab.controller())?, "%");
+    let start = Instant::now();
+    operator.status().await?;
+    report.record("idle: one status call", start.elapsed().as_secs_f64() * 1e3, "ms");
+    Ok(())
+}
+
+/// Retries, because all edges connect at the same time.
+async fn reconnect(operator: &mut Operator) -> Result<()> {
+    let start = Instant::now();
     loop {
-        match operator.connect_again().await {
+        match operator.reconnect().await {
             Ok(()) => return Ok(()),
-            Err(error) if begun.elapsed() > PATIENCE => return Err(error),
-            Err(_) => sleep(LOOK).await,
+            Err(error) if start.elapsed() > TIMEOUT => return Err(error),
+            Err(_) => sleep(POLL_INTERVAL).await,
         }
     }
 }
 
-async fn until_in_sync(operator: &Operator, spaces: &[Space], count: usize) -> Result<Instant> {
-    let begun = Instant::now();
+/// Waits until `count` edges of these namespaces are in sync; returns when they were.
+async fn wait_in_sync(
+    operator: &Operator,
+    namespaces: &[NamespaceSpec],
+    count: usize,
+) -> Result<Instant> {
+    let start = Instant::now();
     loop {
         let status = operator.status().await?;
         let rows = status.namespaces.iter();
-        let ours = rows.filter(|row| spaces.iter().any(|space| space.namespace == row.name));
-        let in_sync: usize = ours.map(|row| row.in_sync as usize).sum();
+        let rows = rows.filter(|row| namespaces.iter().any(|one| one.name == row.name));
+        let in_sync: usize = rows.map(|row| row.in_sync as usize).sum();
         if in_sync >= count {
             return Ok(Instant::now());
         }
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "{in_sync} of {count} edges are in sync");
-        sleep(LOOK).await;
+        ensure!(start.elapsed() < TIMEOUT, "only {in_sync} of {count} edges are in sync");
+        sleep(POLL_INTERVAL).await;
     }
-}
-
-/// Of the running process, since its start.
-fn cpu(world: &World) -> Result<f64> {
-    crate::bench::cpu_seconds(&[world.controller()])
 }

@@ -1,60 +1,69 @@
-//! One route's edit: from the command to the last edge's acknowledgement.
+//! Edits of one route: from the command to the last edge's acknowledgement.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::PATIENCE;
-use crate::bench::percentile;
-use crate::load::controller::Usage;
-use crate::load::edges::Edges;
-use crate::load::fleet::{edit, muster, undo};
-use crate::load::report::Report;
-use crate::load::world::{Space, World};
+use super::TIMEOUT;
+use crate::load::edges::RunningEdges;
+use crate::load::fleet::{prepare_edges, route_add, route_del};
+use crate::load::lab::{LoadLab, NamespaceSpec};
+use crate::load::report::{Report, quantile};
+use crate::load::usage::CpuUsage;
 
-/// Between two edits: each is a person's, not a flood.
-const PAUSE: Duration = Duration::from_millis(300);
-/// Edits before those that count.
+/// Long enough that each edit is delivered by itself.
+const DELAY_BETWEEN_EDITS: Duration = Duration::from_millis(300);
+/// Edits before those that are measured.
 const WARM_UP: u32 = 2;
 
-pub(super) async fn run(world: &World, space: &Space, report: &mut Report) -> Result<()> {
-    let members = muster(world, space, space.edges).await?;
-    let operator = world.operator().await?;
-    // What an edge has kept on its disk.
-    let have = operator.version(&space.namespace).await?;
-    let edges = Edges::following(members, Some(have));
-    edges.until_online(edges.len(), PATIENCE).await?;
-    let (mut all, mut received) = (Vec::new(), Vec::new());
+pub(super) async fn run(
+    lab: &LoadLab,
+    namespace: &NamespaceSpec,
+    report: &mut Report,
+) -> Result<()> {
+    let edges = prepare_edges(lab, namespace, namespace.edges).await?;
+    let operator = lab.operator().await?;
+    // As if each edge had stored the current state on disk.
+    let have = operator.version(&namespace.name).await?;
+    let edges = RunningEdges::start_followers(edges, Some(have));
+    edges.wait_online(edges.len(), TIMEOUT).await?;
+    let (mut acknowledged, mut received) = (Vec::new(), Vec::new());
     let (mut usage, mut bytes, mut updates) = (None, 0, 0);
-    for number in 0..2 * (WARM_UP + world.size.edits).div_ceil(2) {
+    for number in 0..2 * (WARM_UP + lab.size.edits).div_ceil(2) {
         if number == WARM_UP {
-            usage = Some(Usage::begin(world.controller())?);
-            (bytes, updates) = (edges.bytes(), edges.updates());
+            usage = Some(CpuUsage::start(lab.controller())?);
+            (bytes, updates) = (edges.sum(|one| one.bytes), edges.sum(|one| one.updates));
         }
-        tokio::time::sleep(PAUSE).await;
-        let call = if number % 2 == 0 { edit(space, number) } else { undo(space, number - 1) }?;
-        let begun = Instant::now();
-        let version = operator.change(call).await?;
-        operator.wait(&space.namespace, version).await?;
+        tokio::time::sleep(DELAY_BETWEEN_EDITS).await;
+        let call = if number % 2 == 0 {
+            route_add(namespace, number)
+        } else {
+            route_del(namespace, number - 1)
+        };
+        let start = Instant::now();
+        let version = operator.change(call?).await?;
+        operator.wait(&namespace.name, version).await?;
         if number >= WARM_UP {
-            all.push(begun.elapsed().as_secs_f64() * 1e3);
-            let last = edges.applied().into_iter().max();
-            received.extend(last.map(|last| (last - begun).as_secs_f64() * 1e3));
+            acknowledged.push(start.elapsed().as_secs_f64() * 1e3);
+            let applied = edges.values(|one| Some(one.applied?.1));
+            let last = applied.into_iter().max();
+            received.extend(last.map(|last| (last - start).as_secs_f64() * 1e3));
         }
     }
-    let edits = all.len() as f64;
-    let each = edges.len() as f64 * edits;
-    let of = |values: &[f64], share| percentile(values, share).unwrap_or(f64::NAN);
-    report.tell("edges", edges.len() as f64, "");
-    report.tell("command → acknowledged by all, p50", of(&all, 0.5), "ms");
-    report.bound("command → acknowledged by all, p95", of(&all, 0.95), "ms", 250.0);
-    report.tell("command → the last edge has it, p95", of(&received, 0.95), "ms");
-    let stream = (edges.bytes() - bytes) as f64 / each;
-    report.bound("stream bytes for an edge and an edit", stream, "bytes", 200.0);
-    report.tell("updates for an edge and an edit", (edges.updates() - updates) as f64 / each, "");
+    let edits = acknowledged.len() as f64;
+    let deliveries = edges.len() as f64 * edits;
+    report.record("edges", edges.len() as f64, "");
+    report.record("command → acknowledged by all, p50", quantile(&acknowledged, 0.5), "ms");
+    let p95 = quantile(&acknowledged, 0.95);
+    report.record_bounded("command → acknowledged by all, p95", p95, "ms", 250.0);
+    report.record("command → applied by the last edge, p95", quantile(&received, 0.95), "ms");
+    let bytes = (edges.sum(|one| one.bytes) - bytes) as f64 / deliveries;
+    report.record_bounded("stream bytes per edge and edit", bytes, "bytes", 200.0);
+    let updates = (edges.sum(|one| one.updates) - updates) as f64 / deliveries;
+    report.record("updates per edge and edit", updates, "");
     if let Some(usage) = usage {
-        let cpu = 1e3 * usage.cpu(world.controller())? / edits;
-        report.tell("controller, CPU time for an edit", cpu, "ms");
+        let cpu = 1e3 * usage.seconds(lab.controller())? / edits;
+        report.record("controller, CPU time per edit", cpu, "ms");
     }
     edges.stop().await;
     Ok(())

@@ -1,88 +1,109 @@
-//! The real edge's first state where there are many routes: from the program's start until all are in the kernel.
+//! The real edge with many routes: from the program's start until all are in the kernel, and edits of one more.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::PATIENCE;
-use crate::bench::percentile;
-use crate::load::fleet::muster;
-use crate::load::report::Report;
-use crate::load::world::World;
-use crate::{Host, privilege, tool};
+use super::TIMEOUT;
+use crate::deployment::{Deployment, Edge};
+use crate::host::Host;
+use crate::load::fleet::prepare_edges;
+use crate::load::lab::LoadLab;
+use crate::load::report::{Report, quantile};
+use crate::{privilege, tool};
 
-const LOOK: Duration = Duration::from_millis(100);
-const NAME: &str = "gateway";
-/// The route that comes and goes.
-const MORE: &str = "one-more";
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+const ROUTE_INTERVAL: Duration = Duration::from_millis(2);
+/// Name of the edge, and of its site.
+const EDGE: &str = "gateway";
+/// The route that is added and removed, and an address in it.
+const ROUTE: &str = "one-more";
+const ROUTE_PREFIX: &str = "30.0.0.112/28";
+const ROUTE_ADDRESS: &str = "30.0.0.113";
 const EDITS: usize = 8;
-const DEVICE: &str = "dev cframe0";
+const DEVICE: &str = "cframe0";
 
-pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
+pub(super) async fn run(lab: &mut LoadLab, report: &mut Report) -> Result<()> {
     privilege::ensure_tun()?;
-    let space = world.routes()?;
-    muster(world, &space, 1).await?;
-    let namespace = space.namespace.as_str();
-    let deployment = &world.deployment;
-    let delete = ["edge", "del", NAME, "--namespace", namespace, "--yes"];
-    let delete_route = ["route", "del", MORE, "-n", namespace, "--yes"];
-    // Of a run that was broken off.
+    let namespace = lab.routes_namespace()?;
+    prepare_edges(lab, &namespace, 1).await?;
+    let name = namespace.name.as_str();
+    let deployment = &lab.deployment;
+    let delete = ["edge", "del", EDGE, "--namespace", name, "--yes"];
+    // An interrupted run may have left them.
     deployment.ctl(&delete)?;
-    deployment.ctl(&delete_route)?;
-    let site = world.lab.site(NAME).public("203.0.113.7/24").inner("172.30.0.0/16").build()?;
-    let edge = deployment.edge(&site).namespace(namespace).name(NAME);
-    let mut edge = edge.afresh()?.enrol()?;
-    let begun = edge.process().started();
-    let routes = space.routes as usize;
-    while installed(&edge)? < routes {
-        ensure!(begun.elapsed() < PATIENCE, "the routes do not come: {:#}", edge.status()?);
-        tokio::time::sleep(LOOK).await;
+    deployment.ctl(&["route", "del", ROUTE, "-n", name, "--yes"])?;
+    let site = lab.net.site(EDGE).public("203.0.113.7/24").inner("172.30.0.0/16").build()?;
+    let edge = deployment.edge(&site).namespace(name).name(EDGE);
+    let mut edge = edge.without_old_files()?.enrol()?;
+    let start = edge.process().started();
+    let wanted = namespace.routes as usize;
+    while installed(&edge)? < wanted {
+        ensure!(start.elapsed() < TIMEOUT, "the routes are not installed: {:#}", edge.status()?);
+        tokio::time::sleep(STATUS_INTERVAL).await;
     }
-    let took = begun.elapsed();
-    let there = in_kernel(edge.host())?;
-    ensure!(there >= routes, "{there} routes are in the kernel, not {routes}");
-    report.tell("routes in the kernel", there as f64, "");
-    report.bound("edge started → in the kernel", took.as_secs_f64(), "s", 5.0);
+    let took = start.elapsed();
+    let routes = routes_in_kernel(edge.host())?;
+    ensure!(routes >= wanted, "{routes} routes are in the kernel, not {wanted}");
+    report.record("routes in the kernel", routes as f64, "");
+    report.record_bounded("edge started → in the kernel", took.as_secs_f64(), "s", 5.0);
 
-    // Asking the kernel for one address costs the same however many routes there are, unlike the edge's status.
-    let leads = || tool::run(edge.host().command("ip").args(["route", "get", "30.0.0.113"]), "");
-    ensure!(!leads().is_ok_and(|route| route.contains(DEVICE)), "the route is there already");
-    let add =
-        ["route", "add", MORE, "-n", namespace, "--cidr", "30.0.0.112/28", "--edge", "edge-0007"];
-    let mut all = Vec::new();
-    for _ in 0..EDITS {
-        let edited = Instant::now();
-        deployment.ctl_ok(&add)?;
-        while !leads().is_ok_and(|route| route.contains(DEVICE)) {
-            ensure!(edited.elapsed() < PATIENCE, "the edit does not come");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        all.push(edited.elapsed().as_secs_f64() * 1e3);
-        deployment.ctl_ok(&delete_route)?;
-        while leads().is_ok_and(|route| route.contains(DEVICE)) {
-            ensure!(edited.elapsed() < PATIENCE, "its end does not come");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-    let of = |share| percentile(&all, share).unwrap_or(f64::NAN);
-    report.tell("one more route: cfctl started → in the kernel, p50", of(0.5), "ms");
-    report.tell("one more route: cfctl started → in the kernel, slowest", of(1.0), "ms");
+    let times = edit_route(deployment, name, edge.host()).await?;
+    report.record(
+        "one more route: cfctl started → in the kernel, p50",
+        quantile(&times, 0.5),
+        "ms",
+    );
+    report.record(
+        "one more route: cfctl started → in the kernel, slowest",
+        quantile(&times, 1.0),
+        "ms",
+    );
     edge.stop()?;
     edge.run(&["down"])?;
     deployment.ctl(&delete)?.success()?;
     Ok(())
 }
 
-fn installed(edge: &crate::deployment::Edge) -> Result<usize> {
+/// Adds and removes one route; returns the milliseconds from each command to the added route in the kernel.
+async fn edit_route(deployment: &Deployment, namespace: &str, host: &Host) -> Result<Vec<f64>> {
+    // Unlike the edge's status, this costs the same however many routes there are.
+    let is_installed = || {
+        let route = tool::run(host.command("ip").args(["route", "get", ROUTE_ADDRESS]), "");
+        route.is_ok_and(|route| route.contains(DEVICE))
+    };
+    let wait = async |wanted: bool| {
+        let start = Instant::now();
+        while is_installed() != wanted {
+            ensure!(start.elapsed() < TIMEOUT, "the edited route does not reach the kernel");
+            tokio::time::sleep(ROUTE_INTERVAL).await;
+        }
+        Ok(())
+    };
+    ensure!(!is_installed(), "{ROUTE_ADDRESS} has a route already");
+    let add =
+        ["route", "add", ROUTE, "-n", namespace, "--cidr", ROUTE_PREFIX, "--edge", "edge-0007"];
+    let mut times = Vec::new();
+    for _ in 0..EDITS {
+        let start = Instant::now();
+        deployment.ctl_ok(&add)?;
+        wait(true).await?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        deployment.ctl_ok(&["route", "del", ROUTE, "-n", namespace, "--yes"])?;
+        wait(false).await?;
+    }
+    Ok(times)
+}
+
+fn installed(edge: &Edge) -> Result<usize> {
     let installed = edge.status()?["routes"]["installed"].as_u64().unwrap_or(0);
     Ok(usize::try_from(installed)?)
 }
 
-/// The unreachable ones behind them do not count.
-fn in_kernel(host: &Host) -> Result<usize> {
+/// Routes to the edge's device, without the `unreachable` routes behind them.
+fn routes_in_kernel(host: &Host) -> Result<usize> {
     let mut ip = host.command("ip");
-    let routes = tool::run(ip.args(["-4", "route", "show", "table", "all", "dev", "cframe0"]), "");
+    let routes = tool::run(ip.args(["-4", "route", "show", "table", "all", "dev", DEVICE]), "");
     let routes = routes.context("listing the kernel's routes")?;
     Ok(routes.lines().filter(|line| !line.starts_with("local")).count())
 }

@@ -1,5 +1,5 @@
-//! A certificate is revoked: from the command until the edges know and its session is closed; and whether that holds
-//! after everything was started again.
+//! Certificates are revoked: from the command until the edge's session is closed and the other edges know; then whether
+//! that outlives a restart of everything.
 
 use std::time::{Duration, Instant};
 
@@ -8,105 +8,117 @@ use cframe_pki::Serial;
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, EdgeLiveness, Reply};
 
-use super::PATIENCE;
-use crate::bench::percentile;
-use crate::load::edges::Edges;
-use crate::load::fleet::{enrol_again, muster, serial};
+use super::TIMEOUT;
+use crate::load::edges::{RunningEdges, wait_for};
+use crate::load::fleet::{EnrolledEdge, enrol_again, prepare_edges, serial};
+use crate::load::lab::{LoadLab, NamespaceSpec};
 use crate::load::operator::Operator;
-use crate::load::report::Report;
-use crate::load::world::{Space, World};
+use crate::load::report::{Report, quantile};
 
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-pub(super) async fn run(world: &mut World, report: &mut Report) -> Result<()> {
-    let space = world.many()?;
-    let members = muster(world, &space, space.edges).await?;
-    let edges = Edges::following(members.clone(), None);
-    edges.until_online(edges.len(), PATIENCE).await?;
-    let mut operator = world.operator().await?;
-    operator.wait(&space.namespace, operator.version(&space.namespace).await?).await?;
+pub(super) async fn run(lab: &mut LoadLab, report: &mut Report) -> Result<()> {
+    let namespace = lab.large_namespace()?;
+    let enrolled = prepare_edges(lab, &namespace, namespace.edges).await?;
+    let edges = RunningEdges::start_followers(enrolled.clone(), None);
+    edges.wait_online(edges.len(), TIMEOUT).await?;
+    let mut operator = lab.operator().await?;
+    operator.wait(&namespace.name, operator.version(&namespace.name).await?).await?;
 
-    let rounds = (world.size.edits / 5).max(1).min(space.edges / 2);
-    let (mut all, mut closed, mut revoked) = (Vec::new(), Vec::new(), Vec::new());
+    let rounds = (lab.size.edits / 5).max(1).min(namespace.edges / 2);
+    let (mut complete, mut closed, mut revoked) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..rounds {
-        let edge = space.edge(number)?;
-        let serial = serial(world, &space, &edge)?;
-        // Those that were revoked before hear nothing any more.
+        let edge = namespace.edge_name(number)?;
+        let serial = serial(lab, &namespace, &edge)?;
+        // Edges that were revoked before receive nothing.
         let others = edges.len() - revoked.len() - 1;
-        let (told, ended) = revoke(&operator, &edges, others, &edge, serial).await?;
-        all.push(told.max(ended).as_secs_f64() * 1e3);
-        closed.push(ended.as_secs_f64() * 1e3);
+        let times = revoke(&operator, &edges, others, &edge, serial).await?;
+        complete.push(times.known.max(times.closed).as_secs_f64() * 1e3);
+        closed.push(times.closed.as_secs_f64() * 1e3);
         revoked.push((edge, serial));
     }
-    let of = |values: &[f64], share| percentile(values, share).unwrap_or(f64::NAN);
-    report.tell("edges", edges.len() as f64, "");
-    report.tell("command → its session is closed, p95", of(&closed, 0.95), "ms");
-    report.tell("command → 99 % of the edges have it too, p50", of(&all, 0.5), "ms");
-    report.bound("command → 99 % of the edges have it too, p95", of(&all, 0.95), "ms", 1_000.0);
+    report.record("edges", edges.len() as f64, "");
+    report.record("command → its session is closed, p95", quantile(&closed, 0.95), "ms");
+    report.record("command → closed and at 99 % of the edges, p50", quantile(&complete, 0.5), "ms");
+    let p95 = quantile(&complete, 0.95);
+    report.record_bounded("command → closed and at 99 % of the edges, p95", p95, "ms", 1_000.0);
     edges.stop().await;
 
-    world.kill_and_start()?;
-    operator.connect_again().await?;
-    let edges = Edges::following(members, None);
-    let others = edges.len() - revoked.len();
-    edges.until_online(others, PATIENCE).await?;
-    let version = operator.version(&space.namespace).await?;
-    crate::load::world::until("the state at every other edge", PATIENCE, || {
-        edges.at(version) >= others
-    })
-    .await?;
-    let forgotten: usize =
-        revoked.iter().map(|(_, serial)| others - edges.denying(*serial).min(others)).sum();
-    report.bound(
-        "denials that edges lack after a restart of everything",
-        forgotten as f64,
-        "",
-        0.0,
-    );
-    let mut back = 0;
+    lab.kill_and_start()?;
+    operator.reconnect().await?;
+    check_after_restart(&operator, &namespace, enrolled, &revoked, report).await?;
     for (edge, _) in &revoked {
-        back += usize::from(is_online(&operator, &space, edge).await?);
-    }
-    report.bound("revoked edges with a session after it", back as f64, "", 0.0);
-    edges.stop().await;
-    for (edge, _) in &revoked {
-        enrol_again(world, &space, edge).await?;
+        enrol_again(lab, &namespace, edge).await?;
     }
     Ok(())
 }
 
-/// How long it took until 99 % of the others had it, and until the edge's session was closed.
+/// Starts new edges on the restarted controller, the revoked ones among them.
+async fn check_after_restart(
+    operator: &Operator,
+    namespace: &NamespaceSpec,
+    enrolled: Vec<EnrolledEdge>,
+    revoked: &[(Label, Serial)],
+    report: &mut Report,
+) -> Result<()> {
+    let edges = RunningEdges::start_followers(enrolled, None);
+    let others = edges.len() - revoked.len();
+    edges.wait_online(others, TIMEOUT).await?;
+    let version = operator.version(&namespace.name).await?;
+    let others_at = || edges.count_at(version) >= others;
+    wait_for("the state at every other edge", TIMEOUT, others_at).await?;
+    let missing: usize =
+        revoked.iter().map(|(_, serial)| others - edges.count_denying(*serial).min(others)).sum();
+    let name = "denials missing at edges after a restart of everything";
+    report.record_bounded(name, missing as f64, "", 0.0);
+    let mut online = 0;
+    for (edge, _) in revoked {
+        online += usize::from(is_online(operator, namespace, edge).await?);
+    }
+    report.record_bounded("revoked edges with a session after it", online as f64, "", 0.0);
+    edges.stop().await;
+    Ok(())
+}
+
+/// Times since the command.
+struct Times {
+    /// 99 % of the other edges know.
+    known: Duration,
+    /// The revoked edge's session is closed.
+    closed: Duration,
+}
+
 async fn revoke(
     operator: &Operator,
-    edges: &Edges,
+    edges: &RunningEdges,
     others: usize,
     edge: &Label,
     serial: Serial,
-) -> Result<(Duration, Duration)> {
+) -> Result<Times> {
     let most = (others * 99).div_ceil(100);
-    let begun = Instant::now();
+    let start = Instant::now();
     let call = Call::CertRevoke { serial, reason: "load".to_owned() };
     operator.change(call).await?;
-    let (mut told, mut ended) = (None, None);
+    let (mut known, mut closed) = (None, None);
     loop {
-        if ended.is_none() && !edges.is_online(edge) {
-            ended = Some(begun.elapsed());
+        if closed.is_none() && !edges.is_online(edge) {
+            closed = Some(start.elapsed());
         }
-        if told.is_none() && edges.denying(serial) >= most {
-            told = Some(begun.elapsed());
+        if known.is_none() && edges.count_denying(serial) >= most {
+            known = Some(start.elapsed());
         }
-        if let (Some(told), Some(ended)) = (told, ended) {
-            return Ok((told, ended));
+        if let (Some(known), Some(closed)) = (known, closed) {
+            return Ok(Times { known, closed });
         }
-        ensure!(begun.elapsed() < PATIENCE, "the revocation of {edge} does not come through");
-        tokio::time::sleep(LOOK).await;
+        ensure!(start.elapsed() < TIMEOUT, "the revocation of {edge} does not take effect");
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn is_online(operator: &Operator, space: &Space, edge: &Label) -> Result<bool> {
-    let call = Call::EdgeShow { namespace: space.namespace.clone(), name: edge.clone() };
+async fn is_online(operator: &Operator, namespace: &NamespaceSpec, edge: &Label) -> Result<bool> {
+    let call = Call::EdgeShow { namespace: namespace.name.clone(), name: edge.clone() };
     let Reply::Edges(rows) = operator.call(call).await? else {
-        bail!("the answer to edge-show is none")
+        bail!("edge-show was not answered with edges")
     };
     Ok(rows.iter().any(|row| matches!(row.state, EdgeLiveness::Online { .. })))
 }

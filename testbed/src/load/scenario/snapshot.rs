@@ -1,10 +1,10 @@
-//! An edge's first state where there are many routes: from the connection's beginning until they are in the tables that
+//! An edge's first state with many routes: from the start of the connection until the routes are in the tables that
 //! packets are looked up in.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cframe_mesh::table::PrefixTable;
 use cframe_protocol::session::{EdgeSession, Event};
 use cframe_protocol::v1::{Change, Desired};
@@ -12,42 +12,46 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::PATIENCE;
-use crate::bench::percentile;
-use crate::load::fleet::{Member, muster};
-use crate::load::report::Report;
-use crate::load::world::World;
+use super::TIMEOUT;
+use crate::load::fleet::{EnrolledEdge, prepare_edges};
+use crate::load::lab::LoadLab;
+use crate::load::report::{Report, quantile};
 
 const ROUNDS: usize = 5;
 
-pub(super) async fn run(world: &World, report: &mut Report) -> Result<()> {
-    let space = world.routes()?;
-    let member = muster(world, &space, 1).await?.remove(0);
-    let (mut received, mut in_tables) = (Vec::new(), Vec::new());
+pub(super) async fn run(lab: &LoadLab, report: &mut Report) -> Result<()> {
+    let namespace = lab.routes_namespace()?;
+    let edge = prepare_edges(lab, &namespace, 1).await?.remove(0);
+    let (mut decoded, mut in_tables) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (state, whole) = first(&member).await?;
-        received.push(state.as_secs_f64());
-        in_tables.push(whole.as_secs_f64());
+        let times = connect(&edge).await?;
+        decoded.push(times.decoded.as_secs_f64());
+        in_tables.push(times.in_tables.as_secs_f64());
     }
-    let of = |values: &[f64], share| percentile(values, share).unwrap_or(f64::NAN);
-    report.tell("routes", f64::from(space.routes), "");
-    report.tell("connect → the state is decoded, p50", of(&received, 0.5), "s");
-    report.tell("connect → in the edge's tables, p50", of(&in_tables, 0.5), "s");
-    report.bound("connect → in the edge's tables, slowest", of(&in_tables, 1.0), "s", 2.0);
+    report.record("routes", f64::from(namespace.routes), "");
+    report.record("connect → the state is decoded, p50", quantile(&decoded, 0.5), "s");
+    report.record("connect → in the edge's tables, p50", quantile(&in_tables, 0.5), "s");
+    let slowest = quantile(&in_tables, 1.0);
+    report.record_bounded("connect → in the edge's tables, slowest", slowest, "s", 2.0);
     Ok(())
 }
 
-/// Until the state was there, and until it was in the tables.
-async fn first(member: &Member) -> Result<(Duration, Duration)> {
-    let (events, mut happens) = mpsc::channel(1);
-    let (_commands, wanted) = mpsc::channel(1);
+/// Times since the start of the connection.
+struct Times {
+    decoded: Duration,
+    in_tables: Duration,
+}
+
+async fn connect(edge: &EnrolledEdge) -> Result<Times> {
+    let (event_sender, mut events) = mpsc::channel(1);
+    let (_commands, command_receiver) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let begun = Instant::now();
-    let session = EdgeSession::new(member.client.clone(), None, "load", rand::random());
-    let running = tokio::spawn(session.run(events, wanted, stop.clone()));
-    let state = timeout(PATIENCE, async {
+    let start = Instant::now();
+    let session = EdgeSession::new(edge.client.clone(), None, "load", rand::random());
+    let session = tokio::spawn(session.run(event_sender, command_receiver, stop.clone()));
+    let state = timeout(TIMEOUT, async {
         loop {
-            match happens.recv().await.context("the session has ended")? {
+            match events.recv().await.context("the session has ended")? {
                 Event::Desired { state, .. } => return Ok(state),
                 Event::Disconnected(error) => bail!("{error}"),
                 Event::Connected { .. }
@@ -58,17 +62,17 @@ async fn first(member: &Member) -> Result<(Duration, Duration)> {
         }
     })
     .await??;
-    let received = begun.elapsed();
-    let table = fill(&state);
-    let whole = begun.elapsed();
-    anyhow::ensure!(table.len() == state.prefixes.len(), "{} prefixes", table.len());
+    let decoded = start.elapsed();
+    let table = prefix_table(&state);
+    let in_tables = start.elapsed();
+    ensure!(table.len() == state.prefixes.len(), "{} prefixes are in the table", table.len());
     stop.cancel();
-    running.await?;
-    Ok((received, whole))
+    session.await?;
+    Ok(Times { decoded, in_tables })
 }
 
-/// What an edge does with its first state: the difference to none, change by change into the core's table.
-fn fill(state: &Desired) -> PrefixTable<u32> {
+/// Applies a first state as an edge does: as the difference to an empty one, change by change, into the core's table.
+fn prefix_table(state: &Desired) -> PrefixTable<u32> {
     let mut table = PrefixTable::new();
     let mut numbers = BTreeMap::new();
     for change in Desired::default().diff(state) {

@@ -1,91 +1,67 @@
-//! Members of etcd on hosts of the lab, with etcd's own default times.
+//! Faults of members of etcd.
 
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cframe_testbed::{Host, Lab, Process, PublicHost, wait_until};
+use cframe_testbed::etcd::EtcdMember;
+use cframe_testbed::{Host, Lab, PublicHost};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::world::{PATIENCE, output};
+use crate::lab::{TIMEOUT, output};
 
-/// A member, and its program.
 #[derive(Debug)]
 pub(crate) struct Member {
     host: Host,
-    process: Mutex<Process>,
+    etcd: EtcdMember,
 }
 
 impl Member {
-    /// One on each host, of one cluster. They are not waited for.
+    /// Starts a cluster with a member on each host, without waiting for it.
     pub(crate) fn start_all(lab: &Lab, hosts: &[PublicHost]) -> Vec<Self> {
-        let peer = |host: &Host| format!("http://{}:2380", host.address());
-        let cluster: Vec<String> =
-            hosts.iter().map(|host| format!("{}={}", host.name(), peer(host))).collect();
-        let start = |host: &PublicHost| {
-            let name = format!("etcd-{}", host.name());
-            let mut command = host.command("etcd");
-            command.arg("--name").arg(host.name());
-            command.arg("--data-dir").arg(lab.path(&name));
-            command.args(["--listen-client-urls", &client_url(host)]);
-            command.args(["--advertise-client-urls", &client_url(host)]);
-            command.args(["--listen-peer-urls", &peer(host)]);
-            command.args(["--initial-advertise-peer-urls", &peer(host)]);
-            command.args(["--initial-cluster", &cluster.join(",")]);
-            let process = host.spawn(&name, command).unwrap_or_else(|error| {
-                panic!("{error:#}; as root, apt-get install etcd-server etcd-client")
-            });
-            Self { host: Host::clone(host), process: Mutex::new(process) }
-        };
-        hosts.iter().map(start).collect()
+        let hosts: Vec<&Host> = hosts.iter().map(|host| &**host).collect();
+        let members = EtcdMember::cluster(&hosts, lab.dir()).unwrap();
+        let pairs = hosts.into_iter().cloned().zip(members);
+        pairs.map(|(host, etcd)| Self { host, etcd }).collect()
     }
 
-    pub(crate) fn endpoint(&self) -> String {
-        client_url(&self.host)
-    }
-
-    fn process(&self) -> MutexGuard<'_, Process> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn endpoint(&self) -> &str {
+        self.etcd.endpoint()
     }
 
     pub(crate) fn kill(&self) {
-        self.process().kill9().unwrap();
+        self.etcd.process().kill9().unwrap();
     }
 
     pub(crate) fn stop(&self) {
-        self.process().terminate(PATIENCE).unwrap();
+        self.etcd.process().terminate(TIMEOUT).unwrap();
     }
 
     pub(crate) fn start(&self) {
-        self.process().restart().unwrap();
+        self.etcd.process().restart().unwrap();
     }
 
-    /// It stands still, and its connections stay.
+    /// Stops its process with SIGSTOP; its connections stay open.
     pub(crate) fn freeze(&self) {
-        self.process().signal(Signal::STOP).unwrap();
+        self.etcd.process().signal(Signal::STOP).unwrap();
     }
 
     pub(crate) fn thaw(&self) {
-        self.process().signal(Signal::CONT).unwrap();
+        self.etcd.process().signal(Signal::CONT).unwrap();
     }
 
-    /// Drops all packets between this member and the others, or no longer. Its clients still reach it.
-    pub(crate) fn part(&self, parted: bool) {
+    /// Drops all packets between this member and the others, but not those of its clients.
+    pub(crate) fn cut_from_peers(&self, cut: bool) {
         let rule = "tcp dport 2380 drop; tcp sport 2380 drop;";
         let chain = |hook| format!("chain {hook} {{ type filter hook {hook} priority 0; {rule} }}");
         let table = "table inet parted";
-        let made = format!("{table} {{\n{}\n{}\n}}", chain("input"), chain("output"));
-        let ruleset = format!("{table}\ndelete {table}\n{}\n", if parted { &made } else { "" });
+        let definition = format!("{table} {{\n{}\n{}\n}}", chain("input"), chain("output"));
+        let ruleset = format!("{table}\ndelete {table}\n{}\n", if cut { &definition } else { "" });
         self.host.netns().nft(&ruleset).unwrap();
     }
 
-    /// `etcdctl ARGS`, with this member.
     pub(crate) fn etcdctl(&self, args: &[&str]) -> Command {
-        let mut command = self.host.command("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]);
-        command.args(["--dial-timeout", "300ms", "--command-timeout", "500ms"]).args(args);
-        command
+        self.etcd.etcdctl(args)
     }
 
     fn status(&self) -> Option<Value> {
@@ -99,22 +75,20 @@ impl Member {
         self.status()?["leader"].as_u64().filter(|id| *id != 0)
     }
 
-    /// Whether it is the leader.
-    pub(crate) fn leads(&self) -> bool {
+    pub(crate) fn is_leader(&self) -> bool {
         self.leader().is_some_and(|leader| leader == self.id())
     }
 
-    /// Its own id.
     pub(crate) fn id(&self) -> u64 {
         self.status().unwrap()["header"]["member_id"].as_u64().unwrap()
     }
 
-    /// Has this member, which leads, give the lead to another.
-    pub(crate) fn hand_over(&self, to: &Self) {
+    /// Transfers the leadership from this member to another.
+    pub(crate) fn transfer_leadership(&self, to: &Self) {
         let id = format!("{:x}", to.id());
         let args = ["move-leader", &id, "--command-timeout", "5s"];
-        let moved = self.etcdctl(&args).output().unwrap();
-        assert!(moved.status.success(), "{moved:?}");
+        let output = self.etcdctl(&args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// The store's revision.
@@ -122,11 +96,9 @@ impl Member {
         self.status().unwrap()["header"]["revision"].as_u64().unwrap()
     }
 
-    /// Waits until it takes writes.
+    /// Waits until it accepts writes.
     pub(crate) fn wait_healthy(&self) -> Duration {
-        let healthy = || self.etcdctl(&["endpoint", "health"]).output().unwrap().status.success();
-        wait_until(PATIENCE, healthy)
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.process().log_tail(20)))
+        self.etcd.wait_healthy(TIMEOUT).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// How many watches it serves.
@@ -139,8 +111,4 @@ impl Member {
         });
         gauge.unwrap_or_else(|| panic!("no number of watches in {metrics}"))
     }
-}
-
-fn client_url(host: &Host) -> String {
-    format!("http://{}:2379", host.address())
 }

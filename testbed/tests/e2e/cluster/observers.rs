@@ -1,41 +1,42 @@
-//! Who looks and edits all the time while something is broken.
+//! Threads that query edges and make edits during faults.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use cframe_testbed::deployment::Edge;
 use cframe_testbed::wait_until;
 
-use super::world::{Cluster, version};
-use crate::world::MS;
+use super::lab::{Cluster, version};
+use crate::lab::MS;
 
-/// Ends whoever has the other side when it is dropped.
+/// Ends a thread when it is dropped.
 pub(crate) type Stop = Sender<()>;
 
-fn paced(stop: &Receiver<()>, pause: Duration) -> bool {
-    stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+/// Sleeps between two steps of a thread; false if the thread must end.
+fn sleep(stop: &Receiver<()>, delay: Duration) -> bool {
+    stop.recv_timeout(delay) == Err(RecvTimeoutError::Timeout)
 }
 
-/// Looks at an edge's version all the time, which never goes back; the number of looks that saw one.
+/// Checks until it is stopped that an edge's version never goes back. The result is the number of versions seen.
 pub(crate) fn watch_version<'scope>(
     scope: &'scope Scope<'scope, '_>,
     edge: &'scope Edge,
 ) -> (Stop, ScopedJoinHandle<'scope, usize>) {
     let (stop, stopped) = channel();
-    let looking = scope.spawn(move || {
-        let (mut newest, mut looks) = (None, 0);
-        while paced(&stopped, 50 * MS) {
+    let thread = scope.spawn(move || {
+        let (mut newest, mut count) = (None, 0);
+        while sleep(&stopped, 50 * MS) {
             let Some(seen) = version(edge) else { continue };
             if let Some(before) = newest.replace(seen) {
                 assert!(seen.at_least(&before), "{}: {before}, then {seen}", edge.name());
             }
-            looks += 1;
+            count += 1;
         }
-        looks
+        count
     });
-    (stop, looking)
+    (stop, thread)
 }
 
 /// When writes through one controller were acknowledged.
@@ -43,16 +44,19 @@ pub(crate) fn watch_version<'scope>(
 pub(crate) struct Acknowledged(Mutex<Vec<Instant>>);
 
 impl Acknowledged {
-    pub(crate) fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    fn times(&self) -> MutexGuard<'_, Vec<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long after `moment` the first write was acknowledged that ended after it.
-    pub(crate) fn after(&self, moment: Instant, limit: Duration) -> Duration {
+    pub(crate) fn count(&self) -> usize {
+        self.times().len()
+    }
+
+    /// Waits for the first write that is acknowledged after `since`; returns the time between them.
+    pub(crate) fn wait_after(&self, since: Instant, timeout: Duration) -> Duration {
         let mut first = None;
-        let waited = wait_until(limit, || {
-            let acknowledged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            first = acknowledged.iter().find(|at| **at > moment).map(|at| *at - moment);
+        let waited = wait_until(timeout, || {
+            first = self.times().iter().find(|at| **at > since).map(|at| *at - since);
             first.is_some()
         });
         waited.expect("a write is acknowledged again");
@@ -60,8 +64,8 @@ impl Acknowledged {
     }
 }
 
-/// Adds routes through a controller, one after the other.
-pub(crate) fn edit<'scope>(
+/// Adds routes through a controller, one after another, until it is stopped.
+pub(crate) fn keep_editing<'scope>(
     scope: &'scope Scope<'scope, '_>,
     cluster: &'scope Cluster,
     controller: usize,
@@ -71,15 +75,13 @@ pub(crate) fn edit<'scope>(
     let (stop, stopped) = channel();
     scope.spawn(move || {
         let mut n = 0;
-        while paced(&stopped, 100 * MS) {
+        while sleep(&stopped, 100 * MS) {
             let name = format!("r{controller}-{n}");
             let cidr = format!("10.{}.{}.0/24", 100 + 10 * controller + n / 250, n % 250);
             let route = ["route", "add", &name, "-n", "prod", "--cidr", &cidr];
-            let at = ["--edge", edge.name(), "--timeout", "5s"];
-            let made = cluster.ctl(controller, &[&route[..], &at[..]].concat());
-            if made.code == 0 {
-                let mut all = acknowledged.0.lock().unwrap_or_else(PoisonError::into_inner);
-                all.push(Instant::now());
+            let options = ["--edge", edge.name(), "--timeout", "5s"];
+            if cluster.ctl(controller, &[&route[..], &options[..]].concat()).code == 0 {
+                acknowledged.times().push(Instant::now());
             }
             n += 1;
         }

@@ -1,42 +1,35 @@
 //! A controller on the loopback, in a directory of its own.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use cframe_controller::cli::Contexts;
-use cframe_pki::CertificateDer;
-use cframe_pki::bundle::{DenyList, TrustBundle};
-use cframe_pki::key::PrivateKey;
-use cframe_pki::tls::{self, Credentials, LiveCredentials};
-use cframe_pki::verifier::{PeerVerifier, Policy, Trust};
 use cframe_protocol::session::{AdminConnection, Client};
 use cframe_protocol::v1::Call;
-use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::{Process, Programs};
+use crate::admin::admin_client;
+use crate::deployment::http_get;
+use crate::process::Process;
+use crate::programs::Programs;
 
-/// When waiting is given up.
-const PATIENCE: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(1);
+const TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-pub(super) struct Site {
+pub(super) struct LoopbackController {
     process: Option<Process>,
+    /// The command of the first start.
     run: Option<Command>,
     http: SocketAddr,
     admin: Client,
-    // Removed after the process has been killed.
+    // The last field: it is removed after the process has been killed.
     directory: TempDir,
 }
 
-impl Site {
-    /// Makes a mesh. Nothing runs yet.
+impl LoopbackController {
+    /// Creates a mesh, without starting the controller.
     pub(super) fn init(flags: &[String]) -> Result<Self> {
         let programs = Programs::locate()?;
         let directory = tempfile::Builder::new().prefix("cf.crash.").tempdir()?;
@@ -65,20 +58,20 @@ impl Site {
         let mut init = command("init");
         init.args(["--mesh", "crash.test", "--address", &control.to_string()]);
         init.arg("--admin-context").arg(path("admin.toml"));
-        let made = init.output().context("cframe-controller init")?;
-        ensure!(made.status.success(), "init: {}", String::from_utf8_lossy(&made.stderr));
+        let output = init.output().context("cframe-controller init")?;
+        ensure!(output.status.success(), "init: {}", String::from_utf8_lossy(&output.stderr));
         let mut run = command("run");
         run.args(["--control-listen", &control.to_string()])
             .args(["--enroll-listen", &enroll.to_string()])
             .args(["--metrics-listen", &http.to_string()])
-            // Each record is looked at, however many there are.
+            // All records are verified, however many there are.
             .args(["--audit-records", "10000000"]);
-        let admin = client(&path("admin.toml"))?;
+        let admin = admin_client(&path("admin.toml"))?;
         Ok(Self { process: None, run: Some(run), http, admin, directory })
     }
 
-    /// Starts the controller, and nothing more.
-    pub(super) fn begin(&mut self) -> Result<()> {
+    /// Starts the controller without waiting for it.
+    pub(super) fn spawn(&mut self) -> Result<()> {
         match (&mut self.process, self.run.take()) {
             (None, Some(run)) => {
                 let logs = self.directory.path();
@@ -90,66 +83,34 @@ impl Site {
         Ok(())
     }
 
-    /// Starts the controller, and waits until it has answered an admin: how long that took.
+    /// Starts the controller, and waits for its first answer to an admin; returns the time since the start.
     pub(super) async fn start(&mut self) -> Result<(AdminConnection, Duration)> {
-        self.begin()?;
+        self.spawn()?;
         let process = self.process.as_mut().context("it was just started")?;
-        let begun = Instant::now();
-        while !is_ready(self.http) {
+        let start = Instant::now();
+        while !matches!(http_get(self.http, "/readyz"), Ok((200, _))) {
             let running = process.is_running();
             ensure!(running, "the controller has ended:\n{}", process.log_tail(20));
-            ensure!(begun.elapsed() < PATIENCE, "it is not ready:\n{}", process.log_tail(20));
-            tokio::time::sleep(POLL).await;
+            ensure!(start.elapsed() < TIMEOUT, "it is not ready:\n{}", process.log_tail(20));
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        let answered = timeout(PATIENCE, async {
+        let connected = timeout(TIMEOUT, async {
             let admin = AdminConnection::connect(&self.admin).await?;
             admin.call(Call::Version, false).await?.collect().await?;
             anyhow::Ok(admin)
         });
-        let admin = answered.await.context("no answer")??;
+        let admin = connected.await.context("no answer to an admin")??;
         Ok((admin, process.started().elapsed()))
     }
 
-    /// Kills it with SIGKILL.
     pub(super) fn kill(&mut self) -> Result<()> {
-        self.process.as_mut().context("nothing runs")?.kill9()
+        self.process.as_mut().context("the controller does not run")?.kill9()
     }
 
     /// The end of its log.
     pub(super) fn log(&self) -> String {
         self.process.as_ref().map(|process| process.log_tail(20)).unwrap_or_default()
     }
-}
-
-fn is_ready(http: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&http, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /readyz HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.starts_with("HTTP/1.1 200"))
-    };
-    ask().unwrap_or(false)
-}
-
-/// The first admin.
-fn client(contexts: &Path) -> Result<Client> {
-    let contexts = Contexts::load(contexts)?;
-    let context = contexts.contexts.values().next().context("no context")?;
-    let certificates =
-        |text: &str| CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let credentials = Credentials {
-        chain: certificates(&context.certificate)?,
-        key: PrivateKey::from_pem(context.key.as_bytes())?,
-    };
-    let bundle = TrustBundle { roots: certificates(&context.trust)?, ..TrustBundle::default() };
-    let trust = Trust::new(credentials.identity()?.id.mesh, bundle, DenyList::default())?;
-    let verifier = PeerVerifier::new(trust, Policy::Controller);
-    let tls = tls::control_client(&LiveCredentials::new(credentials)?, verifier);
-    let addresses: Result<Vec<_>, _> =
-        context.controllers.iter().map(|address| address.parse()).collect();
-    Ok(Client::new(addresses?, Arc::new(tls)))
 }
 
 fn free_udp() -> Result<SocketAddr> {

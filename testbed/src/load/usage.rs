@@ -1,41 +1,35 @@
-//! What the controller's process has used.
+//! What the controller's process uses.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::Process;
 use crate::bench::cpu_seconds;
+use crate::process::Process;
 
-/// CPU time from a moment on.
-pub(super) struct Usage {
+/// The CPU time that a process uses after `start`.
+pub(super) struct CpuUsage {
     cpu: f64,
     since: Instant,
 }
 
-impl Usage {
-    pub(super) fn begin(controller: &Process) -> Result<Self> {
+impl CpuUsage {
+    pub(super) fn start(controller: &Process) -> Result<Self> {
         Ok(Self { cpu: cpu_seconds(&[controller])?, since: Instant::now() })
     }
 
-    /// Seconds of CPU time since then. The process must be the same.
-    pub(super) fn cpu(&self, controller: &Process) -> Result<f64> {
+    /// Seconds of CPU time since the start. The process must be the same one.
+    pub(super) fn seconds(&self, controller: &Process) -> Result<f64> {
         Ok(cpu_seconds(&[controller])? - self.cpu)
     }
 
-    /// The same as a share of one core, in percent.
+    /// Share of one core since the start, in percent.
     pub(super) fn percent(&self, controller: &Process) -> Result<f64> {
-        Ok(100.0 * self.cpu(controller)? / self.since.elapsed().as_secs_f64())
+        Ok(100.0 * self.seconds(controller)? / self.since.elapsed().as_secs_f64())
     }
 }
 
-/// Resident memory in MiB: now, and the most there was.
-pub(super) fn memory(controller: &Process) -> Result<(f64, f64)> {
-    let mib = |kib: u64| kib as f64 / 1024.0;
-    Ok((mib(controller.rss_kib()?), mib(controller.peak_rss_kib()?)))
-}
-
-/// A counter of `/metrics`, all of its labels together.
+/// The value of a counter in the text of `/metrics`, summed over all labels.
 pub(super) fn counter(metrics: &str, name: &str) -> Result<f64> {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -1,4 +1,4 @@
-//! Every kind and size of packet, over every kind of underlay.
+//! Every kind and size of packet, over IPv4 and IPv6.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use cframe_testbed::deployment::{Deployment, Edge};
 use cframe_testbed::{Host, Lab, privilege};
 
+use crate::lab::{MS, Share, TIMEOUT, alone, figure};
 use crate::traffic::{echo, echoes, transfers};
-use crate::world::{PATIENCE, Share, alone, figure};
 
-/// Two edges with both families inside, and one outside.
-struct Both {
+/// Two edges whose sites have both families inside, linked over one of them. The fields are dropped in this order.
+struct DualStackPair {
     east: Edge,
     west: Edge,
     deployment: Deployment,
@@ -18,7 +18,7 @@ struct Both {
     _share: Share,
 }
 
-impl Both {
+impl DualStackPair {
     fn start(name: &str, endpoints: [&str; 2]) -> Self {
         let share = alone();
         privilege::ensure().unwrap();
@@ -40,19 +40,19 @@ impl Both {
         Self { east, west, deployment, _lab: lab, _share: share }
     }
 
-    /// Sets the MTU live, makes the link anew, and sends everything as soon as it is up.
-    fn everything_passes(&mut self, mtu: usize) {
+    /// Changes the MTU of the running edges, restarts the link, and sends everything as soon as it is up.
+    fn check_all_packets(&mut self, mtu: usize) {
         let set = ["namespace", "set", "prod", "--tun-mtu", &mtu.to_string()];
         self.deployment.ctl_ok(&set).unwrap();
         for edge in [&mut self.east, &mut self.west] {
-            edge.wait_status("the MTU", PATIENCE, |status| status["device"]["mtu"] == mtu).unwrap();
+            edge.wait_status("the MTU", TIMEOUT, |status| status["device"]["mtu"] == mtu).unwrap();
         }
         self.west.kill9().unwrap();
         self.west.start().unwrap();
         let (east, west) = (self.east.site().workload(), self.west.site().workload());
         let [v4, v6] = [IpAddr::from(west.v4().unwrap()), IpAddr::from(west.v6().unwrap())];
-        let first = east.ping(v4).interval(Duration::from_millis(2)).start().unwrap();
-        first.reply_after(self.west.process().started(), PATIENCE).unwrap();
+        let first = east.ping(v4).interval(2 * MS).start().unwrap();
+        first.reply_after(self.west.process().started(), TIMEOUT).unwrap();
         drop(first);
         for to in [v4, v6] {
             every_size(east, to, mtu);
@@ -90,7 +90,7 @@ impl Both {
     }
 }
 
-/// All sizes at once, none of which may be fragmented by a kernel.
+/// Sends pings of many sizes in parallel, which no kernel may fragment.
 fn every_size(from: &Host, to: IpAddr, mtu: usize) {
     let mut sizes: Vec<usize> = (64..mtu).step_by(37).collect();
     sizes.extend([mtu - 2, mtu - 1, mtu]);
@@ -111,18 +111,19 @@ fn every_size(from: &Host, to: IpAddr, mtu: usize) {
 }
 
 #[test]
-fn everything_passes_over_ipv4_with_a_tun_mtu_of_1400_and_1500() {
-    let mut both = Both::start("over-v4", ["192.0.2.7:58423", "203.0.113.7:58423"]);
-    both.everything_passes(1400);
-    both.everything_passes(1500);
+fn all_packets_pass_over_ipv4_with_a_tun_mtu_of_1400_and_1500() {
+    let mut pair = DualStackPair::start("over-v4", ["192.0.2.7:58423", "203.0.113.7:58423"]);
+    pair.check_all_packets(1400);
+    pair.check_all_packets(1500);
 }
 
 #[test]
-fn everything_passes_over_ipv6_with_a_tun_mtu_of_1500_and_1400() {
-    let mut both = Both::start("over-v6", ["[2001:db8:5::7]:58423", "[2001:db8:4::7]:58423"]);
-    both.everything_passes(1500);
-    both.everything_passes(1400);
-    let status = both.east.status().unwrap();
+fn all_packets_pass_over_ipv6_with_a_tun_mtu_of_1500_and_1400() {
+    let mut pair =
+        DualStackPair::start("over-v6", ["[2001:db8:5::7]:58423", "[2001:db8:4::7]:58423"]);
+    pair.check_all_packets(1500);
+    pair.check_all_packets(1400);
+    let status = pair.east.status().unwrap();
     let remote = status["links"][0]["remote"].as_str().unwrap();
     assert!(remote.contains("2001:db8:4::7"), "{remote}");
 }
