@@ -137,7 +137,7 @@ async fn datagrams_of_noise_disturb_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_in_a_hello_is_not_believed() {
-    // No message of an edge has one. What an edge can lie about is the version that it has.
+    // An edge's messages name no namespace. What an edge can lie about is the version that it has.
     let controller = TestController::with_edges(&["a"]).await;
     let a = controller.join("a").await;
     let (_endpoint, connection) = dial(a.client().tls, controller.control).await;

@@ -36,10 +36,10 @@ async fn records_of(admin: &impl AdminCalls, query: AuditQuery) -> Vec<Value> {
     rows.iter().map(|row| serde_json::from_str(&row.record).unwrap()).collect()
 }
 
-/// The records of a controller, one after the other.
+/// Waits for the records of a controller, one after the other.
 struct NewRecords<'a> {
     controller: &'a TestController,
-    /// How many there were so far.
+    /// How many records there are so far.
     count: usize,
 }
 
@@ -127,7 +127,7 @@ async fn every_call_makes_one_record_that_says_what_it_changed() {
     assert_eq!(log.count, 2, "init, and the namespace");
     for (call, subject, mut keys, before, after) in cases() {
         let name = call.name();
-        // First a dry run, which changes nothing and has the same changes in its record.
+        // First a dry run, which changes nothing and records the same changes.
         controller.dry_run(call.clone()).await.unwrap();
         let rehearsed = log.next().await;
         assert_eq!(rehearsed["dry_run"], true, "{name}");
@@ -308,7 +308,7 @@ async fn the_log_is_trimmed_to_its_limit_while_it_is_written() {
     for index in 0..150 {
         controller.change(edge_describe("a", &index.to_string())).await;
     }
-    // When it has a tenth more, it is trimmed again.
+    // It is trimmed again when it is a tenth over its limit.
     until(async || records(&controller).await.len() <= 110).await;
     let kept = records(&controller).await;
     assert!(kept.len() >= 100, "{}", kept.len());

@@ -137,7 +137,7 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     let later = b.new_issuing_ca(&b.mesh.root());
     b.sign_with(later, false).await.unwrap();
     until(async || issuers(&a).await.iter().any(|row| row.fingerprint == later && row.signs)).await;
-    // A third one, which it had before and may sign with again.
+    // A third CA, which it had before and may sign with again.
     let earlier = Fingerprint::from_bytes([9; 32]);
     let issuer = record::Issuer {
         controller: label("b"),

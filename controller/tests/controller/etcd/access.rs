@@ -64,7 +64,7 @@ impl EtcdCertificates {
         }
     }
 
-    /// For members that accept only clients with a certificate.
+    /// Options for members that accept only clients with a certificate.
     fn mutual_tls(&self) -> EtcdOptions {
         let mut options = self.server_tls();
         let ca = self.ca_file.display().to_string();
@@ -73,7 +73,7 @@ impl EtcdCertificates {
         options
     }
 
-    /// For members that ask their clients for no certificate.
+    /// Options for members that ask their clients for no certificate.
     fn server_tls(&self) -> EtcdOptions {
         let [cert, key] = &self.server_files;
         let files = [("--cert-file", cert), ("--key-file", key)];
@@ -84,7 +84,7 @@ impl EtcdCertificates {
         EtcdOptions { arguments, tls: true }
     }
 
-    /// For a client without a certificate.
+    /// The configuration of a client without a certificate.
     fn config(&self, cluster: &EtcdCluster) -> Config {
         let ca = Some(self.ca.clone().into_bytes());
         Config { endpoints: cluster.endpoints(), ca, ..Config::default() }

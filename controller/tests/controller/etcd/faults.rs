@@ -210,7 +210,7 @@ async fn a_list_is_complete_although_small_entries_are_followed_by_large_ones() 
         store.commit(uncompared(ops)).await.unwrap();
         names.extend(few);
     }
-    // More than one answer may have. Judged by the small entries, all would fit into the second page.
+    // More than one response can hold. By the size of the small entries, all of them would be expected to fit.
     let large = "x".repeat(1_400_000);
     for index in 0..60 {
         let name = format!("b/{index:03}");

@@ -54,7 +54,7 @@ pub(crate) struct TestController {
     pub(crate) seconds_ahead: Arc<AtomicU64>,
     /// The bounds of the audit log, from the next start on.
     pub(crate) keep: Keep,
-    /// A store that several controllers use. Without one, it opens the one in its data directory.
+    /// The store that several controllers use. None for the one in its data directory.
     pub(crate) shared_store: Option<Arc<dyn Store>>,
     pub(crate) mesh: Arc<TestMesh>,
     running: Option<Running>,
@@ -183,7 +183,7 @@ impl TestController {
         self.ended().await.unwrap();
     }
 
-    /// How it ended by itself.
+    /// Waits until it has ended, and returns how.
     pub(crate) async fn ended(&mut self) -> Result<(), RunError> {
         let mut running = self.running.take().unwrap();
         in_time(&mut running.task).await.unwrap()
@@ -215,8 +215,8 @@ impl TestController {
         self.faults.watches_held.send_replace(true);
     }
 
-    /// Lets it try something with what it knew when its watches were [held](Self::hold_watches), and only then receive
-    /// the rest.
+    /// Attempts something while the watches are [held](Self::hold_watches), and releases them once this controller has tried
+    /// to commit.
     pub(crate) async fn too_late<T>(&self, attempt: impl Future<Output = T>) -> T {
         let commits = || self.faults.commits.load(Ordering::SeqCst);
         let before = commits();
@@ -240,7 +240,7 @@ impl TestController {
         authorities.complete(&certificate, root.certificate()).unwrap()
     }
 
-    /// Has it sign with this issuing CA from now on, as the second half of `ca renew` does. Returns the warnings.
+    /// Makes this issuing CA the one that signs, as the second half of `ca renew` does. Returns the warnings.
     pub(crate) async fn sign_with(
         &self,
         issuer: Fingerprint,

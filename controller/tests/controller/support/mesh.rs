@@ -12,16 +12,16 @@ use tempfile::TempDir;
 
 use super::calls::label;
 
-/// A mesh `m.test` that `cframe-controller init` has made, with one controller, and `init --join` may add more to.
+/// A mesh `m.test`, made as `cframe-controller init` does, with one controller.
 pub(crate) struct TestMesh {
-    /// Of its first admin, `root`.
+    /// The context of its first admin, `root`.
     pub(crate) context: AdminContext,
     first: String,
     directory: TempDir,
 }
 
 impl TestMesh {
-    /// With the embedded store in the first controller's data directory.
+    /// A mesh with the embedded store in the first controller's data directory.
     pub(crate) async fn init(controller: &str, address: Endpoint) -> Self {
         let directory = TempDir::new().unwrap();
         let data = DataDir::new(directory.path().join(controller));
@@ -29,7 +29,7 @@ impl TestMesh {
         Self { context, first: controller.to_owned(), directory }
     }
 
-    /// With a store that was empty, and data directories in this directory.
+    /// A mesh in a store that was empty, with data directories in this directory.
     pub(crate) async fn init_in(
         store: &dyn Store,
         directory: TempDir,
@@ -56,7 +56,7 @@ impl TestMesh {
         Signer::Root(Box::new(self.root()))
     }
 
-    /// Adds a controller, with its keys in the data directory.
+    /// Adds a controller as `init --join` does, with its keys in the data directory.
     pub(crate) async fn join(
         &self,
         store: &dyn Store,

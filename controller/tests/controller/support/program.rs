@@ -21,7 +21,7 @@ use super::{
 
 /// `cframe-controller` with a directory and ports that were free a moment ago.
 pub(crate) struct ControllerProgram {
-    /// The flags that choose the store; none for the embedded one.
+    /// The flags that select the store; none for the embedded one.
     pub(crate) store_flags: Vec<String>,
     directory: TempDir,
     control: SocketAddr,
@@ -45,7 +45,7 @@ impl ControllerProgram {
         Self { store_flags: etcd_flags(endpoints), ..Self::new() }
     }
 
-    /// With a mesh `m.test`.
+    /// The program with a mesh `m.test` in its data directory.
     pub(crate) fn initialised() -> Self {
         let program = Self::new();
         succeeded(&program.init());
@@ -75,7 +75,7 @@ impl ControllerProgram {
         self.run_in(&self.data())
     }
 
-    /// The same with another data directory.
+    /// Runs the controller with another data directory, and waits until it serves.
     pub(crate) fn run_in(&self, data: &Path) -> RunningProgram {
         let mut running = self.spawn_in(data);
         let start = Instant::now();
@@ -141,7 +141,7 @@ impl ControllerProgram {
         self.directory.path().join(name)
     }
 
-    /// Such a path as an argument.
+    /// A path beside the data directory, as an argument.
     pub(crate) fn shown(&self, name: &str) -> String {
         self.file(name).display().to_string()
     }
@@ -164,7 +164,7 @@ impl RunningProgram {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended.
     pub(crate) async fn ended(mut self) -> ExitStatus {
         tokio::task::spawn_blocking(move || self.0.wait().unwrap()).await.unwrap()
     }
