@@ -18,6 +18,8 @@ use thiserror::Error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod etcd;
+#[cfg(any(test, feature = "conformance"))]
+pub mod faulty;
 pub mod redb;
 
 /// A future that a trait object can return.

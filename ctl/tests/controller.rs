@@ -1,12 +1,12 @@
-//! The program against a real controller on loopback.
+//! The program against a real controller on the loopback: a day of an operator.
 
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -24,15 +24,17 @@ use cframe_protocol::v1::Enrolled;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-/// A controller that runs until it is dropped, and the context of its first admin.
-struct TestMesh {
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A controller that runs until it is dropped, and the contexts of its first admin.
+struct TestController {
     directory: tempfile::TempDir,
     address: SocketAddr,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
-impl TestMesh {
+impl TestController {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -41,19 +43,18 @@ impl TestMesh {
         Self { directory, address, stop, thread: Some(thread) }
     }
 
-    /// Stops the controller.
     fn stop(&mut self) {
         self.stop.cancel();
         self.thread.take().unwrap().join().unwrap();
     }
 
-    /// Starts the controller again, on the same port.
+    /// Starts it again, on the same port.
     fn start_again(&mut self) {
-        let started = Instant::now();
+        let start = Instant::now();
         let control = loop {
             match UdpSocket::bind(self.address) {
                 Ok(socket) => break socket,
-                Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
+                Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}"),
             }
         };
         let (stop, thread) = serve(self.directory.path().to_owned(), control, false);
@@ -76,7 +77,7 @@ impl TestMesh {
             .unwrap()
     }
 
-    /// Runs a line that must exit with `code`. Returns standard output and standard error.
+    /// Runs a command that must end with this code. Returns its standard output and standard error.
     #[track_caller]
     fn ends(&self, code: i32, line: &str) -> (String, String) {
         let output = self.run_as("admin.toml", line);
@@ -92,7 +93,7 @@ impl TestMesh {
     }
 }
 
-impl Drop for TestMesh {
+impl Drop for TestController {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
@@ -101,10 +102,10 @@ impl Drop for TestMesh {
     }
 }
 
-/// Runs a controller in its own thread.
+/// Starts a controller in a thread of its own.
 fn serve(path: PathBuf, control: UdpSocket, new: bool) -> (CancellationToken, JoinHandle<()>) {
     let stop = CancellationToken::new();
-    let (ready, is_ready) = mpsc::channel();
+    let (up_sender, up) = mpsc::channel();
     let token = stop.clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -113,15 +114,15 @@ fn serve(path: PathBuf, control: UdpSocket, new: bool) -> (CancellationToken, Jo
                 init(&path, &control).await;
             }
             let parts = parts(&path, control).await;
-            ready.send(()).unwrap();
+            up_sender.send(()).unwrap();
             cframe_controller::run(parts, token).await.unwrap();
         });
     });
-    is_ready.recv().unwrap();
+    up.recv().unwrap();
     (stop, thread)
 }
 
-/// As `cframe-controller init`.
+/// What `cframe-controller init` does.
 async fn init(directory: &Path, control: &UdpSocket) {
     let initial = Initial {
         mesh: "corp.example".parse().unwrap(),
@@ -139,7 +140,7 @@ async fn init(directory: &Path, control: &UdpSocket) {
     contexts.save(&directory.join("aged.toml")).unwrap();
 }
 
-/// As `cframe-controller run`, before it serves.
+/// What `cframe-controller run` does before it serves.
 async fn parts(directory: &Path, control: UdpSocket) -> Parts {
     let data = DataDir::new(directory.join("data"));
     Parts {
@@ -158,7 +159,7 @@ async fn parts(directory: &Path, control: UdpSocket) -> Parts {
     }
 }
 
-/// The context with a certificate in the middle of its lifetime: certificates start an hour in the past.
+/// The context with a certificate that is in the middle of its lifetime: like all, it is valid from an hour ago.
 fn aged(data: &DataDir, context: &AdminContext) -> AdminContext {
     let key = PrivateKey::generate().unwrap();
     let csr = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
@@ -178,44 +179,44 @@ const ADD_HK: &str =
 
 #[test]
 fn the_first_day_of_an_operator() {
-    let mesh = TestMesh::start();
-    assert_eq!(mesh.json("version")["protocol"], 1);
-    mesh.ends(0, "namespace add prod");
-    mesh.ends(0, ADD_HK);
-    mesh.ends(0, "edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64");
+    let controller = TestController::start();
+    assert_eq!(controller.json("version")["protocol"], 1);
+    controller.ends(0, "namespace add prod");
+    controller.ends(0, ADD_HK);
+    controller.ends(0, "edge add idc -n prod --cidr 10.60.6.0/24,fd00:60::/64");
 
-    let (line, message) = mesh.ends(0, "token create --namespace prod --edge aws-hk --ttl 1h");
+    let (line, remark) = controller.ends(0, "token create --namespace prod --edge aws-hk --ttl 1h");
     let token = line.strip_prefix("cframe-edge join ").unwrap().strip_suffix('\n').unwrap();
     assert!(token.starts_with("cfj1.") && token.parse::<JoinToken>().is_ok(), "{token}");
-    assert!(!message.contains("cfj1."));
-    let tokens = mesh.ends(0, "token list -o json").0;
+    assert!(!remark.contains("cfj1."));
+    let tokens = controller.ends(0, "token list -o json").0;
     assert!(!tokens.contains("cfj1.") && tokens.contains("\"created_by\": \"root\""), "{tokens}");
 
     let started = Instant::now();
     let add = "route add pods-hk --namespace prod --cidr 10.244.0.0/16 --edge aws-hk";
-    mesh.ends(0, &format!("{add} --wait"));
+    controller.ends(0, &format!("{add} --wait"));
     println!("route add: {:?}", started.elapsed());
-    assert_eq!(mesh.json("route list")[0]["cidr"], "10.244.0.0/16");
+    assert_eq!(controller.json("route list")[0]["cidr"], "10.244.0.0/16");
 
-    let edges = mesh.json("edge list");
+    let edges = controller.json("edge list");
     assert_eq!(edges[0]["endpoints"][0], "203.0.113.7:58423");
     assert_eq!(edges[1]["cidrs"][1], "fd00:60::/64");
-    let (status, _) = mesh.ends(7, "status");
+    let (status, _) = controller.ends(7, "status");
     assert!(status.contains("problem: edge prod/idc has not joined yet"), "{status}");
 
-    mesh.ends(0, "edge set aws-hk -n prod --no-endpoint");
-    assert_eq!(mesh.json("edge show aws-hk -n prod")["endpoints"], Value::Array(Vec::new()));
-    mesh.ends(0, "route del pods-hk -n prod --yes");
-    mesh.ends(0, "edge del idc -n prod --yes");
-    mesh.ends(0, "namespace del prod --cascade --yes");
-    assert_eq!(mesh.json("namespace list"), Value::Array(Vec::new()));
+    controller.ends(0, "edge set aws-hk -n prod --no-endpoint");
+    assert_eq!(controller.json("edge show aws-hk -n prod")["endpoints"], Value::Array(Vec::new()));
+    controller.ends(0, "route del pods-hk -n prod --yes");
+    controller.ends(0, "edge del idc -n prod --yes");
+    controller.ends(0, "namespace del prod --cascade --yes");
+    assert_eq!(controller.json("namespace list"), Value::Array(Vec::new()));
 }
 
 #[test]
-fn every_refusal_has_its_exit_code_and_names_the_conflict() {
-    let mesh = TestMesh::start();
-    mesh.ends(0, "namespace add prod");
-    mesh.ends(0, ADD_HK);
+fn every_refusal_has_its_code_and_names_both_sides() {
+    let controller = TestController::start();
+    controller.ends(0, "namespace add prod");
+    controller.ends(0, ADD_HK);
     for (code, line, expected) in [
         (4, "edge add b -n prod --cidr 172.30.4.0/24", "172.30.0.0/16 of edge aws-hk"),
         (4, "namespace add prod", "prod"),
@@ -229,21 +230,22 @@ fn every_refusal_has_its_exit_code_and_names_the_conflict() {
         (3, "cert revoke --edge aws-hk -n prod --yes", "no valid certificate"),
         (6, "cert renew --edge aws-hk -n prod", "no session"),
     ] {
-        let (out, err) = mesh.ends(code, line);
+        let (out, err) = controller.ends(code, line);
         assert!(err.starts_with("error: ") && err.contains(expected), "{line}\n{err}");
         assert_eq!(out, "", "{line}");
     }
-    let (_, warned) = mesh.ends(0, "edge add b -n prod --cidr 203.0.113.0/24");
+    let (_, warned) = controller.ends(0, "edge add b -n prod --cidr 203.0.113.0/24");
     assert!(warned.starts_with("warning: ") && warned.contains("203.0.113.7:58423"), "{warned}");
 }
 
 #[test]
 fn a_dry_run_changes_nothing() {
-    let mesh = TestMesh::start();
-    mesh.ends(0, "namespace add prod");
-    mesh.ends(0, ADD_HK);
-    let before = mesh.json("namespace list");
-    std::fs::write(mesh.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap()).unwrap();
+    let controller = TestController::start();
+    controller.ends(0, "namespace add prod");
+    controller.ends(0, ADD_HK);
+    let before = controller.json("namespace list");
+    std::fs::write(controller.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap())
+        .unwrap();
     for line in [
         "namespace add lab",
         "edge add idc -n prod --cidr 10.60.6.0/24",
@@ -252,30 +254,31 @@ fn a_dry_run_changes_nothing() {
         "admin add alice --out alice.toml",
         "cert enroll --csr csr -n prod --edge aws-hk --out-dir out",
     ] {
-        let (out, err) = mesh.ends(0, &format!("{line} --dry-run"));
+        let (out, err) = controller.ends(0, &format!("{line} --dry-run"));
         assert!(out.is_empty() && err.ends_with("(dry run)\n"), "{line}\n{out}{err}");
     }
-    assert_eq!(mesh.json("namespace list"), before);
-    assert_eq!(mesh.json("token list"), Value::Array(Vec::new()));
-    assert_eq!(mesh.json("admin list").as_array().unwrap().len(), 1);
-    assert!(!mesh.path("alice.toml").exists());
+    assert_eq!(controller.json("namespace list"), before);
+    assert_eq!(controller.json("token list"), Value::Array(Vec::new()));
+    assert_eq!(controller.json("admin list").as_array().unwrap().len(), 1);
+    assert!(!controller.path("alice.toml").exists());
 }
 
 #[test]
-fn a_gateway_enrols_with_a_request_and_its_certificate_is_revoked() {
-    let mesh = TestMesh::start();
-    mesh.ends(0, "namespace add prod");
-    mesh.ends(0, ADD_HK);
-    std::fs::write(mesh.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap()).unwrap();
-    mesh.ends(0, "cert enroll --csr csr -n prod --edge aws-hk --out-dir out");
-    let answer = std::fs::read(mesh.path("out/enrolled.json")).unwrap();
+fn a_gateway_enrols_by_request_and_loses_its_certificate() {
+    let controller = TestController::start();
+    controller.ends(0, "namespace add prod");
+    controller.ends(0, ADD_HK);
+    std::fs::write(controller.path("csr"), PrivateKey::generate().unwrap().csr_pem().unwrap())
+        .unwrap();
+    controller.ends(0, "cert enroll --csr csr -n prod --edge aws-hk --out-dir out");
+    let answer = std::fs::read(controller.path("out/enrolled.json")).unwrap();
     let enrolled: Enrolled = serde_json::from_slice(&answer).unwrap();
     assert_eq!((enrolled.edge.as_str(), enrolled.chain.len()), ("aws-hk", 2));
 
-    let cert = &mesh.json("cert list -n prod")[0];
+    let cert = &controller.json("cert list -n prod")[0];
     assert_eq!((cert["state"].as_str(), cert["name"].as_str()), (Some("valid"), Some("aws-hk")));
-    mesh.ends(0, "cert revoke --edge aws-hk -n prod --yes --reason lost");
-    let shown = mesh.json(&format!("cert show {}", cert["serial"].as_str().unwrap()));
+    controller.ends(0, "cert revoke --edge aws-hk -n prod --yes --reason lost");
+    let shown = controller.json(&format!("cert show {}", cert["serial"].as_str().unwrap()));
     assert_eq!(
         (shown["state"].as_str(), shown["reason"].as_str()),
         (Some("revoked"), Some("lost"))
@@ -283,25 +286,25 @@ fn a_gateway_enrols_with_a_request_and_its_certificate_is_revoked() {
 }
 
 #[test]
-fn a_read_only_admin_and_a_removed_one_are_not_allowed() {
-    let mesh = TestMesh::start();
-    mesh.ends(0, "namespace add prod");
-    mesh.ends(0, "admin add alice --read-only --out alice.toml");
-    let code = |line: &str| mesh.run_as("alice.toml", line).status.code();
+fn a_read_only_admin_may_not_write_and_a_removed_admin_may_not_read() {
+    let controller = TestController::start();
+    controller.ends(0, "namespace add prod");
+    controller.ends(0, "admin add alice --read-only --out alice.toml");
+    let code = |line: &str| controller.run_as("alice.toml", line).status.code();
     assert_eq!(code("namespace list"), Some(0));
     assert_eq!(code("namespace del prod"), Some(5));
-    mesh.ends(0, "admin del alice");
+    controller.ends(0, "admin del alice");
     assert_eq!(code("namespace list"), Some(5));
 }
 
 #[test]
-fn an_admins_certificate_is_renewed_by_any_command() {
+fn an_admins_certificate_is_renewed_when_it_is_used() {
     use std::os::unix::fs::PermissionsExt;
-    let mesh = TestMesh::start();
-    let path = mesh.path("aged.toml");
+    let controller = TestController::start();
+    let path = controller.path("aged.toml");
     let read = || Contexts::load(&path).unwrap().contexts["corp.example"].clone();
     let run = |line: &str| {
-        let output = mesh.run_as("aged.toml", line);
+        let output = controller.run_as("aged.toml", line);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
@@ -318,7 +321,7 @@ fn an_admins_certificate_is_renewed_by_any_command() {
     assert_eq!(run("namespace list"), "");
     assert_eq!(read().certificate, after.certificate, "once is enough");
 
-    // A failed renewal is only a warning.
+    // If a renewal is refused, the command only warns.
     let restore = || {
         let mut contexts = Contexts::load(&path).unwrap();
         contexts.put("corp.example".to_owned(), before.clone());
@@ -334,26 +337,29 @@ fn an_admins_certificate_is_renewed_by_any_command() {
     assert_eq!(read().certificate, before.certificate);
 }
 
-/// `cfctl audit --follow`, stopped when dropped.
-struct Follower(std::process::Child, std::io::Lines<BufReader<std::process::ChildStdout>>);
+/// `cfctl audit --follow`, until it is dropped.
+struct Follower {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
 
 impl Follower {
-    fn start(mesh: &TestMesh, line: &str) -> Self {
+    fn start(controller: &TestController, line: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_cfctl"))
             .env_clear()
             .arg("--config")
-            .arg(mesh.path("admin.toml"))
+            .arg(controller.path("admin.toml"))
             .args(line.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self(child, lines)
+        Self { child, lines }
     }
 
     fn line(&mut self) -> String {
-        self.1.next().unwrap().unwrap()
+        self.lines.next().unwrap().unwrap()
     }
 
     fn record(&mut self) -> Value {
@@ -363,18 +369,18 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 #[test]
-fn the_audit_log_is_printed_and_followed_across_a_restart() {
-    let mut mesh = TestMesh::start();
-    mesh.ends(0, "namespace add prod");
-    mesh.ends(0, ADD_HK);
-    mesh.ends(4, ADD_HK);
-    let (table, _) = mesh.ends(0, "audit");
+fn the_audit_log_is_shown_and_followed_across_a_restart() {
+    let mut controller = TestController::start();
+    controller.ends(0, "namespace add prod");
+    controller.ends(0, ADD_HK);
+    controller.ends(4, ADD_HK);
+    let (table, _) = controller.ends(0, "audit");
     let rows: Vec<Vec<&str>> =
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["TIME", "WHO", "CALL", "SUBJECT", "RESULT", "FROM"]);
@@ -382,34 +388,38 @@ fn the_audit_log_is_printed_and_followed_across_a_restart() {
     assert_eq!(rows[2][1..5], ["admin/root", "namespace-add", "prod", "ok"]);
     assert_eq!(rows[3][1..5], ["admin/root", "edge-add", "prod/aws-hk", "ok"]);
 
-    let mut follower = Follower::start(&mesh, "audit --follow -o json --call edge-add --since 1h");
+    let mut follower =
+        Follower::start(&controller, "audit --follow -o json --call edge-add --since 1h");
     let added = follower.record();
     assert_eq!(added["result"], "ok");
     assert_eq!(added["changes"][0]["after"]["cidrs"][0], "172.30.0.0/16");
     let refused = follower.record();
     assert_eq!(refused["result"], "conflict");
     let add = |name: &str, net: &str| format!("edge add {name} -n prod --cidr {net}");
-    mesh.ends(0, &add("b", "10.1.0.0/16"));
+    controller.ends(0, &add("b", "10.1.0.0/16"));
     assert_eq!(follower.record()["subject"], "prod/b");
-    mesh.stop();
-    mesh.start_again();
-    mesh.ends(0, &add("c", "10.2.0.0/16"));
-    assert_eq!(follower.record()["subject"], "prod/c", "once, and nothing again");
-    mesh.ends(0, "namespace add lab");
-    mesh.ends(0, &add("d", "10.3.0.0/16"));
+    controller.stop();
+    controller.start_again();
+    controller.ends(0, &add("c", "10.2.0.0/16"));
+    assert_eq!(follower.record()["subject"], "prod/c", "once, and no record twice");
+    controller.ends(0, "namespace add lab");
+    controller.ends(0, &add("d", "10.3.0.0/16"));
     assert_eq!(follower.record()["subject"], "prod/d");
     drop(follower);
 
-    let mut table = Follower::start(&mesh, "audit --follow --limit 1 -n lab");
+    let mut table = Follower::start(&controller, "audit --follow --limit 1 -n lab");
     assert!(table.line().starts_with("TIME "));
     assert!(table.line().contains(" lab "));
 
-    let of_lab = mesh.json("audit -n lab");
+    let of_lab = controller.json("audit -n lab");
     assert_eq!(of_lab.as_array().unwrap().len(), 1);
-    let (newest, message) = mesh.ends(0, "audit --limit 2 -o json");
+    let (newest, remark) = controller.ends(0, "audit --limit 2 -o json");
     assert_eq!(serde_json::from_str::<Value>(&newest).unwrap()[1]["subject"], "prod/d");
-    assert!(message.contains("the newest 2 records; --limit 0 shows all"), "{message}");
-    assert_eq!(mesh.json("audit --since 2020-01-01 --until 2020-01-02"), Value::Array(Vec::new()));
-    mesh.ends(2, "audit --since yesterday");
-    mesh.ends(2, "audit --follow --until 1h");
+    assert!(remark.contains("the newest 2 records; --limit 0 shows all"), "{remark}");
+    assert_eq!(
+        controller.json("audit --since 2020-01-01 --until 2020-01-02"),
+        Value::Array(Vec::new())
+    );
+    controller.ends(2, "audit --since yesterday");
+    controller.ends(2, "audit --follow --until 1h");
 }

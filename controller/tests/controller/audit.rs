@@ -3,67 +3,66 @@
 mod reading;
 mod secrets;
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use cframe_controller::{
     audit::{self, Keep},
-    store::Store,
+    backup,
+    store::{Store, redb::Redb},
 };
-use cframe_pki::{CertificateDer, key::PrivateKey, tls::Credentials};
 use cframe_protocol::{
-    session::{AdminConnection, CallFailure, Client, Command, admin_call},
+    session::Command,
     v1::{AuditQuery, Call, ErrorCode, Reply},
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
-use crate::world::{
-    Edge, PATIENCE, Seen, World, client, edge_add, join, label, refused, route_add,
+use crate::support::{
+    admin::{AdminCalls, call_on, refused},
+    calls::{edge_add, edge_del, edge_describe, label, route_add},
+    controller::TestController,
+    credentials::new_csr,
+    edge::{SessionEvent, TestEdge, join},
+    wait::until,
 };
 
-/// The records as they are, the oldest first; with `init`'s.
-async fn records(world: &World) -> Vec<Value> {
-    ask(&world.admin, AuditQuery::default()).await
+/// All records, the oldest first. The first is that of `init`.
+async fn records(admin: &impl AdminCalls) -> Vec<Value> {
+    records_of(admin, AuditQuery::default()).await
 }
 
-async fn ask(admin: &Client, query: AuditQuery) -> Vec<Value> {
-    let replies = admin_call(admin, Call::Audit(query), false, PATIENCE).await.unwrap();
-    let rows = replies.into_iter().flat_map(|reply| match reply {
-        Reply::Audit(rows) => rows,
-        other => panic!("{other:?}"),
-    });
-    let records: Vec<_> = rows.collect();
-    assert!(records.is_sorted_by(|one, next| one.id < next.id), "{records:?}");
-    records.iter().map(|row| serde_json::from_str(&row.record).unwrap()).collect()
+async fn records_of(admin: &impl AdminCalls, query: AuditQuery) -> Vec<Value> {
+    let rows = admin.audit(query).await;
+    assert!(rows.is_sorted_by(|one, next| one.id < next.id), "{rows:?}");
+    rows.iter().map(|row| serde_json::from_str(&row.record).unwrap()).collect()
 }
 
-/// Waits until there are so many records, for some come a moment later, and gives the last of them.
-async fn last(world: &World, count: usize) -> Value {
-    let found = timeout(PATIENCE, async {
-        loop {
-            let mut records = records(world).await;
-            if records.len() >= count {
-                assert_eq!(records.len(), count, "{records:#?}");
-                return records.pop().unwrap();
-            }
-        }
-    });
-    found.await.expect("the record in time")
+/// Waits for the records of a controller, one after the other.
+struct NewRecords<'a> {
+    controller: &'a TestController,
+    /// How many records there are so far.
+    count: usize,
 }
 
-fn csr() -> Vec<u8> {
-    PrivateKey::generate().unwrap().csr().unwrap().to_vec()
+impl<'a> NewRecords<'a> {
+    async fn from_now(controller: &'a TestController) -> Self {
+        Self { controller, count: records(controller).await.len() }
+    }
+
+    /// Waits for the next record, which must be the only new one. Some are written a moment after their call.
+    async fn next(&mut self) -> Value {
+        self.count += 1;
+        let mut all = Vec::new();
+        until(async || {
+            all = records(self.controller).await;
+            all.len() >= self.count
+        })
+        .await;
+        assert_eq!(all.len(), self.count, "{all:#?}");
+        all.pop().unwrap()
+    }
 }
 
-async fn admin(world: &World, name: &str, read_only: bool) -> Client {
-    let key = PrivateKey::generate().unwrap();
-    let call = Call::AdminAdd { name: label(name), csr: key.csr().unwrap().to_vec(), read_only };
-    let Reply::AdminEnrolled(made) = world.reply(call).await else { panic!("an admin") };
-    let chain = made.chain.into_iter().map(CertificateDer::from).collect();
-    client(&Credentials { chain, key }, made.trust, made.controllers)
-}
-
-/// A call, what it is about, the keys that it writes in that order, and the last of them before and after.
+/// A call, its subject, the keys that it writes, and the value of the last key before and after.
 type Case = (Call, &'static str, Vec<&'static str>, Value, Value);
 
 fn cases() -> Vec<Case> {
@@ -122,20 +121,18 @@ fn cases() -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_makes_one_record_that_says_what_it_changed() {
-    let world = World::start().await;
-    world.add_namespace("prod").await;
-    let mut count = records(&world).await.len();
-    assert_eq!(count, 2, "init, and the namespace");
+    let controller = TestController::start().await;
+    controller.add_namespace("prod").await;
+    let mut log = NewRecords::from_now(&controller).await;
+    assert_eq!(log.count, 2, "init, and the namespace");
     for (call, subject, mut keys, before, after) in cases() {
         let name = call.name();
-        // A dry run first, which changes nothing and says the same.
-        admin_call(&world.admin, call.clone(), true, PATIENCE).await.unwrap();
-        count += 1;
-        let rehearsed = last(&world, count).await;
+        // First a dry run, which changes nothing and records the same changes.
+        controller.dry_run(call.clone()).await.unwrap();
+        let rehearsed = log.next().await;
         assert_eq!(rehearsed["dry_run"], true, "{name}");
-        world.change(call).await;
-        count += 1;
-        let record = last(&world, count).await;
+        controller.change(call).await;
+        let record = log.next().await;
         assert_eq!(record["changes"], rehearsed["changes"], "{name}");
         assert_eq!(record.get("dry_run"), None);
         assert_eq!(record["call"], name);
@@ -166,15 +163,15 @@ async fn every_call_makes_one_record_that_says_what_it_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_a_renewal_and_what_an_edge_may_not_are_recorded_with_who_and_from_where() {
-    let world = World::with_edges(&["a"]).await;
-    let token = world.token("prod", "a", false).await;
-    let made = records(&world).await.pop().unwrap();
+async fn joins_renewals_and_forbidden_calls_of_an_edge_are_recorded_with_who_and_from_where() {
+    let controller = TestController::with_edges(&["a"]).await;
+    let token = controller.token("a").await;
+    let made = records(&controller).await.pop().unwrap();
     let id =
         made["changes"][0]["key"].as_str().unwrap().strip_prefix("tokens/").unwrap().to_owned();
     assert_eq!(made["changes"][0]["after"].get("secret_hash"), None);
     let identity = join(&token).await.unwrap();
-    let joined = records(&world).await.pop().unwrap();
+    let joined = records(&controller).await.pop().unwrap();
     assert_eq!(
         (&joined["call"], &joined["who"], &joined["subject"]),
         (&json!("join"), &json!(format!("token/{id}")), &json!("prod/a"))
@@ -183,82 +180,66 @@ async fn a_join_a_renewal_and_what_an_edge_may_not_are_recorded_with_who_and_fro
     let keys: Vec<&str> =
         joined["changes"].as_array().unwrap().iter().map(|c| c["key"].as_str().unwrap()).collect();
     assert_eq!(keys, [format!("tokens/{id}"), format!("certs/{}", identity.serial())]);
-    let mut count = records(&world).await.len();
+    let mut log = NewRecords::from_now(&controller).await;
 
     assert!(join(&token).await.is_err());
-    count += 1;
-    let again = last(&world, count).await;
+    let again = log.next().await;
     assert_eq!((&again["call"], &again["result"]), (&json!("join"), &json!("not_allowed")));
     assert!(again["message"].as_str().unwrap().contains("was used"), "{again}");
 
-    let mut edge = Edge::connect(identity.client(), None);
-    edge.until(|_| true).await;
-    edge.commands.send(Command::Renew { csr: csr() }).await.unwrap();
-    edge.event(|seen| matches!(seen, Seen::Renewed(Ok(_)))).await;
-    count += 1;
-    let renewed = last(&world, count).await;
+    let mut edge = TestEdge::online(identity.client()).await;
+    edge.commands.send(Command::Renew { csr: new_csr() }).await.unwrap();
+    edge.event(|event| matches!(event, SessionEvent::Renewed(Ok(_)))).await;
+    let renewed = log.next().await;
     assert_eq!(
         (&renewed["call"], &renewed["who"], &renewed["serial"]),
         (&json!("renewal"), &json!("edge/prod/a"), &json!(identity.serial().to_string()))
     );
 
-    // An edge may not even look.
-    let refusal = refused(admin_call(&identity.client(), Call::Status, false, PATIENCE).await);
+    // An edge may not even read.
+    let refusal = identity.client().refusal(Call::Status).await;
     assert_eq!(refusal.code, ErrorCode::NotAllowed);
-    count += 1;
-    let tried = last(&world, count).await;
+    let tried = log.next().await;
     assert_eq!(
         (&tried["call"], &tried["who"], &tried["result"]),
         (&json!("status"), &json!("edge/prod/a"), &json!("not_allowed"))
     );
-    assert_eq!(
-        refused(
-            admin_call(&identity.client(), Call::Audit(AuditQuery::default()), false, PATIENCE)
-                .await
-        )
-        .code,
-        ErrorCode::NotAllowed
-    );
+    let refusal = identity.client().refusal(Call::Audit(AuditQuery::default())).await;
+    assert_eq!(refusal.code, ErrorCode::NotAllowed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_or_only_handed_out_is_recorded_and_looking_is_not() {
-    let world = World::with_edges(&["a"]).await;
-    let mut count = records(&world).await.len();
-    world.refusal(edge_add("prod", "b", "10.1.0.0/24")).await;
-    count += 1;
-    let record = last(&world, count).await;
+async fn refusals_and_backups_are_recorded_and_reads_are_not() {
+    let controller = TestController::with_edges(&["a"]).await;
+    let mut log = NewRecords::from_now(&controller).await;
+    controller.refusal(edge_add("prod", "b", "10.1.0.0/24")).await;
+    let record = log.next().await;
     assert_eq!((&record["result"], &record["subject"]), (&json!("conflict"), &json!("prod/b")));
     assert!(record["message"].as_str().unwrap().contains("10.1.0.0/16"), "{record}");
     assert_eq!(record.get("changes"), None);
-    // Without effect.
-    world
+    // A change that changes nothing.
+    controller
         .change(Call::NamespaceSet { name: label("prod"), tun_mtu: Some(1400), congestion: None })
         .await;
-    count += 1;
-    assert_eq!(last(&world, count).await["result"], "ok");
-    world.call(Call::Backup).await.unwrap();
-    count += 1;
-    assert_eq!(last(&world, count).await["call"], "backup");
-    // A whole token in the place of its id is not repeated, neither here nor in the answer.
-    let refusal = world.refusal(Call::TokenRevoke { id: "cfj1.c2VjcmV0".into() }).await;
+    assert_eq!(log.next().await["result"], "ok");
+    controller.call(Call::Backup).await.unwrap();
+    assert_eq!(log.next().await["call"], "backup");
+    // A whole token given as its id is not repeated, neither in the record nor in the answer.
+    let refusal = controller.refusal(Call::TokenRevoke { id: "cfj1.c2VjcmV0".into() }).await;
     assert!(!refusal.to_string().contains("c2VjcmV0"), "{refusal}");
-    count += 1;
-    let record = last(&world, count).await;
+    let record = log.next().await;
     assert!(!record.to_string().contains("c2VjcmV0"), "{record}");
-    let reader = admin(&world, "reader", true).await;
-    count += 1;
-    for look in [Call::Status, Call::EdgeList { namespace: None }, Call::Version] {
-        admin_call(&reader, look, false, PATIENCE).await.unwrap();
+    let reader = controller.enrol_admin("reader", true).await.unwrap().client();
+    log.next().await;
+    for read in [Call::Status, Call::EdgeList { namespace: None }, Call::Version] {
+        reader.call(read).await.unwrap();
     }
     let missing = Call::EdgeShow { namespace: label("prod"), name: label("zz") };
-    refused(admin_call(&reader, missing, false, PATIENCE).await);
-    // A reader reads this too.
-    assert_eq!(ask(&reader, AuditQuery::default()).await.len(), count);
-    let edge_del = Call::EdgeDel { namespace: label("prod"), name: label("a") };
-    refused(admin_call(&reader, edge_del, false, PATIENCE).await);
-    count += 1;
-    let record = last(&world, count).await;
+    reader.refusal(missing).await;
+    // A read-only admin may read the audit log.
+    assert_eq!(records(&reader).await.len(), log.count);
+    reader.refusal(edge_del("a")).await;
+    let record = log.next().await;
     assert_eq!(
         (&record["who"], &record["result"]),
         (&json!("admin/reader"), &json!("not_allowed"))
@@ -266,29 +247,29 @@ async fn what_is_refused_or_only_handed_out_is_recorded_and_looking_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_the_store_refuses_leaves_no_trace_of_itself() {
-    use std::sync::atomic::Ordering;
-    let world = World::with_edges(&["a"]).await;
-    let before = records(&world).await;
-    world.full.store(true, Ordering::SeqCst);
+async fn a_change_that_the_store_refuses_leaves_nothing_but_a_later_record_of_the_refusal() {
+    let controller = TestController::with_edges(&["a"]).await;
+    let before = records(&controller).await;
+    let mut log = NewRecords::from_now(&controller).await;
+    controller.faults.disk_full.store(true, Ordering::SeqCst);
     assert_eq!(
-        world.refusal(route_add("r", "10.244.0.0/16", "a")).await.code,
+        controller.refusal(route_add("r", "10.244.0.0/16", "a")).await.code,
         ErrorCode::StoreFull
     );
-    assert_eq!(records(&world).await, before);
-    world.full.store(false, Ordering::SeqCst);
-    // What was refused is written when there is room again.
-    let record = last(&world, before.len() + 1).await;
+    assert_eq!(records(&controller).await, before);
+    controller.faults.disk_full.store(false, Ordering::SeqCst);
+    // The refusal is recorded when there is room again.
+    let record = log.next().await;
     assert_eq!((&record["call"], &record["result"]), (&json!("route-add"), &json!("store_full")));
     assert_eq!(record.get("changes"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_and_its_record_are_one_revision() {
-    let mut world = World::with_edges(&["a"]).await;
-    world.change(route_add("r", "10.244.0.0/16", "a")).await;
-    world.stop().await;
-    let store = world.data.open_store().await.unwrap();
+    let mut controller = TestController::with_edges(&["a"]).await;
+    controller.change(route_add("r", "10.244.0.0/16", "a")).await;
+    controller.stop().await;
+    let store = controller.data.open_store().await.unwrap();
     let modified = async |prefix: &str| {
         let view = store.list(prefix).await.unwrap();
         view.entries.last().map(|entry| entry.modified).unwrap()
@@ -300,22 +281,19 @@ async fn a_change_and_its_record_are_one_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_refused_calls_a_second_are_few_records() {
-    let mut world = World::with_edges(&["a"]).await;
-    let before = records(&world).await.len();
-    let admin = Arc::new(AdminConnection::connect(&world.admin).await.unwrap());
+async fn a_thousand_refused_calls_a_second_make_few_records() {
+    let mut controller = TestController::with_edges(&["a"]).await;
+    let before = records(&controller).await.len();
+    let admin = controller.admin_connection().await;
     for _ in 0..1000 {
-        let call = edge_add("prod", "a", "10.1.0.0/16");
-        let asked = admin.call(call, false).await.unwrap().collect().await;
-        assert!(matches!(asked, Err(CallFailure::Refused(_))));
+        refused(call_on(&admin, edge_add("prod", "a", "10.1.0.0/16")).await);
     }
-    // What is done is recorded all the same.
-    world.change(route_add("r", "10.244.0.0/16", "a")).await;
+    // What succeeds is recorded in any case.
+    controller.change(route_add("r", "10.244.0.0/16", "a")).await;
     drop(admin);
-    world.restart().await;
-    let after = records(&world).await;
-    let of = |result: &str| after.iter().filter(|record| record["result"] == *result).count();
-    let refused = of("conflict");
+    controller.restart().await;
+    let after = records(&controller).await;
+    let refused = after.iter().filter(|record| record["result"] == "conflict").count();
     assert!((20..=22).contains(&refused), "{refused} records of refusals");
     let left_out: u64 = after.iter().filter_map(|record| record["left_out"].as_u64()).sum();
     assert_eq!(left_out as usize, 1000 - refused);
@@ -323,30 +301,16 @@ async fn a_thousand_refused_calls_a_second_are_few_records() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_trimmed_to_its_number_while_it_is_written() {
-    let mut world = World::with_edges(&["a"]).await;
-    world.keep = Keep { records: 100, ..Keep::default() };
-    world.restart().await;
+async fn the_log_is_trimmed_to_its_limit_while_it_is_written() {
+    let mut controller = TestController::with_edges(&["a"]).await;
+    controller.keep = Keep { records: 100, ..Keep::default() };
+    controller.restart().await;
     for index in 0..150 {
-        let description = Some(format!("{index}"));
-        world
-            .change(Call::EdgeSet {
-                namespace: label("prod"),
-                name: label("a"),
-                cidrs: None,
-                endpoints: None,
-                description,
-            })
-            .await;
+        controller.change(edge_describe("a", &index.to_string())).await;
     }
-    let trimmed = timeout(PATIENCE, async {
-        // At a tenth more it is trimmed again.
-        while records(&world).await.len() > 110 {
-            tokio::task::yield_now().await;
-        }
-    });
-    trimmed.await.expect("trimmed in time");
-    let kept = records(&world).await;
+    // It is trimmed again when it is a tenth over its limit.
+    until(async || records(&controller).await.len() <= 110).await;
+    let kept = records(&controller).await;
     assert!(kept.len() >= 100, "{}", kept.len());
     let newest = &kept.last().unwrap()["changes"][0]["after"]["description"];
     assert_eq!(newest, "149");
@@ -354,16 +318,16 @@ async fn the_log_is_trimmed_to_its_number_while_it_is_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_store_has_the_log_and_says_that_it_was_restored() {
-    let world = World::with_edges(&["a"]).await;
-    let before = records(&world).await;
-    let Reply::Chunk(dump) = world.reply(Call::Backup).await else { panic!("a backup") };
-    let dump = cframe_controller::backup::parse(&dump).unwrap();
+    let controller = TestController::with_edges(&["a"]).await;
+    let before = records(&controller).await;
+    let Reply::Chunk(dump) = controller.reply(Call::Backup).await else { panic!("a backup") };
+    let dump = backup::parse(&dump).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
-    let store = cframe_controller::store::redb::Redb::open(&path).unwrap();
+    let store = Redb::open(&path).unwrap();
     let act = audit::Act::new(audit::Who::Local(0), "restore");
     let record = audit::Journal::new(label("c2")).write_now(&act);
-    cframe_controller::backup::restore(&store, &dump, 1, record).await.unwrap();
+    backup::restore(&store, &dump, 1, record).await.unwrap();
     let restored: Vec<Value> = store
         .list(audit::ROOT)
         .await

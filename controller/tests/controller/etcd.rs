@@ -1,10 +1,9 @@
-//! The store in a real etcd: what every store must do, and what etcd does to one.
+//! The store in a real etcd.
 //!
-//! `etcd` and `etcdctl` are Debian's packages etcd-server and etcd-client. Without them these tests fail.
+//! `etcd` and `etcdctl` are in Debian's packages etcd-server and etcd-client. Without them these tests fail.
 
 mod access;
-pub(crate) mod cluster;
 mod faults;
-mod mesh;
+mod following;
 mod program;
 mod suite;

@@ -1,35 +1,39 @@
-//! Clients that begin handshakes and finish none.
+//! Clients that start handshakes and finish none.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use cframe_pki::tls;
 use cframe_protocol::session::transport;
 use quinn::Endpoint;
-use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 
-use crate::world::{PATIENCE, World};
+use crate::support::{controller::TestController, wait::in_time};
 
-/// More than a controller has under way at once.
+/// More than a controller handles at once.
 const STUCK: usize = 100;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_finishes_no_handshake_keeps_nobody_out() {
-    let world = World::with_edges(&["a"]).await;
-    let a = world.join("prod", "a").await;
+    let controller = TestController::with_edges(&["a"]).await;
+    let a = controller.join("a").await;
     let mut stuck = JoinSet::new();
     let (answers, mut answered) = mpsc::channel(STUCK);
     for _ in 0..STUCK {
-        stuck.spawn(begin(a.client().tls, world.control, answers.clone()));
+        stuck.spawn(start_handshake(a.client().tls, controller.control, answers.clone()));
     }
     for _ in 0..STUCK {
-        timeout(PATIENCE, answered.recv()).await.expect("an answer, or a refusal").unwrap();
+        in_time(answered.recv()).await.unwrap();
     }
     a.client().connect().await.unwrap();
 }
 
-/// Begins a handshake from another address than the tests' own, shows that it can receive, and takes nothing that comes
-/// after that; says so when something does.
-async fn begin(tls: Arc<rustls::ClientConfig>, at: SocketAddr, answers: mpsc::Sender<()>) {
+/// Starts a handshake from 127.0.0.2, and answers a Retry to prove its address. It ignores every packet after that, and
+/// sends a message to the test when the first of them arrives.
+async fn start_handshake(
+    tls: Arc<rustls::ClientConfig>,
+    at: SocketAddr,
+    answers: mpsc::Sender<()>,
+) {
     let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let far = UdpSocket::bind("127.0.0.2:0").await.unwrap();
     far.connect(at).await.unwrap();

@@ -1,58 +1,41 @@
-//! One more controller for a mesh: what `init --join` does, on a store that nobody else has open.
+//! Adding a controller to a mesh: what `init --join` does, on a store that nobody else has open.
 
 use cframe_controller::{
-    cli::{DataDir, Initial, Joined, Joining, Signer, initialise, join},
+    cli::{DataDir, Joined, Signer},
     model::State,
     record::ROOT,
     store::{Store, redb::Redb},
 };
 use cframe_pki::{
-    issue::{IssuingCa, RootCa, VerifiedCsr},
+    identity::SpiffeId,
+    issue::{IssuingCa, LEAF_LIFETIME, RootCa, VerifiedCsr},
     key::PrivateKey,
     unix_now,
 };
-use tempfile::TempDir;
 
-use crate::world::label;
+use crate::support::{calls::label, mesh::TestMesh};
 
-struct Site {
-    directory: TempDir,
+/// A mesh with controller `a`, which does not run, and the data directory of a controller `b` that joins it.
+struct Joining {
+    mesh: TestMesh,
     store: Redb,
+    b: DataDir,
 }
 
-impl Site {
+impl Joining {
     async fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let first = DataDir::new(directory.path().join("a"));
-        let initial = Initial {
-            mesh: "m.test".parse().unwrap(),
-            name: label("a"),
-            admin: label("root"),
-            addresses: vec!["192.0.2.1:58422".parse().unwrap()],
-        };
-        initialise(&first, &initial).await.unwrap();
-        let store = first.open_store().await.unwrap();
-        Self { directory, store }
-    }
-
-    fn data(&self, name: &str) -> DataDir {
-        DataDir::new(self.directory.path().join(name))
-    }
-
-    fn root(&self) -> RootCa {
-        RootCa::load(&self.data("a").ca()).unwrap()
-    }
-
-    fn by_root(&self) -> Signer {
-        Signer::Root(Box::new(self.root()))
+        let mesh = TestMesh::init("a", "192.0.2.1:58422".parse().unwrap()).await;
+        let store = mesh.data("a").open_store().await.unwrap();
+        let b = mesh.data("b");
+        Self { mesh, store, b }
     }
 
     async fn join(&self, name: &str, signer: Signer) -> Result<Joined, String> {
-        let joining =
-            Joining { name: label(name), addresses: vec!["192.0.2.2:58422".parse().unwrap()] };
-        join(&self.store, &self.data("b"), &joining, signer)
-            .await
-            .map_err(|error| error.to_string())
+        self.join_at("192.0.2.2:58422", name, signer).await
+    }
+
+    async fn join_at(&self, address: &str, name: &str, signer: Signer) -> Result<Joined, String> {
+        self.mesh.join(&self.store, (name, address.parse().unwrap()), &self.b, signer).await
     }
 
     async fn state(&self) -> State {
@@ -65,45 +48,44 @@ fn member() -> Joined {
 }
 
 #[tokio::test]
-async fn a_controller_joins_once_however_often_it_is_told_to() {
-    let site = Site::new().await;
-    assert_eq!(site.join("b", site.by_root()).await.unwrap(), member());
-    let state = site.state().await;
+async fn a_controller_joins_once_even_if_the_command_is_repeated() {
+    let joining = Joining::new().await;
+    assert_eq!(joining.join("b", joining.mesh.root_signer()).await.unwrap(), member());
+    let state = joining.state().await;
     assert_eq!(state.mesh.record.revision, 2);
     let addresses: Vec<&str> = state.mesh.record.controllers.iter().map(|e| e.as_str()).collect();
     assert_eq!(addresses, ["192.0.2.1:58422", "192.0.2.2:58422"]);
-    let data = site.data("b");
+    let data = &joining.b;
     let (issuer, own) = (data.issuer().unwrap(), data.credentials().unwrap());
-    assert_eq!(&issuer.root().der, site.root().certificate());
+    assert_eq!(&issuer.root().der, joining.mesh.root().certificate());
     assert_eq!(state.controllers["b"].record.issuer, *issuer.ca().certificate());
     assert!(state.certs.contains_key(&own.identity().serial));
 
-    assert_eq!(site.join("b", site.by_root()).await.unwrap(), member());
-    assert_eq!(site.join("b", Signer::Later).await.unwrap(), member(), "it needs no root again");
-    assert_eq!(site.state().await.revision, state.revision, "nothing was written");
-    // As after a crash before its own certificate was kept.
+    assert_eq!(joining.join("b", joining.mesh.root_signer()).await.unwrap(), member());
+    assert_eq!(joining.join("b", Signer::Later).await.unwrap(), member(), "it needs no root again");
+    assert_eq!(joining.state().await.revision, state.revision, "nothing was written");
+    // As after a crash before its own certificate was saved.
     std::fs::remove_dir_all(data.identity()).unwrap();
-    assert_eq!(site.join("b", Signer::Later).await.unwrap(), member());
+    assert_eq!(joining.join("b", Signer::Later).await.unwrap(), member());
     assert_eq!(data.issuer().unwrap().ca().certificate(), issuer.ca().certificate());
     assert_ne!(data.credentials().unwrap().identity().serial, own.identity().serial);
 }
 
 #[tokio::test]
 async fn joining_again_changes_the_address() {
-    let site = Site::new().await;
-    site.join("b", site.by_root()).await.unwrap();
-    let joining = Joining { name: label("b"), addresses: vec!["192.0.2.3:58422".parse().unwrap()] };
-    join(&site.store, &site.data("b"), &joining, Signer::Later).await.unwrap();
-    let mesh = site.state().await.mesh.record;
+    let joining = Joining::new().await;
+    joining.join("b", joining.mesh.root_signer()).await.unwrap();
+    joining.join_at("192.0.2.3:58422", "b", Signer::Later).await.unwrap();
+    let mesh = joining.state().await.mesh.record;
     let addresses: Vec<&str> = mesh.controllers.iter().map(|e| e.as_str()).collect();
     assert_eq!((mesh.revision, addresses), (3, vec!["192.0.2.1:58422", "192.0.2.3:58422"]));
 }
 
 #[tokio::test]
 async fn no_private_key_is_in_the_store() {
-    let site = Site::new().await;
-    site.join("b", site.by_root()).await.unwrap();
-    let view = site.store.list("").await.unwrap();
+    let joining = Joining::new().await;
+    joining.join("b", joining.mesh.root_signer()).await.unwrap();
+    let view = joining.store.list("").await.unwrap();
     assert!(view.entries.iter().all(|entry| {
         let text = String::from_utf8_lossy(&entry.value);
         !text.contains("PRIVATE") && !text.contains("key")
@@ -112,29 +94,29 @@ async fn no_private_key_is_in_the_store() {
 
 #[tokio::test]
 async fn a_request_is_carried_to_the_root_and_its_certificate_back() {
-    let site = Site::new().await;
-    let Joined::Requested(path) = site.join("b", Signer::Later).await.unwrap() else {
-        panic!("there is no root here")
+    let joining = Joining::new().await;
+    let Joined::Requested(path) = joining.join("b", Signer::Later).await.unwrap() else {
+        panic!("it has no root to sign with")
     };
     let request = std::fs::read(&path).unwrap();
-    assert_eq!(site.join("b", Signer::Later).await.unwrap(), Joined::Requested(path.clone()));
+    assert_eq!(joining.join("b", Signer::Later).await.unwrap(), Joined::Requested(path.clone()));
     let again = VerifiedCsr::from_pem(std::fs::read(&path).unwrap()).unwrap();
     let csr = VerifiedCsr::from_pem(request).unwrap();
     assert_eq!(csr.spki_sha256(), again.spki_sha256(), "the key stays");
-    assert_eq!(site.state().await.controllers.len(), 1);
+    assert_eq!(joining.state().await.controllers.len(), 1);
 
-    let signed = site.root().sign_issuing(&csr, unix_now()).unwrap();
-    assert_eq!(site.join("b", Signer::Signed(signed)).await.unwrap(), member());
-    assert_eq!(site.state().await.controllers.len(), 2);
+    let signed = joining.mesh.root().sign_issuing(&csr, unix_now()).unwrap();
+    assert_eq!(joining.join("b", Signer::Signed(signed)).await.unwrap(), member());
+    assert_eq!(joining.state().await.controllers.len(), 2);
     assert!(!path.exists());
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_of_this_mesh_s_root_for_this_key_is_refused() {
-    let site = Site::new().await;
-    site.join("b", Signer::Later).await.unwrap();
+async fn a_certificate_for_another_key_or_from_another_root_is_refused() {
+    let joining = Joining::new().await;
+    joining.join("b", Signer::Later).await.unwrap();
     let key =
-        PrivateKey::from_pem(std::fs::read(site.data("b").ca().join(IssuingCa::KEY_FILE)).unwrap())
+        PrivateKey::from_pem(std::fs::read(joining.b.ca().join(IssuingCa::KEY_FILE)).unwrap())
             .unwrap();
     let own = VerifiedCsr::from_der(&key.csr().unwrap()).unwrap();
     let other_key = PrivateKey::generate().unwrap();
@@ -143,33 +125,32 @@ async fn a_certificate_that_is_not_of_this_mesh_s_root_for_this_key_is_refused()
     let impostor = RootCa::generate(&mesh, now).unwrap();
     let foreign = RootCa::generate(&"other.test".parse().unwrap(), now).unwrap();
     let leaf = {
-        let issuer = site.data("a").issuer().unwrap();
-        let id = cframe_pki::identity::SpiffeId::controller(mesh, label("b"));
-        let lifetime = cframe_pki::issue::LEAF_LIFETIME;
-        issuer.ca().issue(&own, &id, lifetime, now).unwrap().der
+        let issuer = joining.mesh.data("a").issuer().unwrap();
+        let id = SpiffeId::controller(mesh, label("b"));
+        issuer.ca().issue(&own, &id, LEAF_LIFETIME, now).unwrap().der
     };
     for (what, certificate, part) in [
-        ("another key", site.root().sign_issuing(&other, now).unwrap(), "not for the key"),
+        ("another key", joining.mesh.root().sign_issuing(&other, now).unwrap(), "not for the key"),
         ("another root", impostor.sign_issuing(&own, now).unwrap(), "mesh's root"),
         ("another mesh", foreign.sign_issuing(&own, now).unwrap(), "other.test"),
         ("no CA", leaf, "path length 0"),
-        ("a root", site.root().certificate().clone(), "path length 0"),
+        ("a root", joining.mesh.root().certificate().clone(), "path length 0"),
     ] {
-        let error = site.join("b", Signer::Signed(certificate)).await.unwrap_err();
+        let error = joining.join("b", Signer::Signed(certificate)).await.unwrap_err();
         assert!(error.contains(part), "{what}: {error}");
-        assert!(!site.data("b").ca().join(IssuingCa::CERTIFICATE_FILE).exists(), "{what}");
+        assert!(!joining.b.ca().join(IssuingCa::CERTIFICATE_FILE).exists(), "{what}");
     }
-    let error = site.join("b", Signer::Root(Box::new(impostor))).await.unwrap_err();
+    let error = joining.join("b", Signer::Root(Box::new(impostor))).await.unwrap_err();
     assert!(error.contains("none of mesh"), "{error}");
-    assert_eq!(site.state().await.controllers.len(), 1);
-    // None of that was in the way.
-    assert_eq!(site.join("b", site.by_root()).await.unwrap(), member());
+    assert_eq!(joining.state().await.controllers.len(), 1);
+    // None of these attempts prevents a valid one.
+    assert_eq!(joining.join("b", joining.mesh.root_signer()).await.unwrap(), member());
 }
 
 #[tokio::test]
 async fn a_name_that_is_taken_is_refused() {
-    let site = Site::new().await;
-    let error = site.join("a", site.by_root()).await.unwrap_err();
+    let joining = Joining::new().await;
+    let error = joining.join("a", joining.mesh.root_signer()).await.unwrap_err();
     assert!(error.contains("controller a is there already"), "{error}");
-    assert_eq!(site.join("b", site.by_root()).await.unwrap(), member());
+    assert_eq!(joining.join("b", joining.mesh.root_signer()).await.unwrap(), member());
 }

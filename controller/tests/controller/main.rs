@@ -1,5 +1,5 @@
-//! The controller as its peers meet it: over QUIC on the loopback, with real certificates, in this process
-//! and as the real program.
+//! Tests of the controller from outside: over QUIC on the loopback with real certificates, in this process and as the real
+//! program.
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests may")]
 
@@ -11,7 +11,7 @@ mod enrolment;
 mod etcd;
 mod half_open;
 mod joining;
-mod pair;
+mod membership;
 mod program;
 mod races;
 mod revocation;
@@ -19,5 +19,5 @@ mod rotation;
 mod several;
 mod slow;
 mod state;
-mod world;
+mod support;
 mod writers;

@@ -1,22 +1,22 @@
-//! Edges that take nothing.
+//! Edges that read nothing.
 
 use cframe_protocol::{
     frame::MAX_FRAME,
     session::{FrameReader, FrameWriter},
     v1::{Ack, EdgeHello, ToEdge, Update},
 };
-use tokio::time::timeout;
 
-use crate::world::{Edge, PATIENCE, World, route_add};
+use crate::support::{
+    admin::AdminCalls, calls::route_add, controller::TestController, edge::TestEdge, wait::in_time,
+};
 
 const EDITS: usize = 150;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edge_that_reads_nothing_finds_one_update_of_everything_and_disturbs_nobody() {
-    let world = World::with_edges(&["slow", "quick"]).await;
-    let slow = world.join("prod", "slow").await.client();
-    let mut quick = Edge::connect(world.join("prod", "quick").await.client(), None);
-    quick.until(|_| true).await;
+async fn an_edge_that_reads_nothing_gets_one_update_of_everything_and_disturbs_nobody() {
+    let controller = TestController::with_edges(&["slow", "quick"]).await;
+    let slow = controller.join("slow").await.client();
+    let mut quick = TestEdge::online(controller.join("quick").await.client()).await;
 
     let connected = slow.connect().await.unwrap();
     let (send, receive) = connected.connection.open_bi().await.unwrap();
@@ -24,15 +24,15 @@ async fn an_edge_that_reads_nothing_finds_one_update_of_everything_and_disturbs_
     writer.send(&EdgeHello { have: None, software: "test".into(), boot: [1; 16] }).await.unwrap();
     let first = update(&mut reader).await;
     assert!(first.last && first.from.is_none());
-    // Neither read from nor acknowledged while the others go on.
+    // This edge reads and acknowledges nothing while the others go on.
     let mut newest = first.to;
     for index in 0..EDITS {
         let prefix = format!("10.200.{index}.0/24");
-        newest = world.change(route_add(&format!("r{index}"), &prefix, "quick")).await.version;
+        newest = controller.change(route_add(&format!("r{index}"), &prefix, "quick")).await.version;
     }
-    quick.until(|state| state.version == newest).await;
+    quick.state(|state| state.version == newest).await;
 
-    // What waits for it are pings, and no update: all edits are in the one that follows its acknowledgement.
+    // Only pings are queued for it, and no update. All edits are in the update that follows its acknowledgement.
     writer.send(&Ack { version: first.to }).await.unwrap();
     let mut version = Some(first.to);
     let (mut updates, mut changes) = (0, 0);
@@ -49,9 +49,9 @@ async fn an_edge_that_reads_nothing_finds_one_update_of_everything_and_disturbs_
     assert_eq!((updates, changes), (1, EDITS));
 }
 
-/// The next update; what else comes is passed over.
+/// The next update. Other messages are skipped.
 async fn update(reader: &mut FrameReader) -> Update {
-    timeout(PATIENCE, async {
+    in_time(async {
         loop {
             if let ToEdge::Update(update) = reader.next::<ToEdge>().await.unwrap().unwrap() {
                 return update;
@@ -59,5 +59,4 @@ async fn update(reader: &mut FrameReader) -> Update {
         }
     })
     .await
-    .expect("in time")
 }

@@ -1,19 +1,17 @@
-//! Writers in each other's way, through one controller and through two.
+//! Writers who conflict, through one controller and through two.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use cframe_controller::store::Store;
-use cframe_protocol::{
-    session::{AdminConnection, Client, admin_call, transport::ADMIN_STREAMS},
-    v1::{Call, Reply, RouteRow},
-};
-use tempfile::TempDir;
+use cframe_protocol::session::{Client, transport::ADMIN_STREAMS};
 use tokio::task::JoinSet;
 
-use crate::{
-    etcd::cluster::Cluster,
-    pair::{Pair, until},
-    world::{PATIENCE, World, route_add},
+use crate::support::{
+    admin::{AdminCalls, call_on},
+    calls::route_add,
+    controller::TestController,
+    etcd::EtcdCluster,
+    wait::until,
 };
 
 const WRITERS: usize = 64;
@@ -27,28 +25,25 @@ fn refs(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }
 
-/// Of 64 that write at once, through these controllers in turn, those of one edge win; and no prefixes of two
-/// edges overlap in the end, whichever controller is asked. Of two controllers each has edges of its own, so that one's
-/// memory does not spare the other the race.
+/// 64 writers write at once, through the controllers in turn, and only those for one edge may succeed. In the end no
+/// prefixes of two edges overlap, on any controller. With two controllers, each writes for other edges, so that a controller
+/// cannot decide the race from its own memory.
 async fn one_wins(admins: &[&Client]) {
     let mut connections = Vec::new();
     for _ in 0..WRITERS / ADMIN_STREAMS as usize / admins.len() {
         for admin in admins {
-            connections.push(Arc::new(AdminConnection::connect(admin).await.unwrap()));
+            connections.push(Arc::new(admin.admin_connection().await));
         }
     }
     for round in 0..ROUNDS {
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
             let admin = Arc::clone(&connections[writer % connections.len()]);
-            // Each overlaps every other: nested prefixes around one address, of 16 edges.
+            // Every prefix overlaps every other: they are nested around one address, and belong to 16 edges.
             let prefix = format!("10.{}.0.0/{}", 128 + round * 16, 12 + writer % 12);
             let edge = format!("e{}", writer % 16);
             let call = route_add(&format!("w{round}-{writer}"), &prefix, &edge);
-            writers.spawn(async move {
-                let replies = admin.call(call, false).await.unwrap();
-                replies.collect().await.map(|_| edge)
-            });
+            writers.spawn(async move { call_on(&admin, call).await.map(|_| edge) });
         }
         let mut winners = BTreeSet::new();
         for result in writers.join_all().await {
@@ -64,9 +59,9 @@ async fn one_wins(admins: &[&Client]) {
         }
         assert_eq!(winners.len(), 1, "{winners:?}");
     }
-    let routes = routes(admins[0]).await;
+    let routes = admins[0].routes().await;
     for admin in &admins[1..] {
-        until(async || self::routes(admin).await == routes).await;
+        until(async || admin.routes().await == routes).await;
     }
     for one in &routes {
         for other in &routes {
@@ -76,39 +71,33 @@ async fn one_wins(admins: &[&Client]) {
     }
 }
 
-async fn routes(admin: &Client) -> Vec<RouteRow> {
-    let list = Call::RouteList { namespace: None };
-    let mut replies = admin_call(admin, list, false, PATIENCE).await.unwrap();
-    let Some(Reply::Routes(routes)) = replies.pop() else { panic!("routes") };
-    routes
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_writers_of_one_prefix_one_wins() {
-    let world = World::with_edges(&refs(&edges())).await;
-    one_wins(&[&world.admin]).await;
+    let controller = TestController::with_edges(&refs(&edges())).await;
+    one_wins(&[&controller.admin]).await;
 }
 
-async fn through_both(pair: &Pair) {
-    // Each knows of all edges.
+async fn through_both([a, b]: [TestController; 2]) {
+    // Each knows all edges.
     let all = edges().len();
-    for member in [&pair.a, &pair.b] {
+    for controller in [&a, &b] {
         until(async || {
-            member.status().await.namespaces.first().is_some_and(|n| n.edges as usize == all)
+            let namespaces = controller.status().await.namespaces;
+            namespaces.first().is_some_and(|namespace| namespace.edges as usize == all)
         })
         .await;
     }
-    one_wins(&[&pair.a.admin, &pair.b.admin]).await;
+    one_wins(&[&a.admin, &b.admin]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_writers_through_two_controllers_one_wins() {
-    through_both(&Pair::with_edges(&refs(&edges())).await).await;
+    through_both(TestController::pair(&refs(&edges())).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_writers_through_two_controllers_on_etcd_one_wins() {
-    let cluster = Cluster::start(3).await;
+    let cluster = EtcdCluster::start(3).await;
     let stores: [Arc<dyn Store>; 2] = [cluster.store_of(&[0, 1, 2]), cluster.store_of(&[1, 2, 0])];
-    through_both(&Pair::on(stores, TempDir::new().unwrap(), &refs(&edges())).await).await;
+    through_both(TestController::pair_on(stores, &refs(&edges())).await).await;
 }

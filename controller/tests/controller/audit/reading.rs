@@ -1,26 +1,34 @@
+//! Reading the audit log, and following it.
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
 use cframe_protocol::{
-    session::{AdminConnection, CallFailure},
+    session::CallFailure,
     v1::{AuditQuery, Call, ErrorCode, Reply},
 };
 use serde_json::Value;
-use tokio::time::timeout;
 
-use super::{admin, ask};
-use crate::world::{PATIENCE, World, label, route_add};
+use super::records_of;
+use crate::support::{
+    admin::AdminCalls,
+    calls::{label, route_add},
+    controller::TestController,
+    wait::in_time,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_found_by_who_what_where_and_when() {
-    let world = World::with_edges(&["a", "b"]).await;
-    world.add_namespace("lab").await;
+    let controller = TestController::with_edges(&["a", "b"]).await;
+    controller.add_namespace("lab").await;
     for index in 0..600 {
-        world.change(route_add(&format!("r{index}"), &format!("fd00:{index:x}::/64"), "a")).await;
+        controller
+            .change(route_add(&format!("r{index}"), &format!("fd00:{index:x}::/64"), "a"))
+            .await;
     }
-    let find = async |query: AuditQuery| ask(&world.admin, query).await;
+    let find = async |query: AuditQuery| records_of(&controller, query).await;
     let all = find(AuditQuery::default()).await;
     assert_eq!(all.len(), 605);
     let newest = find(AuditQuery { limit: 300, ..AuditQuery::default() }).await;
@@ -41,21 +49,23 @@ async fn records_are_found_by_who_what_where_and_when() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_follows_sees_each_record_once_until_they_may_no_longer() {
-    let world = World::with_edges(&["a"]).await;
-    let other = admin(&world, "other", true).await;
-    let following = AdminConnection::connect(&other).await.unwrap();
+async fn an_admin_who_follows_gets_each_record_once_until_the_admin_is_removed() {
+    let controller = TestController::with_edges(&["a"]).await;
+    let other = controller.enrol_admin("other", true).await.unwrap().client();
+    let following = other.admin_connection().await;
     let query = AuditQuery { limit: 1, follow: true, ..AuditQuery::default() };
     let mut replies = following.call(Call::Audit(query), false).await.unwrap();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut next = 0;
     while next < 50 {
-        world.change(route_add(&format!("r{next}"), &format!("fd00:{next:x}::/64"), "a")).await;
+        controller
+            .change(route_add(&format!("r{next}"), &format!("fd00:{next:x}::/64"), "a"))
+            .await;
         next += 1;
     }
     let mut subjects = Vec::new();
     while !subjects.iter().any(|subject| subject == "prod/r49") {
-        let reply = timeout(PATIENCE, replies.next()).await.unwrap().unwrap();
+        let reply = in_time(replies.next()).await.unwrap();
         let Some(Reply::Audit(rows)) = reply else { panic!("{reply:?}") };
         for row in rows {
             *seen.entry(row.id).or_default() += 1;
@@ -64,14 +74,14 @@ async fn who_follows_sees_each_record_once_until_they_may_no_longer() {
         }
     }
     assert!(seen.values().all(|times| *times == 1), "{seen:?}");
-    // The newest that was there may be any of these, by the time of the question.
+    // The first of them may be any of these: it was the newest when the controller received the query.
     let expected: Vec<String> = ["other".to_owned()]
         .into_iter()
         .chain((0..50).map(|index| format!("prod/r{index}")))
         .collect();
     assert!(expected.ends_with(&subjects), "{subjects:?}");
-    world.change(Call::AdminDel { name: label("other") }).await;
-    let end = timeout(PATIENCE, async {
+    controller.change(Call::AdminDel { name: label("other") }).await;
+    let end = in_time(async {
         loop {
             match replies.next().await {
                 Ok(Some(_)) => {}
@@ -79,7 +89,7 @@ async fn who_follows_sees_each_record_once_until_they_may_no_longer() {
             }
         }
     });
-    match end.await.expect("an end in time") {
+    match end.await {
         Err(CallFailure::Refused(error)) => assert_eq!(error.code, ErrorCode::NotAllowed),
         Err(CallFailure::Lost(_)) => {}
         other => panic!("{other:?}"),
@@ -87,15 +97,15 @@ async fn who_follows_sees_each_record_once_until_they_may_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_not_held_up_by_who_follows() {
-    let mut world = World::start().await;
-    let following = AdminConnection::connect(&world.admin).await.unwrap();
+async fn an_admin_who_follows_does_not_delay_a_stop() {
+    let mut controller = TestController::start().await;
+    let following = controller.admin_connection().await;
     let query = AuditQuery { follow: true, ..AuditQuery::default() };
     let mut replies = following.call(Call::Audit(query), false).await.unwrap();
     assert!(matches!(replies.next().await, Ok(Some(Reply::Audit(_)))));
-    let begun = Instant::now();
-    world.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    let end = timeout(PATIENCE, replies.next()).await.unwrap();
+    let start = Instant::now();
+    controller.stop().await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let end = in_time(replies.next()).await;
     assert!(end.is_err(), "{end:?}");
 }

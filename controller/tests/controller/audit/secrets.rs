@@ -1,3 +1,5 @@
+//! What must never be in the audit log.
+
 use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -8,14 +10,18 @@ use cframe_pki::{
 };
 use cframe_protocol::{
     frame::{Frame, Message, encode},
-    session::admin_call,
     v1::{AdminRequest, AuditQuery, Call, Congestion, Reply, TokenMade, Version},
 };
 
-use super::csr;
-use crate::world::{PATIENCE, World, edge_add, join, label, route_add};
+use crate::support::{
+    admin::AdminCalls,
+    calls::{edge_add, label, route_add},
+    controller::TestController,
+    credentials::new_csr,
+    edge::join,
+};
 
-/// One of each call, so that a new one is not forgotten here.
+/// One of each call. It panics if a new call is missing here.
 fn every_call(token: &str, serial: Serial) -> Vec<Call> {
     let (namespace, name) = (label("prod"), label("a"));
     let calls = vec![
@@ -57,12 +63,12 @@ fn every_call(token: &str, serial: Serial) -> Vec<Call> {
         },
         Call::TokenList { namespace: None },
         Call::TokenRevoke { id: token.into() },
-        Call::CertEnroll { namespace: namespace.clone(), edge: name.clone(), csr: csr() },
+        Call::CertEnroll { namespace: namespace.clone(), edge: name.clone(), csr: new_csr() },
         Call::CertList { namespace: None },
         Call::CertShow { serial },
         Call::CertRenew { namespace: namespace.clone(), edge: name.clone() },
         Call::CertRevoke { serial, reason: format!("{token} was stolen") },
-        Call::AdminAdd { name: label("alice"), csr: csr(), read_only: true },
+        Call::AdminAdd { name: label("alice"), csr: new_csr(), read_only: true },
         Call::AdminDel { name: label("alice") },
         Call::AdminList,
         Call::IssuerRevoke { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
@@ -88,7 +94,7 @@ fn every_call(token: &str, serial: Serial) -> Vec<Call> {
     calls
 }
 
-/// The variant's number, the first byte of its frame's body.
+/// The number of the call's variant, which is the first byte of its frame's body.
 fn variant(call: &Call) -> u8 {
     let request = AdminRequest { call: call.clone(), dry_run: false };
     encode(&request).unwrap()[6]
@@ -96,8 +102,8 @@ fn variant(call: &Call) -> u8 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_of_any_call_is_in_a_record() {
-    let mut world = World::with_edges(&["a"]).await;
-    let token = world.token("prod", "a", false).await;
+    let mut controller = TestController::with_edges(&["a"]).await;
+    let token = controller.token("a").await;
     let identity = join(&token).await.unwrap();
     let text = token.expose().to_string();
     let mut requests = vec![identity.key.csr().unwrap().to_vec()];
@@ -107,8 +113,10 @@ async fn no_secret_of_any_call_is_in_a_record() {
             if let Call::CertEnroll { csr, .. } | Call::AdminAdd { csr, .. } = &call {
                 requests.push(csr.clone());
             }
-            // Refused, some of them: their records count too.
-            if let Ok(replies) = admin_call(&world.admin, call, dry_run, PATIENCE).await {
+            let result =
+                if dry_run { controller.dry_run(call).await } else { controller.call(call).await };
+            // Some are refused, and have records too.
+            if let Ok(replies) = result {
                 for reply in replies {
                     if let Reply::TokenMade(TokenMade { token, .. }) = reply {
                         secrets.push(token);
@@ -117,8 +125,8 @@ async fn no_secret_of_any_call_is_in_a_record() {
             }
         }
     }
-    world.stop().await;
-    let store = world.data.open_store().await.unwrap();
+    controller.stop().await;
+    let store = controller.data.open_store().await.unwrap();
     let records = store.list(audit::ROOT).await.unwrap().entries;
     store.close().await;
     assert!(records.len() > 30, "{}", records.len());
@@ -132,7 +140,7 @@ async fn no_secret_of_any_call_is_in_a_record() {
         forbidden.extend(spellings(hash.as_bytes()));
     }
     for request in requests {
-        // Any part of it: the middle is the key's, the end the signature's.
+        // Any part of it: the key is in the middle, the signature at the end.
         for part in request.chunks_exact(24) {
             forbidden.extend(spellings(part));
         }
@@ -147,11 +155,11 @@ async fn no_secret_of_any_call_is_in_a_record() {
     }
 }
 
-/// Bytes as JSON has them, in one way or another.
+/// The ways in which JSON may contain these bytes.
 fn spellings(bytes: &[u8]) -> [String; 4] {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let list: Vec<String> = bytes.iter().map(ToString::to_string).collect();
-    // Of base64 the part that does not depend on what follows.
+    // In base64, only whole groups of 3 bytes are independent of the bytes after them.
     let base64 = STANDARD.encode(&bytes[..bytes.len() / 3 * 3]);
     let url = base64.replace('+', "-").replace('/', "_");
     [hex, list.join(","), base64, url]

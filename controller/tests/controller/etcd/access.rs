@@ -1,4 +1,4 @@
-//! Getting in: TLS on both sides, users and passwords.
+//! How a controller authenticates to etcd: TLS on both sides, users and passwords.
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
@@ -11,24 +11,30 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
     SanType,
 };
+use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use super::cluster::{Cluster, PATIENCE, PREFIX, Setup, network, until, write};
+use crate::support::{
+    etcd::{EtcdCluster, EtcdOptions, network},
+    wait::until,
+    writes::{PREFIX, write},
+};
 
-/// A CA with the certificates of one member and one client.
-struct Pki {
+/// A CA with the certificates of one member and one client. Certificates and keys are PEM.
+struct EtcdCertificates {
     ca: String,
-    server: (PathBuf, PathBuf),
     ca_file: PathBuf,
+    /// The files with a member's certificate and key.
+    server_files: [PathBuf; 2],
     client: (String, String),
     client_files: [PathBuf; 2],
-    directory: tempfile::TempDir,
+    _directory: TempDir,
 }
 
-impl Pki {
+impl EtcdCertificates {
     fn new(host: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = TempDir::new().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -46,39 +52,40 @@ impl Pki {
             path
         };
         let server = leaf("member", vec![SanType::IpAddress(host.parse().unwrap())]);
-        // As the operations guide does: etcd takes the common name for the user's.
+        // As in the operations guide: etcd takes the common name as the name of the user.
         let client = leaf("cframe", Vec::new());
         Self {
-            server: (put("server.pem", &server.0), put("server-key.pem", &server.1)),
+            server_files: [put("server.pem", &server.0), put("server-key.pem", &server.1)],
             ca_file: put("ca.pem", &ca.pem()),
             ca: ca.pem(),
             client_files: [put("client.pem", &client.0), put("client-key.pem", &client.1)],
             client,
-            directory,
+            _directory: directory,
         }
     }
 
-    /// For members that let in who has a certificate.
-    fn setup(&self) -> Setup {
-        let mut setup = self.without_clients();
+    /// Options for members that accept only clients with a certificate.
+    fn mutual_tls(&self) -> EtcdOptions {
+        let mut options = self.server_tls();
         let ca = self.ca_file.display().to_string();
-        setup.arguments.extend(["--trusted-ca-file".to_owned(), ca]);
-        setup.arguments.push("--client-cert-auth".to_owned());
-        setup
+        options.arguments.extend(["--trusted-ca-file".to_owned(), ca]);
+        options.arguments.push("--client-cert-auth".to_owned());
+        options
     }
 
-    /// For members that ask for no certificate.
-    fn without_clients(&self) -> Setup {
-        let files = [("--cert-file", &self.server.0), ("--key-file", &self.server.1)];
+    /// Options for members that ask their clients for no certificate.
+    fn server_tls(&self) -> EtcdOptions {
+        let [cert, key] = &self.server_files;
+        let files = [("--cert-file", cert), ("--key-file", key)];
         let arguments = files
             .into_iter()
             .flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()])
             .collect();
-        Setup { arguments, tls: true }
+        EtcdOptions { arguments, tls: true }
     }
 
-    /// Without a certificate of its own.
-    fn config(&self, cluster: &Cluster) -> Config {
+    /// The configuration of a client without a certificate.
+    fn config(&self, cluster: &EtcdCluster) -> Config {
         let ca = Some(self.ca.clone().into_bytes());
         Config { endpoints: cluster.endpoints(), ca, ..Config::default() }
     }
@@ -97,46 +104,47 @@ fn unavailable<T: std::fmt::Debug>(result: Result<T, ReadError>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_lets_in_who_has_a_certificate_and_trusts_the_right_ca() {
+async fn a_client_needs_a_certificate_and_must_trust_the_right_ca() {
     let network = network();
-    let pki = Pki::new(&format!("{network}.1"));
-    let cluster = Cluster::with(1, network, &pki.setup());
-    let config = pki.config(&cluster);
-    let store = Etcd::new(&Config { identity: pki.identity(), ..config.clone() }).unwrap();
-    until(PATIENCE, async || store.list(PREFIX).await.is_ok()).await;
+    let certificates = EtcdCertificates::new(&format!("{network}.1"));
+    let cluster = EtcdCluster::spawn(1, network, &certificates.mutual_tls());
+    let config = certificates.config(&cluster);
+    let store = Etcd::new(&Config { identity: certificates.identity(), ..config.clone() }).unwrap();
+    until(async || store.list(PREFIX).await.is_ok()).await;
     let revision = write(&store, "a", "1").await.unwrap();
     assert_eq!(store.list(PREFIX).await.unwrap().entries[0].modified, revision);
 
-    let nobody = Etcd::new(&config).unwrap();
-    unavailable(nobody.list(PREFIX).await);
+    let without_certificate = Etcd::new(&config).unwrap();
+    unavailable(without_certificate.list(PREFIX).await);
 
-    let others = Pki::new("127.0.0.1");
+    let others = EtcdCertificates::new("127.0.0.1");
     let ca = Some(others.ca.clone().into_bytes());
-    let elsewhere = Etcd::new(&Config { ca, identity: pki.identity(), ..config }).unwrap();
-    let reason = unavailable(elsewhere.list(PREFIX).await);
+    let other_ca = Etcd::new(&Config { ca, identity: certificates.identity(), ..config }).unwrap();
+    let reason = unavailable(other_ca.list(PREFIX).await);
     assert!(reason.contains("certificate"), "{reason}");
-    assert!(pki.directory.path().exists());
 }
 
-/// The passwords of two users: `root`, and `cframe` who may use the keys of the store only.
+/// The passwords of two users: `root`, and `cframe`, who may only use the keys of the store.
 struct Passwords {
     root: String,
     cframe: String,
 }
 
-/// Does what the operations guide says, as it stands there, over TLS and with the client's certificate.
-fn enable_auth(cluster: &Cluster, pki: &Pki) -> Passwords {
+/// Runs the commands of the operations guide as they are printed there, over TLS and with the client's certificate.
+fn enable_auth(cluster: &EtcdCluster, certificates: &EtcdCertificates) -> Passwords {
     let guide = include_str!("../../../../doc/operations.md");
     let (_, section) =
         guide.split_once("**Instead of a client's certificate, a password.**").unwrap();
     let (_, block) = section.split_once("```sh\n").unwrap();
     let (script, _) = block.split_once("```").unwrap();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TempDir::new().unwrap();
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script]).current_dir(&directory);
     bash.envs([("ETCDCTL_API", "3"), ("ETCDCTL_ENDPOINTS", &cluster.endpoints().join(","))]);
-    let [cert, key] = &pki.client_files;
-    bash.env("ETCDCTL_CACERT", &pki.ca_file).env("ETCDCTL_CERT", cert).env("ETCDCTL_KEY", key);
+    let [cert, key] = &certificates.client_files;
+    bash.env("ETCDCTL_CACERT", &certificates.ca_file)
+        .env("ETCDCTL_CERT", cert)
+        .env("ETCDCTL_KEY", key);
     let output = bash.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let password = |name: &str| {
@@ -147,33 +155,39 @@ fn enable_auth(cluster: &Cluster, pki: &Pki) -> Passwords {
     Passwords { root: password("etcd-root.password"), cframe: password("etcd.password") }
 }
 
-fn user(cluster: &Cluster, pki: &Pki, name: &str, password: &str) -> Etcd {
+fn user(
+    cluster: &EtcdCluster,
+    certificates: &EtcdCertificates,
+    name: &str,
+    password: &str,
+) -> Etcd {
     let user = Some((name.to_owned(), Zeroizing::new(password.to_owned())));
-    Etcd::new(&Config { user, ..pki.config(cluster) }).unwrap()
+    Etcd::new(&Config { user, ..certificates.config(cluster) }).unwrap()
 }
 
-/// One member with users.
-async fn with_users(more: &[&str]) -> (Cluster, Pki, Passwords) {
+/// A cluster of one member, with users.
+async fn cluster_with_users(more: &[&str]) -> (EtcdCluster, EtcdCertificates, Passwords) {
     let network = network();
-    let pki = Pki::new(&format!("{network}.1"));
-    let mut setup = pki.without_clients();
-    setup.arguments.extend(more.iter().map(ToString::to_string));
-    let cluster = Cluster::with(1, network, &setup);
-    let anybody = Etcd::new(&pki.config(&cluster)).unwrap();
-    until(PATIENCE, async || anybody.list(PREFIX).await.is_ok()).await;
-    let passwords = enable_auth(&cluster, &pki);
-    (cluster, pki, passwords)
+    let certificates = EtcdCertificates::new(&format!("{network}.1"));
+    let mut options = certificates.server_tls();
+    options.arguments.extend(more.iter().map(ToString::to_string));
+    let cluster = EtcdCluster::spawn(1, network, &options);
+    let anybody = Etcd::new(&certificates.config(&cluster)).unwrap();
+    until(async || anybody.list(PREFIX).await.is_ok()).await;
+    let passwords = enable_auth(&cluster, &certificates);
+    (cluster, certificates, passwords)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_gets_in_by_password_and_stays_when_tokens_end() {
+async fn a_user_with_a_password_stays_connected_when_tokens_expire() {
     const TTL: u64 = 1;
     let ttl = TTL.to_string();
-    let (mut cluster, pki, passwords) = with_users(&["--auth-token-ttl", &ttl]).await;
-    let store = user(&cluster, &pki, "cframe", &passwords.cframe);
+    let (mut cluster, certificates, passwords) =
+        cluster_with_users(&["--auth-token-ttl", &ttl]).await;
+    let store = user(&cluster, &certificates, "cframe", &passwords.cframe);
     let from = write(&store, "a", "0").await.unwrap();
     let mut watch = store.watch(PREFIX, from).await.unwrap();
-    // It is renewed while it is used, and used again after it has ended.
+    // The token is renewed while it is in use. After it has expired, there is a new one.
     let quiet = Duration::from_secs(3 * TTL);
     assert!(timeout(quiet, watch.next()).await.is_err(), "a quiet watch ended");
     let revision = write(&store, "a", "1").await.unwrap();
@@ -182,62 +196,62 @@ async fn a_user_gets_in_by_password_and_stays_when_tokens_end() {
     let mut held = store.advertise(format!("{PREFIX}alive/one"), Vec::new(), ttl).await.unwrap();
     assert!(timeout(quiet, held.lost()).await.is_err(), "a lease was lost with the token");
 
-    // A change of users makes all tokens old.
-    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&pki.ca));
+    // A change of users invalidates all tokens.
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&certificates.ca));
     let options = ConnectOptions::new().with_tls(tls).with_user("root", passwords.root);
     let root = Client::connect(cluster.endpoints(), Some(options)).await.unwrap();
     root.auth_client().user_add("more", "x", None).await.unwrap();
     write(&store, "a", "2").await.unwrap();
     assert_eq!(store.list(PREFIX).await.unwrap().entries.len(), 2);
 
-    // And a restart forgets them.
+    // So does a restart.
     cluster.members[0].kill();
     cluster.members[0].start();
-    until(PATIENCE, async || write(&store, "a", "3").await.is_ok()).await;
+    until(async || write(&store, "a", "3").await.is_ok()).await;
     drop(held);
 }
 
-/// The steps of the operations guide: at each, who has not gone it yet and who has get in.
+/// The steps of the operations guide. At each step, a controller that has taken it and one that has not can both write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_way_from_a_certificate_to_a_password_locks_nobody_out() {
+async fn a_change_from_a_certificate_to_a_password_locks_nobody_out() {
     let network = network();
-    let pki = Pki::new(&format!("{network}.1"));
-    let mut cluster = Cluster::with(1, network, &pki.setup());
-    let nothing = pki.config(&cluster);
-    let certificate = Config { identity: pki.identity(), ..nothing.clone() };
+    let certificates = EtcdCertificates::new(&format!("{network}.1"));
+    let mut cluster = EtcdCluster::spawn(1, network, &certificates.mutual_tls());
+    let nothing = certificates.config(&cluster);
+    let certificate = Config { identity: certificates.identity(), ..nothing.clone() };
     let write = async |config: &Config| write(&Etcd::new(config).unwrap(), "a", "1").await.is_ok();
-    until(PATIENCE, async || write(&certificate).await).await;
-    let Passwords { cframe, .. } = enable_auth(&cluster, &pki);
+    until(async || write(&certificate).await).await;
+    let Passwords { cframe, .. } = enable_auth(&cluster, &certificates);
     let user = Some(("cframe".to_owned(), Zeroizing::new(cframe)));
     let both = Config { user: user.clone(), ..certificate.clone() };
     let password = Config { user, ..nothing };
-    // Before a controller has the password, and when it has.
+    // Before and after a controller has the password.
     assert!(write(&certificate).await && write(&both).await);
     let member = &mut cluster.members[0];
     member.kill();
-    member.without("--client-cert-auth");
-    member.without("--trusted-ca-file");
+    member.remove_flag("--client-cert-auth");
+    member.remove_flag("--trusted-ca-file");
     member.start();
-    // Before it has let go of the certificate, and when it has.
-    until(PATIENCE, async || write(&both).await).await;
+    // Before and after a controller has given up the certificate.
+    until(async || write(&both).await).await;
     assert!(write(&password).await);
-    assert!(!write(&certificate).await, "a certificate is nobody now");
+    assert!(!write(&certificate).await, "a certificate is no longer a user");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_not_is_told_at_once_and_without_the_password() {
-    let (cluster, pki, passwords) = with_users(&[]).await;
-    let begun = Instant::now();
+async fn a_refused_user_gets_an_error_at_once_and_without_the_password() {
+    let (cluster, certificates, passwords) = cluster_with_users(&[]).await;
+    let start = Instant::now();
     for (name, password) in [("cframe", "wrong-pass"), ("nobody", "wrong-pass")] {
-        let reason = unavailable(user(&cluster, &pki, name, password).list(PREFIX).await);
+        let reason = unavailable(user(&cluster, &certificates, name, password).list(PREFIX).await);
         assert!(reason.contains("invalid user ID or password"), "{reason}");
         assert!(!reason.contains("wrong-pass"), "{reason}");
     }
-    let anybody = Etcd::new(&pki.config(&cluster)).unwrap();
-    let reason = unavailable(anybody.list(PREFIX).await);
+    let without_user = Etcd::new(&certificates.config(&cluster)).unwrap();
+    let reason = unavailable(without_user.list(PREFIX).await);
     assert!(reason.contains("user name is empty"), "{reason}");
-    let elsewhere = user(&cluster, &pki, "cframe", &passwords.cframe);
-    let reason = unavailable(elsewhere.list("/elsewhere/").await);
+    let cframe = user(&cluster, &certificates, "cframe", &passwords.cframe);
+    let reason = unavailable(cframe.list("/elsewhere/").await);
     assert!(reason.contains("permission denied"), "{reason}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }

@@ -1,181 +1,56 @@
 //! The real program on a real etcd.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::Duration,
-};
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use cframe_controller::store::Store;
 use cframe_protocol::{
-    session::{Client, admin_call},
-    v1::{Call, MeshStatus, Reply},
+    session::Client,
+    v1::{Call, Reply},
 };
-use tempfile::TempDir;
+use rustix::process::Signal;
+use tokio::time::timeout;
 
-use super::cluster::{Cluster, PATIENCE, PREFIX, Setup, network, spawn, until};
-use crate::world::{admin_of, edge_add, label, route_add, socket};
+use crate::support::{
+    admin::AdminCalls,
+    calls::{edge_add, edge_del, label, route_add},
+    etcd::{EtcdCluster, network},
+    program::{ControllerProgram, etcd_flags, failed, stderr, succeeded},
+    wait::until,
+    writes::{PREFIX, key},
+};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_cframe-controller");
-
-/// A host for a controller: its data, its ports.
-struct Host {
-    directory: TempDir,
-    control: SocketAddr,
-    enroll: SocketAddr,
-    http: SocketAddr,
-    store: Vec<String>,
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Host {
-    fn on(endpoints: &[String]) -> Self {
-        let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let store = ["--store", "etcd", "--etcd-endpoint", &endpoints.join(",")];
-        Self {
-            directory: TempDir::new().unwrap(),
-            control: socket().local_addr().unwrap(),
-            enroll: socket().local_addr().unwrap(),
-            http: http.local_addr().unwrap(),
-            store: if endpoints.is_empty() { Vec::new() } else { store.map(str::to_owned).into() },
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn shown(&self, name: &str) -> String {
-        self.file(name).display().to_string()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.args(arguments).args(&self.store).args(["--data-dir", &self.shown("data")]);
-        command.env("NO_COLOR", "1").output().unwrap()
-    }
-
-    fn init(&self) -> Output {
-        let address = self.control.to_string();
-        let context = self.shown("admin.toml");
-        self.command(&[
-            "init",
-            "--mesh",
-            "m.test",
-            "--address",
-            &address,
-            "--admin-context",
-            &context,
-        ])
-    }
-
-    /// Begins; whether it is up is for `ready` to say.
-    fn run(&self) -> Running {
-        let log = std::fs::File::create(self.file("log")).unwrap();
-        let mut command = Command::new(PROGRAM);
-        command
-            .arg("run")
-            .args(&self.store)
-            .args(["--data-dir", &self.shown("data")])
-            .args(["--control-listen", &self.control.to_string()])
-            .args(["--enroll-listen", &self.enroll.to_string()])
-            .args(["--metrics-listen", &self.http.to_string()])
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::from(log));
-        Running(spawn(command))
-    }
-
-    fn fetch(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.http).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    }
-
-    async fn ready(&self) {
-        until(PATIENCE, async || {
-            self.fetch("/readyz").is_some_and(|answer| answer.ends_with("ready\n"))
-        })
-        .await;
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.file("log")).unwrap()
-    }
-
-    fn admin(&self) -> Client {
-        admin_of(&self.file("admin.toml"))
-    }
-}
-
-fn ok(output: &Output) {
-    assert!(output.status.success(), "{}", stderr(output));
-}
-
-/// One line, with the exit code.
-fn failed(output: &Output, code: i32, part: &str) {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.lines().count() == 1 && text.contains(part), "{text}");
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-async fn call(client: &Client, call: Call) -> Vec<Reply> {
-    admin_call(client, call, false, PATIENCE).await.unwrap()
-}
-
-async fn status(client: &Client) -> MeshStatus {
-    let Reply::Status(status) = call(client, Call::Status).await.remove(0) else {
-        panic!("status")
-    };
-    status
-}
-
-async fn prepare(admin: &Client, routes: usize) {
-    let (name, settings) = (label("prod"), Default::default());
-    call(admin, Call::NamespaceAdd { name, settings, description: String::new() }).await;
-    call(admin, edge_add("prod", "a", "172.16.0.0/16")).await;
+/// Adds edge `a` and routes to it.
+async fn add_routes(admin: &Client, routes: usize) {
+    admin.add_namespace("prod").await;
+    admin.add_edge("prod", "a", "172.16.0.0/16").await;
     for index in 0..routes {
         let prefix = format!("10.{}.{}.0/24", index / 256, index % 256);
-        call(admin, route_add(&format!("r{index}"), &prefix, "a")).await;
+        admin.change(route_add(&format!("r{index}"), &prefix, "a")).await;
     }
 }
 
-async fn count(cluster: &Cluster, below: &str) -> usize {
-    cluster.store().list(&format!("{PREFIX}{below}")).await.unwrap().entries.len()
+/// How many keys there are below one.
+async fn count(cluster: &EtcdCluster, below: &str) -> usize {
+    cluster.store().list(&key(below)).await.unwrap().entries.len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mesh_in_etcd_is_made_once_served_and_read_by_people() {
-    let cluster = Cluster::start(3).await;
-    let host = Host::on(&cluster.endpoints());
-    ok(&host.init());
-    let other = Host::on(&cluster.endpoints());
+async fn a_mesh_in_etcd_is_initialised_once_served_and_readable_by_people() {
+    let cluster = EtcdCluster::start(3).await;
+    let program = ControllerProgram::on_etcd(&cluster.endpoints());
+    succeeded(&program.init());
+    let other = ControllerProgram::on_etcd(&cluster.endpoints());
     failed(&other.init(), 4, "there is a mesh already");
-    assert!(!other.file("data/ca").exists(), "keys of no mesh");
-    failed(&host.init(), 4, "already");
+    assert!(!other.file("data/ca").exists(), "no keys without a mesh");
+    failed(&program.init(), 4, "already");
 
-    let _running = host.run();
-    host.ready().await;
-    let admin = host.admin();
-    prepare(&admin, 1).await;
-    let status = status(&admin).await;
+    let _running = program.spawn();
+    program.ready().await;
+    let admin = program.admin();
+    add_routes(&admin, 1).await;
+    let status = admin.status().await;
     assert_eq!(status.controllers[0].store, "etcd: ok (3 of 3 members)");
-    let metrics = host.fetch("/metrics").unwrap();
+    let metrics = program.fetch("/metrics").unwrap();
     for name in ["watch_restarts_total 0", "relist_differences_total 0", "list_seconds_count 0"] {
         assert!(metrics.contains(&format!("cframe_controller_{name}")), "{name} in {metrics}");
     }
@@ -195,67 +70,61 @@ async fn a_mesh_in_etcd_is_made_once_served_and_read_by_people() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_controller_waits_for_its_etcd_and_says_so() {
-    let mut cluster = Cluster::start(1).await;
-    let host = Host::on(&cluster.endpoints());
-    ok(&host.init());
+async fn a_controller_waits_for_its_etcd_and_reports_it() {
+    let mut cluster = EtcdCluster::start(1).await;
+    let program = ControllerProgram::on_etcd(&cluster.endpoints());
+    succeeded(&program.init());
     cluster.members[0].kill();
-    let running = host.run();
-    until(PATIENCE, async || {
-        host.fetch("/readyz").is_some_and(|answer| {
+    let running = program.spawn();
+    until(async || {
+        program.fetch("/readyz").is_some_and(|answer| {
             answer.starts_with("HTTP/1.1 503") && answer.contains("does not answer")
         })
     })
     .await;
-    assert!(host.fetch("/healthz").unwrap().starts_with("HTTP/1.1 200"));
-    let log = host.log();
+    assert!(program.fetch("/healthz").unwrap().starts_with("HTTP/1.1 200"));
+    let log = program.log();
     assert_eq!(log.matches("the store does not answer").count(), 1, "{log}");
     assert!(log.contains(&cluster.endpoints()[0]), "{log}");
     cluster.members[0].start();
-    host.ready().await;
-    status(&host.admin()).await;
+    program.ready().await;
+    program.admin().status().await;
     drop(running);
 
-    // It stops when told to while it waits, too.
+    // SIGTERM stops it while it waits, too.
     cluster.members[0].kill();
-    let mut running = host.run();
-    until(PATIENCE, async || host.log().contains("does not answer")).await;
-    let pid = rustix::process::Pid::from_child(&running.0);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let ended = tokio::task::spawn_blocking(move || running.0.wait().unwrap());
-    let ended = tokio::time::timeout(Duration::from_secs(2), ended).await.expect("in time");
-    assert!(ended.unwrap().success());
+    let running = program.spawn();
+    until(async || program.log().contains("does not answer")).await;
+    running.signal(Signal::TERM);
+    let ended = timeout(Duration::from_secs(2), running.ended()).await.expect("in time");
+    assert!(ended.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_edge_and_a_large_namespace_are_removed_in_steps() {
-    let cluster = Cluster::start(1).await;
-    let host = Host::on(&cluster.endpoints());
-    ok(&host.init());
-    let _running = host.run();
-    host.ready().await;
-    let admin = host.admin();
-    prepare(&admin, 300).await;
-    let edge = || Call::EdgeDel { namespace: label("prod"), name: label("a") };
-    let Reply::Changed(rehearsed) =
-        admin_call(&admin, edge(), true, PATIENCE).await.unwrap().remove(0)
-    else {
-        panic!("a change")
-    };
-    assert!(rehearsed.warnings[0].contains("300 routes"), "{:?}", rehearsed.warnings);
+    let cluster = EtcdCluster::start(1).await;
+    let program = ControllerProgram::on_etcd(&cluster.endpoints());
+    succeeded(&program.init());
+    let _running = program.spawn();
+    program.ready().await;
+    let admin = program.admin();
+    add_routes(&admin, 300).await;
+    match admin.dry_run(edge_del("a")).await.unwrap().remove(0) {
+        Reply::Changed(changed) => {
+            assert!(changed.warnings[0].contains("300 routes"), "{:?}", changed.warnings);
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(count(&cluster, "routes/").await, 300);
-    call(&admin, edge()).await;
+    admin.change(edge_del("a")).await;
     assert_eq!((count(&cluster, "routes/").await, count(&cluster, "edges/").await), (0, 0));
 
     for index in 0..150 {
-        call(&admin, edge_add("prod", &format!("e{index}"), &format!("10.0.{index}.0/24"))).await;
-        call(
-            &admin,
-            route_add(&format!("r{index}"), &format!("10.1.{index}.0/24"), &format!("e{index}")),
-        )
-        .await;
+        let (edge, route) = (format!("e{index}"), format!("r{index}"));
+        admin.change(edge_add("prod", &edge, &format!("10.0.{index}.0/24"))).await;
+        admin.change(route_add(&route, &format!("10.1.{index}.0/24"), &edge)).await;
     }
-    call(&admin, Call::NamespaceDel { name: label("prod"), cascade: true }).await;
+    admin.change(Call::NamespaceDel { name: label("prod"), cascade: true }).await;
     for below in ["routes/", "edges/", "namespaces/"] {
         assert_eq!(count(&cluster, below).await, 0, "{below}");
     }
@@ -263,40 +132,41 @@ async fn a_large_edge_and_a_large_namespace_are_removed_in_steps() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_moves_a_mesh_from_the_embedded_store_to_etcd() {
-    let embedded = Host::on(&[]);
-    ok(&embedded.init());
-    let running = embedded.run();
+    let embedded = ControllerProgram::new();
+    succeeded(&embedded.init());
+    let running = embedded.spawn();
     embedded.ready().await;
     let admin = embedded.admin();
-    prepare(&admin, 300).await;
-    let epoch = status(&admin).await.epoch;
+    add_routes(&admin, 300).await;
+    let epoch = admin.status().await.epoch;
     let backup = embedded.shown("backup");
-    ok(&embedded.command(&["backup", "--out", &backup]));
+    succeeded(&embedded.command(&["backup", "--out", &backup]));
     drop(running);
 
-    let cluster = Cluster::start(1).await;
-    let moved = Host { store: Host::on(&cluster.endpoints()).store, ..embedded };
-    // What a restore that was cut off leaves: the next one clears it away.
+    let cluster = EtcdCluster::start(1).await;
+    let mut moved = embedded;
+    moved.store_flags = etcd_flags(&cluster.endpoints());
+    // What an interrupted restore leaves: the next restore removes it.
     let left = "/cframe/v1/routes/prod/left-behind";
     cluster.etcdctl(&["put", left, "{\"schema\":1,\"prefix\":\"10.9.9.0/24\",\"edge\":\"a\"}"]);
     failed(&moved.command(&["run", "--metrics-listen", "off"]), 3, "no mesh");
-    ok(&moved.command(&["restore", "--in", &backup]));
+    succeeded(&moved.command(&["restore", "--in", &backup]));
     assert_eq!(count(&cluster, "routes/").await, 300);
     assert!(!cluster.etcdctl(&["get", "--prefix", "/cframe"]).contains("left-behind"));
     failed(&moved.command(&["restore", "--in", &backup]), 4, "has a mesh already");
 
-    let running = moved.run();
+    let running = moved.spawn();
     moved.ready().await;
-    let after = status(&admin).await;
+    let after = admin.status().await;
     assert!(after.epoch > epoch, "{} after {epoch}", after.epoch);
     assert!(after.controllers[0].store.starts_with("etcd: ok"));
     drop(running);
-    // And a backup without a running controller.
+    // A backup needs no running controller.
     let again = moved.shown("again");
-    ok(&moved.command(&["backup", "--out", &again]));
-    // The audit log has grown.
+    succeeded(&moved.command(&["backup", "--out", &again]));
+    // They have the same records, but for the audit log, which has grown.
     let size = |path: &str| {
-        let text = std::fs::read_to_string(Path::new(path)).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
         text.lines()
             .filter(|line| line.contains("/cframe/v1/") && !line.contains("/cframe/audit/"))
             .count()
@@ -305,68 +175,65 @@ async fn a_backup_moves_a_mesh_from_the_embedded_store_to_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_init_that_was_cut_off_is_done_again_or_found_done() {
-    // Nobody is at home: the keys are in place and the mesh is not made.
+async fn an_interrupted_init_is_repeated_or_found_to_be_done() {
+    // etcd does not answer: the keys are made, and the mesh is not.
     let nowhere = format!("http://{}.1:2379", network());
-    let mut host = Host::on(&[nowhere]);
-    failed(&host.init(), 1, "does not answer");
+    let mut program = ControllerProgram::on_etcd(&[nowhere]);
+    failed(&program.init(), 1, "does not answer");
 
-    let cluster = Cluster::start(1).await;
-    host.store = Host::on(&cluster.endpoints()).store;
-    ok(&host.init());
-    // As if it had been killed between the commit and its end.
-    let marker = host.file("data/init-unfinished");
+    let cluster = EtcdCluster::start(1).await;
+    program.store_flags = etcd_flags(&cluster.endpoints());
+    succeeded(&program.init());
+    // As if it had been killed between the commit and the end of the command.
+    let marker = program.file("data/init-unfinished");
     std::fs::write(&marker, "").unwrap();
-    std::fs::remove_file(host.file("admin.toml")).unwrap();
-    failed(&host.command(&["run", "--metrics-listen", "off"]), 3, "init");
-    failed(&host.init(), 1, "did make the mesh");
-    let _running = host.run();
-    host.ready().await;
-    ok(&host.command(&["admin", "--admin-context", &host.shown("admin.toml")]));
-    status(&host.admin()).await;
+    std::fs::remove_file(program.file("admin.toml")).unwrap();
+    failed(&program.command(&["run", "--metrics-listen", "off"]), 3, "init");
+    failed(&program.init(), 1, "did make the mesh");
+    let _running = program.spawn();
+    program.ready().await;
+    succeeded(&program.command(&["admin", "--admin-context", &program.shown("admin.toml")]));
+    program.admin().status().await;
 
-    // And between the keys and the commit.
-    let other = Cluster::with(1, network(), &Setup::default());
-    other.ready().await;
-    let half = Host::on(&other.endpoints());
+    // As if it had been killed between the keys and the commit.
+    let other = EtcdCluster::start(1).await;
+    let half = ControllerProgram::on_etcd(&other.endpoints());
     for directory in ["data", "data/ca"] {
         std::fs::create_dir(half.file(directory)).unwrap();
-        use std::os::unix::fs::PermissionsExt;
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(half.file(directory), private).unwrap();
     }
     std::fs::write(half.file("data/ca/issuing-key.pem"), "of no mesh").unwrap();
     failed(&half.init(), 4, "already");
     std::fs::write(half.file("data/init-unfinished"), "").unwrap();
-    ok(&half.init());
+    succeeded(&half.init());
     assert!(!half.file("data/init-unfinished").exists());
 }
 
 #[test]
-fn what_is_wrong_in_the_configuration_is_named_at_once() {
-    let mut host = Host::on(&[]);
-    host.store = vec!["--store".to_owned(), "etcd".to_owned()];
-    failed(&host.init(), 1, "--etcd-endpoint");
-    let mut slip = Host::on(&["http://10.0.0.1:port".to_owned()]);
-    failed(&slip.init(), 1, "10.0.0.1:port");
-    let key = slip.file("key.pem");
+fn errors_in_the_configuration_are_named_at_once() {
+    let mut program = ControllerProgram::new();
+    program.store_flags = vec!["--store".to_owned(), "etcd".to_owned()];
+    failed(&program.init(), 1, "--etcd-endpoint");
+    let mut typo = ControllerProgram::on_etcd(&["http://10.0.0.1:port".to_owned()]);
+    failed(&typo.init(), 1, "10.0.0.1:port");
+    let key = typo.file("key.pem");
     cframe_pki::files::write_secret(&key, b"no key").unwrap();
     let shown = key.display().to_string();
-    slip.store = Host::on(&["https://127.0.0.1:1".to_owned()]).store;
+    typo.store_flags = etcd_flags(&["https://127.0.0.1:1".to_owned()]);
     for flag in ["--etcd-ca", "--etcd-cert", "--etcd-key"] {
-        slip.store.extend([flag.to_owned(), shown.clone()]);
+        typo.store_flags.extend([flag.to_owned(), shown.clone()]);
     }
-    failed(&slip.init(), 1, "127.0.0.1:1");
-    let password = host.file("password");
+    failed(&typo.init(), 1, "127.0.0.1:1");
+    let password = program.file("password");
     std::fs::write(&password, "hunter2\n").unwrap();
-    host.store.extend(
+    program.store_flags.extend(
         ["--etcd-endpoint", "http://127.0.0.1:1", "--etcd-username", "u", "--etcd-password-file"]
             .map(str::to_owned),
     );
-    host.store.push(password.display().to_string());
-    use std::os::unix::fs::PermissionsExt;
+    program.store_flags.push(password.display().to_string());
     std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let output = host.init();
+    let output = program.init();
     failed(&output, 1, "chmod 600");
     assert!(!stderr(&output).contains("hunter2"));
 }

@@ -1,4 +1,4 @@
-//! Members of etcd on the loopback, each a process that ends with the test.
+//! Clusters of etcd on the loopback. Each member is a process that ends with the test.
 
 use std::{
     io,
@@ -9,50 +9,47 @@ use std::{
     time::Duration,
 };
 
-use cframe_controller::store::{
-    CommitError, Compare, Op, Revision, Store, Txn,
-    etcd::{Config, Etcd},
-};
+use cframe_controller::store::etcd::{Config, Etcd};
 use etcd_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-pub(crate) const PREFIX: &str = "/cframe/v1/";
+use super::wait::TIMEOUT;
 
-/// One, three or more members.
-pub(crate) struct Cluster {
-    pub(crate) members: Vec<Member>,
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+pub(crate) struct EtcdCluster {
+    pub(crate) members: Vec<EtcdMember>,
     _directory: TempDir,
 }
 
-pub(crate) struct Member {
+pub(crate) struct EtcdMember {
     pub(crate) endpoint: String,
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
 
-/// How a cluster differs from the usual.
 #[derive(Default)]
-pub(crate) struct Setup {
-    /// More arguments of every member; `{host}` is its address.
+pub(crate) struct EtcdOptions {
+    /// More arguments for every member. `{host}` stands for its address.
     pub(crate) arguments: Vec<String>,
+    /// Whether clients connect with TLS.
     pub(crate) tls: bool,
 }
 
-impl Cluster {
+impl EtcdCluster {
     pub(crate) async fn start(size: usize) -> Self {
-        let cluster = Self::with(size, network(), &Setup::default());
+        let cluster = Self::spawn(size, network(), &EtcdOptions::default());
         cluster.ready().await;
         cluster
     }
 
-    /// Members at `NETWORK.1`, `NETWORK.2`, …, which are not waited for.
-    pub(crate) fn with(size: usize, network: String, setup: &Setup) -> Self {
+    /// Starts members at `NETWORK.1`, `NETWORK.2`, … and does not wait for them.
+    pub(crate) fn spawn(size: usize, network: String, options: &EtcdOptions) -> Self {
         let directory = tempfile::Builder::new().prefix("cf.etcd.").tempdir().unwrap();
-        let scheme = if setup.tls { "https" } else { "http" };
+        let scheme = if options.tls { "https" } else { "http" };
         let host = |index: usize| format!("{network}.{}", index + 1);
         let peers: Vec<String> =
             (0..size).map(|index| format!("m{index}=http://{}:2380", host(index))).collect();
@@ -73,21 +70,22 @@ impl Cluster {
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value])
             .collect();
-            arguments
-                .extend(setup.arguments.iter().map(|given| given.replace("{host}", &host(index))));
+            arguments.extend(
+                options.arguments.iter().map(|given| given.replace("{host}", &host(index))),
+            );
             let log = directory.path().join(format!("m{index}.log"));
-            let mut member = Member { endpoint, arguments, log, child: None };
+            let mut member = EtcdMember { endpoint, arguments, log, child: None };
             member.start();
             member
         });
         Self { members: members.collect(), _directory: directory }
     }
 
-    /// Until a leader answers.
+    /// Waits until a leader answers.
     pub(crate) async fn ready(&self) {
-        let waited = timeout(PATIENCE, async {
+        let waited = timeout(TIMEOUT, async {
             while self.leader().await.is_none() {
-                sleep(Duration::from_millis(20)).await;
+                sleep(POLL_INTERVAL).await;
             }
         });
         assert!(waited.await.is_ok(), "etcd does not come up: {}", self.members[0].log());
@@ -97,7 +95,7 @@ impl Cluster {
         self.members.iter().map(|member| member.endpoint.clone()).collect()
     }
 
-    /// A handle that uses the members in this order.
+    /// A handle that tries the members in this order.
     pub(crate) fn store_of(&self, order: &[usize]) -> Arc<Etcd> {
         let endpoints = order.iter().map(|index| self.members[*index].endpoint.clone()).collect();
         Arc::new(Etcd::new(&Config { endpoints, ..Config::default() }).unwrap())
@@ -108,19 +106,21 @@ impl Cluster {
         self.store_of(&all)
     }
 
-    /// A client of the tests' own.
+    /// A client of one member, for what the store's handle cannot do.
     pub(crate) async fn client(&self, member: usize) -> Client {
         Client::connect([&self.members[member].endpoint], None).await.unwrap()
     }
 
-    /// Which member leads, if one that answers does.
+    /// The index of the leader, if it answers.
     pub(crate) async fn leader(&self) -> Option<usize> {
         for index in 0..self.members.len() {
-            let asked = async {
+            let status = async {
                 let client = Client::connect([&self.members[index].endpoint], None).await?;
                 client.maintenance_client().status().await
             };
-            let Ok(Ok(status)) = timeout(Duration::from_millis(500), asked).await else { continue };
+            let Ok(Ok(status)) = timeout(Duration::from_millis(500), status).await else {
+                continue;
+            };
             if status.header().is_some_and(|header| header.member_id() == status.leader()) {
                 return Some(index);
             }
@@ -128,14 +128,14 @@ impl Cluster {
         None
     }
 
-    /// Everything goes, as of a new etcd.
+    /// Deletes everything, so that it is as a new etcd.
     pub(crate) async fn clear(&self) {
         let mut client = self.client(0).await;
         let all = etcd_client::DeleteOptions::new().with_prefix();
         client.delete("/cframe", Some(all)).await.unwrap();
     }
 
-    /// Runs etcdctl, and gives its output.
+    /// Runs etcdctl, and returns its output.
     pub(crate) fn etcdctl(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints().join(",")]);
@@ -146,18 +146,18 @@ impl Cluster {
     }
 }
 
-impl Member {
+impl EtcdMember {
     pub(crate) fn start(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        // The kernel ends it if this process is killed.
+        // The kernel kills it when this process is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "etcd"]).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(spawn(command));
     }
 
-    /// Has it start without a flag from now on, and without the value of that.
-    pub(crate) fn without(&mut self, flag: &str) {
+    /// From the next start on, the member runs without this flag and the flag's value.
+    pub(crate) fn remove_flag(&mut self, flag: &str) {
         let at = self.arguments.iter().position(|given| given == flag).unwrap();
         let value = self.arguments.get(at + 1).is_some_and(|next| !next.starts_with("--"));
         self.arguments.drain(at..=at + usize::from(value));
@@ -169,7 +169,7 @@ impl Member {
         child.wait().unwrap();
     }
 
-    /// It stands still, and its connections stay.
+    /// Stops the process; its connections stay open.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -193,20 +193,19 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for EtcdMember {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// A part of the loopback network that nothing else of this machine uses.
+/// A part of the loopback network that most likely nothing else on this machine uses.
 pub(crate) fn network() -> String {
-    let random = tempfile_seed();
+    let random = random_bytes();
     format!("127.{}.{}", 64 + random[0] % 128, random[1])
 }
 
-/// Two bytes from the system.
-fn tempfile_seed() -> [u8; 2] {
+fn random_bytes() -> [u8; 2] {
     let mut bytes = [0; 2];
     let mut source = std::fs::File::open("/dev/urandom").unwrap();
     io::Read::read_exact(&mut source, &mut bytes).unwrap();
@@ -215,14 +214,15 @@ fn tempfile_seed() -> [u8; 2] {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The kernel takes the end of the thread that started a child for its parent's, so one that stays does.
+/// For `--pdeathsig`, the parent is the thread that started the child. So all children are started by a thread that runs as
+/// long as the process.
 static SPAWNER: LazyLock<mpsc::Sender<Job>> = LazyLock::new(|| {
     let (jobs, queue) = mpsc::channel::<Job>();
     thread::spawn(move || queue.into_iter().for_each(|job| job()));
     jobs
 });
 
-pub(crate) fn spawn(mut command: Command) -> Child {
+fn spawn(mut command: Command) -> Child {
     let (answer, answered) = mpsc::channel();
     let job = move || answer.send(command.spawn()).unwrap();
     SPAWNER.send(Box::new(job)).unwrap();
@@ -233,36 +233,4 @@ fn missing(program: &str, error: &io::Error) -> ! {
     panic!(
         "{program} cannot be started ({error}); as root, apt-get install etcd-server etcd-client util-linux"
     )
-}
-
-pub(crate) fn key(name: &str) -> String {
-    format!("{PREFIX}{name}")
-}
-
-pub(crate) fn put(name: &str, value: &str) -> Op {
-    Op::Put { key: key(name), value: value.as_bytes().to_vec() }
-}
-
-/// A transaction that compares what it writes, as all of the controller's do.
-pub(crate) fn fenced(name: &str, value: &str, modified: Revision) -> Txn {
-    let compares = vec![Compare { key: key(name), modified }];
-    Txn { compares, ops: vec![put(name, value)] }
-}
-
-pub(crate) async fn write(
-    store: &dyn Store,
-    name: &str,
-    value: &str,
-) -> Result<Revision, CommitError> {
-    store.commit(Txn { compares: Vec::new(), ops: vec![put(name, value)] }).await
-}
-
-/// Waits for what becomes true.
-pub(crate) async fn until(limit: Duration, mut what: impl AsyncFnMut() -> bool) -> Duration {
-    let begun = Instant::now();
-    while !what().await {
-        assert!(begun.elapsed() < limit, "not within {limit:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
-    begun.elapsed()
 }
