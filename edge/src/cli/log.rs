@@ -7,10 +7,9 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, prelude::*, reload};
 
 use crate::config::{Config, LogFormat};
 
-/// Changes the filter of what is logged.
+/// Changes the filter at run time.
 pub(super) struct Filter(reload::Handle<EnvFilter, Registry>);
 
-/// Begins to log.
 pub(super) fn start(config: &Config) -> Result<Filter> {
     let (filter, handle) = reload::Layer::new(parse(&config.log)?);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -24,13 +23,12 @@ pub(super) fn start(config: &Config) -> Result<Filter> {
 }
 
 impl Filter {
-    /// Another filter from now on.
     pub(super) fn set(&self, filter: &str) -> Result<()> {
         self.0.reload(parse(filter)?).context("logging")
     }
 }
 
-/// A bare level is ours; what lies below us speaks up only when something is wrong.
+/// A level alone is for this program: dependencies then log only warnings or errors.
 fn parse(filter: &str) -> Result<EnvFilter> {
     let bare = !filter.contains(['=', ',']);
     let whole = match bare && !["debug", "trace"].contains(&filter) {
@@ -39,6 +37,9 @@ fn parse(filter: &str) -> Result<EnvFilter> {
         ),
         false => filter.to_owned(),
     };
-    EnvFilter::try_new(&whole)
-        .with_context(|| format!("log is {filter:?}, which is not a level or a filter"))
+    EnvFilter::try_new(&whole).with_context(|| {
+        format!(
+            "log is {filter:?}: use a level, such as info, or a filter, such as cframe_edge=debug"
+        )
+    })
 }
