@@ -51,13 +51,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// Options that every command has.
+/// Flags that every command has.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Place {
     /// Instance of this edge on its host: also its TUN device's name [default: cframe0]
     #[arg(long, env = "CFRAME_INSTANCE", global = true)]
     pub instance: Option<String>,
-    /// Directory of everything that is kept [default: /var/lib/cframe/INSTANCE]
+    /// Data directory: identity, state and keys [default: /var/lib/cframe/INSTANCE]
     #[arg(long, env = "CFRAME_DATA_DIR", global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Configuration [default: DATA_DIR/edge.toml, or /etc/cframe/edge.toml without --data-dir]

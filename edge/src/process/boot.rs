@@ -71,7 +71,7 @@ pub(super) async fn boot(
     routes.set_device(device.index(), mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
 
-    let have = stored.snapshot.as_ref().map(|kept| Arc::clone(&kept.desired));
+    let have = stored.snapshot.as_ref().map(|snapshot| Arc::clone(&snapshot.desired));
     let verifier =
         PeerVerifier::new(trust.clone(), Policy::Controller).with_observer(refusals.observer());
     let client = Client {
@@ -112,14 +112,8 @@ pub(super) async fn boot(
         process.snat.apply(true).await;
     }
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
-    let inputs = Inputs {
-        session: session_events,
-        driver: driver_events,
-        host: host_events,
-        calls,
-        reloads,
-    };
-    Ok((process, inputs))
+    let (session, driver, host) = (session_events, driver_events, host_events);
+    Ok((process, Inputs { session, driver, host, calls, reloads }))
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.
