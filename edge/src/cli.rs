@@ -1,17 +1,17 @@
-//! The program `cframe-edge`: its commands, its exit codes, and where its errors are printed.
+//! The program `cframe-edge`: its commands, and the one place where its errors are printed.
 
 mod daemon;
 mod enroll;
 mod exit;
 mod log;
-mod look;
+mod show;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use cframe_console::{args, exit::Exit, output};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Flags, Place};
+use crate::config::{Options, Place};
 use exit::exit_code;
 
 /// The gateway of a cframe mesh.
@@ -28,7 +28,8 @@ struct Cli {
 enum Command {
     /// Join a mesh with a token of `cfctl token create`
     ///
-    /// Makes a key on this host, has the controller certify it, and writes identity and configuration.
+    /// Generates a key on this host, gets a certificate from the controller, and writes identity and
+    /// configuration.
     Join {
         /// The token, or - to read it from standard input
         #[arg(env)]
@@ -43,7 +44,7 @@ enum Command {
     /// Run the gateway
     Run {
         #[command(flatten)]
-        flags: Flags,
+        flags: Options,
     },
     /// Show the running gateway: links, routes, state, certificate
     Status {
@@ -51,19 +52,19 @@ enum Command {
         #[arg(short, long, default_value = "table")]
         output: Output,
     },
-    /// Look for what is wrong on this host; exit code 7 if something is
+    /// Check this host for problems, with a fix for each; exit code 7 if there are any
     Doctor {
         /// Form of the output
         #[arg(short, long, default_value = "table")]
         output: Output,
     },
-    /// Remove what a stopped gateway leaves: device, routing table, rules
+    /// Remove what a stopped gateway has left: device, routing table, rules
     Down,
-    /// Print a signing request for `cfctl cert enroll`, for a host that reaches no controller yet
+    /// Print a CSR for `cfctl cert enroll`, for a host that cannot reach a controller yet
     Csr,
-    /// Take the answer of `cfctl cert enroll` to the signing request
+    /// Import the answer of `cfctl cert enroll` to the CSR
     Import {
-        /// The file that it has written, enrolled.json, or its directory; - for standard input
+        /// Its file enrolled.json, or the directory that contains it; - for standard input
         #[arg(value_name = "FILE")]
         answer: PathBuf,
         /// UDP port of links
@@ -76,20 +77,16 @@ enum Command {
     /// Print the version
     Version,
     /// Print completions for a shell
-    Completion {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
 }
 
-/// Form of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     Table,
     Json,
 }
 
-/// Parses the command line and does it.
+/// Parses and executes the command line.
 pub fn main() -> ExitCode {
     let Cli { place, command } = args::parse();
     match dispatch(&place, command) {
@@ -108,8 +105,8 @@ fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Join { token, listen, replace } => enroll::join(place, &token, listen, replace),
         Command::Run { flags } => daemon::run(place, &flags),
-        Command::Status { output } => look::status(place, output),
-        Command::Doctor { output } => look::doctor(place, output),
+        Command::Status { output } => show::status(place, output),
+        Command::Doctor { output } => show::doctor(place, output),
         Command::Down => daemon::down(place),
         Command::Csr => enroll::csr(place),
         Command::Import { answer, listen, replace } => {
@@ -124,8 +121,8 @@ fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// A runtime on this thread. Threads besides resolve names and write files: enough of them that names
-/// whose servers are silent leave some for the rest.
+/// A runtime on this thread. Blocking threads resolve names and write files: there are enough of them that
+/// names whose servers do not answer leave some for the rest.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -158,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_place_stand_before_or_after_the_command() {
+    fn common_flags_may_come_before_or_after_the_command() {
         for line in [
             ["cframe-edge", "--data-dir", "/x", "status"],
             ["cframe-edge", "status", "--data-dir", "/x"],

@@ -50,7 +50,7 @@ pub struct Place {
     /// Instance of this edge on its host: also its TUN device's name [default: cframe0]
     #[arg(long, global = true)]
     pub instance: Option<String>,
-    /// Directory of everything that is kept [default: /var/lib/cframe/INSTANCE]
+    /// Data directory: identity, state and keys [default: /var/lib/cframe/INSTANCE]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Configuration [default: DATA_DIR/edge.toml, or /etc/cframe/edge.toml without --data-dir]
@@ -58,9 +58,13 @@ pub struct Place {
     pub config: Option<PathBuf>,
 }
 
-/// Settings for the command line, the environment and the file.
-#[derive(Args, Clone, Debug, Default)]
-pub struct Flags {
+/// Options of the command line, the environment and the file, where an unknown key is an error.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Only in the file: on the command line it is in [`Place`].
+    #[arg(skip)]
+    pub instance: Option<String>,
     /// UDP port of links [default: as enrolled, 58423]
     #[arg(long, value_name = "PORT")]
     pub listen: Option<u16>,
@@ -83,32 +87,9 @@ pub struct Flags {
     /// Serve Prometheus metrics here, such as 127.0.0.1:9584
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Controllers to begin with, HOST:PORT
-    #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
-    pub controllers: Vec<Endpoint>,
-}
-
-/// The content of the configuration file. An unknown key is an error.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct File {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub listen: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_format: Option<LogFormat>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub forwarding: Option<Forwarding>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub snat: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub underlay_mtu: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics_listen: Option<SocketAddr>,
+    /// Controllers to dial besides those that the mesh names, HOST:PORT
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
     pub controllers: Vec<Endpoint>,
 }
 
@@ -127,7 +108,7 @@ pub enum ConfigError {
 impl Place {
     /// The instance, its paths, and the content of the file. A file that is missing counts as empty,
     /// unless it was named.
-    pub fn resolve(&self) -> Result<(Instance, Paths, File), ConfigError> {
+    pub fn resolve(&self) -> Result<(Instance, Paths, Options), ConfigError> {
         let named = self.instance.as_deref().map(str::parse::<Instance>).transpose()?;
         let default = named.clone().unwrap_or_default().paths(self.data_dir.as_deref());
         let path = self.config.clone().unwrap_or(default.config);
@@ -141,7 +122,7 @@ impl Place {
 
 impl Config {
     /// Merges flags, file and defaults. clap has merged the environment into the flags.
-    pub fn load(place: &Place, flags: &Flags) -> Result<Self, ConfigError> {
+    pub fn load(place: &Place, flags: &Options) -> Result<Self, ConfigError> {
         let (instance, paths, file) = place.resolve()?;
         let config = Self {
             instance,
@@ -165,11 +146,11 @@ impl Config {
     }
 }
 
-fn read(path: &Path, named: bool) -> Result<File, ConfigError> {
+fn read(path: &Path, named: bool) -> Result<Options, ConfigError> {
     match std::fs::read_to_string(path) {
         Ok(text) => toml::from_str(&text)
             .map_err(|error| ConfigError::Parse(path.to_owned(), Box::new(error))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(File::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => Ok(Options::default()),
         Err(error) => Err(ConfigError::Read(path.to_owned(), error)),
     }
 }
@@ -192,7 +173,7 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let (_dir, place) = with_file("listen = 1111\nsnat = true\nlog = 'debug'\n");
-        let flags = Flags { listen: Some(2222), snat: Some(false), ..Flags::default() };
+        let flags = Options { listen: Some(2222), snat: Some(false), ..Options::default() };
         let config = Config::load(&place, &flags).unwrap();
         assert_eq!((config.listen, config.snat), (Some(2222), false));
         assert_eq!(config.log, "debug");
@@ -237,18 +218,19 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let (_dir, place) = with_file("underlay_mtu = 576\n");
-        let error = Config::load(&place, &Flags::default()).unwrap_err();
+        let error = Config::load(&place, &Options::default()).unwrap_err();
         assert!(matches!(error, ConfigError::UnderlayMtu(576)));
     }
 
     #[test]
     fn what_is_written_is_read_back() {
-        let file = File {
+        let file = Options {
             instance: Some("prod".to_owned()),
             controllers: vec!["ctl.example.com:58422".parse().unwrap()],
-            ..File::default()
+            ..Options::default()
         };
         let text = toml::to_string(&file).unwrap();
-        assert_eq!(toml::from_str::<File>(&text).unwrap(), file);
+        assert_eq!(text, "instance = \"prod\"\ncontrollers = [\"ctl.example.com:58422\"]\n");
+        assert_eq!(toml::from_str::<Options>(&text).unwrap(), file);
     }
 }

@@ -54,7 +54,7 @@ impl Instance {
         TABLES | u32::from(self.hash())
     }
 
-    /// The mark of the instance's underlay packets: [`MARK`], and bits of its own.
+    /// The mark of the instance's underlay packets: [`MARK`], and its own bits.
     pub fn mark(&self) -> u32 {
         MARK | u32::from(self.hash())
     }

@@ -121,8 +121,8 @@ impl Server {
 /// Root and the user of this process. The file's mode says the same, but it is set a moment after the
 /// socket is there.
 fn is_allowed(stream: &UnixStream) -> bool {
-    let ours = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| [0, ours].contains(&peer.uid()))
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| [0, own].contains(&peer.uid()))
 }
 
 impl Drop for Server {

@@ -5,7 +5,7 @@
 //! [`session`], which fix the order.
 //!
 //! Further tasks are in the process's set and end with it: netlink's sockets, the route keeper, the
-//! local socket, metrics, and the writers of files. The data plane has a thread of its own.
+//! local socket, metrics, and the writers of files. The data plane has its own thread.
 
 mod apply;
 mod boot;

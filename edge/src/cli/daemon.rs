@@ -13,7 +13,7 @@ use cframe_protocol::v1::Settings;
 
 use super::{exit::Coded, log, runtime};
 use crate::{
-    config::{Config, Flags, Place},
+    config::{Config, Options, Place},
     host::{
         netlink::Kernel,
         snat,
@@ -24,7 +24,7 @@ use crate::{
     process,
 };
 
-pub(super) fn run(place: &Place, flags: &Flags) -> Result<()> {
+pub(super) fn run(place: &Place, flags: &Options) -> Result<()> {
     let config = Config::load(place, flags)?;
     let filter = log::start(&config)?;
     let runtime = runtime()?;
@@ -32,27 +32,26 @@ pub(super) fn run(place: &Place, flags: &Flags) -> Result<()> {
         let shutdown = CancellationToken::new();
         let (reload, reloads) = mpsc::channel(1);
         let mut signals = tokio::task::JoinSet::new();
-        // Caught from here on: a SIGHUP during the start must not end us.
-        let caught = Caught::new().context("signals cannot be caught")?;
-        let watch = Signals { place: place.clone(), flags: flags.clone(), filter, reload };
-        signals.spawn(watch.run(caught, shutdown.clone()));
+        // Before the start: a SIGHUP during it must not end the process.
+        let caught = CaughtSignals::new().context("signals cannot be caught")?;
+        let handler = SignalHandler { place: place.clone(), flags: flags.clone(), filter, reload };
+        signals.spawn(handler.run(caught, shutdown.clone()));
         let result = process::run(config, shutdown, reloads).await;
         signals.shutdown().await;
         result
     });
-    // Without waiting for names that are still being looked up.
+    // Does not wait for name lookups that are still running.
     runtime.shutdown_background();
     result
 }
 
-/// The signals that mean something to us.
-struct Caught {
+struct CaughtSignals {
     term: Signal,
     int: Signal,
     hup: Signal,
 }
 
-impl Caught {
+impl CaughtSignals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
@@ -62,17 +61,17 @@ impl Caught {
     }
 }
 
-/// Turns signals into what they mean.
-struct Signals {
+/// Stops the process on SIGTERM and SIGINT, and reloads its configuration on SIGHUP.
+struct SignalHandler {
     place: Place,
-    flags: Flags,
+    flags: Options,
     filter: log::Filter,
     reload: mpsc::Sender<Config>,
 }
 
-impl Signals {
-    async fn run(self, mut caught: Caught, shutdown: CancellationToken) {
-        // The latest waits for an edge that is busy, and holds up no other signal.
+impl SignalHandler {
+    async fn run(self, mut caught: CaughtSignals, shutdown: CancellationToken) {
+        // While the edge is busy, the latest configuration waits here, and other signals are still handled.
         let mut loaded = None;
         loop {
             tokio::select! {
@@ -80,7 +79,7 @@ impl Signals {
                 _ = caught.int.recv() => break,
                 _ = caught.hup.recv() => loaded = self.load().or(loaded),
                 permit = self.reload.reserve(), if loaded.is_some() => {
-                    // Without one the edge is stopping.
+                    // Without a permit, the edge is stopping.
                     if let (Ok(permit), Some(config)) = (permit, loaded.take()) {
                         permit.send(config);
                     }
@@ -91,7 +90,7 @@ impl Signals {
         shutdown.cancel();
     }
 
-    /// The configuration as it is now, with its log filter in force; none if it is wrong.
+    /// Loads the configuration and applies its log filter. An error is logged.
     fn load(&self) -> Option<Config> {
         let loaded = Config::load(&self.place, &self.flags)
             .map_err(anyhow::Error::from)
@@ -107,7 +106,7 @@ pub(super) fn down(place: &Place) -> Result<()> {
             Err(AskError::NotRunning(_)) => {}
             Ok(status) => {
                 let text = format!(
-                    "{instance} is running as pid {}: stop it first, or down would be undone",
+                    "{instance} is running as pid {}: stop it first, or it would undo this",
                     status.pid
                 );
                 return Err(Coded::error(Exit::Conflict, text));
@@ -118,27 +117,28 @@ pub(super) fn down(place: &Place) -> Result<()> {
     })
 }
 
-/// A process with another data directory doesn't answer at our socket, but holds the device.
-async fn hold(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun>> {
-    let there = kernel.devices().await?.iter().any(|device| device.name == instance.name());
-    if !there {
+/// Opens the device, so that no other process can use it while it is removed. Detects a process with another
+/// data directory, which does not listen on this socket.
+async fn claim_device(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun>> {
+    let exists = kernel.devices().await?.iter().any(|device| device.name == instance.name());
+    if !exists {
         return Ok(None);
     }
     match Tun::open(instance.name(), Settings::default().tun_mtu) {
         Ok(tun) => Ok(Some(tun)),
         Err(error @ TunError::Busy(_)) => Err(Coded::error(
             Exit::Conflict,
-            format!("{error}; stop it first, or down would be undone"),
+            format!("{error}; stop it first, or it would undo this"),
         )),
-        // Somebody else's, or not for us: what follows says so.
+        // The steps that follow report the error.
         Err(_) => Ok(None),
     }
 }
 
-/// Rules first: then the table is out of the way, and nothing is unreachable for a moment longer.
+/// Removes the rules first: after that, the table is not used, and its unreachable routes have no effect.
 async fn remove(instance: &Instance) -> Result<()> {
     let kernel = Kernel::open()?;
-    let _held = hold(&kernel, instance).await?;
+    let _claimed = claim_device(&kernel, instance).await?;
     let allowed = |error: crate::host::netlink::NetlinkError| match error.errno() {
         Some(rustix::io::Errno::PERM) => Coded::error(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
         _ => error.into(),

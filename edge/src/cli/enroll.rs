@@ -14,44 +14,45 @@ use cframe_protocol::{session, v1::Enrolled};
 
 use super::{exit::Coded, runtime};
 use crate::{
-    config::{File, Place},
+    config::{Options, Place},
     instance::{DEFAULT, Instance, Paths},
     local,
     state::{self, Cut},
     status::Status,
 };
 
-/// For all of an enrolment.
-const LIMIT: Duration = Duration::from_secs(30);
+/// For a whole enrolment.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn join(place: &Place, token: &str, listen: Option<u16>, replace: bool) -> Result<()> {
     let token: JoinToken = match token {
         "-" => read_stdin()?.parse()?,
         token => token.parse()?,
     };
-    let (instance, paths, file) = place.resolve()?;
-    files::ensure_private_dir(&paths.data)?;
+    let target = Target::resolve(place, listen, replace)?;
+    let data = &target.paths.data;
+    files::ensure_private_dir(data)?;
     if !replace {
-        spare_token(&paths.data)?;
+        check_token_is_needed(data)?;
     }
-    // Kept before the token is spent: a disk that takes nothing shows here.
-    let key = state::pending_key(&paths.data)?;
+    // Saved before the token is used: an error of the disk shows here.
+    let key = state::pending_key(data)?;
     let csr = key.csr()?.to_vec();
-    let enrolled = runtime()?.block_on(session::enroll(&token, csr, None, LIMIT))?;
-    finish(place, &instance, &paths, file, key, &enrolled, listen, replace)
+    let enrolled = runtime()?.block_on(session::enroll(&token, csr, None, TIMEOUT))?;
+    target.save(key, &enrolled)
 }
 
-/// A token says for whom it is only when it is spent, so that what can be told before is: a directory
-/// whose identity is in use needs none.
-fn spare_token(data: &Path) -> Result<()> {
+/// Which identity a token is for is known only once it is used up. A directory with a valid identity does not
+/// need one, and that can be checked before.
+fn check_token_is_needed(data: &Path) -> Result<()> {
     let Ok((_, identity, _)) = state::load(data) else { return Ok(()) };
     let days = cframe_pki::renewal::days_left(identity.not_after, cframe_pki::unix_now());
     if days < 0 || Cut::load(data, identity.serial).is_some() {
         return Ok(());
     }
     let text = format!(
-        "{} has the identity {}, which is good for {days} days: the token was not used; join with \
-         --replace to take its place, or with --instance NAME for a second edge on this host",
+        "{} has the identity {}, which is valid for {days} days: the token was not used; join with \
+         --replace to replace it, or with --instance NAME for a second edge on this host",
         data.display(),
         identity.id
     );
@@ -76,63 +77,69 @@ pub(super) fn import(
     listen: Option<u16>,
     replace: bool,
 ) -> Result<()> {
-    let (instance, paths, file) = place.resolve()?;
+    let target = Target::resolve(place, listen, replace)?;
     let enrolled = match answer.to_str() {
         Some("-") => state::parse_answer(read_stdin()?.as_bytes())?,
         _ => state::read_answer(answer)?,
     };
-    let key = state::pending_key(&paths.data)?;
-    finish(place, &instance, &paths, file, key, &enrolled, listen, replace)
+    let key = state::pending_key(&target.paths.data)?;
+    target.save(key, &enrolled)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the end of two commands")]
-fn finish(
-    place: &Place,
-    instance: &Instance,
-    paths: &Paths,
-    file: File,
-    key: PrivateKey,
-    enrolled: &Enrolled,
+/// Where an enrolment is saved.
+struct Target<'a> {
+    place: &'a Place,
+    instance: Instance,
+    paths: Paths,
+    /// The content of the configuration file.
+    file: Options,
     listen: Option<u16>,
     replace: bool,
-) -> Result<()> {
-    let Enrolled { mesh, namespace, edge, .. } = enrolled;
-    let new = SpiffeId::edge(mesh.clone(), namespace.clone(), edge.clone());
-    if let Some(old) = state::existing(&paths.data)
-        && old != new
-        && !replace
-    {
-        let text = format!(
-            "{} has the identity {old} and the new one is {new}: nothing was kept; use --replace \
-             with another token, or --instance NAME for a second edge on this host",
-            paths.data.display()
-        );
-        return Err(Coded::error(Exit::Conflict, text));
-    }
-    let identity = state::save_identity(&paths.data, key, enrolled)?;
-    write_config(instance, paths, file, listen)?;
-    report(place, paths, &identity, runtime()?.block_on(local::status(&paths.socket)).ok());
-    Ok(())
 }
 
-/// Writes what the command line said; what the file says besides stays.
-fn write_config(
-    instance: &Instance,
-    paths: &Paths,
-    mut file: File,
-    listen: Option<u16>,
-) -> Result<()> {
-    let before = file.clone();
-    file.instance = Some(instance.name().to_owned());
-    file.listen = listen.or(file.listen);
-    if file == before {
-        return Ok(());
+impl<'a> Target<'a> {
+    fn resolve(place: &'a Place, listen: Option<u16>, replace: bool) -> Result<Self> {
+        let (instance, paths, file) = place.resolve()?;
+        Ok(Self { place, instance, paths, file, listen, replace })
     }
-    if let Some(parent) = paths.config.parent() {
-        std::fs::create_dir_all(parent)
-            .with_context(|| format!("cannot make {}", parent.display()))?;
+
+    fn save(self, key: PrivateKey, enrolled: &Enrolled) -> Result<()> {
+        let data = &self.paths.data;
+        let Enrolled { mesh, namespace, edge, .. } = enrolled;
+        let new = SpiffeId::edge(mesh.clone(), namespace.clone(), edge.clone());
+        if let Some(old) = state::existing(data)
+            && old != new
+            && !self.replace
+        {
+            let text = format!(
+                "{} has the identity {old} and the new one is {new}: nothing was saved; use --replace \
+                 with another token, or --instance NAME for a second edge on this host",
+                data.display()
+            );
+            return Err(Coded::error(Exit::Conflict, text));
+        }
+        let identity = state::save_identity(data, key, enrolled)?;
+        self.write_config()?;
+        let running = runtime()?.block_on(local::status(&self.paths.socket)).ok();
+        report(self.place, &self.paths, &identity, running);
+        Ok(())
     }
-    Ok(files::write_public(&paths.config, toml::to_string(&file)?.as_bytes())?)
+
+    /// Writes the flags of the command line. The rest of the file stays as it is.
+    fn write_config(&self) -> Result<()> {
+        let mut file = self.file.clone();
+        file.instance = Some(self.instance.name().to_owned());
+        file.listen = self.listen.or(file.listen);
+        if file == self.file {
+            return Ok(());
+        }
+        let path = &self.paths.config;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("cannot create {}", parent.display()))?;
+        }
+        Ok(files::write_public(path, toml::to_string(&file)?.as_bytes())?)
+    }
 }
 
 fn report(place: &Place, paths: &Paths, identity: &PeerIdentity, running: Option<Status>) {
@@ -142,7 +149,7 @@ fn report(place: &Place, paths: &Paths, identity: &PeerIdentity, running: Option
     println!("  configuration  {}", paths.config.display());
     match running {
         Some(status) if status.id == identity.id.to_string() => {
-            return println!("next: nothing; pid {} takes it up within seconds", status.pid);
+            return println!("next: nothing; pid {} uses it within seconds", status.pid);
         }
         Some(status) => {
             return println!(
@@ -174,18 +181,18 @@ mod tests {
     use crate::{cli::exit::exit_code, state::tests::enrolled_for};
 
     #[test]
-    fn a_token_is_not_spent_where_an_identity_is_in_use() {
+    fn a_token_is_not_used_up_where_an_identity_is_valid() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("edge");
-        spare_token(&data).unwrap();
+        check_token_is_needed(&data).unwrap();
         let identity = enrolled_for(&data, "idc");
-        let error = spare_token(&data).unwrap_err();
+        let error = check_token_is_needed(&data).unwrap_err();
         assert_eq!(exit_code(&error), Exit::Conflict);
         let text = error.to_string();
         assert!(text.contains("/edge/idc") && text.contains("--replace"), "{text}");
 
-        // One that was cut off needs another.
+        // An edge that was cut off needs a new certificate.
         Cut::new("its certificate was revoked", identity.serial, true).save(&data);
-        spare_token(&data).unwrap();
+        check_token_is_needed(&data).unwrap();
     }
 }

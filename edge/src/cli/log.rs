@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 
-/// Changes the filter of what is logged.
+/// Changes the filter at run time.
 pub(super) struct Filter(log::Filter);
 
 pub(super) fn start(config: &Config) -> Result<Filter> {
@@ -19,7 +19,7 @@ impl Filter {
     }
 }
 
-/// A bare level is ours; what lies below us speaks up only when something is wrong.
+/// A level alone is for this program: dependencies then log only warnings or errors.
 fn parse(filter: &str) -> Result<EnvFilter> {
     let bare = !filter.contains(['=', ',']);
     let whole = match bare && !["debug", "trace"].contains(&filter) {
@@ -28,6 +28,9 @@ fn parse(filter: &str) -> Result<EnvFilter> {
         ),
         false => filter.to_owned(),
     };
-    EnvFilter::try_new(&whole)
-        .with_context(|| format!("log is {filter:?}, which is not a level or a filter"))
+    EnvFilter::try_new(&whole).with_context(|| {
+        format!(
+            "log is {filter:?}: use a level, such as info, or a filter, such as cframe_edge=debug"
+        )
+    })
 }

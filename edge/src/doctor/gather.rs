@@ -81,7 +81,7 @@ pub async fn gather(instance: &Instance, paths: &Paths) -> Facts {
         Err(error) => facts.certificate_error = Some(format!("{error:#}")),
     }
     match snapshot::load(&paths.data.join(snapshot::FILE)) {
-        Ok(kept) => facts.snapshot_saved = kept.map(|kept| kept.saved),
+        Ok(snapshot) => facts.snapshot_saved = snapshot.map(|snapshot| snapshot.saved),
         Err(error) => facts.snapshot_error = Some(format!("{:#}", anyhow::Error::new(error))),
     }
     facts.synchronised = sys::clock_is_synchronised().ok();

@@ -1,4 +1,4 @@
-//! Masquerading toward the site, with `nft` and a table of its own.
+//! Masquerading toward the site, with `nft` and its own table.
 
 use std::{io, process::Stdio};
 

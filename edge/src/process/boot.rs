@@ -65,22 +65,18 @@ pub(super) async fn boot(
         Core { config: &config, stored: &stored, credentials: &credentials, verifier, boot_id };
     let (driver, driver_events) = core.start(&name, socket, &tun, trust.clone(), &links)?;
 
-    let setup = Setup {
-        instance: config.instance.clone(),
-        forwarding: config.forwarding == Forwarding::Set,
-        cancel: cancel.clone(),
-    };
+    let forwarding = config.forwarding == Forwarding::Set;
+    let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
     routes.set_device(device.index(), mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
 
-    let have = stored.snapshot.as_ref().map(|kept| Arc::clone(&kept.desired));
+    let have = stored.snapshot.as_ref().map(|snapshot| Arc::clone(&snapshot.desired));
+    let verifier =
+        PeerVerifier::new(trust.clone(), Policy::Controller).with_observer(refusals.observer());
     let client = Client {
         addresses: merge_controllers(&config.controllers, &stored.controllers()),
-        tls: Arc::new(tls::control_client(
-            &credentials,
-            PeerVerifier::new(trust.clone(), Policy::Controller).with_observer(refusals.observer()),
-        )),
+        tls: Arc::new(tls::control_client(&credentials, verifier)),
         mark: Some(config.instance.mark()),
     };
     let session =
@@ -116,14 +112,8 @@ pub(super) async fn boot(
         process.snat.apply(true).await;
     }
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
-    let inputs = Inputs {
-        session: session_events,
-        driver: driver_events,
-        host: host_events,
-        calls,
-        reloads,
-    };
-    Ok((process, inputs))
+    let (session, driver, host) = (session_events, driver_events, host_events);
+    Ok((process, Inputs { session, driver, host, calls, reloads }))
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.

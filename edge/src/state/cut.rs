@@ -57,13 +57,13 @@ mod tests {
     #[test]
     fn a_cut_is_remembered_for_its_own_certificate_only() {
         let dir = tempfile::tempdir().unwrap();
-        let (ours, another) = (Serial::from_bytes([10; 16]), Serial::from_bytes([11; 16]));
-        Cut::new("its certificate was revoked", ours, true).save(dir.path());
-        let saved = Cut::load(dir.path(), ours).unwrap();
+        let (own, another) = (Serial::from_bytes([10; 16]), Serial::from_bytes([11; 16]));
+        Cut::new("its certificate was revoked", own, true).save(dir.path());
+        let saved = Cut::load(dir.path(), own).unwrap();
         assert_eq!(saved.reason, "its certificate was revoked");
         assert!(!saved.in_force, "peers decide after a restart");
         assert_eq!(Cut::load(dir.path(), another), None);
         Cut::forget(dir.path());
-        assert_eq!(Cut::load(dir.path(), ours), None);
+        assert_eq!(Cut::load(dir.path(), own), None);
     }
 }

@@ -46,8 +46,8 @@ impl Core<'_> {
         links: &Links,
     ) -> Result<(Driver, mpsc::Receiver<DriverEvent>)> {
         let mut mesh = self.build(tun)?;
-        if let Some(kept) = &self.stored.snapshot {
-            add_peers(&mut mesh, own, &kept.desired, links);
+        if let Some(snapshot) = &self.stored.snapshot {
+            add_peers(&mut mesh, own, &snapshot.desired, links);
         }
         Driver::start(mesh, socket, trust).context("cannot start the data plane")
     }

@@ -48,7 +48,7 @@ impl Stored {
 
     /// The newest settings of the namespace.
     pub(super) fn settings(&self) -> Settings {
-        self.snapshot.as_ref().map_or(self.enrolment.settings, |kept| kept.desired.settings)
+        self.snapshot.as_ref().map_or(self.enrolment.settings, |snapshot| snapshot.desired.settings)
     }
 
     /// The UDP port of links, if the configuration has none.
@@ -61,7 +61,7 @@ impl Stored {
 
     /// The controllers of the newest state that has any.
     pub(super) fn controllers(&self) -> Vec<Endpoint> {
-        let known = self.snapshot.as_ref().map(|kept| &kept.desired.controllers);
+        let known = self.snapshot.as_ref().map(|snapshot| &snapshot.desired.controllers);
         match known.filter(|known| !known.is_empty()) {
             Some(known) => known.iter().cloned().collect(),
             None => self.enrolment.controllers.clone(),
@@ -71,12 +71,14 @@ impl Stored {
     /// The newest trust bundle that can be used, except for what is denied.
     pub(super) fn trust(&self) -> Result<Trust> {
         let (mesh, enrolled) = (&self.identity.id.mesh, &self.enrolment.trust);
-        let kept = self.snapshot.as_ref();
-        let denied: DenyList = kept
+        let snapshot = self.snapshot.as_ref();
+        let denied: DenyList = snapshot
             .into_iter()
-            .flat_map(|kept| kept.desired.denied.iter().cloned().chain(kept.denied.iter()))
+            .flat_map(|snapshot| {
+                snapshot.desired.denied.iter().cloned().chain(snapshot.denied.iter())
+            })
             .collect();
-        let bundle = kept.map_or(enrolled, |kept| &kept.desired.trust);
+        let bundle = snapshot.map_or(enrolled, |snapshot| &snapshot.desired.trust);
         match Trust::new(mesh.clone(), bundle.clone(), denied.clone()) {
             Ok(trust) => Ok(trust),
             Err(error) => {
@@ -95,11 +97,13 @@ fn load_snapshot(
 ) -> Option<Snapshot> {
     let unusable = match snapshot::load(&dir.join(snapshot::FILE)) {
         Ok(None) => return None,
-        Ok(Some(kept)) if kept.id != identity.id => format!("it is of another edge, {}", kept.id),
-        Ok(Some(kept)) if distrusts(&kept, credentials, identity) => {
+        Ok(Some(snapshot)) if snapshot.id != identity.id => {
+            format!("it is of another edge, {}", snapshot.id)
+        }
+        Ok(Some(snapshot)) if distrusts(&snapshot, credentials, identity) => {
             "it does not trust the root of this edge's certificate".to_owned()
         }
-        Ok(Some(kept)) => return Some(kept),
+        Ok(Some(snapshot)) => return Some(snapshot),
         Err(error) => format!("{:#}", anyhow::Error::new(error)),
     };
     warn!("the state on disk is not used: {unusable}; waiting for a controller");
@@ -108,8 +112,8 @@ fn load_snapshot(
 
 /// Whether a newer certificate, of a later `join`, has a root that the state does not know: after a
 /// rotation of roots, or in a mesh that was made again. By that state no controller would be trusted.
-fn distrusts(kept: &Snapshot, credentials: &Credentials, identity: &PeerIdentity) -> bool {
-    let (mesh, bundle) = (identity.id.mesh.clone(), kept.desired.trust.clone());
+fn distrusts(snapshot: &Snapshot, credentials: &Credentials, identity: &PeerIdentity) -> bool {
+    let (mesh, bundle) = (identity.id.mesh.clone(), snapshot.desired.trust.clone());
     let Ok(trust) = Trust::new(mesh, bundle, DenyList::default()) else { return false };
     let verifier = PeerVerifier::new(trust, Policy::ControlClients);
     // Judged within its lifetime: whether it has expired is another question.
