@@ -30,7 +30,7 @@ enum Command {
     ///
     /// Makes a key on this host, has the controller certify it, and writes identity and configuration.
     Join {
-        /// The token, or - to read it from standard input
+        /// The token, or - to read it from standard input [variable: CFRAME_EDGE_TOKEN]
         #[arg(env)]
         token: String,
         /// UDP port of links
