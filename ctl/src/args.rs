@@ -70,7 +70,7 @@ pub struct Globals {
           value_parser = value::duration)]
     pub timeout: Duration,
 
-    /// Only have the controller check the change.
+    /// Have the controller check the change without making it.
     #[arg(long, global = true)]
     pub dry_run: bool,
 
@@ -103,7 +103,7 @@ pub enum Format {
     Wide,
     /// An array for a list, an object for one thing. The names are stable.
     Json,
-    /// As json.
+    /// The same objects as YAML.
     Yaml,
 }
 
@@ -113,6 +113,7 @@ pub enum ColorChoice {
     Auto,
     /// Also in files and pipes.
     Always,
+    /// Without colours.
     Never,
 }
 

@@ -31,7 +31,7 @@ enum Command {
     /// Generates a key on this host, gets a certificate from the controller, and writes identity and
     /// configuration.
     Join {
-        /// The token, or - to read it from standard input
+        /// The token, or - to read it from standard input [variable: CFRAME_EDGE_TOKEN]
         #[arg(env)]
         token: String,
         /// UDP port of links
