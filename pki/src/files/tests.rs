@@ -1,4 +1,4 @@
-//! Modes, owners and atomicity.
+//! Modes and owners of files, and atomic writes.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ fn a_secret_is_not_written_through_a_link() {
 }
 
 #[test]
-fn replacing_is_whole_and_private_whatever_was_there() {
+fn replacing_gives_a_whole_private_file_for_any_existing_one() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("key");
     fs::write(&path, "older and longer").unwrap();
@@ -92,7 +92,7 @@ fn a_secret_of_another_user_is_refused() {
         chown(&directory, Some(12345), None).unwrap();
         (file, directory)
     } else {
-        // Only root gives files away; these are root's.
+        // Only root can change a file's owner; these files are root's.
         (PathBuf::from("/etc/passwd"), PathBuf::from("/etc"))
     };
     let error = read_secret(&file).unwrap_err();
@@ -111,7 +111,7 @@ fn root_reads_a_secret_of_the_user_who_has_its_directory_and_of_no_other() {
     assert_eq!(expected_by_root(998, Some(997)), 0);
     assert_eq!(expected_by_root(998, None), 0);
     if !rustix::process::geteuid().is_root() {
-        return; // Only root gives files away.
+        return; // Only root can change a file's owner.
     }
     let home = tempfile::tempdir().unwrap();
     let (directory, path) = (home.path().join("service"), home.path().join("service/key"));
@@ -127,7 +127,7 @@ fn root_reads_a_secret_of_the_user_who_has_its_directory_and_of_no_other() {
 }
 
 #[test]
-fn what_is_no_file_is_no_secret() {
+fn only_regular_files_are_secrets() {
     let home = tempfile::tempdir().unwrap();
     assert!(matches!(read_secret(home.path()), Err(FileError::Kind { .. })));
     assert!(read_secret(&home.path().join("absent")).is_err());

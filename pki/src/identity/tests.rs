@@ -1,4 +1,4 @@
-//! Names and identities as text.
+//! Parsing of names and SPIFFE IDs.
 
 use proptest::prelude::*;
 
@@ -38,7 +38,7 @@ fn a_mesh_name_is_labels_with_dots() {
 }
 
 #[test]
-fn an_error_quotes_no_more_than_the_beginning() {
+fn an_error_quotes_only_the_start_of_the_text() {
     let error = "X".repeat(100_000).parse::<Label>().unwrap_err().to_string();
     assert!(error.len() < 500, "{}", error.len());
 }

@@ -1,4 +1,4 @@
-//! Tokens that come back, and texts that don't.
+//! Encoding and decoding of join tokens.
 
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn token() -> JoinToken {
     .unwrap()
 }
 
-/// A text with these bytes and the check value that belongs to them.
+/// The text of these bytes with their check value.
 fn text_of(mut bytes: Vec<u8>) -> String {
     let check = sha256(&bytes);
     bytes.extend_from_slice(&check[..CHECK_LEN]);
@@ -32,7 +32,7 @@ fn same(a: &JoinToken, b: &JoinToken) -> bool {
 }
 
 #[test]
-fn a_token_comes_back_from_its_text() {
+fn a_token_is_read_from_its_text() {
     let text = token().expose();
     assert!(text.starts_with("cfj1."), "{}", *text);
     assert!(same(&text.parse().unwrap(), &token()));
@@ -40,7 +40,7 @@ fn a_token_comes_back_from_its_text() {
 }
 
 #[test]
-fn every_shortening_and_change_is_noticed() {
+fn every_cut_and_change_is_detected() {
     let text = token().expose();
     for end in 0..text.len() {
         assert!(text[..end].parse::<JoinToken>().is_err(), "{end}");
@@ -79,7 +79,7 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
-fn the_longest_token_is_not_too_long() {
+fn the_longest_token_is_accepted() {
     let host =
         format!("{}.{}.{}.{}", "a".repeat(63), "a".repeat(63), "a".repeat(63), "a".repeat(57));
     let mut longest = token();
@@ -147,7 +147,7 @@ proptest! {
         prop_assert!(text.parse::<JoinToken>().is_err());
         let tail = format!("{PREFIX}{tail}");
         prop_assert!(tail.parse::<JoinToken>().is_err());
-        // With a check value that fits, so that the parser gets further: it may well be a token.
+        // With a valid check value the parser gets further. The bytes may be a token.
         let _ = text_of(bytes).parse::<JoinToken>();
     }
 }
