@@ -70,7 +70,7 @@ impl Deployment {
         Self::start_mesh("lab", lab.dir(), host, Transcript::default())
     }
 
-    /// Creates a mesh with its files in a new directory below `dir`. Commands are shown in `transcript`.
+    /// Creates a mesh with its files in a directory below `dir`. Commands are shown in `transcript`.
     pub fn start_mesh(mesh: &str, dir: &Path, host: &Host, transcript: Transcript) -> Result<Self> {
         let files = Files::new(mesh, dir);
         files.create_dir()?;
@@ -89,7 +89,7 @@ impl Deployment {
         let origin = if files.contexts().exists() {
             Origin::Existing
         } else {
-            files.create_dir_if_absent()?;
+            files.create_dir()?;
             Origin::New { config }
         };
         Self::start_first(mesh, files, &origin, host, Transcript::default())

@@ -31,7 +31,8 @@ impl EtcdMember {
         // The kernel ends it if this process is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "etcd"]);
-        add_flags(&mut command, "etcd", &dir.join("data"), [&client, &peer], &of_one(&peer));
+        let cluster = format!("etcd={peer}");
+        add_flags(&mut command, "etcd", &dir.join("data"), [&client, &peer], &cluster);
         let process = Process::start("etcd", command, dir, false)?;
         Self { host: None, endpoint: client, process: Mutex::new(process) }.once_healthy()
     }
@@ -39,7 +40,7 @@ impl EtcdMember {
     /// Starts a cluster of one on the loopback of `host`, with its data in `dir`.
     pub fn on_host(host: &Host, dir: &Path) -> Result<Self> {
         let (client, peer) = ("http://127.0.0.1:2379", "http://127.0.0.1:2380");
-        Self::spawn(host, "etcd", dir, [client, peer], &of_one(peer))?.once_healthy()
+        Self::spawn(host, "etcd", dir, [client, peer], &format!("etcd={peer}"))?.once_healthy()
     }
 
     /// Starts a cluster with a member on each host, with their data below `dir`, and does not wait for it.
@@ -100,11 +101,6 @@ impl EtcdMember {
         command.args(["--dial-timeout", "300ms", "--command-timeout", "500ms"]).args(args);
         command
     }
-}
-
-/// The `--initial-cluster` of a member that is named `etcd`.
-fn of_one(peer: &str) -> String {
-    format!("etcd={peer}")
 }
 
 fn add_flags(

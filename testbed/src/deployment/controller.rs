@@ -30,16 +30,7 @@ impl Files {
         Self(dir.join(format!("mesh-{mesh}")))
     }
 
-    /// Creates the directory, which must not exist.
     pub(super) fn create_dir(&self) -> Result<()> {
-        let dir = self.0.display();
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&self.0)
-            .with_context(|| format!("creating {dir}: is there a mesh of that name already?"))
-    }
-
-    pub(super) fn create_dir_if_absent(&self) -> Result<()> {
         let created = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
         created.with_context(|| format!("creating {}", self.0.display()))
     }
