@@ -205,8 +205,8 @@ impl Pinger {
         self.finish()
     }
 
-    /// Waits until [`Ping::count`] requests are sent and answered, and returns the results. Without
-    /// a count it stops at once.
+    /// Waits until all requests of a limited series are sent and answered, and returns the results.
+    /// An unlimited series is stopped.
     pub fn finish(mut self) -> PingStats {
         if self.endless {
             self.shared.stop.store(true, Ordering::Relaxed);

@@ -84,7 +84,7 @@ impl FetchedContender {
             "limit" => Self::Limit,
             "none" => Self::None { mss: Some(u32::from(MTU) - 40) },
             "none-full" => Self::None { mss: None },
-            _ => bail!("there is no contender {name:?}: use {}", NAMES.join(", ")),
+            _ => bail!("there is no contender {name:?}"),
         })
     }
 

@@ -1,7 +1,7 @@
 //! One direction between two links: the verdict on each packet, and its due time. Pure: time and
 //! packets are arguments, so the same seed and packets give the same verdicts.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
@@ -174,7 +174,8 @@ fn with_ce(packet: &Bytes) -> Bytes {
 struct DelayQueue {
     /// By due time, which is also the order of arrival.
     in_order: VecDeque<(Duration, Bytes)>,
-    late: BinaryHeap<LatePacket>,
+    /// By due time and then by number, which is unique; the earliest on top.
+    late: BinaryHeap<Reverse<(Duration, u64, Bytes)>>,
     bytes: usize,
     limit: usize,
     late_count: u64,
@@ -207,20 +208,20 @@ impl DelayQueue {
     fn push_late(&mut self, due: Duration, packet: Bytes) {
         self.bytes += packet.len() + OVERHEAD;
         self.late_count += 1;
-        self.late.push(LatePacket { due, number: self.late_count, packet });
+        self.late.push(Reverse((due, self.late_count, packet)));
     }
 
     /// The earliest due time, and whether it is a late packet's.
     fn next(&self) -> Option<(Duration, bool)> {
         let in_order = self.in_order.front().map(|(due, _)| (*due, false));
-        let late = self.late.peek().map(|late| (late.due, true));
+        let late = self.late.peek().map(|Reverse((due, ..))| (*due, true));
         in_order.into_iter().chain(late).min()
     }
 
     fn pop_due(&mut self, now: Duration) -> Option<Bytes> {
         let (_, late) = self.next().filter(|(due, _)| *due <= now)?;
         let packet = if late {
-            self.late.pop().map(|late| late.packet)
+            self.late.pop().map(|Reverse((.., packet))| packet)
         } else {
             self.in_order.pop_front().map(|(_, packet)| packet)
         }?;
@@ -228,34 +229,6 @@ impl DelayQueue {
         Some(packet)
     }
 }
-
-#[derive(Debug)]
-struct LatePacket {
-    due: Duration,
-    number: u64,
-    packet: Bytes,
-}
-
-/// Reversed, because [`BinaryHeap`] pops the greatest and the earliest packet has to come first.
-impl Ord for LatePacket {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.due, other.number).cmp(&(self.due, self.number))
-    }
-}
-
-impl PartialOrd for LatePacket {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for LatePacket {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for LatePacket {}
 
 #[cfg(test)]
 mod tests;
