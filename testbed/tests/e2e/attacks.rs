@@ -10,7 +10,7 @@ use cframe_testbed::deployment::Edge;
 use cframe_testbed::{Host, wait_until};
 
 use crate::impostor::{Forge, Impostor};
-use crate::lab::{DeployedEdges, HK, IDC, SZ, TIMEOUT, figure, linked, shared};
+use crate::lab::{DeployedEdges, HK, IDC, SZ, TIMEOUT, figure, linked, shared, wait_for};
 use crate::traffic::{canary, udp_packet};
 
 const LINK_PORT: u16 = 58423;
@@ -70,7 +70,7 @@ fn a_compromised_edge_sends_as_itself_to_the_peers_site_and_nowhere_else() {
             let canary = canary();
             link.send(&packet(from, to, &canary));
             let counted = || edges.hk.dropped(reason).unwrap() == before + 1;
-            wait_until(TIMEOUT, counted).unwrap_or_else(|_| {
+            wait_for(TIMEOUT, counted).unwrap_or_else(|_| {
                 panic!("{from} → {to} is not {reason}: {:#}", edges.hk.status().unwrap())
             });
             canary
@@ -117,7 +117,7 @@ fn a_workload_that_forges_its_source_gets_no_further_than_its_own_edge() {
     };
     send("172.30.0.77");
     send("9.9.9.9");
-    wait_until(TIMEOUT, || edges.sz.dropped("tun_foreign_source").unwrap() == before + 2).unwrap();
+    wait_for(TIMEOUT, || edges.sz.dropped("tun_foreign_source").unwrap() == before + 2).unwrap();
     assert!(!capture.stop().unwrap().contains(&canary));
 }
 
@@ -130,7 +130,7 @@ fn check_refused(victim: &Edge, impostor: &Impostor, at: &str, reason: &str) {
         let log = victim.process().log();
         log.lines().any(|line| line.contains(" refused ") && line.contains(reason))
     };
-    wait_until(2 * TIMEOUT, logged).unwrap_or_else(|_| {
+    wait_for(2 * TIMEOUT, logged).unwrap_or_else(|_| {
         panic!("no {reason:?} in the log of {}:\n{}", victim.name(), victim.process().log_tail(15))
     });
     assert!(victim.dropped("handshake_refused").unwrap() > before);

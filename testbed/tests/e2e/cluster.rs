@@ -4,10 +4,9 @@ pub(crate) mod etcd;
 pub(crate) mod lab;
 pub(crate) mod observers;
 
-use cframe_testbed::wait_until;
 use serde_json::Value;
 
-use crate::lab::{TIMEOUT, shared};
+use crate::lab::{TIMEOUT, shared, wait_for};
 use lab::{Cluster, connected, version, wait_connected};
 
 /// Removes the fields that change with time.
@@ -65,7 +64,7 @@ fn each_controller_answers_for_the_whole_mesh() {
     for command in commands {
         let answer = |controller| without_times(cluster.json(controller, command));
         let all_equal = || answer(0) == answer(1) && answer(1) == answer(2);
-        if let Err(error) = wait_until(TIMEOUT, all_equal) {
+        if let Err(error) = wait_for(TIMEOUT, all_equal) {
             let answers: Vec<Value> = (0..3).map(answer).collect();
             panic!("{command:?}: {error:#}: {answers:#?}");
         }
@@ -82,13 +81,13 @@ fn each_controller_answers_for_the_whole_mesh() {
     let running = cluster.ctl(0, &["controller", "del", "ctl3", "--yes"]);
     assert_ne!(running.code, 0, "{running}");
     cluster.deployment.controllers()[2].process_mut().terminate(TIMEOUT).unwrap();
-    wait_until(TIMEOUT, || cluster.ctl(0, &["controller", "del", "ctl3", "--yes"]).code == 0)
+    wait_for(TIMEOUT, || cluster.ctl(0, &["controller", "del", "ctl3", "--yes"]).code == 0)
         .unwrap();
     let remaining = [0, 1].map(|controller| cluster.hosts[controller].address());
     for edge in edges.iter().chain([&fourth]) {
         wait_connected(edge, &remaining, TIMEOUT);
         let known = || edge.status().unwrap()["controller"]["addresses"].as_array().unwrap().len();
-        wait_until(TIMEOUT, || known() == 2).unwrap();
+        wait_for(TIMEOUT, || known() == 2).unwrap();
     }
     cluster.deployment.wait_in_sync("prod", 4).unwrap();
 }

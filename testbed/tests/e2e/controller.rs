@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use cframe_testbed::deployment::{Deployment, http_get};
-use cframe_testbed::wait_until;
 
 use crate::lab::{
-    DeployedEdges, DeployedPair, MS, SECOND, TIMEOUT, TestLab, linked, ping, shared, within,
+    DeployedEdges, DeployedPair, MS, SECOND, TIMEOUT, TestLab, linked, ping, shared, wait_for,
+    within,
 };
 
 #[test]
@@ -111,7 +111,7 @@ fn a_stopping_edge_notifies_its_peers_and_its_controller() {
     let start = Instant::now();
     pair.dialer.stop().unwrap();
     within("SIGTERM → edge stopped", start.elapsed(), 2 * SECOND);
-    let waited = wait_until(TIMEOUT, || !linked(&pair.acceptor, "aliyun-sz")).unwrap();
+    let waited = wait_for(TIMEOUT, || !linked(&pair.acceptor, "aliyun-sz")).unwrap();
     within("edge stopped → link gone at its peer", waited, Duration::from_millis(500));
     let log = pair.acceptor.process().log();
     assert!(log.contains("the edge stops"), "{log}");
@@ -120,6 +120,6 @@ fn a_stopping_edge_notifies_its_peers_and_its_controller() {
             pair.lab.deployment.ctl_json(&["edge", "show", "aliyun-sz", "-n", "prod"]).unwrap();
         edge["state"] == "offline"
     };
-    let waited = wait_until(TIMEOUT, offline).unwrap();
+    let waited = wait_for(TIMEOUT, offline).unwrap();
     within("edge stopped → offline at the controller", waited, SECOND);
 }

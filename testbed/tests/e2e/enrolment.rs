@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use cframe_testbed::deployment::Output;
-use cframe_testbed::wait_until;
 
-use crate::lab::{TIMEOUT, TestLab, figure, shared};
+use crate::lab::{TIMEOUT, TestLab, figure, shared, wait_for};
 
 const JOINS: usize = 100;
 
@@ -72,7 +71,7 @@ fn a_token_is_valid_once_until_it_expires_and_only_unaltered() {
         let listed = deployment.ctl_json(&["token", "list", "-n", "prod"]).unwrap();
         listed.as_array().unwrap().iter().all(|token| token["state"] != "valid")
     };
-    wait_until(TIMEOUT, is_expired).unwrap();
+    wait_for(TIMEOUT, is_expired).unwrap();
     let output = join("expired", &expired);
     assert_eq!(output.code, 5, "{output}");
     // An altered token: another character near the end of its secret.

@@ -5,7 +5,8 @@ use std::time::Instant;
 use cframe_testbed::{Host, wait_until};
 
 use crate::lab::{
-    DeployedEdges, DeployedPair, MS, SECOND, TIMEOUT, ip, ping, shared, start_pings, within,
+    DeployedEdges, DeployedPair, MS, SECOND, TIMEOUT, ip, ping, shared, start_pings, wait_for,
+    within,
 };
 use crate::traffic::canary;
 
@@ -50,7 +51,7 @@ fn deleted_routes_come_back_and_foreign_ones_are_removed() {
     edges.hk.host().ip(&format!("route flush table {table}")).unwrap();
     edges.hk.host().ip(&format!("route add 10.99.0.0/16 dev cframe0 table {table}")).unwrap();
     let same = || ip(edges.hk.host(), &["route", "show", "table", &table]) == before;
-    let took = wait_until(TIMEOUT, same).unwrap();
+    let took = wait_for(TIMEOUT, same).unwrap();
     within("routes flushed and a foreign one added → as before", took, 5 * SECOND);
     edges.hk.wait_synced().unwrap();
 }

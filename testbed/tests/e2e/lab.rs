@@ -7,8 +7,9 @@ use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use anyhow::Result;
 use cframe_testbed::deployment::{Deployment, Edge, Transcript};
-use cframe_testbed::{Host, Lab, Nat, Pinger, Site, ThreeSites, privilege};
+use cframe_testbed::{Host, Lab, Nat, Pinger, Site, ThreeSites, privilege, wait_until};
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -166,6 +167,18 @@ pub(crate) fn none_lost(what: &str, pingers: Vec<Pinger>) {
     }
     figure(what, format_args!("{lost} of {sent} (bound 0)"));
     assert_eq!(lost, 0);
+}
+
+/// Waits for a condition whose check starts a process, such as an edge's status. It is checked every 20 ms, to leave the
+/// processors to the test beside this one.
+pub(crate) fn wait_for(timeout: Duration, mut condition: impl FnMut() -> bool) -> Result<Duration> {
+    let mut is_first = true;
+    wait_until(timeout, || {
+        if !std::mem::take(&mut is_first) {
+            std::thread::sleep(20 * MS);
+        }
+        condition()
+    })
 }
 
 /// The standard output of a command that must succeed.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cframe_testbed::{Nat, PathMtu, wait_until};
 use serde_json::Value;
 
-use crate::lab::{DeployedPair, MS, SECOND, TIMEOUT, figure, linked, shared, within};
+use crate::lab::{DeployedPair, MS, SECOND, TIMEOUT, figure, linked, shared, wait_for, within};
 use crate::traffic::{Background, flow};
 
 /// The largest UDP payload over IPv4 in 1,300 bytes.
@@ -27,7 +27,7 @@ fn a_tcp_flow_continues_while_the_path_mtu_falls_silently_and_grows_again() {
 
     uplink.set_path_mtu(PathMtu::silent(1300)).unwrap();
     let mut gap = LongestGap::start(&flow);
-    wait_until(TIMEOUT, || {
+    wait_for(TIMEOUT, || {
         gap.update(&flow) > 20_000_000 && is_small(&pair.dialer.status().unwrap())
     })
     .unwrap();
@@ -36,7 +36,7 @@ fn a_tcp_flow_continues_while_the_path_mtu_falls_silently_and_grows_again() {
     uplink.set_path_mtu(None).unwrap();
     let (raised, mut gap) = (Instant::now(), LongestGap::start(&flow));
     // The edge probes for a larger MTU 10 s after a black hole, and then every 30 s.
-    wait_until(35 * SECOND, || {
+    wait_for(35 * SECOND, || {
         gap.update(&flow);
         is_full(&pair.dialer.status().unwrap())
     })
@@ -130,7 +130,7 @@ fn after_udp_was_blocked_for_12_s_traffic_flows_within_5_s() {
     let pinger = pair.ping(10 * MS);
     pair.acceptor.site().uplink().block_udp(true).unwrap();
     let start = Instant::now();
-    let noticed = wait_until(2 * TIMEOUT, || {
+    let noticed = wait_for(2 * TIMEOUT, || {
         !linked(&pair.dialer, "aws-hk") && !linked(&pair.acceptor, "aliyun-sz")
     })
     .unwrap();

@@ -7,7 +7,8 @@ use cframe_testbed::deployment::Edge;
 use cframe_testbed::{Pinger, wait_until};
 
 use crate::lab::{
-    DeployedEdges, DeployedPair, MS, SECOND, TIMEOUT, figure, linked, ping, shared, within,
+    DeployedEdges, DeployedPair, MS, SECOND, TIMEOUT, figure, linked, ping, shared, wait_for,
+    within,
 };
 
 /// Kills and starts an edge; returns the time from its start to the first reply.
@@ -45,7 +46,7 @@ fn an_edge_that_was_down_for_15_s_carries_traffic_within_a_second_of_its_start()
         };
         down.kill9().unwrap();
         let name = down.name().to_owned();
-        wait_until(2 * TIMEOUT, || !linked(other, &name)).unwrap();
+        wait_for(2 * TIMEOUT, || !linked(other, &name)).unwrap();
         // Until the other edge dials at its longest interval.
         let sent = pinger.stats().sent;
         wait_until(2 * TIMEOUT, || pinger.stats().sent >= sent + 1200).unwrap();

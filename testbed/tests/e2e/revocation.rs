@@ -4,11 +4,10 @@ use std::time::Instant;
 
 use cframe_pki::tls::Credentials;
 use cframe_testbed::deployment::Edge;
-use cframe_testbed::wait_until;
 
 use crate::impostor::{Forge, Impostor};
 use crate::lab::{
-    DeployedEdges, HK, MS, SECOND, SZ, TIMEOUT, linked, ping, shared, start_pings, within,
+    DeployedEdges, HK, MS, SECOND, SZ, TIMEOUT, linked, ping, shared, start_pings, wait_for, within,
 };
 
 /// Runs a command that cuts off `sz`, and checks how soon its links are gone.
@@ -17,7 +16,7 @@ fn cut_off(edges: &DeployedEdges, what: &str, command: &[&str]) {
     let start = Instant::now();
     edges.lab.deployment.ctl_ok(command).unwrap();
     for edge in [&edges.hk, &edges.idc] {
-        wait_until(TIMEOUT, || !linked(edge, "aliyun-sz")).unwrap();
+        wait_for(TIMEOUT, || !linked(edge, "aliyun-sz")).unwrap();
     }
     within(&format!("{what} → link gone on every other edge"), start.elapsed(), SECOND);
     for pinger in pingers {
@@ -30,7 +29,7 @@ fn cut_off(edges: &DeployedEdges, what: &str, command: &[&str]) {
 
 /// Waits until an edge has refused two more handshakes than `before`, and checks that it has no link to `sz`.
 fn wait_refusals(edge: &Edge, before: u64) {
-    wait_until(2 * TIMEOUT, || edge.dropped("handshake_refused").unwrap() >= before + 2).unwrap();
+    wait_for(2 * TIMEOUT, || edge.dropped("handshake_refused").unwrap() >= before + 2).unwrap();
     assert!(!linked(edge, "aliyun-sz"), "{:#}", edge.status().unwrap());
 }
 

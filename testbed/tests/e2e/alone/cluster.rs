@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use cframe_testbed::Pinger;
 use cframe_testbed::deployment::Edge;
-use cframe_testbed::{Pinger, wait_until};
 
 use crate::cluster::etcd::Member;
 use crate::cluster::lab::{Cluster, connected, version, wait_connected};
 use crate::cluster::observers::{Acknowledged, keep_editing, watch_version};
-use crate::lab::{MS, SECOND, TIMEOUT, alone, figure, none_lost, ping, start_pings, within};
+use crate::lab::{
+    MS, SECOND, TIMEOUT, alone, figure, none_lost, ping, start_pings, wait_for, within,
+};
 
 const EDITS: usize = 20;
 /// From a fault of etcd until each controller acknowledges a write.
@@ -67,7 +69,7 @@ fn an_edit_through_one_controller_reaches_the_others_edges_and_the_kill_of_a_con
 /// Waits for a member that meets the condition; returns its index.
 fn wait_member(cluster: &Cluster, condition: impl Fn(&Member) -> bool) -> usize {
     let mut found = None;
-    let waited = wait_until(TIMEOUT, || {
+    let waited = wait_for(TIMEOUT, || {
         found = cluster.members.iter().position(&condition);
         found.is_some()
     });

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use cframe_protocol::v1::Version;
 use cframe_testbed::deployment::{Deployment, Edge, Output};
-use cframe_testbed::{Lab, PublicHost, Site, privilege, wait_until};
+use cframe_testbed::{Lab, PublicHost, Site, privilege};
 use serde_json::Value;
 
 use super::etcd::Member;
-use crate::lab::{Share, TIMEOUT};
+use crate::lab::{Share, TIMEOUT, wait_for};
 
 /// The fields are dropped in this order.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl Cluster {
     pub(crate) fn wait_revision(&self, edges: &[Edge], revision: u64, timeout: Duration) {
         for edge in edges {
             let waited =
-                wait_until(timeout, || version(edge).is_some_and(|v| v.namespace >= revision));
+                wait_for(timeout, || version(edge).is_some_and(|v| v.namespace >= revision));
             waited.unwrap_or_else(|error| {
                 panic!("{} has {:?}, not {revision}: {error:#}", edge.name(), version(edge))
             });
@@ -130,7 +130,7 @@ pub(crate) fn connected(edge: &Edge) -> Option<IpAddr> {
 /// Waits until an edge has a session with one of these controllers.
 pub(crate) fn wait_connected(edge: &Edge, wanted: &[IpAddr], timeout: Duration) {
     let is_connected = || connected(edge).is_some_and(|address| wanted.contains(&address));
-    wait_until(timeout, is_connected).unwrap_or_else(|error| {
+    wait_for(timeout, is_connected).unwrap_or_else(|error| {
         panic!("{} is at {:?}, not {wanted:?}: {error:#}", edge.name(), connected(edge))
     });
 }
