@@ -12,6 +12,7 @@
 //! The audit log is part of a dump, up to its newest [`RECORDS`], and a restore adds its own record.
 
 use cframe_pki::{Fingerprint, seal};
+use cframe_store::{CommitError, Compare, Entry, Op, Page, ReadError, Revision, Store, Txn, View};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -19,7 +20,6 @@ use crate::{
     audit,
     model::{LoadError, State},
     record::{self, Key, ROOT, Record},
-    store::{CommitError, Compare, Entry, Op, Page, ReadError, Revision, Store, Txn, View},
 };
 
 /// 2 has the audit log; 1 has none, and is read too.

@@ -10,6 +10,7 @@ use cframe_pki::{
 use cframe_protocol::v1::{
     AdminRequest, AuditQuery, Call, CallError, Changed, EdgeLiveness, ErrorCode, Reply,
 };
+use cframe_store::Revision;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
     roles::{Holder, permit},
     server::Context,
     session::Order,
-    store::Revision,
 };
 
 mod admin;
@@ -40,11 +40,10 @@ mod steps;
 mod token;
 mod wait;
 
-use sightings::Of;
-pub(crate) use sightings::{BRIEF, Sightings};
-
 pub(crate) use cert::{enrolled, renew};
 pub(crate) use edge::{deny_certs, find as find_edge};
+use sightings::Of;
+pub(crate) use sightings::{BRIEF, Sightings};
 
 /// Who calls: an admin, or another controller.
 #[derive(Debug, Clone)]

@@ -15,8 +15,12 @@ use serde::Deserialize;
 
 use crate::audit::Keep;
 
+#[cfg(feature = "etcd")]
+mod etcd;
 mod store;
 
+#[cfg(not(feature = "etcd"))]
+pub(crate) use store::NO_ETCD;
 pub use store::{EtcdFile, Kind, StoreConfig, StoreFile, StoreFlags};
 
 /// Where the file is, unless told otherwise.
@@ -294,6 +298,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "etcd")]
     fn a_file_names_the_store() {
         let file = File::parse(
             "data_dir = \"/x\"\n[store]\nkind = \"etcd\"\n[etcd]\nendpoints = [\"http://10.0.0.1:2379\"]\n",

@@ -10,12 +10,12 @@ use cframe_pki::{
     bundle::DenyEntry,
     identity::{Label, Role},
 };
+use cframe_store::{Compare, Op, Revision, Txn};
 use serde::Serialize;
 
 use crate::{
     model::{Namespace, State, Stored},
     record::{self, Key},
-    store::{Compare, Op, Revision, Txn},
 };
 
 /// A decided write.
@@ -142,7 +142,7 @@ impl Draft {
         keys.find(|op| !compares(op.key()) && !guarded(op)).map(Op::key)
     }
 
-    /// How much of a transaction it takes up, of what [`crate::store::Store::max_ops`] allows.
+    /// How much of a transaction it takes up, of what [`cframe_store::Store::max_ops`] allows.
     pub fn size(&self) -> usize {
         self.txn.ops.len().max(self.txn.compares.len())
     }

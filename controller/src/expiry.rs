@@ -189,12 +189,10 @@ mod tests {
         bundle::TrustBundle,
         issue::{ROOT_LIFETIME, RootCa},
     };
+    use cframe_store::{Entry, View};
 
     use super::*;
-    use crate::{
-        record::{self, Key},
-        store::{Entry, View},
-    };
+    use crate::record::{self, Key};
 
     const NOW: u64 = 1_800_000_000;
     const DAY: u64 = 86_400;

@@ -1,7 +1,6 @@
 //! The controller of a cframe mesh: the store and what may be written to it, enrolment, the edges' sessions
 //! with the state they are to have, and admin calls.
 //!
-//! - [`store`]: the trait, the embedded back end, and the suite that every back end passes.
 //! - [`record`], [`model`]: what is stored, and the same in memory with its indexes.
 //! - [`check`], [`draft`], [`calls`]: what a write is checked for, and the decision as a transaction. Pure.
 //! - [`mesh`]: the one way to write, and what follows from a change.
@@ -40,7 +39,6 @@ pub mod registration;
 pub mod roles;
 pub mod server;
 pub mod session;
-pub mod store;
 
 mod expiry;
 mod http;

@@ -16,6 +16,7 @@ use cframe_pki::{
     verifier::{BundleError, Trust},
 };
 use cframe_protocol::v1::Version;
+use cframe_store::{ReadError, Revision, Store, View};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -26,7 +27,6 @@ use crate::{
     model::{Effects, LoadError, State},
     record::ROOT,
     session::{Registry, goodbye},
-    store::{ReadError, Revision, Store, View},
 };
 
 mod compare;

@@ -1,8 +1,12 @@
 //! What is counted, in Prometheus's text format. Names begin with `cframe_controller_`.
 
-use std::{sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use cframe_protocol::v1::ErrorCode;
+use cframe_store::{CommitError, ReadError};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -14,10 +18,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    audit,
-    store::{CommitError, ReadError},
-};
+use crate::audit;
 
 /// All metrics of a controller.
 #[derive(Debug)]

@@ -9,12 +9,10 @@ use cframe_pki::{
     identity::{Label, Role, SpiffeId},
 };
 use cframe_protocol::v1::{Change, Desired, Version};
+use cframe_store::{Batch, Revision, View};
 use thiserror::Error;
 
-use crate::{
-    record::{self, Key, Record, RecordError, TokenKey},
-    store::{Batch, Revision, View},
-};
+use crate::record::{self, Key, Record, RecordError, TokenKey};
 
 mod difference;
 mod log;

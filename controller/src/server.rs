@@ -29,6 +29,7 @@ use cframe_protocol::{
     session::{CloseCode, FrameReader, FrameWriter, transport},
     v1::{AdminReply, AdminRequest},
 };
+use cframe_store::Store;
 use quinn::{Connection, Endpoint, Incoming, TokioRuntime};
 use thiserror::Error;
 use tokio::{
@@ -50,9 +51,7 @@ use crate::{
     peers::{self, Peers},
     presence, registration,
     reset::ResetSecret,
-    session,
-    store::Store,
-    upkeep,
+    session, upkeep,
 };
 
 /// From the first packet to the finished handshake.

@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cframe_store::{Op, Txn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -9,7 +10,6 @@ use super::text::clean;
 use crate::{
     model::State,
     record::{self, Key},
-    store::{Op, Txn},
 };
 
 /// Changes in one record; a namespace that goes takes thousands with it.

@@ -13,11 +13,12 @@ use std::{
 };
 
 use cframe_pki::identity::Label;
+use cframe_store::Op;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Act, Record, Who, millis};
-use crate::{mesh::Mesh, server::Context, store::Op};
+use crate::{mesh::Mesh, server::Context};
 
 mod limit;
 

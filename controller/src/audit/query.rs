@@ -4,14 +4,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use cframe_protocol::v1::{AuditQuery, AuditRow, CallError, ErrorCode, Reply};
+use cframe_store::{Entry, Page, ReadError, Revision, WatchError};
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{END, ROOT, Record, key_at};
-use crate::{
-    mesh::Mesh,
-    store::{Entry, Page, ReadError, Revision, WatchError},
-};
+use crate::mesh::Mesh;
 
 /// Records read at once: what a call holds.
 const PAGE: usize = 256;

@@ -2,10 +2,11 @@
 
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{CallError, ErrorCode};
+use cframe_store::Op;
 use serde::{Deserialize, Serialize};
 
 use super::{Act, Change, ROOT, text::clean};
-use crate::{record, store::Op};
+use crate::record;
 
 /// A record of the audit log. The value in the store has a `schema` besides; fields that say nothing are left
 /// out.

@@ -5,15 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cframe_store::{Op, Page, ReadError, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::{END, Keep, ROOT, key_at, millis};
-use crate::{
-    mesh::Mesh,
-    server::Context,
-    store::{Op, Page, ReadError, Store},
-    upkeep::Steady,
-};
+use crate::{mesh::Mesh, server::Context, upkeep::Steady};
 
 /// How often it is looked, besides whenever the log has grown by a tenth.
 const LOOK: Duration = Duration::from_secs(600);
@@ -99,8 +95,9 @@ async fn step(mesh: &Mesh, first: &str) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use cframe_store::{Txn, redb::Redb};
+
     use super::*;
-    use crate::store::{Txn, redb::Redb};
 
     async fn store(count: u64) -> (tempfile::TempDir, Redb) {
         let directory = tempfile::tempdir().unwrap();

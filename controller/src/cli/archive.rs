@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use cframe_pki::{files, unix_now};
+use cframe_store::{Op, Store, Txn, redb::Redb};
 use clap::Args;
 use zeroize::Zeroizing;
 
@@ -19,7 +20,6 @@ use crate::{
     backup::{self, BackupError},
     config::{Config, StoreConfig},
     local,
-    store::{Op, Store, Txn, redb::Redb},
 };
 
 /// Flags of `backup`.

@@ -20,6 +20,7 @@ use cframe_pki::{
     issue::IssuingCa,
     tls::{Credentials, LiveCredentials},
 };
+use cframe_store::{ReadError, redb::Redb};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -27,7 +28,6 @@ use crate::{
     issuing::Issuer,
     local,
     reset::{self, ResetSecret},
-    store::{ReadError, redb::Redb},
 };
 
 /// A data directory.

@@ -17,6 +17,7 @@ use cframe_pki::{
     unix_now,
 };
 use cframe_protocol::{CONTROL_PORT, v1::Endpoint};
+use cframe_store::{CommitError, Compare, Op, Store, Txn, redb::Redb};
 use clap::Args;
 
 use super::{
@@ -28,7 +29,6 @@ use crate::{
     audit::{Act, Journal, Who},
     config::{Config, StoreConfig},
     record::{self, Key, ROOT},
-    store::{CommitError, Compare, Op, Store, Txn, redb::Redb},
 };
 
 /// Flags of `init`.
@@ -207,7 +207,7 @@ pub enum TakenError {
 }
 
 /// Whether the mesh in the store is that of the keys in the directory.
-fn is_ours(directory: &DataDir, found: &crate::store::View) -> Result<bool> {
+fn is_ours(directory: &DataDir, found: &cframe_store::View) -> Result<bool> {
     if !directory.has_keys() {
         return Ok(false);
     }

@@ -21,6 +21,7 @@ use cframe_pki::{
     verifier::{PeerSide, PeerVerifier, Policy, Trust},
 };
 use cframe_protocol::v1::Endpoint;
+use cframe_store::{CommitError, Op, Store};
 
 use super::{
     DataDir, Failure,
@@ -34,7 +35,6 @@ use crate::{
     model::State,
     record::{self, Key, ROOT},
     registration,
-    store::{CommitError, Op, Store},
 };
 
 /// The request for the issuing CA's certificate, in the data directory.

@@ -6,12 +6,12 @@ use cframe_protocol::{
     frame::Decoder,
     v1::{Settings, Update},
 };
+use cframe_store::{Batch, Entry, Op, View};
 
 use super::*;
 use crate::{
     draft::Draft,
     record::{self, Key},
-    store::{Batch, Entry, Op, View},
 };
 
 fn space() -> Label {

@@ -3,14 +3,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use cframe_store::{Batch, Boxed, Revision};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Mesh, follow::FollowError};
-use crate::{
-    model::State,
-    record::Key,
-    store::{Batch, Boxed, Revision},
-};
+use crate::{model::State, record::Key};
 
 /// How often memory is looked at that the watch has not brought as far as the list.
 const LOOK: Duration = Duration::from_millis(100);

@@ -5,6 +5,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
+use cframe_store::{Batch, ReadError, Revision, WatchError};
 use thiserror::Error;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,6 @@ use super::{LATE, Mesh, compare::Comparison};
 use crate::{
     model::{LoadError, State},
     record::ROOT,
-    store::{Batch, ReadError, Revision, WatchError},
 };
 
 /// The pause before a lost watch is begun again, doubled while the store cannot be read.

@@ -1,6 +1,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cframe_protocol::v1::Settings;
+use cframe_store::{
+    Advertisement, Batch, Boxed, CommitError, Op, Txn, View, Watch, WatchError, redb::Redb,
+};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -9,9 +12,6 @@ use super::{write::PATIENCE, *};
 use crate::{
     cli::{DataDir, Initial, initialise},
     record::{self, Key},
-    store::{
-        Advertisement, Batch, Boxed, CommitError, Op, Txn, View, Watch, WatchError, redb::Redb,
-    },
 };
 
 /// A store whose watch leaves revisions out, and whose lists are old or take long, when told to.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use cframe_protocol::v1::{CallError, Changed, ErrorCode, Version};
+use cframe_store::{CommitError, Op, Revision, Txn};
 use tokio::time::timeout;
 
 use super::{LATE, Mesh};
@@ -14,7 +15,6 @@ use crate::{
     audit::{self, Act, journal::Kind},
     draft::Draft,
     model::State,
-    store::{CommitError, Op, Revision, Txn},
 };
 
 /// How often a decision is taken anew because another controller was faster.

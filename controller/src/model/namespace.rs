@@ -8,10 +8,11 @@ use cframe_pki::{
     identity::{Label, Role},
 };
 use cframe_protocol::v1::{Change, Desired, EdgeState, Version};
+use cframe_store::Revision;
 use ipnet::IpNet;
 
 use super::{Log, Namespace, Prefixes, Source, Stored};
-use crate::{record, store::Revision};
+use crate::record;
 
 impl Namespace {
     pub(super) fn new(record: record::Namespace, modified: Revision) -> Self {

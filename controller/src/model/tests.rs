@@ -2,14 +2,12 @@ use std::collections::BTreeSet;
 
 use cframe_pki::{CertificateDer, Fingerprint, bundle::TrustBundle};
 use cframe_protocol::v1::{Endpoint, Settings};
+use cframe_store::{Entry, Op};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    draft::Draft,
-    store::{Entry, Op},
-};
+use crate::draft::Draft;
 
 /// One step of a random life, over a handful of names.
 #[derive(Debug, Clone)]

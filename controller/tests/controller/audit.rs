@@ -5,15 +5,13 @@ mod secrets;
 
 use std::sync::Arc;
 
-use cframe_controller::{
-    audit::{self, Keep},
-    store::Store,
-};
+use cframe_controller::audit::{self, Keep};
 use cframe_pki::{CertificateDer, key::PrivateKey, tls::Credentials};
 use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, Command, admin_call},
     v1::{AuditQuery, Call, ErrorCode, Reply},
 };
+use cframe_store::Store;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -360,7 +358,7 @@ async fn a_restored_store_has_the_log_and_says_that_it_was_restored() {
     let dump = cframe_controller::backup::parse(&dump).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
-    let store = cframe_controller::store::redb::Redb::open(&path).unwrap();
+    let store = cframe_store::redb::Redb::open(&path).unwrap();
     let act = audit::Act::new(audit::Who::Local(0), "restore");
     let record = audit::Journal::new(label("c2")).write_now(&act);
     cframe_controller::backup::restore(&store, &dump, 1, record).await.unwrap();

@@ -4,13 +4,13 @@ use cframe_controller::{
     cli::{DataDir, Initial, Joined, Joining, Signer, initialise, join},
     model::State,
     record::ROOT,
-    store::{Store, redb::Redb},
 };
 use cframe_pki::{
     issue::{IssuingCa, RootCa, VerifiedCsr},
     key::PrivateKey,
     unix_now,
 };
+use cframe_store::{Store, redb::Redb};
 use tempfile::TempDir;
 
 use crate::world::label;

@@ -15,15 +15,15 @@ use cframe_controller::{
     audit::Keep,
     cli::{DataDir, Initial, Joined, Joining, Signer, initialise_in, join},
     local,
-    store::{
-        Advertisement, Batch, Boxed, CommitError, Op, ReadError, Revision, Store, Txn, View, Watch,
-        WatchError, redb::Redb,
-    },
 };
 use cframe_pki::issue::RootCa;
 use cframe_protocol::{
     session::{CallFailure, Client, admin_call},
     v1::{Call, CallError, Changed, Endpoint, MeshStatus, Reply, TokenMade},
+};
+use cframe_store::{
+    Advertisement, Batch, Boxed, CommitError, Op, ReadError, Revision, Store, Txn, View, Watch,
+    WatchError, redb::Redb,
 };
 use tempfile::TempDir;
 use tokio::{

@@ -8,7 +8,6 @@ use std::{
 use cframe_controller::{
     RunError, local,
     record::{self, Key},
-    store::{Op, Txn},
 };
 use cframe_pki::{
     Fingerprint,
@@ -23,6 +22,7 @@ use cframe_protocol::{
         GoodbyeReason, IssuerRow, Reply, Version,
     },
 };
+use cframe_store::{Op, Txn};
 use tokio::task::JoinSet;
 
 use crate::{

@@ -15,10 +15,6 @@ use cframe_controller::{
     audit::Keep,
     cli::{AdminContext, DataDir, Initial, initialise},
     local,
-    store::{
-        Advertisement, Batch, Boxed, CommitError, Page, ReadError, Revision, Store, Txn, View,
-        Watch, WatchError, redb::Redb,
-    },
 };
 use cframe_pki::{
     CertificateDer,
@@ -34,6 +30,10 @@ use cframe_protocol::{
         CallFailure, Client, Command, EdgeSession, EnrollFailure, Event, admin_call, enroll,
     },
     v1::{Call, CallError, Changed, Desired, Endpoint, Enrolled, GoodbyeReason, Reply, TokenMade},
+};
+use cframe_store::{
+    Advertisement, Batch, Boxed, CommitError, Page, ReadError, Revision, Store, Txn, View, Watch,
+    WatchError, redb::Redb,
 };
 use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;

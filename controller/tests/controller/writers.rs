@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cframe_controller::store::Store;
 use cframe_protocol::{
     session::{AdminConnection, Client, admin_call, transport::ADMIN_STREAMS},
     v1::{Call, Reply, RouteRow},
 };
+use cframe_store::Store;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 

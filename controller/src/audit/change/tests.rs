@@ -1,15 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cframe_pki::{CertificateDer, Fingerprint, bundle::TrustBundle, identity::Label};
+use cframe_store::{Entry, View};
 use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 
 use super::*;
-use crate::{
-    draft::Draft,
-    record::TokenKey,
-    store::{Entry, View},
-};
+use crate::{draft::Draft, record::TokenKey};
 
 fn label(text: &str) -> Label {
     text.parse().unwrap()

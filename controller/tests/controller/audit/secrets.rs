@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cframe_controller::{audit, store::Store};
+use cframe_controller::audit;
 use cframe_pki::{
     Fingerprint, Serial,
     token::{JoinToken, TokenHash},
@@ -11,6 +11,7 @@ use cframe_protocol::{
     session::admin_call,
     v1::{AdminRequest, AuditQuery, Call, Congestion, Reply, TokenMade, Version},
 };
+use cframe_store::Store;
 
 use super::csr;
 use crate::world::{PATIENCE, World, edge_add, join, label, route_add};

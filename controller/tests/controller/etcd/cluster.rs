@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cframe_controller::store::{
+use cframe_store::{
     CommitError, Compare, Op, Revision, Store, Txn,
     etcd::{Config, Etcd},
 };

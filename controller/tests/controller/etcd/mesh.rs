@@ -15,10 +15,10 @@ use cframe_controller::{
     draft::Draft,
     mesh::Mesh,
     record::{self, Key},
-    store::Store,
 };
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::Version;
+use cframe_store::Store;
 use tempfile::TempDir;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use cframe_controller::store::Store;
 use cframe_protocol::{
     session::{Client, admin_call},
     v1::{Call, MeshStatus, Reply},
 };
+use cframe_store::Store;
 use tempfile::TempDir;
 
 use super::cluster::{Cluster, PATIENCE, PREFIX, Setup, network, spawn, until};

@@ -19,7 +19,7 @@ use super::{
     members::{BUDGET, Members, Round},
     signed, unsigned,
 };
-use crate::store::{CommitError, Op, Revision, Txn};
+use crate::{CommitError, Op, Revision, Txn};
 
 pub(super) async fn commit(
     members: &Members,
@@ -151,7 +151,7 @@ fn refusal(fault: Fault, open: bool) -> CommitError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Compare;
+    use crate::Compare;
 
     fn put(key: &str) -> Op {
         Op::Put { key: key.to_owned(), value: Vec::new() }

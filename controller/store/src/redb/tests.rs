@@ -7,7 +7,7 @@ use redb::{StorageBackend, backends::FileBackend};
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{Compare, conformance};
+use crate::{Compare, conformance};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_conforms() {

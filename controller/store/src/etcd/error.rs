@@ -4,7 +4,7 @@ use std::{error::Error as _, io};
 
 use etcd_client::Error;
 
-use crate::store::CommitError;
+use crate::CommitError;
 
 /// What became of a call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,13 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Advertisement, CommitError, Compare, Op, Page, Revision, Store, Txn, WatchError};
+use crate::{CommitError, Compare, Op, Page, Revision, Store, Txn, WatchError};
+
+mod advertise;
+mod two_handles;
+
+use advertise::*;
+use two_handles::*;
 
 /// Everything that the suite writes is below this.
 pub const PREFIX: &str = "/cframe/v1/";
@@ -66,7 +72,7 @@ where
 }
 
 /// Puts come back byte for byte, ordered by key.
-pub async fn what_is_put_is_listed(store: Arc<dyn Store>) {
+async fn what_is_put_is_listed(store: Arc<dyn Store>) {
     assert!(
         store.list(PREFIX).await.expect("a list").entries.is_empty(),
         "the store must start empty"
@@ -81,7 +87,7 @@ pub async fn what_is_put_is_listed(store: Arc<dyn Store>) {
 }
 
 /// `/edges/prod/` has nothing of `/edges/prod2/`.
-pub async fn a_list_is_bound_to_its_prefix(store: Arc<dyn Store>) {
+async fn a_list_is_bound_to_its_prefix(store: Arc<dyn Store>) {
     let keys = ["edges/prod/a", "edges/prod/b", "edges/prod2/a", "edges/pro", "routes/prod/a"];
     commit(&store, [], keys.map(|key| put(key, "x"))).await;
     let listed: Vec<String> = contents(&store, "edges/prod/").await.into_keys().collect();
@@ -90,7 +96,7 @@ pub async fn a_list_is_bound_to_its_prefix(store: Arc<dyn Store>) {
 }
 
 /// From either end, with or without values, and never more than was asked for.
-pub async fn a_page_is_a_part_of_the_list(store: Arc<dyn Store>) {
+async fn a_page_is_a_part_of_the_list(store: Arc<dyn Store>) {
     let keys = ["log/1", "log/2", "log/3", "log/4", "lot/1"];
     let revision = commit(&store, [], keys.map(|key| put(key, key))).await;
     let read = async |start: &str, end: &str, limit, from_end, values| {
@@ -118,7 +124,7 @@ pub async fn a_page_is_a_part_of_the_list(store: Arc<dyn Store>) {
 }
 
 /// All or nothing, and the conflict names the key.
-pub async fn a_failed_comparison_changes_nothing(store: Arc<dyn Store>) {
+async fn a_failed_comparison_changes_nothing(store: Arc<dyn Store>) {
     let first = commit(&store, [], [put("a", "1")]).await;
     commit(&store, [], [put("a", "2")]).await;
     let txn = Txn {
@@ -131,7 +137,7 @@ pub async fn a_failed_comparison_changes_nothing(store: Arc<dyn Store>) {
 }
 
 /// Comparing with 0 means "absent".
-pub async fn a_key_can_be_made_only_once(store: Arc<dyn Store>) {
+async fn a_key_can_be_made_only_once(store: Arc<dyn Store>) {
     commit(&store, [compare("a", 0)], [put("a", "1")]).await;
     let again = Txn { compares: vec![compare("a", 0)], ops: vec![put("a", "2")] };
     assert!(matches!(store.commit(again).await, Err(CommitError::Conflict(_))));
@@ -139,7 +145,7 @@ pub async fn a_key_can_be_made_only_once(store: Arc<dyn Store>) {
 }
 
 /// A writer that decided upon a key's value must not bring the key back after it was removed.
-pub async fn a_key_that_was_removed_compares_as_absent(store: Arc<dyn Store>) {
+async fn a_key_that_was_removed_compares_as_absent(store: Arc<dyn Store>) {
     let made = commit(&store, [], [put("a", "1")]).await;
     commit(&store, [compare("a", made)], [delete("a")]).await;
     let stale = Txn { compares: vec![compare("a", made)], ops: vec![put("a", "2")] };
@@ -148,7 +154,7 @@ pub async fn a_key_that_was_removed_compares_as_absent(store: Arc<dyn Store>) {
 }
 
 /// Every commit has a later revision, and what it wrote carries it.
-pub async fn revisions_grow_and_entries_carry_theirs(store: Arc<dyn Store>) {
+async fn revisions_grow_and_entries_carry_theirs(store: Arc<dyn Store>) {
     let mut last = store.list(PREFIX).await.expect("a list").revision;
     for round in 0..5 {
         let revision = commit(&store, [], [put("a", &round.to_string()), put("b", "same")]).await;
@@ -165,7 +171,7 @@ pub async fn revisions_grow_and_entries_carry_theirs(store: Arc<dyn Store>) {
 }
 
 /// The comparison and the effects are one step, also under load.
-pub async fn one_of_many_concurrent_writers_wins(store: Arc<dyn Store>) {
+async fn one_of_many_concurrent_writers_wins(store: Arc<dyn Store>) {
     let mut writers = JoinSet::new();
     for writer in 0..64 {
         let store = Arc::clone(&store);
@@ -180,7 +186,7 @@ pub async fn one_of_many_concurrent_writers_wins(store: Arc<dyn Store>) {
 }
 
 /// Read, compare, write: the loop that every edit is.
-pub async fn counters_lose_no_increment(store: Arc<dyn Store>) {
+async fn counters_lose_no_increment(store: Arc<dyn Store>) {
     const WRITERS: usize = 8;
     const EACH: usize = 8;
     let mut writers = JoinSet::new();
@@ -208,7 +214,7 @@ async fn increment(store: &Arc<dyn Store>) -> bool {
 }
 
 /// No revision is left out, merged, torn or reordered.
-pub async fn a_watch_gives_every_revision_in_order(store: Arc<dyn Store>) {
+async fn a_watch_gives_every_revision_in_order(store: Arc<dyn Store>) {
     let from = store.list(PREFIX).await.expect("a list").revision;
     let mut watch = store.watch(PREFIX, from).await.expect("a watch");
     let mut expected = Vec::new();
@@ -232,7 +238,7 @@ pub async fn a_watch_gives_every_revision_in_order(store: Arc<dyn Store>) {
 }
 
 /// A watch from an earlier revision gives what was after it.
-pub async fn a_watch_resumes_where_it_is_told_to(store: Arc<dyn Store>) {
+async fn a_watch_resumes_where_it_is_told_to(store: Arc<dyn Store>) {
     let mut revisions = Vec::new();
     for round in 0..5 {
         revisions.push(commit(&store, [], [put("a", &round.to_string())]).await);
@@ -245,7 +251,7 @@ pub async fn a_watch_resumes_where_it_is_told_to(store: Arc<dyn Store>) {
 }
 
 /// Other prefixes are not seen, and do not end or block the watch.
-pub async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
+async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
     let from = commit(&store, [], [put("edges/prod/a", "0")]).await;
     let mut watch = store.watch(&format!("{PREFIX}edges/prod/"), from).await.expect("a watch");
     commit(&store, [], [put("edges/prod2/a", "1")]).await;
@@ -256,7 +262,7 @@ pub async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
 }
 
 /// List, then watch from the list's revision, while others write: the sum is the end state.
-pub async fn a_list_and_the_watch_after_it_leave_no_gap(store: Arc<dyn Store>) {
+async fn a_list_and_the_watch_after_it_leave_no_gap(store: Arc<dyn Store>) {
     let writer = tokio::spawn({
         let store = Arc::clone(&store);
         async move {
@@ -294,7 +300,7 @@ pub async fn a_list_and_the_watch_after_it_leave_no_gap(store: Arc<dyn Store>) {
 }
 
 /// A namespace with many edges is one transaction, up to [`Store::max_ops`].
-pub async fn a_large_value_and_many_effects_pass(store: Arc<dyn Store>) {
+async fn a_large_value_and_many_effects_pass(store: Arc<dyn Store>) {
     let many = store.max_ops().min(1_000);
     let ops: Vec<Op> = (0..many).map(|index| put(&format!("many/{index}"), "x")).collect();
     commit(&store, [], ops).await;
@@ -305,7 +311,7 @@ pub async fn a_large_value_and_many_effects_pass(store: Arc<dyn Store>) {
 }
 
 /// After `close`, calls fail as unavailable and watches end.
-pub async fn a_closed_store_says_so(store: Arc<dyn Store>) {
+async fn a_closed_store_says_so(store: Arc<dyn Store>) {
     let from = commit(&store, [], [put("a", "1")]).await;
     let mut watch = store.watch(PREFIX, from).await.expect("a watch");
     store.close().await;
@@ -318,7 +324,7 @@ pub async fn a_closed_store_says_so(store: Arc<dyn Store>) {
 
 /// However many requests it takes, and whatever is written meanwhile: what one transaction wrote is the same
 /// everywhere.
-pub async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
+async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
     const KEYS: usize = 1_300;
     let at_once = store.max_ops().min(100);
     let keys: Vec<String> = (0..KEYS).map(|index| format!("many/{index:05}")).collect();
@@ -348,142 +354,6 @@ pub async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
         last = view.revision;
     }
     writer.await.expect("the writer");
-}
-
-/// In lists and watches like any other key; gone when nobody holds it.
-pub async fn what_is_advertised_is_there_while_it_is_held(store: Arc<dyn Store>) {
-    let from = commit(&store, [], [put("edges/prod/a", "1")]).await;
-    let mut watch = store.watch(&format!("{PREFIX}alive/"), from).await.expect("a watch");
-    let mut held = advertise(&store, "alive/one").await;
-    assert_eq!(contents(&store, "alive/").await, [("alive/one", "here")].map(owned).into());
-    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
-    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), Some(b"here".to_vec()))]);
-    // It outlives its time to live as long as it is held.
-    let longer = timeout(TTL + TTL / 2, async { (held.lost().await, watch.next().await) }).await;
-    assert!(longer.is_err(), "it was lost, or changed");
-    assert_eq!(contents(&store, "alive/").await.len(), 1);
-    drop(held);
-    let batch = timeout(TTL / 2, watch.next()).await.expect("at once").expect("a batch");
-    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), None)]);
-    assert!(contents(&store, "alive/").await.is_empty());
-}
-
-/// The older holder's end does not take the newer one's key.
-pub async fn advertising_anew_leaves_the_newer(store: Arc<dyn Store>) {
-    let older = advertise(&store, "alive/one").await;
-    let newer = advertise(&store, "alive/one").await;
-    let other = advertise(&store, "alive/other").await;
-    let from = store.list(PREFIX).await.expect("a list").revision;
-    let mut watch = store.watch(PREFIX, from).await.expect("a watch");
-    drop(older);
-    drop(other);
-    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
-    assert_eq!(batch.changes, [(format!("{PREFIX}alive/other"), None)]);
-    assert_eq!(contents(&store, "alive/").await, [("alive/one", "here")].map(owned).into());
-    drop(newer);
-}
-
-/// The holder is told.
-pub async fn closing_takes_back_what_is_advertised(store: Arc<dyn Store>) {
-    let mut held = advertise(&store, "alive/one").await;
-    store.close().await;
-    timeout(PATIENCE, held.lost()).await.expect("in time");
-}
-
-/// By its watch and by a list after the write's answer, in both directions.
-pub async fn a_write_through_one_is_seen_through_the_other(
-    one: Arc<dyn Store>,
-    other: Arc<dyn Store>,
-) {
-    let from = one.list(PREFIX).await.expect("a list").revision;
-    let mut watches = [
-        one.watch(PREFIX, from).await.expect("a watch"),
-        other.watch(PREFIX, from).await.expect("a watch"),
-    ];
-    for round in 0..10 {
-        let (writer, reader) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
-        let text = round.to_string();
-        let revision = commit(writer, [], [put("a", &text)]).await;
-        let view = reader.list(PREFIX).await.expect("a list");
-        assert!(view.revision >= revision, "a list from before an acknowledged write");
-        assert_eq!(contents(reader, "").await["a"], text);
-        for watch in &mut watches {
-            let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
-            assert_eq!(batch.revision, revision);
-        }
-    }
-}
-
-/// Sixty-four writers of prefixes that overlap, half through each handle: as edges of a namespace do, each
-/// compares the namespace's record and writes it.
-pub async fn of_overlapping_writers_through_two_one_wins(
-    one: Arc<dyn Store>,
-    other: Arc<dyn Store>,
-) {
-    for round in 0..4 {
-        let space = format!("namespaces/{round}");
-        let made = commit(&one, [], [put(&space, "0")]).await;
-        let mut writers = JoinSet::new();
-        for writer in 0..64 {
-            let store = Arc::clone(if writer % 2 == 0 { &one } else { &other });
-            let space = space.clone();
-            writers.spawn(async move {
-                let edge = format!("edges/{round}/{writer}");
-                let ops = vec![put(&space, "1"), put(&edge, "10.0.0.0/8")];
-                let compares = vec![compare(&space, made), compare(&edge, 0)];
-                store.commit(Txn { compares, ops }).await
-            });
-        }
-        let (mut wins, mut conflicts) = (0, 0);
-        for outcome in writers.join_all().await {
-            match outcome {
-                Ok(_) => wins += 1,
-                Err(CommitError::Conflict(key)) => {
-                    assert_eq!(key, format!("{PREFIX}{space}"));
-                    conflicts += 1;
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
-        assert_eq!((wins, conflicts), (1, 63));
-        for store in [&one, &other] {
-            assert_eq!(contents(store, &format!("edges/{round}/")).await.len(), 1);
-        }
-    }
-}
-
-/// As [`counters_lose_no_increment`], by both handles.
-pub async fn counters_through_two_lose_no_increment(one: Arc<dyn Store>, other: Arc<dyn Store>) {
-    const EACH: usize = 20;
-    let mut writers = JoinSet::new();
-    for store in [&one, &other, &one, &other] {
-        let store = Arc::clone(store);
-        writers.spawn(async move {
-            for _ in 0..EACH {
-                while !increment(&store).await {}
-            }
-        });
-    }
-    timeout(PATIENCE, writers.join_all()).await.expect("the writers end");
-    let expected = (4 * EACH).to_string();
-    assert_eq!(contents(&other, "").await, [("counter", expected.as_str())].map(owned).into());
-}
-
-/// Both that it is there and that it is gone.
-pub async fn what_one_advertises_the_other_sees(one: Arc<dyn Store>, other: Arc<dyn Store>) {
-    let from = other.list(PREFIX).await.expect("a list").revision;
-    let mut watch = other.watch(PREFIX, from).await.expect("a watch");
-    let held = advertise(&one, "alive/one").await;
-    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
-    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), Some(b"here".to_vec()))]);
-    drop(held);
-    let batch = timeout(TTL / 2, watch.next()).await.expect("at once").expect("a batch");
-    assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), None)]);
-}
-
-async fn advertise(store: &Arc<dyn Store>, key: &str) -> Box<dyn Advertisement> {
-    let advertised = store.advertise(format!("{PREFIX}{key}"), b"here".to_vec(), TTL);
-    timeout(PATIENCE, advertised).await.expect("in time").expect("an advertisement")
 }
 
 async fn commit(

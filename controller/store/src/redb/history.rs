@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::CLOSED;
-use crate::store::{Batch, Boxed, Revision, Watch, WatchError};
+use crate::{Batch, Boxed, Revision, Watch, WatchError};
 
 /// Revisions kept. A watch that falls further behind lists again.
 const KEPT: usize = 4096;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 
 use super::{Job, history::Newest};
-use crate::store::{Advertisement, Boxed};
+use crate::{Advertisement, Boxed};
 
 /// Keys that are held no more, for the thread to delete.
 pub(super) type Dropped = Arc<Mutex<Vec<String>>>;

@@ -1,6 +1,6 @@
 //! The store behind a trait: keys with JSON values, transactions that compare, watches that resume.
 //!
-//! The shape is that of [`etcd`], because that is the back end with the fewest freedoms; the embedded one
+//! The shape is that of etcd, because that is the back end with the fewest freedoms; the embedded one
 //! ([`redb`]) does the same things on one file. The module `conformance` is what both must pass.
 //!
 //! Rules that every back end keeps:
@@ -11,12 +11,15 @@
 //!   with [`WatchError::Compacted`], after which the reader lists again and takes the difference;
 //! - an [`Advertisement`] is gone soon after its holder is, however that ended.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
+
 use std::{future::Future, pin::Pin, time::Duration};
 
 use thiserror::Error;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod redb;
 

@@ -5,9 +5,11 @@
 //! that had it. It comes back with a sure answer only: an attempt without one may write it later. They are no
 //! part of the mesh and of no backup. Those of handles that are gone are cleared away after a day.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use cframe_pki::unix_now;
 use etcd_client::{DeleteOptions, GetOptions};
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +108,10 @@ pub(super) async fn clear(members: &Members) {
             return;
         }
     }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{
     members::{BUDGET, Members, Round},
     range_end, signed, text, unsigned,
 };
-use crate::store::{Batch, Boxed, Revision, Watch, WatchError};
+use crate::{Batch, Boxed, Revision, Watch, WatchError};
 
 /// After this long without a word, progress is asked for.
 const QUIET: Duration = Duration::from_secs(2);

@@ -14,7 +14,7 @@ use super::{
     kv,
     members::{Members, Round},
 };
-use crate::store::{Advertisement, Boxed, CommitError};
+use crate::{Advertisement, Boxed, CommitError};
 
 /// Takes a lease and puts the key under it. Answers with the lease and the time that etcd gives it.
 pub(super) async fn put(

@@ -16,7 +16,7 @@ use super::{
     Config,
     error::{Fate, Fault},
 };
-use crate::store::ReadError;
+use crate::ReadError;
 
 /// How long one member may take for an answer. A proposal that went to a leader which has just died is
 /// lost without a word, so this is also how long a write waits before it is made again.

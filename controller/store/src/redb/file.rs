@@ -8,7 +8,7 @@ use redb::{
 };
 
 use super::{Opener, Pending};
-use crate::store::{CommitError, Entry, Op, Page, ReadError, Revision, Txn, View};
+use crate::{CommitError, Entry, Op, Page, ReadError, Revision, Txn, View};
 
 /// key → revision of the last write (8 bytes, big-endian), then the value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
