@@ -24,10 +24,12 @@ use cframe_store::{ReadError, redb::Redb};
 use zeroize::Zeroizing;
 
 use crate::{
-    authorities::Authorities,
-    issuing::Issuer,
-    local,
-    reset::{self, ResetSecret},
+    keys::{
+        authorities::Authorities,
+        issuer::Issuer,
+        reset::{self, ResetSecret},
+    },
+    serve::local,
 };
 
 /// A data directory.

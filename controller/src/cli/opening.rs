@@ -11,11 +11,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DataDir, Failure};
 use crate::{
+    cli::{DataDir, Failure},
     config::{Config, StoreConfig},
-    http,
-    record::Key,
+    model::record::Key,
+    serve::http,
 };
 
 /// The pause between two looks at a store that does not answer.

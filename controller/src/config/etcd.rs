@@ -7,7 +7,7 @@ use cframe_pki::files;
 use cframe_store::etcd;
 use zeroize::Zeroizing;
 
-use super::EtcdFile;
+use crate::config::EtcdFile;
 
 impl EtcdFile {
     /// Reads the files that it names.

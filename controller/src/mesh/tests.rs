@@ -1,37 +1,48 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use cframe_pki::identity::Label;
 use cframe_protocol::v1::Settings;
 use cframe_store::{
-    Advertisement, Batch, Boxed, CommitError, Op, Txn, View, Watch, WatchError, redb::Redb,
+    Advertisement, Batch, Boxed, CommitError, Op, ReadError, Revision, Store, Txn, View, Watch,
+    WatchError, redb::Redb,
 };
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{write::PATIENCE, *};
+use super::{Replica, write::WATCH_TIMEOUT};
 use crate::{
+    audit::Retention,
     cli::{DataDir, Initial, initialise},
-    record::{self, Key},
+    clock::Clock,
+    model::record::{self, Key, MeshRecord, NamespaceRecord, ROOT},
 };
 
-/// A store whose watch leaves revisions out, and whose lists are old or take long, when told to.
-struct Faulty {
+/// A store whose watch omits revisions, and whose lists are old or slow, when a test says so.
+struct FaultyStore {
     inner: Redb,
-    deaf: Arc<AtomicBool>,
-    kept: Mutex<Option<View>>,
-    /// While somebody else has it, lists wait with what they have read.
+    omitting: Arc<AtomicBool>,
+    stale: Mutex<Option<View>>,
+    /// While a test holds it, lists wait after they have read the store.
     turn: tokio::sync::Mutex<()>,
-    /// Lists that wait, and all there were.
+    /// Lists that wait.
     waiting: AtomicUsize,
+    /// All lists so far.
     lists: AtomicUsize,
-    /// Batches that the watch left out.
-    left_out: Arc<AtomicUsize>,
+    /// Batches that the watch omitted.
+    omitted: Arc<AtomicUsize>,
 }
 
 struct FaultyWatch {
     inner: Box<dyn Watch>,
-    deaf: Arc<AtomicBool>,
-    left_out: Arc<AtomicUsize>,
+    omitting: Arc<AtomicBool>,
+    omitted: Arc<AtomicUsize>,
 }
 
 impl Watch for FaultyWatch {
@@ -39,16 +50,16 @@ impl Watch for FaultyWatch {
         Box::pin(async {
             loop {
                 let batch = self.inner.next().await?;
-                if !self.deaf.load(Ordering::SeqCst) {
+                if !self.omitting.load(Ordering::SeqCst) {
                     return Ok(batch);
                 }
-                self.left_out.fetch_add(1, Ordering::SeqCst);
+                self.omitted.fetch_add(1, Ordering::SeqCst);
             }
         })
     }
 }
 
-impl Store for Faulty {
+impl Store for FaultyStore {
     fn kind(&self) -> &'static str {
         self.inner.kind()
     }
@@ -58,7 +69,7 @@ impl Store for Faulty {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
-        match self.kept.lock().unwrap().clone() {
+        match self.stale.lock().unwrap().clone() {
             Some(view) => Box::pin(async { Ok(view) }),
             None => Box::pin(async move {
                 let view = self.inner.list(prefix).await;
@@ -81,12 +92,12 @@ impl Store for Faulty {
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>> {
         Box::pin(async move {
-            if self.kept.lock().unwrap().is_some() {
-                return Err(WatchError::Ended("as the test wants it".to_owned()));
+            if self.stale.lock().unwrap().is_some() {
+                return Err(WatchError::Ended("as the test wants".to_owned()));
             }
             let inner = self.inner.watch(prefix, from).await?;
-            let (deaf, left_out) = (Arc::clone(&self.deaf), Arc::clone(&self.left_out));
-            Ok(Box::new(FaultyWatch { inner, deaf, left_out }) as Box<dyn Watch>)
+            let (omitting, omitted) = (Arc::clone(&self.omitting), Arc::clone(&self.omitted));
+            Ok(Box::new(FaultyWatch { inner, omitting, omitted }) as Box<dyn Watch>)
         })
     }
 
@@ -104,15 +115,15 @@ impl Store for Faulty {
     }
 }
 
-/// A mesh that is followed until the test ends.
-struct Followed {
-    mesh: Arc<Mesh>,
-    store: Arc<Faulty>,
+/// A replica that follows the store until the test ends.
+struct FollowedStore {
+    replica: Arc<Replica>,
+    store: Arc<FaultyStore>,
     stop: CancellationToken,
     _directory: TempDir,
 }
 
-impl Followed {
+impl FollowedStore {
     async fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let data = DataDir::new(directory.path().join("data"));
@@ -124,30 +135,30 @@ impl Followed {
         };
         initialise(&data, &initial).await.unwrap();
         let inner = Redb::open(&data.store()).unwrap();
-        let store = Arc::new(Faulty {
+        let store = Arc::new(FaultyStore {
             inner,
-            deaf: Arc::default(),
-            kept: Mutex::default(),
+            omitting: Arc::default(),
+            stale: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             waiting: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
-            left_out: Arc::default(),
+            omitted: Arc::default(),
         });
         let clock: Clock = Arc::new(|| 1_800_000_000);
-        let mut mesh = Mesh::open(
+        let mut replica = Replica::open(
             Arc::clone(&store) as Arc<dyn Store>,
             clock,
             initial.name.clone(),
-            Keep::default(),
+            Retention::default(),
         )
         .await
         .unwrap();
-        mesh.grace = Duration::from_secs(1);
-        let mesh = Arc::new(mesh.comparing_every(Duration::from_millis(20)));
+        replica.following.grace = Duration::from_secs(1);
+        let replica = Arc::new(replica.comparing_every(Duration::from_millis(20)));
         let stop = CancellationToken::new();
-        let (followed, stopped) = (Arc::clone(&mesh), stop.clone());
-        tokio::spawn(async move { followed.follow(stopped).await });
-        Self { mesh, store, stop, _directory: directory }
+        let (follower, stopped) = (Arc::clone(&replica), stop.clone());
+        tokio::spawn(async move { follower.follow(stopped).await });
+        Self { replica, store, stop, _directory: directory }
     }
 
     async fn put(&self, key: Key, value: Vec<u8>) -> Revision {
@@ -156,7 +167,7 @@ impl Followed {
     }
 
     async fn add(&self, namespace: &str) -> Revision {
-        let record = record::Namespace {
+        let record = NamespaceRecord {
             description: String::new(),
             settings: Settings::default(),
             revision: 1,
@@ -174,130 +185,138 @@ impl Followed {
         self.store.lists.load(Ordering::SeqCst)
     }
 
-    /// Until a list has read what there is, and waits for this guard to go.
+    /// Waits until a list has read the store and waits for the returned guard to be dropped.
     async fn list_waits(&self) -> tokio::sync::MutexGuard<'_, ()> {
         let turn = self.store.turn.lock().await;
         self.until(|_| self.store.waiting.load(Ordering::SeqCst) == 1).await;
         turn
     }
 
-    async fn until(&self, what: impl Fn(&Mesh) -> bool) {
-        let waited = timeout(PATIENCE, async {
-            while !what(&self.mesh) {
+    async fn until(&self, condition: impl Fn(&Replica) -> bool) {
+        let waited = timeout(WATCH_TIMEOUT, async {
+            while !condition(&self.replica) {
                 sleep(Duration::from_millis(5)).await;
             }
         });
-        waited.await.expect("it comes to be");
+        waited.await.expect("the condition holds in time");
     }
 
     fn counted(&self, metric: &str) -> bool {
-        self.mesh.metrics.text().lines().any(|line| line == metric)
+        self.replica.metrics.text().lines().any(|line| line == metric)
     }
 }
 
-impl Drop for Followed {
+impl Drop for FollowedStore {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-fn has(mesh: &Mesh, namespace: &str) -> bool {
+fn has(replica: &Replica, namespace: &str) -> bool {
     let name: Label = namespace.parse().unwrap();
-    mesh.read(|state| state.namespaces.contains_key(&name))
+    replica.read(|state| state.namespaces.contains_key(&name))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_watch_left_out_is_found_by_comparing_and_counted() {
-    let world = Followed::start().await;
-    world.add("one").await;
-    world.until(|mesh| has(mesh, "one")).await;
-    assert!(world.counted("cframe_controller_relist_differences_total 0"));
-    world.store.deaf.store(true, Ordering::SeqCst);
-    world.add("two").await;
-    world.until(|mesh| has(mesh, "two")).await;
-    assert!(world.counted("cframe_controller_relist_differences_total 1"));
-    // And the watch goes on from there.
-    world.store.deaf.store(false, Ordering::SeqCst);
-    world.add("three").await;
-    world.until(|mesh| has(mesh, "three")).await;
-    assert!(world.counted("cframe_controller_relist_differences_total 1"));
+async fn what_the_watch_omitted_is_found_by_comparing_and_counted() {
+    let test = FollowedStore::start().await;
+    test.add("one").await;
+    test.until(|replica| has(replica, "one")).await;
+    assert!(test.counted("cframe_controller_relist_differences_total 0"));
+    test.store.omitting.store(true, Ordering::SeqCst);
+    test.add("two").await;
+    test.until(|replica| has(replica, "two")).await;
+    assert!(test.counted("cframe_controller_relist_differences_total 1"));
+    // And the watch continues from there.
+    test.store.omitting.store(false, Ordering::SeqCst);
+    test.add("three").await;
+    test.until(|replica| has(replica, "three")).await;
+    assert!(test.counted("cframe_controller_relist_differences_total 1"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_while_a_comparison_reads_the_store_waits_for_nothing_and_is_no_difference()
 {
-    let world = Followed::start().await;
-    world.add("stays").await;
-    world.add("goes").await;
-    world.add("changes").await;
-    world.until(|mesh| has(mesh, "changes")).await;
-    let turn = world.list_waits().await;
-    world.add("comes").await;
-    world.add("changes").await;
-    world.remove("goes").await;
-    world.until(|mesh| has(mesh, "comes") && !has(mesh, "goes")).await;
-    // The next list comes after what this one leads to.
-    let lists = world.lists();
+    let test = FollowedStore::start().await;
+    test.add("stays").await;
+    test.add("goes").await;
+    test.add("changes").await;
+    test.until(|replica| has(replica, "changes")).await;
+    let turn = test.list_waits().await;
+    test.add("comes").await;
+    test.add("changes").await;
+    test.remove("goes").await;
+    test.until(|replica| has(replica, "comes") && !has(replica, "goes")).await;
+    // When the next list starts, this comparison has ended.
+    let lists = test.lists();
     drop(turn);
-    world.until(|_| world.lists() > lists).await;
-    assert!(world.counted("cframe_controller_relist_differences_total 0"));
-    assert!(has(&world.mesh, "stays") && has(&world.mesh, "comes") && !has(&world.mesh, "goes"));
+    test.until(|_| test.lists() > lists).await;
+    assert!(test.counted("cframe_controller_relist_differences_total 0"));
+    assert!(
+        has(&test.replica, "stays") && has(&test.replica, "comes") && !has(&test.replica, "goes")
+    );
 
-    // What the watch has left out is found though memory is ahead of the list.
-    let turn = world.list_waits().await;
-    world.store.deaf.store(true, Ordering::SeqCst);
-    world.remove("stays").await;
-    world.add("unheard").await;
-    world.until(|_| world.store.left_out.load(Ordering::SeqCst) == 2).await;
-    world.store.deaf.store(false, Ordering::SeqCst);
-    // That list was before. The next has it, and nothing of what follows.
+    // What the watch has omitted is found although memory is ahead of the list.
+    let turn = test.list_waits().await;
+    test.store.omitting.store(true, Ordering::SeqCst);
+    test.remove("stays").await;
+    test.add("missed").await;
+    test.until(|_| test.store.omitted.load(Ordering::SeqCst) == 2).await;
+    test.store.omitting.store(false, Ordering::SeqCst);
+    // That list is older. The next one has the changes so far, and none of the following.
     drop(turn);
-    let turn = world.list_waits().await;
-    world.add("heard").await;
-    world.until(|mesh| has(mesh, "heard")).await;
-    assert!(has(&world.mesh, "stays") && !has(&world.mesh, "unheard"));
-    let lists = world.lists();
+    let turn = test.list_waits().await;
+    test.add("seen").await;
+    test.until(|replica| has(replica, "seen")).await;
+    assert!(has(&test.replica, "stays") && !has(&test.replica, "missed"));
+    let lists = test.lists();
     drop(turn);
-    world.until(|_| world.lists() > lists).await;
-    assert!(world.counted("cframe_controller_relist_differences_total 2"));
-    world.until(|mesh| has(mesh, "unheard") && !has(mesh, "stays")).await;
+    test.until(|_| test.lists() > lists).await;
+    assert!(test.counted("cframe_controller_relist_differences_total 2"));
+    test.until(|replica| has(replica, "missed") && !has(replica, "stays")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_list_is_refused_unless_its_epoch_is_later() {
-    let world = Followed::start().await;
-    let old = world.store.inner.list(ROOT).await.unwrap();
-    world.add("one").await;
-    world.until(|mesh| has(mesh, "one")).await;
-    let applied = world.mesh.read(|state| state.revision);
-    *world.store.kept.lock().unwrap() = Some(old.clone());
-    // A watch that is broken has it list; any batch would do.
-    world.put(Key::Mesh, b"{}".to_vec()).await;
-    world.until(|mesh| mesh.trouble().is_some_and(|trouble| trouble.contains("lost writes"))).await;
-    assert!(has(&world.mesh, "one"));
-    assert_eq!(world.mesh.read(|state| state.revision), applied);
+    let test = FollowedStore::start().await;
+    let old = test.store.inner.list(ROOT).await.unwrap();
+    test.add("one").await;
+    test.until(|replica| has(replica, "one")).await;
+    let applied = test.replica.read(|state| state.revision);
+    *test.store.stale.lock().unwrap() = Some(old.clone());
+    // A broken batch ends the watch, and then the store is listed.
+    test.put(Key::Mesh, b"{}".to_vec()).await;
+    test.until(|replica| {
+        replica.store_problem().is_some_and(|problem| problem.contains("lost writes"))
+    })
+    .await;
+    assert!(has(&test.replica, "one"));
+    assert_eq!(test.replica.read(|state| state.revision), applied);
 
     let mut restored = old;
-    let epoch = world.mesh.read(|state| state.mesh.record.epoch) + 1;
-    let mesh = world.mesh.read(|state| state.mesh.record.clone());
+    let epoch = test.replica.read(|state| state.mesh.record.epoch) + 1;
+    let mesh = test.replica.read(|state| state.mesh.record.clone());
     for entry in &mut restored.entries {
         if entry.key == Key::Mesh.to_string() {
-            entry.value = record::encode(&record::Mesh { epoch, ..mesh.clone() });
+            entry.value = record::encode(&MeshRecord { epoch, ..mesh.clone() });
         }
     }
-    *world.store.kept.lock().unwrap() = Some(restored);
-    world.until(|mesh| mesh.read(|state| state.mesh.record.epoch) == epoch).await;
-    assert!(!has(&world.mesh, "one"));
+    *test.store.stale.lock().unwrap() = Some(restored);
+    test.until(|replica| replica.read(|state| state.mesh.record.epoch) == epoch).await;
+    assert!(!has(&test.replica, "one"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_emptied_takes_nothing_from_the_edges() {
-    let world = Followed::start().await;
-    world.add("one").await;
-    world.until(|mesh| has(mesh, "one")).await;
-    let all = world.store.inner.list(ROOT).await.unwrap().entries;
+    let test = FollowedStore::start().await;
+    test.add("one").await;
+    test.until(|replica| has(replica, "one")).await;
+    let all = test.store.inner.list(ROOT).await.unwrap().entries;
     let ops = all.into_iter().map(|entry| Op::Delete { key: entry.key }).collect();
-    world.store.inner.commit(Txn { compares: Vec::new(), ops }).await.unwrap();
-    world.until(|mesh| mesh.trouble().is_some_and(|trouble| trouble.contains("no mesh"))).await;
-    assert!(has(&world.mesh, "one"));
+    test.store.inner.commit(Txn { compares: Vec::new(), ops }).await.unwrap();
+    test.until(|replica| {
+        replica.store_problem().is_some_and(|problem| problem.contains("no mesh"))
+    })
+    .await;
+    assert!(has(&test.replica, "one"));
 }

@@ -5,7 +5,7 @@ mod secrets;
 
 use std::sync::Arc;
 
-use cframe_controller::audit::{self, Keep};
+use cframe_controller::audit::{self, Retention};
 use cframe_pki::{CertificateDer, key::PrivateKey, tls::Credentials};
 use cframe_protocol::{
     session::{AdminConnection, CallFailure, Client, Command, admin_call},
@@ -323,7 +323,7 @@ async fn a_thousand_refused_calls_a_second_are_few_records() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_trimmed_to_its_number_while_it_is_written() {
     let mut world = World::with_edges(&["a"]).await;
-    world.keep = Keep { records: 100, ..Keep::default() };
+    world.keep = Retention { records: 100, ..Retention::default() };
     world.restart().await;
     for index in 0..150 {
         let description = Some(format!("{index}"));
@@ -360,7 +360,7 @@ async fn a_restored_store_has_the_log_and_says_that_it_was_restored() {
     let path = directory.path().join("store");
     let store = cframe_store::redb::Redb::open(&path).unwrap();
     let act = audit::Act::new(audit::Who::Local(0), "restore");
-    let record = audit::Journal::new(label("c2")).write_now(&act);
+    let record = audit::Journal::new(label("c2")).op_now(&act);
     cframe_controller::backup::restore(&store, &dump, 1, record).await.unwrap();
     let restored: Vec<Value> = store
         .list(audit::ROOT)

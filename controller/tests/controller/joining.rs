@@ -2,8 +2,7 @@
 
 use cframe_controller::{
     cli::{DataDir, Initial, Joined, Joining, Signer, initialise, join},
-    model::State,
-    record::ROOT,
+    model::{State, record::ROOT},
 };
 use cframe_pki::{
     issue::{IssuingCa, RootCa, VerifiedCsr},

@@ -12,9 +12,9 @@ use std::{
 
 use cframe_controller::{
     Parts, RunError,
-    audit::Keep,
+    audit::Retention,
     cli::{DataDir, Initial, Joined, Joining, Signer, initialise_in, join},
-    local,
+    serve::local,
 };
 use cframe_pki::issue::RootCa;
 use cframe_protocol::{
@@ -184,7 +184,7 @@ impl Member {
             http: None,
             local: Some(local),
             clock: Arc::new(cframe_pki::unix_now),
-            audit: Keep::default(),
+            audit: Retention::default(),
             authorities: Some(self.data.authorities()),
         };
         let task = runtime.spawn(cframe_controller::run(parts, stop.clone()));
@@ -362,7 +362,7 @@ impl Store for Shared {
             Op::Put { key, .. } => {
                 ["/certs/", "/denied/", "/issuers/"].iter().any(|part| key.contains(part))
             }
-            Op::Delete { key } => key.starts_with(cframe_controller::record::ROOT),
+            Op::Delete { key } => key.starts_with(cframe_controller::model::record::ROOT),
         };
         let counted = txn.ops.iter().any(counts);
         let committed = self.inner.commit(txn);

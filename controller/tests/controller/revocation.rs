@@ -134,7 +134,7 @@ async fn a_controller_does_not_revoke_its_own_issuer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_a_restored_store_does_not_know_is_denied_with_its_edge_too() {
-    use cframe_controller::record::Key;
+    use cframe_controller::model::record::Key;
     use cframe_store::{Op, Store, Txn};
     let mut world = World::with_edges(&["a", "b"]).await;
     let (a, b) = (world.join("prod", "a").await, world.join("prod", "b").await);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use cframe_controller::local;
+use cframe_controller::serve::local;
 use cframe_pki::{
     Fingerprint,
     issue::{RootCa, VerifiedCsr},
@@ -77,7 +77,7 @@ impl World {
     }
 
     async fn sign_with(&self, issuer: Fingerprint, force: bool) -> Result<Vec<String>, String> {
-        let answer = local::ask_issuer(&self.data.socket(), issuer, force).await;
+        let answer = local::request_issuer(&self.data.socket(), issuer, force).await;
         answer.map(Option::unwrap).map_err(|error| error.to_string())
     }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use cframe_controller::{
-    RunError, local,
-    record::{self, Key},
+    RunError,
+    model::record::{self, IssuerRecord, Key},
+    serve::local,
 };
 use cframe_pki::{
     Fingerprint,
@@ -381,7 +382,7 @@ async fn a_controller_that_is_removed_with_its_cas_leaves_none_whichever_comes_f
     pair.b.held.send_replace(true);
     pair.a.change(del()).await;
     let socket = pair.b.data.socket();
-    let used = pair.b.too_late(local::ask_issuer(&socket, left, false)).await;
+    let used = pair.b.too_late(local::request_issuer(&socket, left, false)).await;
     assert!(!matches!(used, Ok(Some(_))), "{used:?}");
     let rows = issuers(&pair.a).await;
     assert!(rows.iter().all(|row| row.fingerprint != left || row.revoked), "{rows:?}");
@@ -412,12 +413,12 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
 
     // It signs with another CA since, and still has the key of the one that it has let an edge in with.
     let later = another_ca(&pair.b, &pair.a);
-    local::ask_issuer(&pair.b.data.socket(), later, false).await.unwrap().unwrap();
+    local::request_issuer(&pair.b.data.socket(), later, false).await.unwrap().unwrap();
     until(async || issuers(&pair.a).await.iter().any(|row| row.fingerprint == later && row.signs))
         .await;
     // One that it had before, and may sign with again.
     let earlier = Fingerprint::from_bytes([9; 32]);
-    let issuer = record::Issuer {
+    let issuer = IssuerRecord {
         controller: label("b"),
         root: Fingerprint::from_bytes([8; 32]),
         not_before: 0,

@@ -12,9 +12,9 @@ use std::{
 
 use cframe_controller::{
     Parts, RunError,
-    audit::Keep,
+    audit::Retention,
     cli::{AdminContext, DataDir, Initial, initialise},
-    local,
+    serve::local,
 };
 use cframe_pki::{
     CertificateDer,
@@ -58,7 +58,7 @@ pub(crate) struct World {
     /// By how many seconds the controller's clock is ahead.
     pub(crate) ahead: Arc<AtomicU64>,
     /// The bounds of the audit log, from the next start on.
-    pub(crate) keep: Keep,
+    pub(crate) keep: Retention,
     running: Option<Running>,
     _directory: TempDir,
 }
@@ -90,7 +90,7 @@ impl World {
             full: Arc::default(),
             panics: Arc::default(),
             ahead: Arc::default(),
-            keep: Keep::default(),
+            keep: Retention::default(),
             running: None,
             _directory: directory,
         };

@@ -10,11 +10,12 @@ use std::{
 };
 
 use cframe_controller::{
-    audit::{Act, Keep, Who},
+    audit::{Act, Retention, Who},
     cli::{DataDir, Initial, initialise_in},
-    draft::Draft,
-    mesh::Mesh,
-    record::{self, Key},
+    decide::call::Lane,
+    decide::draft::Draft,
+    mesh::Replica,
+    model::record::{EdgeRecord, Key, NamespaceRecord},
 };
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::Version;
@@ -29,15 +30,17 @@ const SPACE: &str = "prod";
 
 /// A controller's state, followed until the test ends, and looked at all the time.
 struct Controller {
-    mesh: Arc<Mesh>,
+    mesh: Arc<Replica>,
     stop: CancellationToken,
     looks: Arc<AtomicU64>,
 }
 
 impl Controller {
     async fn start(store: Arc<dyn Store>) -> Self {
-        let clock: cframe_controller::mesh::Clock = Arc::new(cframe_pki::unix_now);
-        let mesh = Mesh::open(store, clock, "one".parse().unwrap(), Keep::default()).await.unwrap();
+        let clock: cframe_controller::clock::Clock = Arc::new(cframe_pki::unix_now);
+        let mesh = Replica::open(store, clock, "one".parse().unwrap(), Retention::default())
+            .await
+            .unwrap();
         let mesh = Arc::new(mesh.comparing_every(Duration::from_secs(1)));
         let (stop, looks) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
         tokio::spawn({
@@ -100,11 +103,12 @@ fn act() -> Act {
     Act::new(Who::Local(0), "test")
 }
 
-async fn add_space(mesh: &Mesh) {
+async fn add_space(mesh: &Replica) {
     let act = act();
-    let added = mesh.write(SPACE, &act, |_| {
+    let lane = Lane::Namespace(space());
+    let added = mesh.write(&lane, &act, |_| {
         let mut draft = Draft::default();
-        let record = record::Namespace {
+        let record = NamespaceRecord {
             description: String::new(),
             settings: Default::default(),
             revision: 1,
@@ -117,17 +121,17 @@ async fn add_space(mesh: &Mesh) {
 }
 
 /// As `edge add` does.
-async fn add_edge(mesh: &Mesh, name: &str) -> bool {
+async fn add_edge(mesh: &Replica, name: &str) -> bool {
     let name: Label = name.parse().unwrap();
-    let edge =
-        record::Edge { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
+    let edge = EdgeRecord { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
     let act = act();
-    let added = mesh.write(SPACE, &act, |state| {
+    let lane = Lane::Namespace(space());
+    let added = mesh.write(&lane, &act, |state| {
         let found = &state.namespaces[&space()];
         let mut draft = Draft::within(&space(), found);
         draft.compare(Key::Edge(space(), name.clone()), 0);
         draft.put(Key::Edge(space(), name.clone()), &edge);
-        draft.bump(&space(), found);
+        draft.bump_namespace(&space(), found);
         Ok((draft, ()))
     });
     added.await.is_ok()
