@@ -12,14 +12,16 @@
 //! The audit log is part of a dump, up to its newest [`RECORDS`], and a restore adds its own record.
 
 use cframe_pki::{Fingerprint, seal};
+use cframe_store::{CommitError, Compare, Entry, Op, Page, ReadError, Revision, Store, Txn, View};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     audit,
-    model::{LoadError, State},
-    record::{self, Key, ROOT, Record},
-    store::{CommitError, Compare, Entry, Op, Page, ReadError, Revision, Store, Txn, View},
+    model::{
+        LoadError, State,
+        record::{self, Key, MeshRecord, ROOT, Record},
+    },
 };
 
 /// 2 has the audit log; 1 has none, and is read too.
@@ -232,7 +234,7 @@ pub async fn restore(
         let parsed: Key = key.parse().map_err(LoadError::from)?;
         let value = match Record::decode(parsed, value).map_err(LoadError::from)? {
             Record::Token(..) | Record::Alive(..) => continue,
-            Record::Mesh(mesh) => record::encode(&record::Mesh { epoch, ..mesh }),
+            Record::Mesh(mesh) => record::encode(&MeshRecord { epoch, ..mesh }),
             Record::Namespace(..)
             | Record::Edge(..)
             | Record::Route(..)

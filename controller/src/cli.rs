@@ -21,6 +21,7 @@ mod data_dir;
 mod init;
 mod join;
 mod opening;
+mod records;
 mod serve;
 
 pub use context::{AdminContext, Contexts};

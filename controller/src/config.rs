@@ -14,10 +14,14 @@ use cframe_protocol::{CONTROL_PORT, ENROLL_PORT};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::audit::Keep;
+use crate::audit::Retention;
 
+#[cfg(feature = "etcd")]
+mod etcd;
 mod store;
 
+#[cfg(not(feature = "etcd"))]
+pub(crate) use store::NO_ETCD;
 pub use store::{EtcdFile, Kind, StoreConfig, StoreFile, StoreFlags};
 
 /// Where the file is, unless told otherwise.
@@ -98,7 +102,7 @@ pub struct RunFlags {
     pub audit_days: Option<NonZeroU32>,
 }
 
-/// A number of records of the audit log: at least [`Keep::FEWEST`].
+/// A number of records of the audit log: at least [`Retention::MIN_RECORDS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "usize")]
 pub struct AuditRecords(usize);
@@ -107,8 +111,11 @@ impl TryFrom<usize> for AuditRecords {
     type Error = String;
 
     fn try_from(records: usize) -> Result<Self, String> {
-        if records < Keep::FEWEST {
-            return Err(format!("{records} records are too few: give {} or more", Keep::FEWEST));
+        if records < Retention::MIN_RECORDS {
+            return Err(format!(
+                "{records} records are too few: give {} or more",
+                Retention::MIN_RECORDS
+            ));
         }
         Ok(Self(records))
     }
@@ -165,7 +172,7 @@ pub struct Config {
     /// Where the mesh is kept.
     pub store: StoreConfig,
     /// The bounds of the audit log.
-    pub audit: Keep,
+    pub audit: Retention,
 }
 
 impl File {
@@ -206,7 +213,7 @@ impl Config {
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let metrics = run.metrics_listen.or(file.metrics_listen);
         let store = StoreConfig::resolve(&flags.store, file.store, file.etcd)?;
-        let usual = Keep::default();
+        let usual = Retention::default();
         let records = run.audit_records.or(file.audit_records);
         let days = run
             .audit_days
@@ -229,7 +236,7 @@ impl Config {
             metrics_listen: metrics.map_or(Some(METRICS), |metrics| metrics.0),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             store,
-            audit: Keep {
+            audit: Retention {
                 records: records.map_or(usual.records, |records| records.0),
                 age: days.unwrap_or(usual.age),
             },
@@ -261,10 +268,10 @@ mod tests {
             let file = File::parse(file).unwrap();
             Config::resolve(&Flags::default(), run, file).unwrap().audit
         };
-        assert_eq!(keep("", &RunFlags::default()), Keep::default());
+        assert_eq!(keep("", &RunFlags::default()), Retention::default());
         let run = RunFlags { audit_days: NonZeroU32::new(7), ..RunFlags::default() };
         let kept = keep("audit_records = 500\naudit_days = 30\n", &run);
-        assert_eq!(kept, Keep { records: 500, age: Duration::from_secs(7 * 86_400) });
+        assert_eq!(kept, Retention { records: 500, age: Duration::from_secs(7 * 86_400) });
         let error = format!("{:#}", File::parse("audit_records = 7\n").unwrap_err());
         assert!(error.contains("7 records are too few: give 100 or more"), "{error}");
     }
@@ -278,6 +285,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "etcd")]
     fn a_file_names_the_store() {
         let file = File::parse(
             "data_dir = \"/x\"\n[store]\nkind = \"etcd\"\n[etcd]\nendpoints = [\"http://10.0.0.1:2379\"]\n",

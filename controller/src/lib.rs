@@ -1,52 +1,31 @@
-//! The controller of a cframe mesh: the store and what may be written to it, enrolment, the edges' sessions
-//! with the state they are to have, and admin calls.
+//! The controller of a cframe mesh.
 //!
-//! - [`store`]: the trait, the embedded back end, and the suite that every back end passes.
-//! - [`record`], [`model`]: what is stored, and the same in memory with its indexes.
-//! - [`check`], [`draft`], [`calls`]: what a write is checked for, and the decision as a transaction. Pure.
-//! - [`mesh`]: the one way to write, and what follows from a change.
-//! - [`audit`]: who did what.
-//! - [`feed`], [`session`]: the difference to the newest state, encoded once and sent to each edge when it is ready.
-//! - [`registration`], [`presence`], [`peers`]: the mesh's controllers, which of them run, and asking them.
-//! - [`authorities`]: the issuing CAs on disk.
-//! - [`enroll`], [`issuing`], [`roles`], [`admission`]: who gets in, as what, and how often.
-//! - [`server`]: all of it behind [`run`], with its I/O as arguments.
-//! - [`backup`], [`local`]: dumps, and asking a running controller for one.
+//! - [`model`]: what is known of the mesh; [`sessions`]: of its edges' sessions.
+//! - [`decide`]: what calls change. Pure.
+//! - [`mesh`]: writing to the store and following it; [`audit`]: who did what.
+//! - [`serve`]: the ports, edges' sessions, enrolment, calls, HTTP and the local socket.
+//! - `upkeep`: what a controller does by itself; `peers`: its questions to the other controllers.
+//! - [`keys`]: issuing CAs and secrets on disk; [`backup`]: dumps of the store.
 //! - [`cli`], [`config`]: the program.
 
-#![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
-pub mod admission;
 pub mod audit;
-pub mod authorities;
 pub mod backup;
-pub mod calls;
-pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod config;
-pub mod draft;
-pub mod enroll;
-pub mod feed;
-pub mod issuing;
-pub mod local;
+pub mod decide;
+pub mod keys;
 pub mod mesh;
 pub mod metrics;
 pub mod model;
 pub mod peers;
-pub mod presence;
-pub mod record;
-pub mod registration;
-pub mod roles;
-pub mod server;
-pub mod session;
-pub mod store;
+pub mod serve;
+pub mod sessions;
+pub mod upkeep;
 
-mod expiry;
-mod http;
-mod reset;
-mod rotation;
-mod upkeep;
+mod context;
+mod rate;
 
-pub use reset::ResetSecret;
-pub use server::{Parts, RunError, run};
+pub use serve::{Parts, RunError, run};

@@ -1,8 +1,9 @@
-//! What is counted, in Prometheus's text format. Names begin with `cframe_controller_`.
+//! Metrics in the OpenMetrics text format. All names start with `cframe_controller_`.
 
-use std::{sync::Mutex, sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use cframe_protocol::v1::ErrorCode;
+use cframe_store::{CommitError, ReadError};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -14,23 +15,26 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    audit,
-    store::{CommitError, ReadError},
-};
+use crate::audit::record::result_label;
 
 /// All metrics of a controller.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Mutex<Registry>,
+    registry: Registry,
     connections: Family<Port, Counter>,
     refused: Family<Reason, Counter>,
     calls: Family<CallLabels, Counter>,
     issued: Family<IssuedLabels, Counter>,
     updates: Family<Kind, Counter>,
     update_bytes: Counter,
-    behind: Counter,
+    edges_ahead: Counter,
     audit: Family<Kind, Counter>,
+    pub(crate) store: StoreMetrics,
+    pub(crate) gauges: Gauges,
+}
+
+#[derive(Debug)]
+pub(crate) struct StoreMetrics {
     commits: Family<Outcome, Counter>,
     commit_seconds: Histogram,
     lists: Family<Outcome, Counter>,
@@ -38,18 +42,16 @@ pub struct Metrics {
     watch_restarts: Counter,
     relists: Family<Reason, Counter>,
     differences: Counter,
-    /// Edges with a session here.
-    pub sessions: Gauge,
-    /// Edges in the store.
-    pub edges: Gauge,
-    /// Namespaces in the store.
-    pub namespaces: Gauge,
-    /// Prefixes in the store.
-    pub prefixes: Gauge,
-    /// Seconds until this controller's own certificate expires.
-    pub certificate_seconds: Gauge,
-    /// Seconds until this controller's issuing CA expires.
-    pub issuer_seconds: Gauge,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    pub(crate) sessions: Gauge,
+    pub(crate) edges: Gauge,
+    pub(crate) namespaces: Gauge,
+    pub(crate) prefixes: Gauge,
+    pub(crate) certificate_seconds: Gauge,
+    pub(crate) issuer_seconds: Gauge,
     expires_seconds: Family<Kind, Gauge>,
     expiring: Family<Kind, Gauge>,
 }
@@ -88,31 +90,18 @@ struct Outcome {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let metrics = Self {
-            registry: Mutex::default(),
+        let mut metrics = Self {
+            registry: Registry::with_prefix("cframe_controller"),
             connections: Family::default(),
             refused: Family::default(),
             calls: Family::default(),
             issued: Family::default(),
             updates: Family::default(),
             update_bytes: Counter::default(),
-            behind: Counter::default(),
+            edges_ahead: Counter::default(),
             audit: Family::default(),
-            commits: Family::default(),
-            commit_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
-            lists: Family::default(),
-            list_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
-            watch_restarts: Counter::default(),
-            relists: Family::default(),
-            differences: Counter::default(),
-            sessions: Gauge::default(),
-            edges: Gauge::default(),
-            namespaces: Gauge::default(),
-            prefixes: Gauge::default(),
-            certificate_seconds: Gauge::default(),
-            issuer_seconds: Gauge::default(),
-            expires_seconds: Family::default(),
-            expiring: Family::default(),
+            store: StoreMetrics::default(),
+            gauges: Gauges::default(),
         };
         metrics.register();
         metrics
@@ -120,73 +109,21 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    fn register(&self) {
-        let mut registry = Registry::with_prefix("cframe_controller");
-        let r = &mut registry;
+    fn register(&mut self) {
+        let r = &mut self.registry;
         r.register("connections", "Connections that were accepted", self.connections.clone());
         r.register("refused", "Connections that were refused, by reason", self.refused.clone());
         r.register("calls", "Admin calls", self.calls.clone());
-        r.register("issued", "Certificates asked for, by kind and result", self.issued.clone());
+        r.register("issued", "Certificates requested, by kind and result", self.issued.clone());
         r.register("updates", "Update frames sent to edges", self.updates.clone());
-        r.register(
-            "update_bytes",
-            "Bytes of update frames sent to edges",
-            self.update_bytes.clone(),
-        );
-        r.register(
-            "edges_ahead",
-            "Times that an edge had a newer state than here",
-            self.behind.clone(),
-        );
-        r.register(
-            "audit_records",
-            "Records of the audit log: written with a change or alone, left out, trimmed",
-            self.audit.clone(),
-        );
-        r.register("commits", "Transactions of the store", self.commits.clone());
-        r.register("commit_seconds", "Duration of transactions", self.commit_seconds.clone());
-        r.register("lists", "Lists of the store", self.lists.clone());
-        r.register("list_seconds", "Duration of lists", self.list_seconds.clone());
-        r.register(
-            "watch_restarts",
-            "Times that the store's watch ended and was begun again",
-            self.watch_restarts.clone(),
-        );
-        r.register(
-            "relists",
-            "Lists after a watch ended (error) and to compare with memory (timer)",
-            self.relists.clone(),
-        );
-        r.register(
-            "relist_differences",
-            "Records that were not in memory as in the store",
-            self.differences.clone(),
-        );
-        r.register("sessions", "Edges with a session here", self.sessions.clone());
-        r.register("edges", "Edges in the store", self.edges.clone());
-        r.register("namespaces", "Namespaces in the store", self.namespaces.clone());
-        r.register("prefixes", "Prefixes in the store", self.prefixes.clone());
-        r.register(
-            "certificate_seconds",
-            "Seconds until the controller's certificate expires",
-            self.certificate_seconds.clone(),
-        );
-        r.register(
-            "issuer_seconds",
-            "Seconds until the controller's issuing CA expires",
-            self.issuer_seconds.clone(),
-        );
-        r.register(
-            "expires_seconds",
-            "Seconds until the first of a kind expires: root, issuer, controller, edge, admin",
-            self.expires_seconds.clone(),
-        );
-        r.register(
-            "expiring",
-            "How many of a kind expire soon and were not renewed",
-            self.expiring.clone(),
-        );
-        *self.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
+        let help = "Bytes of update frames sent to edges";
+        r.register("update_bytes", help, self.update_bytes.clone());
+        let help = "Times that an edge had a newer state than this controller";
+        r.register("edges_ahead", help, self.edges_ahead.clone());
+        let help = "Records of the audit log: written with a change or alone, left out, trimmed";
+        r.register("audit_records", help, self.audit.clone());
+        self.store.register(r);
+        self.gauges.register(r);
     }
 
     /// A connection was accepted on a port: `control` or `enroll`.
@@ -201,11 +138,11 @@ impl Metrics {
 
     /// An admin call was answered.
     pub fn call(&self, call: &'static str, error: Option<ErrorCode>) {
-        let result = error.map_or("ok", audit::record::result);
+        let result = error.map_or("ok", result_label);
         self.calls.get_or_create(&CallLabels { call, result }).inc();
     }
 
-    /// A certificate was asked for: `enrollment`, `renewal`, …
+    /// A certificate was requested: `enrollment` or `renewal`.
     pub fn issued(&self, kind: &'static str, done: bool) {
         let result = if done { "ok" } else { "refused" };
         self.issued.get_or_create(&IssuedLabels { kind, result }).inc();
@@ -219,8 +156,8 @@ impl Metrics {
     }
 
     /// An edge had a newer state than this controller.
-    pub fn behind(&self) {
-        self.behind.inc();
+    pub fn edge_ahead(&self) {
+        self.edges_ahead.inc();
     }
 
     /// Records of the audit log: `with_change`, `alone`, `left_out` or `trimmed`.
@@ -228,21 +165,44 @@ impl Metrics {
         self.audit.get_or_create(&Kind { kind }).inc_by(records);
     }
 
-    /// Of a kind of what expires: when the first does, in seconds from now, and how many do soon. Without
-    /// the first there are none.
-    pub fn expiry(&self, kind: &'static str, first: Option<i64>, soon: usize) {
-        let label = Kind { kind };
-        if let Some(seconds) = first {
-            self.expires_seconds.get_or_create(&label).set(seconds);
-        } else {
-            self.expires_seconds.remove(&label);
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for StoreMetrics {
+    fn default() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
+        Self {
+            commits: Family::default(),
+            commit_seconds: seconds(),
+            lists: Family::default(),
+            list_seconds: seconds(),
+            watch_restarts: Counter::default(),
+            relists: Family::default(),
+            differences: Counter::default(),
         }
-        let soon = i64::try_from(soon).unwrap_or(i64::MAX);
-        self.expiring.get_or_create(&label).set(soon);
+    }
+}
+
+impl StoreMetrics {
+    fn register(&self, r: &mut Registry) {
+        r.register("commits", "Transactions of the store", self.commits.clone());
+        r.register("commit_seconds", "Duration of transactions", self.commit_seconds.clone());
+        r.register("lists", "Lists of the store", self.lists.clone());
+        r.register("list_seconds", "Duration of lists", self.list_seconds.clone());
+        let help = "Times that the store's watch ended and was started again";
+        r.register("watch_restarts", help, self.watch_restarts.clone());
+        let help = "Lists after a watch ended (error) and to compare with memory (timer)";
+        r.register("relists", help, self.relists.clone());
+        let help = "Records in memory that differed from the store";
+        r.register("relist_differences", help, self.differences.clone());
     }
 
-    /// A transaction ended.
-    pub fn commit<T>(&self, duration: Duration, result: &Result<T, CommitError>) {
+    pub(crate) fn commit<T>(&self, duration: Duration, result: &Result<T, CommitError>) {
         let result = match result {
             Ok(_) => "ok",
             Err(CommitError::Conflict(_)) => "conflict",
@@ -255,8 +215,7 @@ impl Metrics {
         self.commit_seconds.observe(duration.as_secs_f64());
     }
 
-    /// The store was listed.
-    pub fn list<T>(&self, duration: Duration, result: &Result<T, ReadError>) {
+    pub(crate) fn list<T>(&self, duration: Duration, result: &Result<T, ReadError>) {
         let result = match result {
             Ok(_) => "ok",
             Err(ReadError::Corrupt(_)) => "corrupt",
@@ -266,27 +225,47 @@ impl Metrics {
         self.list_seconds.observe(duration.as_secs_f64());
     }
 
-    /// The store's watch ended and is begun again.
-    pub fn watch_restarted(&self) {
+    pub(crate) fn watch_restarted(&self) {
         self.watch_restarts.inc();
     }
 
-    /// All of the store was read again: `error`, `timer`.
-    pub fn listed_again(&self, reason: &'static str) {
+    /// The whole store was read again: `error` or `timer`.
+    pub(crate) fn listed_again(&self, reason: &'static str) {
         self.relists.get_or_create(&Reason { reason }).inc();
     }
 
-    /// So many records were not in memory as in the store.
-    pub fn different(&self, records: usize) {
+    /// Records in memory differed from the store.
+    pub(crate) fn different(&self, records: usize) {
         self.differences.inc_by(records as u64);
     }
+}
 
-    /// Everything as text.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        // Writing to a string does not fail.
-        let _ = encode(&mut text, &registry);
-        text
+impl Gauges {
+    fn register(&self, r: &mut Registry) {
+        r.register("sessions", "Edges with a session here", self.sessions.clone());
+        r.register("edges", "Edges in the store", self.edges.clone());
+        r.register("namespaces", "Namespaces in the store", self.namespaces.clone());
+        r.register("prefixes", "Prefixes in the store", self.prefixes.clone());
+        let help = "Seconds until the controller's certificate expires";
+        r.register("certificate_seconds", help, self.certificate_seconds.clone());
+        let help = "Seconds until the controller's issuing CA expires";
+        r.register("issuer_seconds", help, self.issuer_seconds.clone());
+        let help =
+            "Seconds until the first of a kind expires: root, issuer, controller, edge, admin";
+        r.register("expires_seconds", help, self.expires_seconds.clone());
+        let help = "How many of a kind expire soon and were not renewed";
+        r.register("expiring", help, self.expiring.clone());
+    }
+
+    /// For one kind of what expires: the seconds until the first one does, if there is any, and how many do soon.
+    pub(crate) fn expiry(&self, kind: &'static str, first: Option<i64>, soon: usize) {
+        let label = Kind { kind };
+        if let Some(seconds) = first {
+            self.expires_seconds.get_or_create(&label).set(seconds);
+        } else {
+            self.expires_seconds.remove(&label);
+        }
+        let soon = i64::try_from(soon).unwrap_or(i64::MAX);
+        self.expiring.get_or_create(&label).set(soon);
     }
 }

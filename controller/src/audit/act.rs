@@ -1,4 +1,4 @@
-//! What is being done, by whom and from where.
+//! Something that is being done, by whom and from where.
 
 use std::{
     fmt,
@@ -10,22 +10,20 @@ use cframe_pki::{
     Serial,
     identity::{Label, PeerIdentity, Role},
 };
-use cframe_protocol::v1::Call;
 
-use crate::{record::TokenKey, roles};
+use crate::{decide::call::Descriptor, model::record::TokenKey, rate::source_of};
 
-/// Whoever acts.
+/// Who acts. The text form is `admin/NAME`, `edge/NAMESPACE/NAME`, `token/ID`, `controller/NAME` or `local/UID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
-    /// `admin/NAME`.
     Admin(Label),
-    /// `edge/NAMESPACE/NAME`.
+    /// Namespace and name.
     Edge(Label, Label),
-    /// `token/ID`: nobody that is known, with a join token of this id.
+    /// Somebody unknown, with a join token of this id.
     Token(TokenKey),
-    /// `controller/NAME`: a controller, by itself.
+    /// A controller, of itself.
     Controller(Label),
-    /// `local/UID`: somebody on the controller's own host, whose user id the system tells.
+    /// A user on the controller's own host, by the user id.
     Local(u32),
 }
 
@@ -53,25 +51,20 @@ impl fmt::Display for Who {
 }
 
 /// Something that is being done and gets one record: in the transaction of what it changes, or else when it
-/// is [settled](crate::mesh::Mesh::settle).
+/// is [settled](crate::mesh::Replica::settle).
 #[derive(Debug)]
 pub struct Act {
-    /// Who does it.
     pub who: Who,
-    /// By which certificate.
+    /// The actor's certificate.
     pub serial: Option<Serial>,
-    /// From where.
     pub from: Option<SocketAddr>,
-    /// What: a call's name, `join`, `renewal`, …
+    /// A call's name, or `join`, `renewal`, …
     pub call: &'static str,
-    /// In which namespace.
     pub namespace: Option<Label>,
-    /// About what: `prod/aws-hk`. Empty for the mesh.
+    /// `prod/aws-hk`; empty for the whole mesh.
     pub subject: String,
-    /// It is to change nothing.
     pub dry_run: bool,
-    /// It only looks.
-    looks: bool,
+    reads_only: bool,
     recorded: AtomicBool,
 }
 
@@ -85,7 +78,7 @@ impl Act {
         }
     }
 
-    /// An act of somebody without a certificate, or of this controller itself.
+    /// An act of an actor without a certificate, or of this controller itself.
     pub fn new(who: Who, call: &'static str) -> Self {
         Self {
             who,
@@ -95,25 +88,29 @@ impl Act {
             namespace: None,
             subject: String::new(),
             dry_run: false,
-            looks: false,
+            reads_only: false,
             recorded: AtomicBool::new(false),
         }
     }
 
     /// An admin call.
-    pub fn call(peer: &PeerIdentity, from: SocketAddr, call: &Call, dry_run: bool) -> Self {
-        let (namespace, subject) = subject(call);
-        let looks = roles::looks(call);
-        Self { namespace, subject, dry_run, looks, ..Self::by(peer, from, call.name()) }
+    pub fn call(peer: &PeerIdentity, from: SocketAddr, call: &Descriptor, dry_run: bool) -> Self {
+        Self {
+            namespace: call.namespace.clone(),
+            subject: call.subject.clone(),
+            dry_run,
+            reads_only: call.access.is_read(),
+            ..Self::by(peer, from, call.name)
+        }
     }
 
-    /// The same about an edge.
+    /// Sets the subject to an edge.
     #[must_use]
     pub fn about(self, namespace: &Label, edge: &Label) -> Self {
         Self { namespace: Some(namespace.clone()), subject: format!("{namespace}/{edge}"), ..self }
     }
 
-    /// One step of it, with a record of its own.
+    /// A step of this act, which gets a record of its own.
     #[must_use]
     pub(crate) fn step(&self) -> Self {
         Self {
@@ -124,17 +121,16 @@ impl Act {
             namespace: self.namespace.clone(),
             subject: self.subject.clone(),
             dry_run: self.dry_run,
-            looks: self.looks,
+            reads_only: self.reads_only,
             recorded: AtomicBool::new(false),
         }
     }
 
-    /// Whether it leaves no record when it is allowed, or fails for another reason.
-    pub fn looks(&self) -> bool {
-        self.looks
+    /// Such an act gets a record only if it is not allowed.
+    pub fn reads_only(&self) -> bool {
+        self.reads_only
     }
 
-    /// Whether it has its record.
     pub fn is_recorded(&self) -> bool {
         self.recorded.load(Ordering::Relaxed)
     }
@@ -143,70 +139,14 @@ impl Act {
         self.recorded.store(true, Ordering::Relaxed);
     }
 
-    /// Whose patience is tried by too many of these: whoever has a certificate by name, others by address; an
-    /// IPv6 /64 is one.
+    /// What the limit on records applies to: the holder of a certificate by name, others by address.
     pub(super) fn source(&self) -> String {
-        match (&self.who, self.from.map(|from| from.ip())) {
-            (Who::Token(_), Some(IpAddr::V4(ip))) => ip.to_string(),
-            (Who::Token(_), Some(IpAddr::V6(ip))) => {
-                let [a, b, c, d, ..] = ip.segments();
-                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-            }
+        match (&self.who, self.from) {
+            (Who::Token(_), Some(from)) => match source_of(from.ip()) {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("{ip}/64"),
+            },
             (who, _) => who.to_string(),
         }
-    }
-}
-
-/// The namespace that a call is about, and the thing. No secrets, no requests.
-pub fn subject(call: &Call) -> (Option<Label>, String) {
-    match call {
-        Call::NamespaceAdd { name, .. }
-        | Call::NamespaceSet { name, .. }
-        | Call::NamespaceDel { name, .. }
-        | Call::NamespaceShow { name } => (Some(name.clone()), name.to_string()),
-        Call::AdminAdd { name, .. }
-        | Call::AdminDel { name }
-        | Call::ControllerDel { name, .. }
-        | Call::ControllerShow { name } => (None, name.to_string()),
-        Call::EdgeAdd { namespace, name, .. }
-        | Call::EdgeSet { namespace, name, .. }
-        | Call::EdgeDel { namespace, name }
-        | Call::EdgeShow { namespace, name }
-        | Call::RouteAdd { namespace, name, .. }
-        | Call::RouteDel { namespace, name }
-        | Call::RouteShow { namespace, name }
-        | Call::TokenCreate { namespace, edge: name, .. }
-        | Call::CertEnroll { namespace, edge: name, .. }
-        | Call::CertRenew { namespace, edge: name } => {
-            (Some(namespace.clone()), format!("{namespace}/{name}"))
-        }
-        // What is no id may be a whole token, pasted in its place.
-        Call::TokenRevoke { id } => {
-            (None, id.parse().map_or_else(|_| "?".to_owned(), |id: TokenKey| id.to_string()))
-        }
-        Call::CertRevoke { serial, .. } | Call::CertShow { serial } => (None, serial.to_string()),
-        Call::IssuerRevoke { fingerprint }
-        | Call::CaHolders { fingerprint }
-        | Call::RootDrop { fingerprint, .. } => (None, fingerprint.to_string()),
-        Call::EdgeList { namespace }
-        | Call::RouteList { namespace }
-        | Call::TokenList { namespace }
-        | Call::CertList { namespace } => {
-            (namespace.clone(), namespace.as_ref().map(ToString::to_string).unwrap_or_default())
-        }
-        Call::Sessions { namespace, .. } => (namespace.clone(), String::new()),
-        Call::Wait { namespace, .. } | Call::Behind { namespace, .. } => {
-            (Some(namespace.clone()), namespace.to_string())
-        }
-        Call::Audit(query) => (query.namespace.clone(), String::new()),
-        Call::Version
-        | Call::Status
-        | Call::NamespaceList
-        | Call::AdminList
-        | Call::TrustShow
-        | Call::ControllerList
-        | Call::CaStatus
-        | Call::RootAdd { .. }
-        | Call::Backup => (None, String::new()),
     }
 }

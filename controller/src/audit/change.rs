@@ -1,56 +1,56 @@
-//! What a transaction changes, from the state that it was decided upon. Pure.
+//! What a transaction changes, compared with the state that it was decided on. Pure.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cframe_store::{Op, Txn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::text::clean;
 use crate::{
-    model::State,
-    record::{self, Key},
-    store::{Op, Txn},
+    audit::text::clean,
+    model::{
+        State,
+        record::{self, Key},
+    },
 };
 
-/// Changes in one record; a namespace that goes takes thousands with it.
-const MOST: usize = 32;
-/// Bytes of JSON that the changes of one record have together.
-const BYTES: usize = 12 * 1024;
-/// Elements of a list.
-const ELEMENTS: usize = 16;
-/// Texts that are longer and base64 are certificates, of which a digest is kept.
-const CERTIFICATE: usize = 200;
-/// Never kept, though no secret: what it is compared with is one.
-const SECRET: &str = "secret_hash";
+/// Changes in one record. Removing a namespace can be thousands.
+const MAX_CHANGES: usize = 32;
+/// Bytes of JSON of all changes in one record.
+const MAX_BYTES: usize = 12 * 1024;
+/// Elements of a list in a change.
+const MAX_ELEMENTS: usize = 16;
+/// A longer text that is base64 is a certificate, of which only a digest is stored.
+const MIN_CERTIFICATE: usize = 200;
+/// Not secret, but the hash of something that is: never stored.
+const HASH_FIELD: &str = "secret_hash";
 
-/// One key that was written: of its fields those that differ. `null` is a key that is not there.
+/// One key that was written, with those of its fields that differ. `null` stands for an absent key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// The key below `/cframe/v1/`: `edges/prod/aws-hk`.
     pub key: String,
-    /// As it was.
     pub before: Value,
-    /// As it is.
     pub after: Value,
 }
 
-/// The changes of a transaction that was decided upon `state`, and how many more there are than these. What is
-/// written again as it was is none.
+/// The changes of a transaction that was decided on `state`, and how many more there are than fit into a record. A
+/// record that is written again as it was does not count.
 pub fn changes(state: &State, txn: &Txn) -> (Vec<Change>, u64) {
     let mut unchanged = 0;
     let mut kept: Vec<Change> = Vec::new();
     for op in &txn.ops {
-        if kept.len() == MOST {
+        if kept.len() == MAX_CHANGES {
             break;
         }
         let change = change(state, op);
-        if change.is_none() {
+        if change.is_empty() {
             unchanged += 1;
         } else {
             kept.push(change);
         }
     }
-    let mut room = BYTES;
+    let mut room = MAX_BYTES;
     let fits = kept.iter().take_while(|change| {
         let size = serde_json::to_vec(change).map_or(usize::MAX, |json| json.len());
         room = room.saturating_sub(size);
@@ -64,7 +64,7 @@ pub fn changes(state: &State, txn: &Txn) -> (Vec<Change>, u64) {
 
 impl Change {
     /// Whether no field differs.
-    fn is_none(&self) -> bool {
+    fn is_empty(&self) -> bool {
         let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
         empty(&self.before) && empty(&self.after)
     }
@@ -77,8 +77,8 @@ fn change(state: &State, op: &Op) -> Change {
         Op::Put { value, .. } => serde_json::from_slice(value).unwrap_or_default(),
         Op::Delete { .. } => Value::Null,
     };
-    let (before, after) = differ(before, without_schema(after));
-    Change { key, before: tidy(before), after: tidy(after) }
+    let (before, after) = without_equal(before, without_schema(after));
+    Change { key, before: clean_value(before), after: clean_value(after) }
 }
 
 /// The record of a key as the state has it.
@@ -98,7 +98,7 @@ fn before(state: &State, key: &Key) -> Option<Value> {
         Key::Admin(name) => serde_json::to_value(&state.admins.get(name)?.record),
         Key::Controller(name) => serde_json::to_value(&state.controllers.get(name)?.record),
         Key::Issuer(spki) => serde_json::to_value(&state.issuers.get(spki)?.record),
-        // Nobody's decision.
+        // No decision writes it.
         Key::Alive(_) => return None,
     };
     value.ok()
@@ -111,8 +111,8 @@ fn without_schema(mut value: Value) -> Value {
     value
 }
 
-/// Both without the fields in which they are alike.
-fn differ(before: Value, after: Value) -> (Value, Value) {
+/// Removes the fields that are equal in both.
+fn without_equal(before: Value, after: Value) -> (Value, Value) {
     let (Value::Object(mut before), Value::Object(after)) = (before.clone(), after.clone()) else {
         return (before, after);
     };
@@ -121,7 +121,7 @@ fn differ(before: Value, after: Value) -> (Value, Value) {
         match before.remove(&field) {
             Some(before) if before == after => {}
             Some(before) => {
-                let (before, after) = differ(before, after);
+                let (before, after) = without_equal(before, after);
                 old.insert(field.clone(), before);
                 new.insert(field, after);
             }
@@ -134,17 +134,18 @@ fn differ(before: Value, after: Value) -> (Value, Value) {
     (Value::Object(old), Value::Object(new))
 }
 
-/// Fit to be kept: nothing secret, nothing long.
-fn tidy(value: Value) -> Value {
+/// Makes a value safe to store: nothing secret, nothing long.
+fn clean_value(value: Value) -> Value {
     match value {
-        Value::String(text) if text.len() > CERTIFICATE => match STANDARD.decode(&text) {
+        Value::String(text) if text.len() > MIN_CERTIFICATE => match STANDARD.decode(&text) {
             Ok(der) => Value::String(sha256(&der)),
             Err(_) => Value::String(clean(&text)),
         },
         Value::String(text) => Value::String(clean(&text)),
         Value::Array(elements) => {
-            let more = elements.len().saturating_sub(ELEMENTS);
-            let mut kept: Vec<Value> = elements.into_iter().take(ELEMENTS).map(tidy).collect();
+            let more = elements.len().saturating_sub(MAX_ELEMENTS);
+            let mut kept: Vec<Value> =
+                elements.into_iter().take(MAX_ELEMENTS).map(clean_value).collect();
             if more > 0 {
                 kept.push(Value::String(format!("… and {more} more")));
             }
@@ -153,15 +154,15 @@ fn tidy(value: Value) -> Value {
         Value::Object(fields) => Value::Object(
             fields
                 .into_iter()
-                .filter(|(field, _)| field != SECRET)
-                .map(|(field, value)| (clean(&field), tidy(value)))
+                .filter(|(field, _)| field != HASH_FIELD)
+                .map(|(field, value)| (clean(&field), clean_value(value)))
                 .collect(),
         ),
         plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
     }
 }
 
-/// As `openssl x509 -fingerprint -sha256` has it of a certificate, in lower case and without colons.
+/// What `openssl x509 -fingerprint -sha256` shows of a certificate, in lower case and without colons.
 fn sha256(bytes: &[u8]) -> String {
     let hex = digest(&SHA256, bytes)
         .as_ref()
@@ -172,4 +173,4 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

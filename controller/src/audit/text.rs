@@ -1,23 +1,22 @@
-//! What people and strangers wrote, fit to be kept and shown.
+//! Text from outside, made safe to store and to show.
 
 use std::borrow::Cow;
 
-/// The longest text in a record, in characters.
-const LONGEST: usize = 200;
-/// What a join token begins with.
-const TOKEN: &str = "cfj1.";
+/// Characters of a text in a record.
+const MAX_LENGTH: usize = 200;
+const TOKEN_PREFIX: &str = "cfj1.";
 
 /// The text on one line, without control characters, without the secret of a join token, and not too long.
 pub(super) fn clean(text: &str) -> String {
     let text = without_tokens(text);
-    let mut clean: String = text.chars().take(LONGEST).map(plain).collect();
-    if text.chars().nth(LONGEST).is_some() {
+    let mut clean: String = text.chars().take(MAX_LENGTH).map(plain).collect();
+    if text.chars().nth(MAX_LENGTH).is_some() {
         clean.push('…');
     }
     clean
 }
 
-/// A terminal obeys control characters, and shows text in another order at others.
+/// Replaces characters that control a terminal, or change the order in which it shows text.
 fn plain(c: char) -> char {
     match c {
         '\n' | '\t' => ' ',
@@ -30,16 +29,16 @@ fn plain(c: char) -> char {
     }
 }
 
-/// Somebody pastes a whole token where its id belongs, and an error repeats it.
+/// An admin may paste a whole token instead of its id, and the error repeats it.
 fn without_tokens(text: &str) -> Cow<'_, str> {
-    if !text.contains(TOKEN) {
+    if !text.contains(TOKEN_PREFIX) {
         return Cow::Borrowed(text);
     }
-    let mut parts = text.split(TOKEN);
+    let mut parts = text.split(TOKEN_PREFIX);
     let mut kept = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let base64url = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '=');
-        kept.push_str(TOKEN);
+        kept.push_str(TOKEN_PREFIX);
         kept.push('…');
         kept.push_str(part.trim_start_matches(base64url));
     }
@@ -51,11 +50,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_is_not_driven_and_a_token_not_kept() {
+    fn no_control_characters_and_no_tokens_are_stored() {
         assert_eq!(clean("a\u{1b}[2J\u{9b}b\nc\u{202e}d"), "a\u{fffd}[2J\u{fffd}b c\u{fffd}d");
         assert_eq!(clean("\"cfj1.AQ_x-9\" is no id"), "\"cfj1.…\" is no id");
         assert_eq!(clean("cfj1.aa cfj1.bb"), "cfj1.… cfj1.…");
-        assert_eq!(clean(&"é".repeat(300)).chars().count(), LONGEST + 1);
+        assert_eq!(clean(&"é".repeat(300)).chars().count(), MAX_LENGTH + 1);
         assert_eq!(clean("Hong Kong, 香港"), "Hong Kong, 香港");
     }
 }

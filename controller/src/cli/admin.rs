@@ -6,8 +6,11 @@ use anyhow::{Context as _, anyhow};
 use cframe_pki::{CertificateDer, identity::Label, key::PrivateKey, tls::Credentials};
 use clap::Args;
 
-use super::{AdminContext, Contexts, DataDir, Failure, init::default_context};
-use crate::{config::Config, local};
+use crate::{
+    cli::{AdminContext, Contexts, DataDir, Failure, context::default_path},
+    config::Config,
+    serve::local,
+};
 
 /// Flags of `admin`.
 #[derive(Debug, Args)]
@@ -27,12 +30,12 @@ pub(super) async fn command(config: &Config, flags: AdminFlags) -> Result<(), Fa
     let AdminFlags { name, read_only, admin_context } = flags;
     let path = match admin_context {
         Some(path) => path,
-        None => default_context()?,
+        None => default_path()?,
     };
     let mut contexts = Contexts::load(&path).context("the admin's context")?;
     let socket = DataDir::new(&config.data_dir).socket();
     let key = PrivateKey::generate()?;
-    let answer = local::ask_admin(&socket, &name, read_only, &key.csr()?).await;
+    let answer = local::request_admin(&socket, &name, read_only, &key.csr()?).await;
     let enrolled = answer.with_context(|| format!("the controller at {}", socket.display()))?;
     let Some(enrolled) = enrolled else {
         return Err(Failure::unreachable(anyhow!(

@@ -7,19 +7,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use cframe_pki::{files, unix_now};
+use cframe_store::{Op, Store, Txn, redb::Redb};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{
-    DataDir, Failure,
-    init::{made, now_ms},
-    open_store, opening,
-};
 use crate::{
     backup::{self, BackupError},
+    cli::{DataDir, Failure, open_store, opening, records::local_record},
+    clock::unix_millis,
     config::{Config, StoreConfig},
-    local,
-    store::{Op, Store, Txn, redb::Redb},
+    serve::local,
 };
 
 /// Flags of `backup`.
@@ -76,7 +73,7 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
 /// From the controller that runs on the directory, or from its store if none does.
 async fn take_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
     let socket = directory.socket();
-    let answer = local::ask_backup(&socket).await;
+    let answer = local::request_backup(&socket).await;
     if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
         return Ok(dump);
     }
@@ -84,7 +81,7 @@ async fn take_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
     let store = open_store(config).await?;
     let dump = backup::dump(&*store, unix_now()).await;
     if dump.is_ok() {
-        let ops = vec![made(&controller, "backup", String::new())];
+        let ops = vec![local_record(&controller, "backup", String::new())];
         if let Err(error) = store.commit(Txn { compares: Vec::new(), ops }).await {
             tracing::warn!(%error, "the audit log has no record of this backup");
         }
@@ -140,7 +137,7 @@ async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
     }
     let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await??;
     let record = restored(directory, dump)?;
-    let epoch = backup::restore(&store, dump, now_ms(), record).await;
+    let epoch = backup::restore(&store, dump, unix_millis(), record).await;
     store.close().await;
     let epoch = epoch?;
     std::fs::rename(&unfinished, directory.store())?;
@@ -156,7 +153,7 @@ async fn fill_store(
 ) -> Result<u64, Failure> {
     let store = open_store(config).await?;
     let record = restored(directory, dump)?;
-    let epoch = backup::restore(&*store, dump, now_ms(), record).await;
+    let epoch = backup::restore(&*store, dump, unix_millis(), record).await;
     store.close().await;
     epoch.map_err(|error| {
         let taken = matches!(error, BackupError::NotEmpty);
@@ -167,7 +164,7 @@ async fn fill_store(
 
 fn restored(directory: &DataDir, dump: &backup::Dump) -> Result<Op> {
     let subject = format!("backup of {} (Unix seconds)", dump.header.made);
-    Ok(made(&directory.controller()?, "restore", subject))
+    Ok(local_record(&directory.controller()?, "restore", subject))
 }
 
 fn put_keys(

@@ -15,8 +15,12 @@ use cframe_pki::{
 };
 use clap::{Args, Subcommand};
 
-use super::{DataDir, Failure};
-use crate::{authorities::Authorities, config::Config, issuing::Issuer, local};
+use crate::{
+    cli::{DataDir, Failure},
+    config::Config,
+    keys::{authorities::Authorities, issuer::Issuer},
+    serve::local,
+};
 
 /// What is done with CAs.
 #[derive(Debug, Subcommand)]
@@ -168,7 +172,7 @@ async fn sign_with(
 ) -> Result<(), Failure> {
     let before = own(directory)?.current()?.ca().spki_sha256();
     let socket = directory.socket();
-    let answer = local::ask_issuer(&socket, fingerprint, force).await;
+    let answer = local::request_issuer(&socket, fingerprint, force).await;
     let answer = answer.map_err(|error| {
         Failure::conflict(
             anyhow::Error::from(error).context(format!("issuing CA {fingerprint} is not used")),

@@ -16,10 +16,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cframe_pki::{Fingerprint, bundle::TrustBundle, certificate_pem, files, tls::Credentials};
 use serde::{Deserialize, Serialize};
 
@@ -123,4 +123,18 @@ impl Contexts {
         let text = zeroize::Zeroizing::new(toml::to_string(self)?);
         Ok(files::replace_secret(path, text.as_bytes())?)
     }
+}
+
+/// Where `cfctl` looks for its contexts.
+pub(super) fn default_path() -> Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => match std::env::var_os("HOME").filter(|path| !path.is_empty()) {
+            Some(home) => PathBuf::from(home).join(".config"),
+            None => {
+                bail!("HOME is not set: say where the admin's context goes with --admin-context")
+            }
+        },
+    };
+    Ok(base.join("cframe").join("config.toml"))
 }

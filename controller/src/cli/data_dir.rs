@@ -20,14 +20,16 @@ use cframe_pki::{
     issue::IssuingCa,
     tls::{Credentials, LiveCredentials},
 };
+use cframe_store::{ReadError, redb::Redb};
 use zeroize::Zeroizing;
 
 use crate::{
-    authorities::Authorities,
-    issuing::Issuer,
-    local,
-    reset::{self, ResetSecret},
-    store::{ReadError, redb::Redb},
+    keys::{
+        authorities::Authorities,
+        issuer::Issuer,
+        reset::{self, ResetSecret},
+    },
+    serve::local,
 };
 
 /// A data directory.

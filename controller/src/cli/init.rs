@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -11,24 +10,24 @@ use cframe_pki::{
     bundle::TrustBundle,
     files,
     identity::{Label, MeshName, SpiffeId},
-    issue::{IssuingCa, LEAF_LIFETIME, RootCa, VerifiedCsr},
-    key::PrivateKey,
-    tls::Credentials,
+    issue::RootCa,
     unix_now,
 };
 use cframe_protocol::{CONTROL_PORT, v1::Endpoint};
+use cframe_store::{CommitError, Compare, Op, Store, Txn, redb::Redb};
 use clap::Args;
 
-use super::{
-    AdminContext, Contexts, DataDir, Failure,
-    join::{self, Joining},
-    open_store, opening,
-};
 use crate::{
-    audit::{Act, Journal, Who},
+    cli::{
+        AdminContext, Contexts, DataDir, Failure,
+        context::default_path,
+        join::{self, Joining},
+        open_store, opening,
+        records::{local_record, new_leaf, put},
+    },
+    clock::unix_millis,
     config::{Config, StoreConfig},
-    record::{self, Key, ROOT},
-    store::{CommitError, Compare, Op, Store, Txn, redb::Redb},
+    model::record::{AdminRecord, ControllerRecord, IssuerRecord, Key, MeshRecord, ROOT},
 };
 
 /// Flags of `init`.
@@ -86,7 +85,7 @@ pub(super) async fn command(config: &Config, flags: InitFlags) -> Result<(), Fai
     };
     let path = match admin_context {
         Some(path) => path,
-        None => default_context()?,
+        None => default_path()?,
     };
     let mut contexts = Contexts::load(&path).context("the admin's context")?;
     let context_name = mesh.to_string();
@@ -201,7 +200,7 @@ pub enum TakenError {
 }
 
 /// Whether the mesh in the store is that of the keys in the directory.
-fn is_ours(directory: &DataDir, found: &crate::store::View) -> Result<bool> {
+fn is_ours(directory: &DataDir, found: &cframe_store::View) -> Result<bool> {
     if !directory.has_keys() {
         return Ok(false);
     }
@@ -239,25 +238,25 @@ impl Building {
         issuing.save(&place.ca())?;
 
         let controller = SpiffeId::controller(initial.mesh.clone(), initial.name.clone());
-        let (own, own_record) = leaf(&issuing, controller, now)?;
+        let (own, own_record) = new_leaf(&issuing, controller, now)?;
         own.save(&place.identity())?;
         let admin = SpiffeId::admin(initial.mesh.clone(), initial.admin.clone());
-        let (admin, admin_record) = leaf(&issuing, admin, now)?;
+        let (admin, admin_record) = new_leaf(&issuing, admin, now)?;
 
         let roots = vec![root.certificate().clone()];
         let trust = TrustBundle { roots, ..TrustBundle::default() };
         let controllers: Vec<String> = initial.addresses.iter().map(ToString::to_string).collect();
         let context = AdminContext::new(initial.mesh.to_string(), controllers, &admin, &trust);
-        let mesh = record::Mesh {
+        let mesh = MeshRecord {
             name: initial.mesh.clone(),
-            epoch: now_ms(),
+            epoch: unix_millis(),
             revision: 1,
             trust,
             controllers: initial.addresses.iter().cloned().collect(),
             roots_since: BTreeMap::new(),
         };
-        let first_admin = record::Admin { read_only: false };
-        let issuer = record::Issuer {
+        let first_admin = AdminRecord { read_only: false };
+        let issuer = IssuerRecord {
             controller: initial.name.clone(),
             root: root.spki_sha256(),
             not_before: issuing.not_before(),
@@ -265,7 +264,7 @@ impl Building {
             added: now,
             signs: true,
         };
-        let registration = record::Controller {
+        let registration = ControllerRecord {
             addresses: initial.addresses.clone(),
             issuer: issuing.certificate().clone(),
             added: now,
@@ -277,7 +276,7 @@ impl Building {
             put(&Key::Issuer(issuing.spki_sha256()), &issuer),
             own_record,
             admin_record,
-            made(&initial.name, "init", initial.mesh.to_string()),
+            local_record(&initial.name, "init", initial.mesh.to_string()),
         ];
         Ok(Self { place, ops, context })
     }
@@ -297,37 +296,6 @@ impl Building {
     }
 }
 
-/// A certificate with a new key, and the record of it.
-pub(super) fn leaf(ca: &IssuingCa, id: SpiffeId, now: u64) -> Result<(Credentials, Op)> {
-    let key = PrivateKey::generate()?;
-    let csr = VerifiedCsr::from_der(&key.csr()?)?;
-    let issued = ca.issue(&csr, &id, LEAF_LIFETIME, now)?;
-    let record = record::Cert {
-        id,
-        spki: issued.spki_sha256,
-        not_before: issued.not_before,
-        not_after: issued.not_after,
-        renews: None,
-        issuer: Some(ca.spki_sha256()),
-        bundle: None,
-    };
-    let op = put(&Key::Cert(issued.serial), &record);
-    let chain = vec![issued.der, ca.certificate().clone()];
-    Ok((Credentials { chain, key }, op))
-}
-
-/// What the audit log has of a command on this host that no controller serves.
-pub(super) fn made(name: &Label, call: &'static str, subject: String) -> Op {
-    let uid = rustix::process::getuid().as_raw();
-    let mut act = Act::new(Who::Local(uid), call);
-    act.subject = subject;
-    Journal::new(name.clone()).write_now(&act)
-}
-
-fn put<T: serde::Serialize>(key: &Key, record: &T) -> Op {
-    Op::Put { key: key.to_string(), value: record::encode(record) }
-}
-
 fn report(config: &Config, initial: &Initial, context: &Path) {
     let Initial { mesh, name, admin, addresses } = initial;
     let directory = DataDir::new(&config.data_dir);
@@ -345,19 +313,6 @@ fn report(config: &Config, initial: &Initial, context: &Path) {
     eprintln!("next: cframe-controller run --data-dir {shown}{store}");
 }
 
-pub(super) fn default_context() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()) {
-        Some(path) => PathBuf::from(path),
-        None => match std::env::var_os("HOME").filter(|path| !path.is_empty()) {
-            Some(home) => PathBuf::from(home).join(".config"),
-            None => {
-                bail!("HOME is not set: say where the admin's context goes with --admin-context")
-            }
-        },
-    };
-    Ok(base.join("cframe").join("config.toml"))
-}
-
 /// `HOST` or `HOST:PORT`; an IPv6 address with or without brackets.
 fn address(text: &str) -> Result<Endpoint, String> {
     let whole: Result<Endpoint, _> = text.parse();
@@ -371,12 +326,6 @@ fn address(text: &str) -> Result<Endpoint, String> {
     format!("{host}:{CONTROL_PORT}")
         .parse()
         .map_err(|error: cframe_protocol::v1::EndpointError| error.to_string())
-}
-
-/// The clock in Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -21,20 +21,21 @@ use cframe_pki::{
     verifier::{PeerSide, PeerVerifier, Policy, Trust},
 };
 use cframe_protocol::v1::Endpoint;
+use cframe_store::{CommitError, Op, Store};
 
-use super::{
-    DataDir, Failure,
-    ca::load_root,
-    init::{leaf, made},
-    open_store,
-};
 use crate::{
+    cli::{
+        DataDir, Failure,
+        ca::load_root,
+        open_store,
+        records::{local_record, new_leaf},
+    },
     config::{Config, StoreConfig},
-    draft::Draft,
-    model::State,
-    record::{self, Key, ROOT},
-    registration,
-    store::{CommitError, Op, Store},
+    decide::{draft::Draft, registration},
+    model::{
+        State,
+        record::{self, CertRecord, ControllerRecord, Key, ROOT},
+    },
 };
 
 /// The request for the issuing CA's certificate, in the data directory.
@@ -236,7 +237,7 @@ fn own_certificate(
             state.mesh.record.name
         )));
     }
-    let (own, _) = leaf(ca, id, now)?;
+    let (own, _) = new_leaf(ca, id, now)?;
     let root = root_above(state, &own, now)?;
     Ok((own, root))
 }
@@ -283,7 +284,7 @@ async fn enter(
             return Ok(());
         }
         let mut txn = draft.txn;
-        txn.ops.push(made(&joining.name, "init --join", joining.name.to_string()));
+        txn.ops.push(local_record(&joining.name, "init --join", joining.name.to_string()));
         match store.commit(txn).await {
             Ok(_) => return Ok(()),
             Err(CommitError::Conflict(_)) => state = State::load(&store.list(ROOT).await?)?,
@@ -307,7 +308,7 @@ fn decide(
     if !state.certs.contains_key(&identity.serial) {
         let key = Key::Cert(identity.serial);
         draft.compare(key.clone(), 0);
-        let record = record::Cert {
+        let record = CertRecord {
             id: identity.id,
             spki: identity.spki,
             not_before: identity.not_before,
@@ -319,7 +320,7 @@ fn decide(
         draft.txn.ops.push(Op::Put { key: key.to_string(), value: record::encode(&record) });
     }
     let old = state.controllers.get(&joining.name).map(|old| &old.record);
-    let record = record::Controller {
+    let record = ControllerRecord {
         addresses: joining.addresses.clone(),
         issuer: ca.certificate().clone(),
         added: old.map_or(now, |old| old.added),

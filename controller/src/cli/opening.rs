@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow};
+use cframe_store::{ReadError, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -10,12 +11,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DataDir, Failure};
 use crate::{
+    cli::{DataDir, Failure},
     config::{Config, StoreConfig},
-    http,
-    record::Key,
-    store::{ReadError, Store, etcd::Etcd},
+    model::record::Key,
+    serve::http,
 };
 
 /// The pause between two looks at a store that does not answer.
@@ -35,7 +35,12 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
             let store = DataDir::new(&config.data_dir).open_store().await?;
             Ok(Arc::new(store))
         }
-        StoreConfig::Etcd(etcd) => Ok(Arc::new(Etcd::open(&etcd.load()?).await?)),
+        #[cfg(feature = "etcd")]
+        StoreConfig::Etcd(etcd) => {
+            Ok(Arc::new(cframe_store::etcd::Etcd::open(&etcd.load()?).await?))
+        }
+        #[cfg(not(feature = "etcd"))]
+        StoreConfig::Etcd(_) => Err(anyhow!(crate::config::NO_ETCD)),
     }
 }
 

@@ -13,11 +13,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DataDir, Failure, open_store, opening};
 use crate::{
+    cli::{DataDir, Failure, open_store, opening},
     config::{Config, StoreConfig},
-    local,
-    server::Parts,
+    serve::{Parts, local},
 };
 
 /// What a burst of handshakes may take up in the kernel, if that allows it.

@@ -1,14 +1,10 @@
 //! Which store, and where it is.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use cframe_pki::files;
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use zeroize::Zeroizing;
-
-use crate::store::etcd;
 
 /// Flags of the store.
 #[derive(Debug, Clone, Default, Args)]
@@ -73,6 +69,10 @@ pub struct EtcdFile {
     pub password_file: Option<PathBuf>,
 }
 
+/// For a controller without the back end.
+pub(crate) const NO_ETCD: &str =
+    "this cframe-controller was built without etcd: build with --features etcd";
+
 /// Where the mesh is kept, as configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum StoreConfig {
@@ -118,6 +118,7 @@ impl StoreConfig {
 }
 
 fn check(etcd: &EtcdFile) -> Result<()> {
+    ensure!(cfg!(feature = "etcd"), NO_ETCD);
     ensure!(!etcd.endpoints.is_empty(), "the store is etcd: say where with --etcd-endpoint URL");
     for endpoint in &etcd.endpoints {
         ensure!(
@@ -148,40 +149,7 @@ fn check(etcd: &EtcdFile) -> Result<()> {
     Ok(())
 }
 
-impl EtcdFile {
-    /// Reads the files that it names.
-    ///
-    /// # Errors
-    /// If one is missing, empty, or secret and others may read it.
-    pub fn load(&self) -> Result<etcd::Config> {
-        let public = |path: &Option<PathBuf>| path.as_deref().map(files::read_public).transpose();
-        let ca = public(&self.ca).context("--etcd-ca")?;
-        let cert = public(&self.cert).context("--etcd-cert")?;
-        let key = self.key.as_deref().map(files::read_secret).transpose().context("--etcd-key")?;
-        let password = self
-            .password_file
-            .as_deref()
-            .map(password)
-            .transpose()
-            .context("--etcd-password-file")?;
-        Ok(etcd::Config {
-            endpoints: self.endpoints.clone(),
-            ca,
-            identity: cert.zip(key),
-            user: self.username.clone().zip(password),
-        })
-    }
-}
-
-fn password(path: &Path) -> Result<Zeroizing<String>> {
-    let content = files::read_secret(path)?;
-    let text = std::str::from_utf8(&content).context("the password is not text")?;
-    let line = text.lines().next().unwrap_or_default();
-    ensure!(!line.is_empty(), "{} has no password on its first line", path.display());
-    Ok(Zeroizing::new(line.to_owned()))
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "etcd"))]
 mod tests {
     use super::*;
 
@@ -225,23 +193,5 @@ mod tests {
         assert_eq!(of(&flags(&["http://flag:1"])), ["http://flag:1"]);
         let embedded = StoreFlags { store: Some(Kind::Embedded), ..StoreFlags::default() };
         assert!(of(&embedded).is_empty());
-    }
-
-    #[test]
-    fn a_password_that_others_may_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("password");
-        std::fs::write(&path, "s3cret\nsecond line\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let etcd = EtcdFile {
-            endpoints: vec!["http://a:1".to_owned()],
-            username: Some("cframe".to_owned()),
-            password_file: Some(path.clone()),
-            ..EtcdFile::default()
-        };
-        assert!(format!("{:#}", etcd.load().unwrap_err()).contains("--etcd-password-file"));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(etcd.load().unwrap().user.unwrap().1.as_str(), "s3cret");
     }
 }

@@ -1,112 +1,112 @@
-//! A comparison of memory with the store from time to time. They are the same, unless this program or the
-//! store has a fault.
+//! Compares memory with the store from time to time. They are equal, unless this program or the store has a bug.
 
 use std::{collections::BTreeMap, time::Duration};
 
+use cframe_store::{Batch, Boxed, Revision};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Mesh, follow::FollowError};
-use crate::{
-    model::State,
-    record::Key,
-    store::{Batch, Boxed, Revision},
-};
+use super::{Replica, follow_error::FollowError};
+use crate::model::{State, record::Key};
 
-/// How often memory is looked at that the watch has not brought as far as the list.
-const LOOK: Duration = Duration::from_millis(100);
-/// And for how long. The watch may never bring it there, for etcd counts what is not watched too; and before, a
-/// watch that is dead has ended.
-pub(super) const GRACE: Duration = Duration::from_secs(8);
-/// The keys that a log line names.
-const NAMED: usize = 5;
+/// While the watch has not brought memory as far as the list.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Keys in a log line.
+const MAX_LOGGED_KEYS: usize = 5;
 
-/// See the [module](self). The watch goes on beside it: what it tells of meanwhile is [noted](Self::note).
+/// The watch goes on meanwhile, and its batches are [added](Self::add_batch).
 pub(super) struct Comparison<'a> {
-    mesh: &'a Mesh,
+    replica: &'a Replica,
     stage: Stage<'a>,
-    /// What the watch has told of since a list was asked for: the last revision of each key.
-    told: BTreeMap<String, Revision>,
+    /// What the watch reported since the list was started: the last revision of each key.
+    changed: BTreeMap<String, Revision>,
 }
 
 enum Stage<'a> {
-    /// Until the next list.
-    Resting { until: Instant },
-    /// A list was asked for.
-    Listing { applied: Revision, list: Boxed<'a, Result<State, FollowError>> },
-    /// Memory may have to come as far as this list yet.
-    Settling { listed: Box<State>, look: Instant, deadline: Instant },
+    Idle {
+        until: Instant,
+    },
+    Listing {
+        applied: Revision,
+        list: Boxed<'a, Result<State, FollowError>>,
+    },
+    /// Memory may not be as far as this list yet.
+    Comparing {
+        listed: Box<State>,
+        next: Instant,
+        deadline: Instant,
+    },
 }
 
 impl<'a> Comparison<'a> {
-    pub(super) fn new(mesh: &'a Mesh) -> Self {
-        Self { mesh, stage: rest(mesh), told: BTreeMap::new() }
+    pub(super) fn new(replica: &'a Replica) -> Self {
+        Self { replica, stage: idle(replica), changed: BTreeMap::new() }
     }
 
-    /// A watch begins: it has all the time again to bring memory as far as the list.
-    pub(super) fn watched(&mut self) {
-        if let Stage::Settling { deadline, .. } = &mut self.stage {
-            *deadline = Instant::now() + self.mesh.grace;
+    /// A new watch gets the whole time to bring memory as far as the list.
+    pub(super) fn watch_started(&mut self) {
+        if let Stage::Comparing { deadline, .. } = &mut self.stage {
+            *deadline = Instant::now() + self.replica.following.grace;
         }
     }
 
-    /// Hears of what the watch tells of.
-    pub(super) fn note(&mut self, batch: &Batch) {
-        if !matches!(self.stage, Stage::Resting { .. }) {
+    pub(super) fn add_batch(&mut self, batch: &Batch) {
+        if !matches!(self.stage, Stage::Idle { .. }) {
             let changes = batch.changes.iter();
-            self.told.extend(changes.map(|(key, _)| (key.clone(), batch.revision)));
+            self.changed.extend(changes.map(|(key, _)| (key.clone(), batch.revision)));
         }
     }
 
-    /// Goes on until one more stage has ended. If it is dropped before, nothing is lost.
+    /// Runs until one more stage has ended. Cancel-safe.
     ///
     /// # Errors
-    /// If memory is not as the store, or the store cannot be read.
+    /// If memory differs from the store, or the store cannot be read.
     pub(super) async fn step(&mut self) -> Result<(), FollowError> {
         match &mut self.stage {
-            Stage::Resting { until } => {
+            Stage::Idle { until } => {
                 sleep_until(*until).await;
-                self.told = BTreeMap::new();
-                let applied = self.mesh.read(|state| state.revision);
-                self.stage = Stage::Listing { applied, list: Box::pin(self.mesh.load()) };
+                self.changed = BTreeMap::new();
+                let applied = self.replica.read(|state| state.revision);
+                self.stage = Stage::Listing { applied, list: Box::pin(self.replica.load()) };
             }
             Stage::Listing { applied, list } => {
                 let (listed, applied) = (list.await, *applied);
                 let listed = match listed {
-                    // The watch is none the worse for it.
+                    // The watch may still be fine.
                     Err(FollowError::Read(error)) => {
-                        tracing::warn!(%error, "memory is not compared with the store this time");
-                        self.stage = rest(self.mesh);
+                        tracing::warn!(%error, "memory was not compared with the store");
+                        self.stage = idle(self.replica);
                         return Ok(());
                     }
                     listed => listed?,
                 };
-                self.mesh.metrics.listed_again("timer");
+                self.replica.metrics.store.listed_again("timer");
                 if listed.revision < applied {
                     return Err(FollowError::Back { applied, listed: listed.revision });
                 }
                 let (now, listed) = (Instant::now(), Box::new(listed));
-                self.stage = Stage::Settling { listed, look: now, deadline: now + self.mesh.grace };
+                let deadline = now + self.replica.following.grace;
+                self.stage = Stage::Comparing { listed, next: now, deadline };
             }
-            Stage::Settling { listed, look, deadline } => {
-                sleep_until(*look).await;
-                let (came, mut different) =
-                    self.mesh.read(|state| (state.revision, state.differences(listed)));
+            Stage::Comparing { listed, next, deadline } => {
+                sleep_until(*next).await;
+                let (applied, mut different) =
+                    self.replica.read(|state| (state.revision, state.differences(listed)));
                 // Memory may be ahead of the list.
                 different.retain(|key| {
-                    self.told.get(&key.to_string()).is_none_or(|at| *at <= listed.revision)
+                    self.changed.get(&key.to_string()).is_none_or(|at| *at <= listed.revision)
                 });
                 let now = Instant::now();
                 if different.is_empty() {
-                    self.stage = rest(self.mesh);
-                } else if came >= listed.revision || now >= *deadline {
-                    let (count, at) = (different.len(), listed.revision);
-                    self.mesh.metrics.different(count);
-                    let keys: Vec<_> = different.iter().take(NAMED).map(Key::to_string).collect();
-                    let keys = keys.join(", ");
-                    tracing::error!(count, %keys, applied = came, listed = at, "memory is not as the store");
+                    self.stage = idle(self.replica);
+                } else if applied >= listed.revision || now >= *deadline {
+                    let (count, listed) = (different.len(), listed.revision);
+                    self.replica.metrics.store.different(count);
+                    let keys = different.iter().take(MAX_LOGGED_KEYS).map(Key::to_string);
+                    let keys = keys.collect::<Vec<_>>().join(", ");
+                    tracing::error!(count, %keys, applied, listed, "memory differs from the store");
                     return Err(FollowError::Different(count));
                 } else {
-                    *look = now + LOOK;
+                    *next = now + CHECK_INTERVAL;
                 }
             }
         }
@@ -114,6 +114,6 @@ impl<'a> Comparison<'a> {
     }
 }
 
-fn rest(mesh: &Mesh) -> Stage<'_> {
-    Stage::Resting { until: Instant::now() + mesh.compare }
+fn idle(replica: &Replica) -> Stage<'_> {
+    Stage::Idle { until: Instant::now() + replica.following.compare_interval }
 }

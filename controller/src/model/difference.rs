@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Namespace, State};
-use crate::record::Key;
+use crate::model::{Namespace, State, record::Key};
 
 impl State {
     /// The keys that are not in both as the same record of the same revision.

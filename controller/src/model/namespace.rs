@@ -8,13 +8,34 @@ use cframe_pki::{
     identity::{Label, Role},
 };
 use cframe_protocol::v1::{Change, Desired, EdgeState, Version};
+use cframe_store::Revision;
 use ipnet::IpNet;
 
-use super::{Log, Namespace, Prefixes, Source, Stored};
-use crate::{record, store::Revision};
+use crate::model::{
+    Prefixes, Source, Stored,
+    log::Log,
+    record::{DeniedRecord, EdgeRecord, MeshRecord, NamespaceRecord, RouteRecord},
+};
+
+/// A namespace.
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    /// The record.
+    pub record: NamespaceRecord,
+    /// The revision of its last write.
+    pub modified: Revision,
+    /// Its edges.
+    pub edges: BTreeMap<Label, Stored<EdgeRecord>>,
+    /// Its routes.
+    pub routes: BTreeMap<Label, Stored<RouteRecord>>,
+    /// All prefixes, of edges and routes.
+    pub prefixes: Prefixes,
+    /// The last changes, so that an edge that is a little behind gets just these.
+    pub log: Log,
+}
 
 impl Namespace {
-    pub(super) fn new(record: record::Namespace, modified: Revision) -> Self {
+    pub(super) fn new(record: NamespaceRecord, modified: Revision) -> Self {
         Self {
             record,
             modified,
@@ -29,14 +50,14 @@ impl Namespace {
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
         let settings = cframe_protocol::v1::Settings::default();
-        Self::new(record::Namespace { description: String::new(), settings, revision: 1 }, 1)
+        Self::new(NamespaceRecord { description: String::new(), settings, revision: 1 }, 1)
     }
 
     pub(super) fn desired(
         &self,
         name: &Label,
-        mesh: &record::Mesh,
-        denied: &BTreeMap<Serial, Stored<record::Denied>>,
+        mesh: &MeshRecord,
+        denied: &BTreeMap<Serial, Stored<DeniedRecord>>,
     ) -> Desired {
         let entries = denied.values().map(|denied| &denied.record.entry);
         Desired {
@@ -62,7 +83,7 @@ impl Namespace {
     pub fn routes_of<'a>(
         &'a self,
         edge: &'a Label,
-    ) -> impl Iterator<Item = (&'a Label, &'a record::Route)> {
+    ) -> impl Iterator<Item = (&'a Label, &'a RouteRecord)> {
         self.routes
             .iter()
             .filter(move |(_, route)| route.record.edge == *edge)
@@ -72,7 +93,7 @@ impl Namespace {
     pub(super) fn put_edge(
         &mut self,
         name: &Label,
-        edge: Stored<record::Edge>,
+        edge: Stored<EdgeRecord>,
         changes: &mut Vec<Change>,
     ) {
         let old = self.edges.get(name).map(|old| old.record.clone());
@@ -104,7 +125,7 @@ impl Namespace {
     pub(super) fn put_route(
         &mut self,
         name: &Label,
-        route: Stored<record::Route>,
+        route: Stored<RouteRecord>,
         changes: &mut Vec<Change>,
     ) {
         self.remove_route(name, changes);
@@ -141,6 +162,6 @@ fn concerns(entry: &DenyEntry, namespace: &Label) -> bool {
     }
 }
 
-fn edge_state(edge: &record::Edge) -> EdgeState {
+fn edge_state(edge: &EdgeRecord) -> EdgeState {
     EdgeState { endpoints: edge.endpoints.clone() }
 }

@@ -6,14 +6,14 @@ mod secrets;
 use std::sync::atomic::Ordering;
 
 use cframe_controller::{
-    audit::{self, Keep},
+    audit::{self, Retention},
     backup,
-    store::{Store, redb::Redb},
 };
 use cframe_protocol::{
     session::Command,
     v1::{AuditQuery, Call, ErrorCode, Reply},
 };
+use cframe_store::{Store, redb::Redb};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -303,7 +303,7 @@ async fn a_thousand_refused_calls_a_second_make_few_records() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_trimmed_to_its_limit_while_it_is_written() {
     let mut controller = TestController::with_edges(&["a"]).await;
-    controller.keep = Keep { records: 100, ..Keep::default() };
+    controller.keep = Retention { records: 100, ..Retention::default() };
     controller.restart().await;
     for index in 0..150 {
         controller.change(edge_describe("a", &index.to_string())).await;
@@ -326,7 +326,7 @@ async fn a_restored_store_has_the_log_and_says_that_it_was_restored() {
     let path = directory.path().join("store");
     let store = Redb::open(&path).unwrap();
     let act = audit::Act::new(audit::Who::Local(0), "restore");
-    let record = audit::Journal::new(label("c2")).write_now(&act);
+    let record = audit::Journal::new(label("c2")).op_now(&act);
     backup::restore(&store, &dump, 1, record).await.unwrap();
     let restored: Vec<Value> = store
         .list(audit::ROOT)

@@ -3,8 +3,7 @@
 use cframe_controller::{
     cli::{DataDir, Joined, Signer},
     model::State,
-    record::ROOT,
-    store::{Store, redb::Redb},
+    model::record::ROOT,
 };
 use cframe_pki::{
     identity::SpiffeId,
@@ -12,6 +11,7 @@ use cframe_pki::{
     key::PrivateKey,
     unix_now,
 };
+use cframe_store::{Store, redb::Redb};
 
 use crate::support::{calls::label, mesh::TestMesh};
 

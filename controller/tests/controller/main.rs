@@ -8,6 +8,7 @@ mod attacks;
 mod audit;
 mod authorities;
 mod enrolment;
+#[cfg(feature = "etcd")]
 mod etcd;
 mod half_open;
 mod joining;

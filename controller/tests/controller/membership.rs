@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use cframe_controller::{
-    RunError, local,
-    record::{self, Key},
-    store::Op,
+    RunError,
+    model::record::{self, IssuerRecord, Key},
+    serve::local,
 };
 use cframe_pki::{Fingerprint, bundle::TrustBundle, identity::Role};
 use cframe_protocol::{
@@ -15,6 +15,7 @@ use cframe_protocol::{
         Version,
     },
 };
+use cframe_store::Op;
 
 use crate::support::{
     admin::AdminCalls,
@@ -107,7 +108,7 @@ async fn a_controller_that_is_removed_with_its_cas_leaves_none_whichever_comes_f
     b.hold_watches();
     a.change(del()).await;
     let socket = b.data.socket();
-    let used = b.too_late(local::ask_issuer(&socket, left, false)).await;
+    let used = b.too_late(local::request_issuer(&socket, left, false)).await;
     assert!(!matches!(used, Ok(Some(_))), "{used:?}");
     let rows = issuers(&a).await;
     assert!(rows.iter().all(|row| row.fingerprint != left || row.revoked), "{rows:?}");
@@ -139,7 +140,7 @@ async fn a_controller_is_removed_once_it_has_stopped_or_with_its_ca() {
     until(async || issuers(&a).await.iter().any(|row| row.fingerprint == later && row.signs)).await;
     // A third CA, which it had before and may sign with again.
     let earlier = Fingerprint::from_bytes([9; 32]);
-    let issuer = record::Issuer {
+    let issuer = IssuerRecord {
         controller: label("b"),
         root: Fingerprint::from_bytes([8; 32]),
         not_before: 0,

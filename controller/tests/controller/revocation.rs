@@ -5,12 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cframe_controller::{
-    record::Key,
-    store::{Op, Store},
-};
+use cframe_controller::model::record::Key;
 use cframe_pki::{Fingerprint, unix_now};
 use cframe_protocol::v1::{Call, ErrorCode, GoodbyeReason};
+use cframe_store::{Op, Store};
 use tokio::time::timeout;
 
 use crate::support::{

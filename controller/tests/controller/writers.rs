@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cframe_controller::store::Store;
 use cframe_protocol::session::{Client, transport::ADMIN_STREAMS};
+use cframe_store::Store;
 use tokio::task::JoinSet;
 
 use crate::support::{

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cframe_controller::check::closest;
+use cframe_controller::decide::check::closest;
 use cframe_edge::host::tun::Tun;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FlockOperation, flock};

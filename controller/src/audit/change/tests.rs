@@ -1,73 +1,14 @@
-use std::collections::{BTreeMap, BTreeSet};
-
-use cframe_pki::{CertificateDer, Fingerprint, bundle::TrustBundle, identity::Label};
 use proptest::{collection::vec, prelude::*};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    draft::Draft,
-    record::TokenKey,
-    store::{Entry, View},
+    decide::draft::Draft,
+    model::{
+        record::{EdgeRecord, TokenKey, TokenRecord},
+        sample::{edge, label, mesh, state, token},
+    },
 };
-
-fn label(text: &str) -> Label {
-    text.parse().unwrap()
-}
-
-fn entry(key: &Key, value: &impl Serialize) -> Entry {
-    Entry { key: key.to_string(), value: record::encode(value), modified: 3 }
-}
-
-fn edge(cidrs: &[&str]) -> record::Edge {
-    record::Edge {
-        description: "Hong Kong".to_owned(),
-        cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-        endpoints: vec!["hk.example.com:58423".parse().unwrap()],
-    }
-}
-
-fn token() -> record::Token {
-    record::Token {
-        namespace: label("prod"),
-        edge: label("hk"),
-        secret_hash: Fingerprint::from_bytes([0xab; 32]),
-        created: 1,
-        expires: 2,
-        rejoin: false,
-        created_by: "alice".to_owned(),
-        used: None,
-    }
-}
-
-fn mesh(roots: usize) -> record::Mesh {
-    let root = |n: usize| CertificateDer::from(vec![n as u8; 400]);
-    record::Mesh {
-        name: "m".parse().unwrap(),
-        epoch: 7,
-        revision: 1,
-        trust: TrustBundle {
-            roots: (0..roots).map(root).collect(),
-            revoked_issuers: BTreeSet::new(),
-        },
-        controllers: BTreeSet::new(),
-        roots_since: BTreeMap::new(),
-    }
-}
-
-pub(crate) fn state() -> State {
-    let (prod, hk) = (label("prod"), label("hk"));
-    let namespace =
-        record::Namespace { description: String::new(), settings: Default::default(), revision: 4 };
-    let entries = vec![
-        entry(&Key::Mesh, &mesh(1)),
-        entry(&Key::Namespace(prod.clone()), &namespace),
-        entry(&Key::Edge(prod, hk), &edge(&["172.30.0.0/16"])),
-        entry(&Key::Token(TokenKey([1; 16])), &token()),
-        entry(&Key::Admin(label("alice")), &record::Admin { read_only: true }),
-    ];
-    State::load(&View { revision: 9, entries }).unwrap()
-}
 
 fn changed(draft: Draft) -> Vec<Value> {
     let (changes, more) = changes(&state(), &draft.txn);
@@ -84,7 +25,7 @@ fn of_a_change_the_fields_that_differ_are_kept() {
     draft.put(Key::Edge(prod.clone(), hk), &edge(&["172.30.0.0/16", "fd00:60::/64"]));
     let mut record = space.record.clone();
     record.settings.tun_mtu = 1500;
-    draft.bump_as(&prod, space, record);
+    draft.bump_namespace_to(&prod, space, record);
     assert_eq!(
         changed(draft),
         [
@@ -101,7 +42,7 @@ fn of_a_change_the_fields_that_differ_are_kept() {
 fn what_arrives_and_what_goes_is_kept_whole_without_the_hash_of_a_secret() {
     let mut draft = Draft::default();
     draft.put(Key::Token(TokenKey([2; 16])), &token());
-    draft.put(Key::Token(TokenKey([1; 16])), &record::Token { used: Some(8), ..token() });
+    draft.put(Key::Token(TokenKey([1; 16])), &TokenRecord { used: Some(8), ..token() });
     draft.delete(Key::Admin(label("alice")));
     let id = |digit: &str| format!("tokens/{}", digit.repeat(16));
     assert_eq!(
@@ -147,19 +88,19 @@ fn a_record_is_bounded_whatever_the_transaction() {
     let mut deletes = Draft::default();
     (0..5000).for_each(|n| deletes.delete(key(n)));
     let (kept, more) = changes(&state(), &deletes.txn);
-    assert_eq!((kept.len(), more), (MOST, 5000 - MOST as u64));
+    assert_eq!((kept.len(), more), (MAX_CHANGES, 5000 - MAX_CHANGES as u64));
 
     let cidrs: Vec<String> = (0..500).map(|n| format!("fd00:0:0:{n:x}::/64")).collect();
     let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
-    let large = record::Edge { description: "x".repeat(5000), ..edge(&cidrs) };
+    let large = EdgeRecord { description: "x".repeat(5000), ..edge(&cidrs) };
     let mut puts = Draft::default();
     (0..20).for_each(|n| puts.put(key(n), &large));
     let (kept, more) = changes(&state(), &puts.txn);
     assert_eq!(kept.len() as u64 + more, 20);
-    assert_eq!(kept[0].after["cidrs"].as_array().unwrap().len(), ELEMENTS + 1);
-    assert_eq!(kept[0].after["cidrs"][ELEMENTS], "… and 484 more");
+    assert_eq!(kept[0].after["cidrs"].as_array().unwrap().len(), MAX_ELEMENTS + 1);
+    assert_eq!(kept[0].after["cidrs"][MAX_ELEMENTS], "… and 484 more");
     let size: usize = kept.iter().map(|change| serde_json::to_vec(change).unwrap().len()).sum();
-    assert!(size <= BYTES && !kept.is_empty(), "{size} bytes");
+    assert!(size <= MAX_BYTES && !kept.is_empty(), "{size} bytes");
 }
 
 /// Any JSON, with a secret here and there.
@@ -176,7 +117,7 @@ fn json() -> impl Strategy<Value = Value> {
         text.prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 64, 8, |inner| {
-        let field = prop_oneof![Just(SECRET.to_owned()), "[a-z_]{1,8}", ".{1,8}"];
+        let field = prop_oneof![Just(HASH_FIELD.to_owned()), "[a-z_]{1,8}", ".{1,8}"];
         prop_oneof![
             vec(inner.clone(), 0..24).prop_map(Value::from),
             vec((field, inner), 0..8)
@@ -200,8 +141,8 @@ fn texts(value: &Value, see: &mut impl FnMut(&str)) {
 proptest! {
     #[test]
     fn nothing_secret_long_or_obeyed_by_a_terminal_is_kept(value in json()) {
-        texts(&tidy(value), &mut |text| {
-            assert_ne!(text, SECRET);
+        texts(&clean_value(value), &mut |text| {
+            assert_ne!(text, HASH_FIELD);
             assert!(text.chars().count() <= 201, "{text}");
             assert!(!text.chars().any(char::is_control), "{text:?}");
             let token = text.split("cfj1.").nth(1).and_then(|rest| rest.chars().next());
@@ -211,7 +152,7 @@ proptest! {
 
     #[test]
     fn a_difference_leads_from_one_to_the_other(before in json(), after in json()) {
-        let (old, new) = differ(before.clone(), after.clone());
+        let (old, new) = without_equal(before.clone(), after.clone());
         prop_assert_eq!(old == new, before == after || old == json!({}) && new == json!({}));
         if let (Value::Object(_), Value::Object(_)) = (&before, &after) {
             prop_assert_eq!(advance(before, &old, &new), after);

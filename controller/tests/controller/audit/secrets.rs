@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cframe_controller::{audit, store::Store};
+use cframe_controller::audit;
 use cframe_pki::{
     Fingerprint, Serial,
     token::{JoinToken, TokenHash},
@@ -12,6 +12,7 @@ use cframe_protocol::{
     frame::{Frame, Message, encode},
     v1::{AdminRequest, AuditQuery, Call, Congestion, Reply, TokenMade, Version},
 };
+use cframe_store::Store;
 
 use crate::support::{
     admin::AdminCalls,

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 
-use cframe_controller::store::{
+use cframe_store::{
     ReadError, Store,
     etcd::{Config, Etcd},
 };

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cframe_controller::store::{CommitError, Op, ReadError, Store, WatchError, etcd::MARKS};
+use cframe_store::{CommitError, Op, ReadError, Store, WatchError, etcd::MARKS};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},

@@ -10,14 +10,15 @@ use std::{
 };
 
 use cframe_controller::{
-    audit::{Act, Keep, Who},
-    draft::Draft,
-    mesh::{Clock, Mesh},
-    record::{self, Key},
-    store::{Store, etcd::Etcd},
+    audit::{Act, Retention, Who},
+    clock::Clock,
+    decide::{call::Lane, draft::Draft},
+    mesh::Replica,
+    model::record::{EdgeRecord, Key, NamespaceRecord},
 };
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::Version;
+use cframe_store::{Store, etcd::Etcd};
 use tempfile::TempDir;
 use tokio::{
     task::JoinSet,
@@ -37,7 +38,7 @@ const NAMESPACE: &str = "prod";
 /// A controller's replica, which follows the store until it is dropped. A task reads it all the time, and checks that it
 /// never goes back.
 struct Follower {
-    mesh: Arc<Mesh>,
+    replica: Arc<Replica>,
     stop: CancellationToken,
     reads: Arc<AtomicU64>,
 }
@@ -45,19 +46,21 @@ struct Follower {
 impl Follower {
     async fn start(store: Arc<dyn Store>) -> Self {
         let clock: Clock = Arc::new(cframe_pki::unix_now);
-        let mesh = Mesh::open(store, clock, "one".parse().unwrap(), Keep::default()).await.unwrap();
-        let mesh = Arc::new(mesh.comparing_every(Duration::from_secs(1)));
+        let replica = Replica::open(store, clock, "one".parse().unwrap(), Retention::default())
+            .await
+            .unwrap();
+        let replica = Arc::new(replica.comparing_every(Duration::from_secs(1)));
         let (stop, reads) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
         tokio::spawn({
-            let (mesh, stop) = (Arc::clone(&mesh), stop.clone());
-            async move { mesh.follow(stop).await }
+            let (replica, stop) = (Arc::clone(&replica), stop.clone());
+            async move { replica.follow(stop).await }
         });
         tokio::spawn({
-            let (mesh, stop, reads) = (Arc::clone(&mesh), stop.clone(), Arc::clone(&reads));
+            let (replica, stop, reads) = (Arc::clone(&replica), stop.clone(), Arc::clone(&reads));
             async move {
                 let (mut revision, mut version) = (0, Version::default());
                 while !stop.is_cancelled() {
-                    let at = mesh.read(|state| (state.revision, state.version(&namespace())));
+                    let at = replica.read(|state| (state.revision, state.version(&namespace())));
                     let now = at.1.unwrap_or(version);
                     assert!(at.0 >= revision && now.at_least(&version), "the state went back");
                     (revision, version) = (at.0, now);
@@ -66,11 +69,11 @@ impl Follower {
                 }
             }
         });
-        Self { mesh, stop, reads }
+        Self { replica, stop, reads }
     }
 
     fn edges(&self) -> BTreeSet<String> {
-        self.mesh
+        self.replica
             .read(|state| {
                 let found = state.namespaces.get(&namespace());
                 found.map(|found| found.edges.keys().map(ToString::to_string).collect())
@@ -79,7 +82,7 @@ impl Follower {
     }
 
     fn version(&self) -> Version {
-        self.mesh.read(|state| state.version(&namespace())).unwrap_or_default()
+        self.replica.read(|state| state.version(&namespace())).unwrap_or_default()
     }
 }
 
@@ -97,11 +100,11 @@ fn act() -> Act {
     Act::new(Who::Local(0), "test")
 }
 
-async fn add_namespace(mesh: &Mesh) {
-    let act = act();
-    let added = mesh.write(NAMESPACE, &act, |_| {
+async fn add_namespace(replica: &Replica) {
+    let (act, lane) = (act(), Lane::Namespace(namespace()));
+    let added = replica.write(&lane, &act, |_| {
         let mut draft = Draft::default();
-        let record = record::Namespace {
+        let record = NamespaceRecord {
             description: String::new(),
             settings: Default::default(),
             revision: 1,
@@ -114,17 +117,16 @@ async fn add_namespace(mesh: &Mesh) {
 }
 
 /// Adds an edge as `edge add` does. Returns whether the store acknowledged it.
-async fn add_edge(mesh: &Mesh, name: &str) -> bool {
+async fn add_edge(replica: &Replica, name: &str) -> bool {
     let name: Label = name.parse().unwrap();
-    let edge =
-        record::Edge { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
-    let act = act();
-    let added = mesh.write(NAMESPACE, &act, |state| {
+    let edge = EdgeRecord { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
+    let (act, lane) = (act(), Lane::Namespace(namespace()));
+    let added = replica.write(&lane, &act, |state| {
         let found = &state.namespaces[&namespace()];
         let mut draft = Draft::within(&namespace(), found);
         draft.compare(Key::Edge(namespace(), name.clone()), 0);
         draft.put(Key::Edge(namespace(), name.clone()), &edge);
-        draft.bump(&namespace(), found);
+        draft.bump_namespace(&namespace(), found);
         Ok((draft, ()))
     });
     added.await.is_ok()
@@ -138,13 +140,13 @@ async fn every_replica_ends_at_the_newest_state_and_none_goes_back() {
     let _mesh = TestMesh::init_in(&*stores[0], TempDir::new().unwrap(), "one", address).await;
     let followers =
         [Follower::start(stores[0].clone()).await, Follower::start(stores[1].clone()).await];
-    add_namespace(&followers[0].mesh).await;
+    add_namespace(&followers[0].replica).await;
     until(async || followers[1].version() == followers[0].version()).await;
 
     let stop = CancellationToken::new();
     let mut writers = JoinSet::new();
     for (index, follower) in followers.iter().enumerate() {
-        writers.spawn(write_until(stop.clone(), Arc::clone(&follower.mesh), index));
+        writers.spawn(write_until(stop.clone(), Arc::clone(&follower.replica), index));
     }
     grows(&followers).await;
     disturb(&mut cluster, &followers).await;
@@ -160,7 +162,7 @@ async fn every_replica_ends_at_the_newest_state_and_none_goes_back() {
     }
     for follower in &followers {
         assert!(follower.reads.load(Ordering::Relaxed) > 100, "nobody read the state");
-        let text = follower.mesh.metrics.text();
+        let text = follower.replica.metrics.text();
         let line =
             |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
         println!("{}", line("cframe_controller_watch_restarts_total"));
@@ -174,14 +176,14 @@ async fn every_replica_ends_at_the_newest_state_and_none_goes_back() {
 /// Adds edges until it is stopped. Returns the edges that were acknowledged, and how many it tried.
 async fn write_until(
     stop: CancellationToken,
-    mesh: Arc<Mesh>,
+    replica: Arc<Replica>,
     writer: usize,
 ) -> (BTreeSet<String>, usize) {
     let (mut added, mut tried) = (BTreeSet::new(), 0);
     while !stop.is_cancelled() {
         tried += 1;
         let name = format!("e{writer}-{tried}");
-        if add_edge(&mesh, &name).await {
+        if add_edge(&replica, &name).await {
             added.insert(name);
         }
     }

@@ -2,11 +2,11 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use cframe_controller::store::Store;
 use cframe_protocol::{
     session::Client,
     v1::{Call, Reply},
 };
+use cframe_store::Store;
 use rustix::process::Signal;
 use tokio::time::timeout;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cframe_controller::store::{Store, conformance};
+use cframe_store::{Store, conformance};
 use tokio::time::Instant;
 
 use crate::support::etcd::EtcdCluster;

@@ -10,15 +10,10 @@ use std::{
 
 use cframe_controller::{
     Parts, RunError,
-    audit::Keep,
+    audit::Retention,
     cli::{DataDir, Joined},
-    local,
-    record::ROOT,
-    store::{
-        Op, Store,
-        faulty::{Faults, FaultyStore},
-        redb::Redb,
-    },
+    model::record::ROOT,
+    serve::local,
 };
 use cframe_pki::{
     Fingerprint,
@@ -28,6 +23,11 @@ use cframe_pki::{
 use cframe_protocol::{
     session::{Client, Command},
     v1::Endpoint,
+};
+use cframe_store::{
+    Op, Store,
+    faulty::{Faults, FaultyStore},
+    redb::Redb,
 };
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, task::JoinHandle};
@@ -53,7 +53,7 @@ pub(crate) struct TestController {
     /// How many seconds its clock is ahead.
     pub(crate) seconds_ahead: Arc<AtomicU64>,
     /// The bounds of the audit log, from the next start on.
-    pub(crate) keep: Keep,
+    pub(crate) keep: Retention,
     /// The store that several controllers use. None for the one in its data directory.
     pub(crate) shared_store: Option<Arc<dyn Store>>,
     pub(crate) mesh: Arc<TestMesh>,
@@ -135,7 +135,7 @@ impl TestController {
             admin: Client { addresses: vec![sockets.control()], ..admin_client(&mesh.context) },
             faults: Arc::new(Faults::counting(must_be_current)),
             seconds_ahead: Arc::default(),
-            keep: Keep::default(),
+            keep: Retention::default(),
             shared_store,
             mesh,
             running: None,
@@ -246,7 +246,7 @@ impl TestController {
         issuer: Fingerprint,
         force: bool,
     ) -> Result<Vec<String>, String> {
-        let answer = local::ask_issuer(&self.data.socket(), issuer, force).await;
+        let answer = local::request_issuer(&self.data.socket(), issuer, force).await;
         answer.map(Option::unwrap).map_err(|error| error.to_string())
     }
 

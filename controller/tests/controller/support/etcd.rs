@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cframe_controller::store::etcd::{Config, Etcd};
+use cframe_store::etcd::{Config, Etcd};
 use etcd_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

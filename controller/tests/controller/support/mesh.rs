@@ -1,13 +1,11 @@
 //! A mesh on disk: the data directories of its controllers.
 
-use cframe_controller::{
-    cli::{
-        AdminContext, DataDir, Initial, Joined, Joining, Signer, initialise, initialise_in, join,
-    },
-    store::Store,
+use cframe_controller::cli::{
+    AdminContext, DataDir, Initial, Joined, Joining, Signer, initialise, initialise_in, join,
 };
 use cframe_pki::issue::RootCa;
 use cframe_protocol::v1::Endpoint;
+use cframe_store::Store;
 use tempfile::TempDir;
 
 use super::calls::label;

@@ -1,6 +1,6 @@
 //! Writes to a store, past any controller.
 
-use cframe_controller::store::{CommitError, Compare, Op, Revision, Store, Txn};
+use cframe_store::{CommitError, Compare, Op, Revision, Store, Txn};
 
 /// What the keys of a mesh start with.
 pub(crate) const PREFIX: &str = "/cframe/v1/";

@@ -1,0 +1,222 @@
+//! Edges.
+
+use cframe_pki::identity::Label;
+use cframe_protocol::{
+    desired::{MAX_EDGES, MAX_PREFIXES},
+    v1::{CallError, EdgeRow, Endpoint, Reply},
+};
+use ipnet::IpNet;
+
+use crate::{
+    decide::{
+        check::{self, conflict},
+        draft::Draft,
+        names::list_names,
+    },
+    model::{
+        Namespace, State, Stored,
+        record::{EdgeRecord, Key},
+    },
+    sessions::all::AllSessions,
+};
+
+pub(crate) fn add(
+    state: &State,
+    namespace: &Label,
+    name: &Label,
+    edge: EdgeRecord,
+) -> Result<Draft, CallError> {
+    let space = check::namespace(state, namespace)?;
+    if space.edges.contains_key(name) {
+        return Err(conflict(format!(
+            "edge {name} exists in namespace {namespace} already; change it with `cfctl edge set`"
+        )));
+    }
+    if space.edges.len() >= MAX_EDGES {
+        return Err(conflict(format!(
+            "namespace {namespace} has {MAX_EDGES} edges, which is the maximum"
+        )));
+    }
+    let mut draft = Draft::within(namespace, space);
+    check_edge(&mut draft, state, space, name, &edge, None)?;
+    draft.compare(Key::Edge(namespace.clone(), name.clone()), 0);
+    draft.put(Key::Edge(namespace.clone(), name.clone()), &edge);
+    draft.bump_namespace(namespace, space);
+    Ok(draft)
+}
+
+pub(crate) struct Change<'a> {
+    pub(crate) cidrs: Option<&'a [IpNet]>,
+    pub(crate) endpoints: Option<&'a [Endpoint]>,
+    pub(crate) description: Option<&'a str>,
+}
+
+pub(crate) fn set(
+    state: &State,
+    namespace: &Label,
+    name: &Label,
+    change: &Change<'_>,
+) -> Result<Draft, CallError> {
+    let space = check::namespace(state, namespace)?;
+    let old = find(space, namespace, name)?;
+    let mut edge = old.record.clone();
+    if let Some(cidrs) = change.cidrs {
+        edge.cidrs = cidrs.to_vec();
+    }
+    if let Some(endpoints) = change.endpoints {
+        edge.endpoints = endpoints.to_vec();
+    }
+    if let Some(description) = change.description {
+        edge.description = description.to_owned();
+    }
+    let mut draft = Draft::within(namespace, space);
+    check_edge(&mut draft, state, space, name, &edge, Some(&old.record))?;
+    if edge == old.record {
+        return Ok(draft);
+    }
+    draft.compare(Key::Edge(namespace.clone(), name.clone()), old.modified);
+    draft.put(Key::Edge(namespace.clone(), name.clone()), &edge);
+    if edge.cidrs != old.record.cidrs || edge.endpoints != old.record.endpoints {
+        draft.bump_namespace(namespace, space);
+    }
+    Ok(draft)
+}
+
+pub(crate) fn delete(
+    state: &State,
+    namespace: &Label,
+    name: &Label,
+    now: u64,
+) -> Result<Draft, CallError> {
+    let space = check::namespace(state, namespace)?;
+    let old = find(space, namespace, name)?;
+    let mut draft = Draft::within(namespace, space);
+    draft.remove(Key::Edge(namespace.clone(), name.clone()), old.modified);
+    draft.bump_namespace(namespace, space);
+    let routes: Vec<_> = space.routes_of(name).map(|(route, _)| route.clone()).collect();
+    if !routes.is_empty() {
+        let names = list_names(&routes);
+        draft.warnings.push(format!("its {} routes are removed too: {names}", routes.len()));
+    }
+    for route in routes {
+        draft.delete(Key::Route(namespace.clone(), route));
+    }
+    for (id, token) in &state.tokens {
+        if token.record.namespace == *namespace && token.record.edge == *name {
+            draft.remove(Key::Token(*id), token.modified);
+        }
+    }
+    deny_certs(&mut draft, state, namespace, name, now, "the edge was removed");
+    Ok(draft)
+}
+
+/// Denies all valid certificates of an edge.
+pub(crate) fn deny_certs(
+    draft: &mut Draft,
+    state: &State,
+    namespace: &Label,
+    name: &Label,
+    now: u64,
+    why: &str,
+) {
+    for (serial, cert) in state.valid_certs(&state.edge_id(namespace, name), now) {
+        draft.deny(state, serial, cert, now, why);
+    }
+}
+
+pub(crate) fn find<'a>(
+    space: &'a Namespace,
+    namespace: &Label,
+    name: &Label,
+) -> Result<&'a Stored<EdgeRecord>, CallError> {
+    space.edges.get(name).ok_or_else(|| {
+        let place = format!(" in namespace {namespace}");
+        check::not_found("edge", name.as_str(), &place, space.edges.keys())
+    })
+}
+
+pub(crate) fn find_in<'a>(
+    state: &'a State,
+    namespace: &Label,
+    name: &Label,
+) -> Result<&'a Stored<EdgeRecord>, CallError> {
+    find(check::namespace(state, namespace)?, namespace, name)
+}
+
+/// The edges of one namespace, or of all.
+pub(crate) fn list(
+    state: &State,
+    sessions: &AllSessions<'_>,
+    namespace: Option<&Label>,
+    now: u64,
+) -> Result<Reply, CallError> {
+    let rows = check::namespaces(state, namespace)?.flat_map(|(name, space)| {
+        space.edges.iter().map(|edge| row(state, sessions, name, edge, now))
+    });
+    Ok(Reply::Edges(rows.collect()))
+}
+
+pub(crate) fn show(
+    state: &State,
+    sessions: &AllSessions<'_>,
+    namespace: &Label,
+    name: &Label,
+    now: u64,
+) -> Result<Reply, CallError> {
+    let edge = find_in(state, namespace, name)?;
+    Ok(Reply::Edges(vec![row(state, sessions, namespace, (name, edge), now)]))
+}
+
+fn row(
+    state: &State,
+    sessions: &AllSessions<'_>,
+    namespace: &Label,
+    (name, edge): (&Label, &Stored<EdgeRecord>),
+    now: u64,
+) -> EdgeRow {
+    let id = state.edge_id(namespace, name);
+    let enrolled = state.certs_of.contains_key(&id);
+    let seen = sessions.last_seen(namespace, name);
+    EdgeRow {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        cidrs: edge.record.cidrs.clone(),
+        endpoints: edge.record.endpoints.clone(),
+        description: edge.record.description.clone(),
+        state: sessions.liveness(seen.as_ref(), enrolled),
+        software: seen.as_ref().map(|seen| seen.software.clone()).unwrap_or_default(),
+        address: seen.as_ref().map(|seen| seen.address),
+        applied: seen.as_ref().and_then(|seen| seen.applied),
+        cert_expires: state.valid_certs(&id, now).map(|(_, cert)| cert.not_after).max(),
+        links: seen.map(|seen| seen.links).unwrap_or_default(),
+    }
+}
+
+/// Values that the edge already has, in `old`, get no warning again.
+fn check_edge(
+    draft: &mut Draft,
+    state: &State,
+    space: &Namespace,
+    name: &Label,
+    edge: &EdgeRecord,
+    old: Option<&EdgeRecord>,
+) -> Result<(), CallError> {
+    check::description(&edge.description)?;
+    check::endpoints(&edge.endpoints)?;
+    if space.prefixes.len() + edge.cidrs.len() > MAX_PREFIXES {
+        return Err(conflict(format!(
+            "the namespace has {MAX_PREFIXES} prefixes, which is the maximum"
+        )));
+    }
+    draft.warnings.extend(check::edge_prefixes(space, name, &edge.cidrs)?);
+    let known = |net: &&IpNet| old.is_some_and(|old| old.cidrs.contains(net));
+    for net in edge.cidrs.iter().filter(|net| !known(net)) {
+        draft.warnings.extend(check::captured_endpoints(state, space, *net));
+    }
+    let same = old.is_some_and(|old| old.endpoints == edge.endpoints);
+    if !same {
+        draft.warnings.extend(check::endpoints_captured(space, name, &edge.endpoints, &edge.cidrs));
+        draft.warnings.extend(check::unreachable_pairs(space, name, &edge.endpoints));
+    }
+    Ok(())
+}

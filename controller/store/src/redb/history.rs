@@ -1,0 +1,123 @@
+//! The last revisions, for watches.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::CLOSED;
+use crate::{Batch, Boxed, Revision, Watch, WatchError};
+
+/// Revisions kept. A watch that falls further behind lists again.
+const KEPT: usize = 4096;
+
+/// The last revisions, for watches: one process holds the file, so that memory is enough.
+pub(super) struct History {
+    kept: Mutex<VecDeque<Arc<Batch>>>,
+    /// The newest revision; the channel closes when the store does.
+    newest: watch::Sender<Newest>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Newest {
+    revision: Revision,
+    pub(super) open: bool,
+}
+
+impl History {
+    pub(super) fn new(revision: Revision) -> Self {
+        let (newest, _) = watch::channel(Newest { revision, open: true });
+        Self { kept: Mutex::default(), newest }
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.newest.borrow().revision
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Newest> {
+        self.newest.subscribe()
+    }
+
+    pub(super) fn extend(&self, batches: Vec<Arc<Batch>>) {
+        let Some(revision) = batches.last().map(|batch| batch.revision) else { return };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(batches);
+        let over = kept.len().saturating_sub(KEPT);
+        kept.drain(..over);
+        drop(kept);
+        self.newest.send_modify(|newest| newest.revision = revision);
+    }
+
+    /// After an uncertain commit the kept revisions may lack one: watches list again.
+    pub(super) fn restart_at(&self, revision: Revision) {
+        if revision != self.revision() {
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.newest.send_modify(|newest| newest.revision = revision);
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.newest.send_modify(|newest| newest.open = false);
+    }
+
+    /// The first revision after `at`, if it has happened.
+    fn after(&self, at: Revision) -> Result<Option<Arc<Batch>>, WatchError> {
+        let newest = self.revision();
+        if at > newest {
+            return Err(WatchError::Ended(format!(
+                "revision {at} is later than the newest, {newest}"
+            )));
+        }
+        if at == newest {
+            return Ok(None);
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = kept.front().and_then(|first| (at + 1).checked_sub(first.revision));
+        index
+            .and_then(|index| kept.get(usize::try_from(index).ok()?))
+            .map(|batch| Some(Arc::clone(batch)))
+            .ok_or(WatchError::Compacted(at))
+    }
+}
+
+pub(super) struct LogWatch {
+    history: Arc<History>,
+    newest: watch::Receiver<Newest>,
+    prefix: String,
+    at: Revision,
+}
+
+impl LogWatch {
+    pub(super) fn new(history: Arc<History>, prefix: &str, from: Revision) -> Self {
+        let newest = history.newest.subscribe();
+        Self { history, newest, prefix: prefix.to_owned(), at: from }
+    }
+}
+
+impl Watch for LogWatch {
+    fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>> {
+        Box::pin(async move {
+            loop {
+                let open = self.newest.borrow_and_update().open;
+                if let Some(batch) = self.history.after(self.at)? {
+                    self.at = batch.revision;
+                    let changes: Vec<_> = batch
+                        .changes
+                        .iter()
+                        .filter(|(key, _)| key.starts_with(&self.prefix))
+                        .cloned()
+                        .collect();
+                    if !changes.is_empty() {
+                        return Ok(Batch { revision: batch.revision, changes });
+                    }
+                    continue;
+                }
+                if !open || self.newest.changed().await.is_err() {
+                    return Err(WatchError::Ended(CLOSED.to_owned()));
+                }
+            }
+        })
+    }
+}
