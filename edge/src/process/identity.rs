@@ -26,15 +26,16 @@ use crate::{
 };
 pub(super) use refusals::Refusals;
 use renewal::Renewal;
+pub(super) use renewal::expiry;
 
 pub(super) struct Identity {
     pub(super) name: Label,
     state: State,
     credentials: LiveCredentials,
-    trust: Trust,
+    pub(super) trust: Trust,
     pub(super) refusals: Refusals,
-    renewal: Renewal,
-    cut: Option<Cut>,
+    pub(super) renewal: Renewal,
+    pub(super) cut: Option<Cut>,
     /// The certificate on disk of another identity that was logged.
     other_logged: Option<Serial>,
 }
@@ -69,10 +70,6 @@ impl Identity {
         self.credentials.identity()
     }
 
-    pub(super) fn trust(&self) -> &Trust {
-        &self.trust
-    }
-
     /// Trusts this bundle from now on, except for what is denied. A bundle that cannot be used is
     /// logged and the old one stays; returns whether the new one is in use.
     pub(super) fn replace_trust(&self, bundle: TrustBundle, denied: DenyList) -> bool {
@@ -81,10 +78,6 @@ impl Identity {
             error!(%error, "the new trust bundle cannot be used; the old one stays");
         }
         replaced.is_ok()
-    }
-
-    pub(super) fn cut(&self) -> Option<&Cut> {
-        self.cut.as_ref()
     }
 
     /// Whether links and routes are down because a controller has cut this edge off.
@@ -116,20 +109,10 @@ impl Identity {
         }
     }
 
-    /// Why the last renewal failed.
-    pub(super) fn renewal_error(&self) -> Option<&str> {
-        self.renewal.error()
-    }
-
-    /// A controller wants the certificate renewed at once.
-    pub(super) fn schedule_renewal_now(&mut self) {
-        self.renewal.schedule_now();
-    }
-
     /// Uses the certificate that a controller has issued for the last request; returns whether the
     /// credentials are new.
     pub(super) fn finish_renewal(&mut self, result: Result<Enrolled, CallError>) -> bool {
-        let Some(key) = self.renewal.take_pending_key() else {
+        let Some(key) = self.renewal.pending.take() else {
             warn!("a certificate arrived that was not requested");
             return false;
         };
@@ -145,7 +128,7 @@ impl Identity {
             }
             Err(error) => {
                 warn!("the certificate was not renewed: {error:#}; retrying within the hour");
-                self.renewal.record_failure(format!("{error:#}"));
+                self.renewal.error = Some(format!("{error:#}"));
                 false
             }
         }
@@ -213,7 +196,7 @@ impl Identity {
             not_after: identity.not_after,
             days_left: days_left(identity.not_after, now),
             renew_at: self.renewal.next(now),
-            renewal_error: self.renewal.error().map(str::to_owned),
+            renewal_error: self.renewal.error.clone(),
         }
     }
 }

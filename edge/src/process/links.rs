@@ -105,12 +105,12 @@ impl Links {
 
     /// Starts lookups of all names of peers.
     pub(super) fn resolve_all(&mut self, desired: &DesiredState) {
-        let endpoints = desired.edges().values().flat_map(|state| &state.endpoints);
+        let endpoints = desired.applied.edges.values().flat_map(|state| &state.endpoints);
         self.resolver.look_up_only(endpoints);
     }
 
     fn resolve_peer(&mut self, peer: &Label, desired: &DesiredState) {
-        for endpoint in desired.edges().get(peer).iter().flat_map(|state| &state.endpoints) {
+        for endpoint in desired.applied.edges.get(peer).iter().flat_map(|state| &state.endpoints) {
             self.resolver.look_up(endpoint);
         }
     }
@@ -180,7 +180,8 @@ impl Links {
         now: Instant,
     ) -> Vec<LinkStatus> {
         let status = |link: &cframe_mesh::LinkStatus| {
-            let endpoints = desired.edges().get(&link.peer).map_or(&[][..], |edge| &edge.endpoints);
+            let endpoints =
+                desired.applied.edges.get(&link.peer).map_or(&[][..], |edge| &edge.endpoints);
             LinkStatus {
                 peer: link.peer.to_string(),
                 up: link.up,

@@ -36,6 +36,15 @@ struct Pending {
     delta: Option<Delta>,
 }
 
+/// A whole state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assembled {
+    /// The state.
+    pub state: Arc<Desired>,
+    /// How it differs from the state before; `None` for a snapshot.
+    pub delta: Option<Delta>,
+}
+
 /// The changes that led from one whole state to another, in the order in which they were sent. One thing may change
 /// more than once; [`Desired::diff_within`] has the difference that remains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,16 +129,12 @@ impl Assembler {
         self.pending = None;
     }
 
-    /// Takes the next piece. With the last one of an update the new state is whole and returned, with the changes that
-    /// led to it from the state before, unless it came as a snapshot.
+    /// Takes the next piece. With the last one of an update the new state is whole and returned.
     ///
     /// # Errors
     /// When the update is for another state, leads back, or is more than is held. The pieces are
     /// forgotten then, and the whole state stays as it was.
-    pub fn push(
-        &mut self,
-        update: Update,
-    ) -> Result<Option<(Arc<Desired>, Option<Delta>)>, Refused> {
+    pub fn push(&mut self, update: Update) -> Result<Option<Assembled>, Refused> {
         let mut pending = self.pending_for(&update)?;
         if let Some(delta) = pending.delta.take() {
             pending.delta = delta.then(update.changes.clone());
@@ -146,7 +151,7 @@ impl Assembler {
         pending.state.version = pending.to;
         let state = Arc::new(pending.state);
         self.current = Some(Arc::clone(&state));
-        Ok(Some((state, pending.delta)))
+        Ok(Some(Assembled { state, delta: pending.delta }))
     }
 
     /// What the piece is added to.

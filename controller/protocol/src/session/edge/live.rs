@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{Command, EdgeSession, End, Outside, SessionError, lost_connection, within_limit};
 use crate::{
+    desired::Assembled,
     frame::{MAX_FRAME, Message},
     session::{
         CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, Unreachable, WriteError,
@@ -128,7 +129,7 @@ impl EdgeSession {
         live.spoken = true;
         match message {
             ToEdge::Update(update) => {
-                if let Some((state, delta)) = self.assembler.push(update)? {
+                if let Some(Assembled { state, delta }) = self.assembler.push(update)? {
                     self.outbox.push(Event::Desired { state, delta });
                 }
             }
