@@ -103,19 +103,14 @@ impl Kernel {
         [self.port, self.batches.port]
     }
 
-    /// Adds routes, each replacing the one in its place. Tries all of them.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Adds routes, each replacing the one in its place. Tries all of them, and returns the first refusal.
     pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
         let messages = routes.iter().filter_map(|route| message::of_route(route, table));
         self.batches.run(Kind::Put, messages.collect()).await
     }
 
-    /// Deletes the routes in these places, if there are any. Tries all of them.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Deletes the routes in these places, if there are any. Tries all of them, and returns the first
+    /// refusal.
     pub async fn delete_places(
         &self,
         table: u32,
@@ -125,10 +120,7 @@ impl Kernel {
         self.batches.run(Kind::Delete, messages.collect()).await
     }
 
-    /// Deletes these routes. Tries all of them.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Deletes these routes. Tries all of them, and returns the first refusal.
     pub async fn delete_found(&self, found: &[&Found]) -> Result<(), NetlinkError> {
         let messages = found.iter().map(|found| found.message.clone());
         self.batches.run(Kind::Delete, messages.collect()).await

@@ -13,7 +13,7 @@ use cframe_pki::{
     identity::{Label, PeerIdentity},
     key::PrivateKey,
     renewal::days_left,
-    tls::{Credentials, LiveCredentials},
+    tls::LiveCredentials,
     unix_now,
     verifier::Trust,
 };
@@ -38,13 +38,6 @@ pub(super) struct Identity {
     pub(super) cut: Option<Cut>,
     /// The certificate on disk of another identity that was logged.
     other_logged: Option<Serial>,
-}
-
-/// What was found in the data directory.
-enum Found {
-    Unchanged,
-    Newer(Box<(Credentials, PeerIdentity, Enrolment)>),
-    OtherIdentity(PeerIdentity),
 }
 
 impl Identity {
@@ -150,41 +143,28 @@ impl Identity {
     /// Uses newer credentials that `join` or `import` has written while the process runs, and returns
     /// their enrolment. Another identity's are logged: they need a restart.
     pub(super) fn load_newer_credentials(&mut self) -> Option<Enrolment> {
-        match self.find_on_disk() {
-            // They may be half written; the next check reads them again.
-            Err(error) => debug!("credentials on disk: {error:#}"),
-            Ok(Found::Unchanged) => {}
-            Ok(Found::OtherIdentity(other)) => {
-                if self.other_logged.replace(other.serial) != Some(other.serial) {
-                    warn!(id = %other.id, "another identity was joined; restart to use it");
-                }
-            }
-            Ok(Found::Newer(newer)) => {
-                let (credentials, identity, enrolment) = *newer;
-                match self.credentials.replace(credentials) {
-                    Ok(()) => {
-                        info!(serial = %identity.serial, "joined again; the new certificate is in use");
-                        self.renewal = Renewal::new(&identity);
-                        Cut::forget(&self.state.dir);
-                        return Some(enrolment);
-                    }
-                    Err(error) => warn!(%error, "the new credentials cannot be used"),
-                }
-            }
-        }
-        None
-    }
-
-    fn find_on_disk(&self) -> Result<Found> {
         let own = self.credentials.identity();
-        let (credentials, identity, enrolment) = state::load(&self.state.dir)?;
-        Ok(if identity.id != own.id {
-            Found::OtherIdentity(identity)
-        } else if identity.serial == own.serial {
-            Found::Unchanged
-        } else {
-            Found::Newer(Box::new((credentials, identity, enrolment)))
-        })
+        // Files may be half written; the next check reads them again.
+        let found = state::load(&self.state.dir);
+        let (credentials, identity, enrolment) =
+            found.inspect_err(|error| debug!("credentials on disk: {error:#}")).ok()?;
+        if identity.id != own.id {
+            if self.other_logged.replace(identity.serial) != Some(identity.serial) {
+                warn!(id = %identity.id, "another identity was joined; restart to use it");
+            }
+            return None;
+        }
+        if identity.serial == own.serial {
+            return None;
+        }
+        if let Err(error) = self.credentials.replace(credentials) {
+            warn!(%error, "the new credentials cannot be used");
+            return None;
+        }
+        info!(serial = %identity.serial, "joined again; the new certificate is in use");
+        self.renewal = Renewal::new(&identity);
+        Cut::forget(&self.state.dir);
+        Some(enrolment)
     }
 
     pub(super) fn status(&self) -> CertificateStatus {
