@@ -24,7 +24,6 @@ mod uplink;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use cframe_mesh::Event as MeshEvent;
 use cframe_protocol::session::{Command, Event as SessionEvent};
 use tokio::{
     sync::mpsc,
@@ -145,21 +144,8 @@ impl EdgeProcess {
                 self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
             }
             DriverEvent::Mesh(event) => {
-                self.handle_mesh_event(event);
+                self.links.handle_event(event, &self.desired);
                 self.reports.bring_forward(Instant::now());
-            }
-        }
-    }
-
-    fn handle_mesh_event(&mut self, event: MeshEvent) {
-        let now = Instant::now();
-        match event {
-            MeshEvent::LinkUp { peer, remote } => self.links.record_up(&peer, remote),
-            MeshEvent::LinkDown { peer, reason } => {
-                self.links.record_down(now, &peer, reason, &self.desired);
-            }
-            MeshEvent::Refused { remote, peer, reason } => {
-                self.links.record_refusal(now, remote, peer.as_ref(), reason, &self.desired);
             }
         }
     }

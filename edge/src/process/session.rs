@@ -5,7 +5,7 @@ use cframe_protocol::{
     session::{CloseCode, Command, Event, SessionError},
     v1::GoodbyeReason,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::EdgeProcess;
 use crate::host::driver::MeshChange;
@@ -38,16 +38,14 @@ impl EdgeProcess {
     }
 
     async fn handle_goodbye(&mut self, reason: GoodbyeReason) {
-        match reason {
-            GoodbyeReason::Revoked | GoodbyeReason::Removed => {
-                if let Some(reason) = cut_reason(reason.into()) {
-                    self.leave_mesh(reason).await;
-                }
-            }
-            GoodbyeReason::Replaced => warn!(
-                "another process has started a session with this identity: is its data directory in use on two hosts?"
-            ),
-            GoodbyeReason::Shutdown => debug!("the controller stops"),
+        if reason == GoodbyeReason::Replaced {
+            warn!(
+                "another process has started a session with this identity: is its data directory in \
+                 use on two hosts?"
+            );
+        }
+        if let Some(reason) = cut_reason(reason.into()) {
+            self.leave_mesh(reason).await;
         }
     }
 
