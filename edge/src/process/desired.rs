@@ -50,8 +50,8 @@ pub(super) struct Difference {
 }
 
 impl DesiredState {
-    /// With no state applied. Of a snapshot, the denials that it retained and the time when it was
-    /// saved are taken.
+    /// No state is applied yet. The snapshot has the retained denials and the time of the last
+    /// confirmation.
     pub(super) fn new(
         own: Label,
         id: SpiffeId,
@@ -138,7 +138,7 @@ impl DesiredState {
         }
     }
 
-    /// Without what [`Identity`](super::Identity) knows: whether the edge is cut off.
+    /// All but `cut_off`, which is known to [`Identity`](super::Identity).
     pub(super) fn status(&self, connected: bool) -> StateStatus {
         let prefixes = &self.applied.prefixes;
         let own = prefixes.iter().filter(|(_, owner)| **owner == self.own);
