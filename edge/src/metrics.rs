@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     local::{self, Call, Request, Response},
-    status::Status,
+    status::{LinkStatus, Status},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,54 +69,29 @@ fn render(status: &Status) -> String {
 }
 
 fn plain(out: &mut String, status: &Status) -> std::fmt::Result {
-    let connected = u64::from(status.controller.connected.is_some());
-    let t = &status.traffic;
-    for (name, kind, help, value) in [
-        (
-            "controller_connected",
-            "gauge",
-            "Whether there is a session with a controller.",
-            connected,
-        ),
-        (
-            "state_age_seconds",
-            "gauge",
-            "Time since a controller confirmed the state; 0 during a session.",
-            status.state.age_secs.unwrap_or(0),
-        ),
+    let Status { controller, state, certificate, routes, traffic, .. } = status;
+    let connected = u64::from(controller.connected.is_some());
+    let age = state.age_secs.unwrap_or(0);
+    for (name, help, value) in [
+        ("controller_connected", "Whether there is a session with a controller.", connected),
+        ("state_age_seconds", "Time since a controller confirmed the state.", age),
         (
             "certificate_not_after_seconds",
-            "gauge",
-            "Expiry of the certificate in Unix time.",
-            status.certificate.not_after,
+            "End of the certificate, Unix time.",
+            certificate.not_after,
         ),
-        (
-            "routes_intended",
-            "gauge",
-            "Routes that should be in the kernel.",
-            status.routes.intended as u64,
-        ),
-        (
-            "routes_installed",
-            "gauge",
-            "Intended routes that are in the kernel.",
-            status.routes.installed as u64,
-        ),
-        ("uptime_seconds", "gauge", "Time since the process started.", status.uptime_secs),
-        ("sent_packets_total", "counter", "Inner packets sent over links.", t.sent_packets),
-        ("sent_bytes_total", "counter", "Inner bytes sent over links.", t.sent_bytes),
-        (
-            "received_packets_total",
-            "counter",
-            "Inner packets received over links.",
-            t.received_packets,
-        ),
-        ("received_bytes_total", "counter", "Inner bytes received over links.", t.received_bytes),
+        ("routes_intended", "Routes that should be in the kernel.", routes.intended as u64),
+        ("routes_installed", "Intended routes that are in the kernel.", routes.installed as u64),
+        ("uptime_seconds", "Time since the process started.", status.uptime_secs),
+        ("sent_packets_total", "Inner packets sent over links.", traffic.sent_packets),
+        ("sent_bytes_total", "Inner bytes sent over links.", traffic.sent_bytes),
+        ("received_packets_total", "Inner packets received over links.", traffic.received_packets),
+        ("received_bytes_total", "Inner bytes received over links.", traffic.received_bytes),
     ] {
-        head(out, name, kind, help)?;
+        head(out, name, help)?;
         writeln!(out, "cframe_edge_{name} {value}")?;
     }
-    head(out, "dropped_total", "counter", "Packets dropped, by reason.")?;
+    head(out, "dropped_total", "Packets dropped, by reason.")?;
     for (reason, count) in &status.drops {
         writeln!(out, "cframe_edge_dropped_total{{reason=\"{reason}\"}} {count}")?;
     }
@@ -125,24 +100,18 @@ fn plain(out: &mut String, status: &Status) -> std::fmt::Result {
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds as seconds, and byte counts")]
 fn links(out: &mut String, status: &Status) -> std::fmt::Result {
-    type Value = fn(&crate::status::LinkStatus) -> f64;
-    let series: [(&str, &str, &str, Value); 7] = [
-        ("link_up", "gauge", "Whether the link carries traffic.", |l| f64::from(u8::from(l.up))),
-        ("link_rtt_seconds", "gauge", "Round-trip time.", |l| l.rtt_us as f64 / 1e6),
-        ("link_path_mtu_bytes", "gauge", "Largest UDP payload that the path carries.", |l| {
-            f64::from(l.path_mtu)
-        }),
-        ("link_loss_ratio", "gauge", "Ratio of outer packets lost.", |l| l.loss),
-        ("link_sent_bytes_total", "counter", "Inner bytes sent.", |l| l.traffic.sent_bytes as f64),
-        ("link_received_bytes_total", "counter", "Inner bytes received.", |l| {
-            l.traffic.received_bytes as f64
-        }),
-        ("link_since_seconds", "gauge", "Time since the link went up or down.", |l| {
-            l.since_secs as f64
-        }),
+    type Value = fn(&LinkStatus) -> f64;
+    let series: [(&str, &str, Value); 7] = [
+        ("link_up", "Whether the link carries traffic.", |l| f64::from(u8::from(l.up))),
+        ("link_rtt_seconds", "Round-trip time.", |l| l.rtt_us as f64 / 1e6),
+        ("link_path_mtu_bytes", "Largest UDP payload of the path.", |l| f64::from(l.path_mtu)),
+        ("link_loss_ratio", "Ratio of outer packets lost.", |l| l.loss),
+        ("link_sent_bytes_total", "Inner bytes sent.", |l| l.traffic.sent_bytes as f64),
+        ("link_received_bytes_total", "Inner bytes received.", |l| l.traffic.received_bytes as f64),
+        ("link_since_seconds", "Time since it went up or down.", |l| l.since_secs as f64),
     ];
-    for (name, kind, help, value) in series {
-        head(out, name, kind, help)?;
+    for (name, help, value) in series {
+        head(out, name, help)?;
         for link in &status.links {
             writeln!(out, "cframe_edge_{name}{{peer=\"{}\"}} {}", link.peer, value(link))?;
         }
@@ -150,14 +119,14 @@ fn links(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
+fn head(out: &mut String, name: &str, help: &str) -> std::fmt::Result {
+    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
     writeln!(out, "# HELP cframe_edge_{name} {help}\n# TYPE cframe_edge_{name} {kind}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::LinkStatus;
 
     #[test]
     fn every_line_is_a_comment_or_a_sample() {

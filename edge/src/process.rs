@@ -1,8 +1,8 @@
 //! The edge as a process: everything around the data plane, in one task.
 //!
 //! [`EdgeProcess`] consists of parts that own their state. Its loop hands each event to the part
-//! that it concerns; an event that concerns several goes through [`apply`], [`membership`] or
-//! [`session`], which fix the order.
+//! that it concerns; an event that concerns several goes through [`apply`] or [`session`],
+//! which fix the order.
 //!
 //! Further tasks are in the process's set and end with it: netlink's sockets, the route keeper, the
 //! local socket, metrics, and the writers of files. The data plane has its own thread.
@@ -15,7 +15,6 @@ mod identity;
 mod latest_writer;
 mod links;
 mod log_limit;
-mod membership;
 mod problems;
 mod reports;
 mod session;
@@ -25,8 +24,7 @@ mod uplink;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use cframe_mesh::Event as MeshEvent;
-use cframe_protocol::session::Event as SessionEvent;
+use cframe_protocol::session::{Command, Event as SessionEvent};
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
@@ -106,8 +104,8 @@ impl EdgeProcess {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
-            let report_at = self.reports.due().into();
-            let reopen_at = self.device.reopen_at();
+            let report_at = self.reports.due.into();
+            let reopen_at = self.device.reopen_at;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 event = inputs.driver.recv() => match event {
@@ -146,21 +144,8 @@ impl EdgeProcess {
                 self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
             }
             DriverEvent::Mesh(event) => {
-                self.handle_mesh_event(event);
+                self.links.handle_event(event, &self.desired);
                 self.reports.bring_forward(Instant::now());
-            }
-        }
-    }
-
-    fn handle_mesh_event(&mut self, event: MeshEvent) {
-        let now = Instant::now();
-        match event {
-            MeshEvent::LinkUp { peer, remote } => self.links.record_up(&peer, remote),
-            MeshEvent::LinkDown { peer, reason } => {
-                self.links.record_down(now, &peer, reason, &self.desired);
-            }
-            MeshEvent::Refused { remote, peer, reason } => {
-                self.links.record_refusal(now, remote, peer.as_ref(), reason, &self.desired);
             }
         }
     }
@@ -172,7 +157,7 @@ impl EdgeProcess {
                 self.links.resolve_all(&self.desired);
             }
             // Another device may have replaced it in the meantime.
-            HostEvent::DeviceGone(index) if self.device.index() == Some(index) => {
+            HostEvent::DeviceGone(index) if self.device.index == Some(index) => {
                 self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
             }
             HostEvent::DeviceGone(_) => {}
@@ -188,7 +173,7 @@ impl EdgeProcess {
 
     async fn keep_house(&mut self) {
         self.renew_if_due().await;
-        if self.identity.cut().is_some() && self.uplink.is_stable() {
+        if self.identity.cut.is_some() && self.uplink.is_stable() {
             self.rejoin_mesh().await;
         }
         if let Some(status) = self.driver.status().await {
@@ -207,7 +192,7 @@ impl EdgeProcess {
         let Some(status) = self.driver.status().await else { return };
         let not_after = self.identity.certificate().not_after;
         let report = self.reports.report(&status, &self.links, not_after, self.desired.version());
-        self.uplink.send_report(report).await;
+        self.uplink.send(Command::Report(report)).await;
     }
 
     /// Says goodbye to peers and the controller. Device and routes stay.

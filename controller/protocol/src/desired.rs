@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::v1::{Change, Desired};
 
-pub use assemble::{Assembler, Delta, MAX_DENIED, MAX_EDGES, MAX_ENDPOINTS, MAX_PREFIXES, Refused};
+pub use assemble::{
+    Assembled, Assembler, Delta, MAX_DENIED, MAX_EDGES, MAX_ENDPOINTS, MAX_PREFIXES, Refused,
+};
 pub use pieces::{Updates, updates};
 
 impl Desired {

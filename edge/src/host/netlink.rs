@@ -103,48 +103,27 @@ impl Kernel {
         [self.port, self.batches.port]
     }
 
-    /// Adds routes, each replacing the one in its place. Tries all of them.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Adds routes, each replacing the one in its place. Tries all of them, and returns the first refusal.
     pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
-        let mut result = Ok(());
-        for some in routes.chunks(batch::SIZE) {
-            let messages = some.iter().filter_map(|route| message::of_route(route, table));
-            result = result.and(self.batches.run(Kind::Put, messages.collect()).await);
-        }
-        result
+        let messages = routes.iter().filter_map(|route| message::of_route(route, table));
+        self.batches.run(Kind::Put, messages.collect()).await
     }
 
-    /// Deletes the routes in these places, if there are any. Tries all of them.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Deletes the routes in these places, if there are any. Tries all of them, and returns the first
+    /// refusal.
     pub async fn delete_places(
         &self,
         table: u32,
         places: &BTreeSet<Place>,
     ) -> Result<(), NetlinkError> {
-        let places: Vec<&Place> = places.iter().collect();
-        let mut result = Ok(());
-        for some in places.chunks(batch::SIZE) {
-            let messages = some.iter().map(|place| message::of_place(place, table));
-            result = result.and(self.batches.run(Kind::Delete, messages.collect()).await);
-        }
-        result
+        let messages = places.iter().map(|place| message::of_place(place, table));
+        self.batches.run(Kind::Delete, messages.collect()).await
     }
 
-    /// Deletes these routes. Tries all of them.
-    ///
-    /// # Errors
-    /// The first refusal.
+    /// Deletes these routes. Tries all of them, and returns the first refusal.
     pub async fn delete_found(&self, found: &[&Found]) -> Result<(), NetlinkError> {
-        let mut result = Ok(());
-        for some in found.chunks(batch::SIZE) {
-            let messages = some.iter().map(|found| found.message.clone());
-            result = result.and(self.batches.run(Kind::Delete, messages.collect()).await);
-        }
-        result
+        let messages = found.iter().map(|found| found.message.clone());
+        self.batches.run(Kind::Delete, messages.collect()).await
     }
 
     /// All routes of a table.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::netlink::NetlinkError;
-use crate::instance::Instance;
+use crate::{instance::Instance, status::RouteStatus};
 
 /// Requests and events that wait.
 const BACKLOG: usize = 32;
@@ -27,25 +27,6 @@ pub enum HostEvent {
     UnderlayChanged,
     /// The TUN device with this number is gone.
     DeviceGone(u32),
-}
-
-/// The kernel's table compared with the intended one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
-    /// Number of intended routes.
-    pub intended: usize,
-    /// Number of intended routes that are installed.
-    pub installed: usize,
-    /// Some of the intended routes that are not installed, as text.
-    pub missing: Vec<String>,
-    /// Some of the installed routes that are not intended, as text.
-    pub stale: Vec<String>,
-    /// What the kernel has refused, while it does.
-    pub error: Option<String>,
-    /// Source addresses of the host toward the mesh.
-    pub sources: Vec<IpAddr>,
-    /// Directly connected subnets with the prefixes of other sites that they overlap.
-    pub overlaps: Vec<(IpNet, IpNet)>,
 }
 
 /// A change of one prefix.
@@ -65,7 +46,7 @@ enum Request {
     Cut(bool, oneshot::Sender<()>),
     Remotes(BTreeSet<IpAddr>),
     Forwarding(bool),
-    Audit(oneshot::Sender<Audit>),
+    Status(oneshot::Sender<RouteStatus>),
 }
 
 #[derive(Debug)]
@@ -99,7 +80,7 @@ impl Routes {
 
     /// Makes edits and waits until the kernel has them. The first call has all prefixes, possibly none:
     /// before it, the table is not changed. What the kernel refuses is logged, retried, and reported in
-    /// [`Audit::error`].
+    /// [`RouteStatus::error`].
     pub async fn edit(&self, edits: Vec<Edit>) {
         self.request(|done| Request::Edit(edits, done)).await;
     }
@@ -126,9 +107,9 @@ impl Routes {
     }
 
     /// `None` if the task has ended.
-    pub async fn audit(&self) -> Option<Audit> {
+    pub async fn status(&self) -> Option<RouteStatus> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Audit(reply)).await.ok()?;
+        self.requests.send(Request::Status(reply)).await.ok()?;
         answer.await.ok()
     }
 

@@ -19,7 +19,8 @@ pub enum SnatError {
 #[derive(Debug)]
 pub struct Snat {
     instance: Instance,
-    error: Option<String>,
+    /// Why the last change failed.
+    pub error: Option<String>,
 }
 
 impl Snat {
@@ -27,7 +28,7 @@ impl Snat {
         Self { instance, error: None }
     }
 
-    /// Switches it on or off. An error is logged, and [`error`](Self::error) returns it.
+    /// Switches it on or off. An error is logged and stored.
     pub async fn apply(&mut self, on: bool) {
         let result = match on {
             true => nft(&format!("{}{}", removal(&self.instance), rules(&self.instance))).await,
@@ -37,10 +38,6 @@ impl Snat {
         if let Some(error) = &self.error {
             warn!(%error, "no masquerading");
         }
-    }
-
-    pub fn error(&self) -> Option<&str> {
-        self.error.as_deref()
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use cframe_pki::{bundle::TrustBundle, unix_now};
 use cframe_protocol::{
     desired::Delta,
+    session::Command,
     v1::{Desired, Endpoint},
 };
 use tracing::debug;
@@ -18,10 +19,10 @@ impl EdgeProcess {
         let new_bundle = self.apply_state(state, delta.as_ref()).await;
         self.desired.record_confirmed();
         self.rejoin_mesh().await;
-        self.uplink.acknowledge(version).await;
+        self.uplink.send(Command::Ack(version)).await;
         if new_bundle {
             // After the acknowledgement: if this ends the session, the controller has received it.
-            self.uplink.recheck(self.identity.trust().clone()).await;
+            self.uplink.send(Command::Recheck(self.identity.trust.clone())).await;
         }
         self.desired.save();
         debug!(%version, "state applied");
@@ -39,10 +40,10 @@ impl EdgeProcess {
 
         let trust = effects.bundle || effects.denials || difference.denials;
         if trust {
-            self.replace_trust(self.desired.applied().trust.clone());
+            self.replace_trust(self.desired.applied.trust.clone());
         }
         if effects.controllers {
-            let known: Vec<Endpoint> = self.desired.applied().controllers.iter().cloned().collect();
+            let known: Vec<Endpoint> = self.desired.applied.controllers.iter().cloned().collect();
             self.uplink.set_controllers(&known).await;
         }
         if trust || effects.controllers {
@@ -52,7 +53,7 @@ impl EdgeProcess {
             self.driver.apply(effects.mesh).await;
         }
         if let Some(mtu) = effects.mtu {
-            self.routes.set_device(self.device.index(), mtu).await;
+            self.routes.set_device(self.device.index, mtu).await;
         }
         // The first call, even without edits, lets the route keeper start: see `Routes::edit`.
         if difference.first || !effects.routes.is_empty() {
@@ -81,7 +82,7 @@ impl EdgeProcess {
 
     /// Gives the route keeper the addresses that make up the underlay. `linked`: those of links.
     pub(super) async fn update_underlay(&mut self, linked: BTreeSet<IpAddr>) {
-        let controller = self.uplink.controller();
+        let controller = self.uplink.controller;
         if let Some(underlay) = self.links.update_underlay(&self.desired, linked, controller) {
             self.routes.set_remotes(underlay).await;
         }

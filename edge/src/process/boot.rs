@@ -1,6 +1,6 @@
 //! From a data directory to a running edge.
 
-mod data_plane;
+mod mesh;
 mod stored;
 
 use std::{sync::Arc, time::Instant};
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     config::{Config, Forwarding},
     host::{
+        driver::Driver,
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
@@ -34,7 +35,7 @@ use crate::{
     local::{Call, Server},
     metrics, state,
 };
-use data_plane::Core;
+use mesh::Core;
 use stored::Stored;
 
 /// Events and commands that wait between tasks.
@@ -63,12 +64,14 @@ pub(super) async fn boot(
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
         Core { config: &config, stored: &stored, credentials: &credentials, verifier, boot_id };
-    let (driver, driver_events) = core.start(&name, socket, &tun, trust.clone(), &links)?;
+    let (driver, driver_events) =
+        Driver::start(core.build(&tun, &name, &links)?, socket, trust.clone())
+            .context("cannot start the data plane")?;
 
     let forwarding = config.forwarding == Forwarding::Set;
     let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
-    routes.set_device(device.index(), mtu).await;
+    routes.set_device(device.index, mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
 
     let have = stored.snapshot.as_ref().map(|snapshot| Arc::clone(&snapshot.desired));

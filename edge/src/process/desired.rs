@@ -2,7 +2,7 @@
 
 mod effects;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use cframe_pki::{
     bundle::DenyList,
@@ -28,14 +28,14 @@ pub(super) use effects::{Effects, congestion};
 pub(super) struct DesiredState {
     own: Label,
     /// The empty state before the first one.
-    applied: Arc<Desired>,
+    pub(super) applied: Arc<Desired>,
     /// Unexpired denials of earlier epochs of the controllers' store: a restored store may have lost
     /// some.
     retained: DenyList,
     /// When a controller last confirmed the state, in Unix seconds.
     confirmed: Option<u64>,
     saver: LatestWriter<(Arc<Desired>, DenyList)>,
-    enrolment: Enrolment,
+    pub(super) enrolment: Enrolment,
     dir: PathBuf,
 }
 
@@ -50,8 +50,8 @@ pub(super) struct Difference {
 }
 
 impl DesiredState {
-    /// With no state applied. Of a snapshot, the denials that it retained and the time when it was
-    /// saved are taken.
+    /// No state is applied yet. The snapshot has the retained denials and the time of the last
+    /// confirmation.
     pub(super) fn new(
         own: Label,
         id: SpiffeId,
@@ -96,15 +96,6 @@ impl DesiredState {
         (version != Version::default()).then_some(version)
     }
 
-    pub(super) fn applied(&self) -> &Desired {
-        &self.applied
-    }
-
-    /// All edges of the namespace, this one included.
-    pub(super) fn edges(&self) -> &BTreeMap<Label, EdgeState> {
-        &self.applied.edges
-    }
-
     /// All edges but this one.
     pub(super) fn peers(&self) -> impl Iterator<Item = (&Label, &EdgeState)> {
         self.applied.edges.iter().filter(|(name, _)| **name != self.own)
@@ -130,15 +121,6 @@ impl DesiredState {
         self.saver.save((Arc::clone(&self.applied), self.retained.clone()));
     }
 
-    pub(super) fn enrolment(&self) -> &Enrolment {
-        &self.enrolment
-    }
-
-    /// Another enrolment, which is on disk already.
-    pub(super) fn set_enrolment(&mut self, enrolment: Enrolment) {
-        self.enrolment = enrolment;
-    }
-
     /// Saves trust and controllers where a start without a snapshot reads them.
     pub(super) fn save_enrolment(&mut self) {
         let mut newer = self.enrolment.clone();
@@ -156,7 +138,7 @@ impl DesiredState {
         }
     }
 
-    /// Without what [`Identity`](super::Identity) knows: whether the edge is cut off.
+    /// All but `cut_off`, which is known to [`Identity`](super::Identity).
     pub(super) fn status(&self, connected: bool) -> StateStatus {
         let prefixes = &self.applied.prefixes;
         let own = prefixes.iter().filter(|(_, owner)| **owner == self.own);

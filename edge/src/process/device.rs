@@ -19,23 +19,15 @@ const REOPEN_DELAY: Duration = Duration::from_millis(300);
 pub(super) struct Device {
     name: String,
     /// The kernel's number of the device; `None` while there is none.
-    index: Option<u32>,
+    pub(super) index: Option<u32>,
     /// When to try again, while there is none.
-    reopen_at: Option<Instant>,
+    pub(super) reopen_at: Option<Instant>,
 }
 
 impl Device {
     pub(super) fn open(name: &str, mtu: u16) -> Result<(Self, Tun), TunError> {
         let tun = Tun::open(name, mtu)?;
         Ok((Self { name: name.to_owned(), index: Some(tun.index), reopen_at: None }, tun))
-    }
-
-    pub(super) fn index(&self) -> Option<u32> {
-        self.index
-    }
-
-    pub(super) fn reopen_at(&self) -> Option<Instant> {
-        self.reopen_at
     }
 
     pub(super) async fn handle_removal(&mut self, mtu: u16, driver: &Driver, routes: &Routes) {

@@ -13,7 +13,7 @@ use cframe_pki::{
     identity::{Label, PeerIdentity},
     key::PrivateKey,
     renewal::days_left,
-    tls::{Credentials, LiveCredentials},
+    tls::LiveCredentials,
     unix_now,
     verifier::Trust,
 };
@@ -26,24 +26,18 @@ use crate::{
 };
 pub(super) use refusals::Refusals;
 use renewal::Renewal;
+pub(super) use renewal::expiry;
 
 pub(super) struct Identity {
     pub(super) name: Label,
     state: State,
     credentials: LiveCredentials,
-    trust: Trust,
+    pub(super) trust: Trust,
     pub(super) refusals: Refusals,
-    renewal: Renewal,
-    cut: Option<Cut>,
+    pub(super) renewal: Renewal,
+    pub(super) cut: Option<Cut>,
     /// The certificate on disk of another identity that was logged.
     other_logged: Option<Serial>,
-}
-
-/// What was found in the data directory.
-enum Found {
-    Unchanged,
-    Newer(Box<(Credentials, PeerIdentity, Enrolment)>),
-    OtherIdentity(PeerIdentity),
 }
 
 impl Identity {
@@ -69,10 +63,6 @@ impl Identity {
         self.credentials.identity()
     }
 
-    pub(super) fn trust(&self) -> &Trust {
-        &self.trust
-    }
-
     /// Trusts this bundle from now on, except for what is denied. A bundle that cannot be used is
     /// logged and the old one stays; returns whether the new one is in use.
     pub(super) fn replace_trust(&self, bundle: TrustBundle, denied: DenyList) -> bool {
@@ -81,10 +71,6 @@ impl Identity {
             error!(%error, "the new trust bundle cannot be used; the old one stays");
         }
         replaced.is_ok()
-    }
-
-    pub(super) fn cut(&self) -> Option<&Cut> {
-        self.cut.as_ref()
     }
 
     /// Whether links and routes are down because a controller has cut this edge off.
@@ -116,20 +102,10 @@ impl Identity {
         }
     }
 
-    /// Why the last renewal failed.
-    pub(super) fn renewal_error(&self) -> Option<&str> {
-        self.renewal.error()
-    }
-
-    /// A controller wants the certificate renewed at once.
-    pub(super) fn schedule_renewal_now(&mut self) {
-        self.renewal.schedule_now();
-    }
-
     /// Uses the certificate that a controller has issued for the last request; returns whether the
     /// credentials are new.
     pub(super) fn finish_renewal(&mut self, result: Result<Enrolled, CallError>) -> bool {
-        let Some(key) = self.renewal.take_pending_key() else {
+        let Some(key) = self.renewal.pending.take() else {
             warn!("a certificate arrived that was not requested");
             return false;
         };
@@ -145,7 +121,7 @@ impl Identity {
             }
             Err(error) => {
                 warn!("the certificate was not renewed: {error:#}; retrying within the hour");
-                self.renewal.record_failure(format!("{error:#}"));
+                self.renewal.error = Some(format!("{error:#}"));
                 false
             }
         }
@@ -167,41 +143,28 @@ impl Identity {
     /// Uses newer credentials that `join` or `import` has written while the process runs, and returns
     /// their enrolment. Another identity's are logged: they need a restart.
     pub(super) fn load_newer_credentials(&mut self) -> Option<Enrolment> {
-        match self.find_on_disk() {
-            // They may be half written; the next check reads them again.
-            Err(error) => debug!("credentials on disk: {error:#}"),
-            Ok(Found::Unchanged) => {}
-            Ok(Found::OtherIdentity(other)) => {
-                if self.other_logged.replace(other.serial) != Some(other.serial) {
-                    warn!(id = %other.id, "another identity was joined; restart to use it");
-                }
-            }
-            Ok(Found::Newer(newer)) => {
-                let (credentials, identity, enrolment) = *newer;
-                match self.credentials.replace(credentials) {
-                    Ok(()) => {
-                        info!(serial = %identity.serial, "joined again; the new certificate is in use");
-                        self.renewal = Renewal::new(&identity);
-                        Cut::forget(&self.state.dir);
-                        return Some(enrolment);
-                    }
-                    Err(error) => warn!(%error, "the new credentials cannot be used"),
-                }
-            }
-        }
-        None
-    }
-
-    fn find_on_disk(&self) -> Result<Found> {
         let own = self.credentials.identity();
-        let (credentials, identity, enrolment) = state::load(&self.state.dir)?;
-        Ok(if identity.id != own.id {
-            Found::OtherIdentity(identity)
-        } else if identity.serial == own.serial {
-            Found::Unchanged
-        } else {
-            Found::Newer(Box::new((credentials, identity, enrolment)))
-        })
+        // Files may be half written; the next check reads them again.
+        let found = state::load(&self.state.dir);
+        let (credentials, identity, enrolment) =
+            found.inspect_err(|error| debug!("credentials on disk: {error:#}")).ok()?;
+        if identity.id != own.id {
+            if self.other_logged.replace(identity.serial) != Some(identity.serial) {
+                warn!(id = %identity.id, "another identity was joined; restart to use it");
+            }
+            return None;
+        }
+        if identity.serial == own.serial {
+            return None;
+        }
+        if let Err(error) = self.credentials.replace(credentials) {
+            warn!(%error, "the new credentials cannot be used");
+            return None;
+        }
+        info!(serial = %identity.serial, "joined again; the new certificate is in use");
+        self.renewal = Renewal::new(&identity);
+        Cut::forget(&self.state.dir);
+        Some(enrolment)
     }
 
     pub(super) fn status(&self) -> CertificateStatus {
@@ -213,7 +176,7 @@ impl Identity {
             not_after: identity.not_after,
             days_left: days_left(identity.not_after, now),
             renew_at: self.renewal.next(now),
-            renewal_error: self.renewal.error().map(str::to_owned),
+            renewal_error: self.renewal.error.clone(),
         }
     }
 }

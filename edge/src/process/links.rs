@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use cframe_mesh::Event as MeshEvent;
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::{EdgeState, Endpoint};
 use tracing::{debug, info, warn};
@@ -53,40 +54,30 @@ impl Links {
         }
     }
 
-    pub(super) fn record_up(&mut self, peer: &Label, remote: SocketAddr) {
-        info!(%peer, %remote, "link up");
-        self.last_seen.record(peer, remote);
-        self.down.remove(peer);
-    }
-
-    pub(super) fn record_down(
-        &mut self,
-        now: Instant,
-        peer: &Label,
-        reason: String,
-        desired: &DesiredState,
-    ) {
-        info!(%peer, %reason, "link down");
-        self.down.insert(peer.clone(), Down { since: now, reason });
-        self.resolve_peer(peer, desired);
-    }
-
-    pub(super) fn record_refusal(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        peer: Option<&Label>,
-        reason: String,
-        desired: &DesiredState,
-    ) {
-        if let Some(count) = self.refusals.record(now) {
-            let peer = peer.map(tracing::field::display);
-            warn!(%remote, peer, %reason, count, "handshake refused");
-        }
-        if let Some(peer) = peer {
-            let since = self.down.get(peer).map_or(now, |down| down.since);
-            self.down.insert(peer.clone(), Down { since, reason });
-            self.resolve_peer(peer, desired);
+    pub(super) fn handle_event(&mut self, event: MeshEvent, desired: &DesiredState) {
+        let now = Instant::now();
+        match event {
+            MeshEvent::LinkUp { peer, remote } => {
+                info!(%peer, %remote, "link up");
+                self.last_seen.record(&peer, remote);
+                self.down.remove(&peer);
+            }
+            MeshEvent::LinkDown { peer, reason } => {
+                info!(%peer, %reason, "link down");
+                self.resolve_peer(&peer, desired);
+                self.down.insert(peer, Down { since: now, reason });
+            }
+            MeshEvent::Refused { remote, peer, reason } => {
+                if let Some(count) = self.refusals.record(now) {
+                    let peer = peer.as_ref().map(tracing::field::display);
+                    warn!(%remote, peer, %reason, count, "handshake refused");
+                }
+                if let Some(peer) = peer {
+                    self.resolve_peer(&peer, desired);
+                    let since = self.down.get(&peer).map_or(now, |down| down.since);
+                    self.down.insert(peer, Down { since, reason });
+                }
+            }
         }
     }
 
@@ -105,12 +96,12 @@ impl Links {
 
     /// Starts lookups of all names of peers.
     pub(super) fn resolve_all(&mut self, desired: &DesiredState) {
-        let endpoints = desired.edges().values().flat_map(|state| &state.endpoints);
+        let endpoints = desired.applied.edges.values().flat_map(|state| &state.endpoints);
         self.resolver.look_up_only(endpoints);
     }
 
     fn resolve_peer(&mut self, peer: &Label, desired: &DesiredState) {
-        for endpoint in desired.edges().get(peer).iter().flat_map(|state| &state.endpoints) {
+        for endpoint in desired.applied.edges.get(peer).iter().flat_map(|state| &state.endpoints) {
             self.resolver.look_up(endpoint);
         }
     }
@@ -180,7 +171,8 @@ impl Links {
         now: Instant,
     ) -> Vec<LinkStatus> {
         let status = |link: &cframe_mesh::LinkStatus| {
-            let endpoints = desired.edges().get(&link.peer).map_or(&[][..], |edge| &edge.endpoints);
+            let endpoints =
+                desired.applied.edges.get(&link.peer).map_or(&[][..], |edge| &edge.endpoints);
             LinkStatus {
                 peer: link.peer.to_string(),
                 up: link.up,
@@ -220,15 +212,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_peer_is_dialled_at_its_endpoints_and_without_any_where_it_was_last_seen() {
+    async fn a_peer_without_endpoints_is_dialled_where_it_was_last_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let mut links = Links::new(58423, LastSeen::load(dir.path(), &mut JoinSet::new()));
+        let mut last_seen = LastSeen::load(dir.path(), &mut JoinSet::new());
         let peer: Label = "aliyun-sz".parse().unwrap();
         let remote: SocketAddr = "192.0.2.7:58423".parse().unwrap();
-        assert_eq!(links.dial_addresses(&peer, &[]), []);
-        links.record_up(&peer, remote);
+        last_seen.record(&peer, remote);
+        let links = Links::new(58423, last_seen);
         assert_eq!(links.dial_addresses(&peer, &[]), [remote]);
         let endpoint = "203.0.113.7:1".parse().unwrap();
-        assert_eq!(links.dial_addresses(&peer, &[endpoint]), ["203.0.113.7:1".parse().unwrap()]);
+        let addresses = links.dial_addresses(&peer, &[endpoint]);
+        assert_eq!(addresses, ["203.0.113.7:1".parse().unwrap()], "an endpoint takes precedence");
+        assert_eq!(links.dial_addresses(&"idc".parse().unwrap(), &[]), []);
     }
 }

@@ -1,53 +1,23 @@
-//! What is wrong with this edge, as sentences for `status`. Pure: each problem is judged from what the
-//! parts report.
+//! What is wrong with this edge, as sentences for `status`.
 
-use cframe_pki::{
-    identity::{Label, PeerIdentity},
-    renewal::{days_left, expires_soon},
-};
+use cframe_pki::{identity::Label, unix_now};
 use cframe_protocol::v1::Desired;
 
-/// What the problems are judged from.
-pub(super) struct Observed<'a> {
-    pub(super) own: &'a Label,
-    pub(super) desired: &'a Desired,
-    pub(super) certificate: &'a PeerIdentity,
-    /// Now, in Unix seconds.
-    pub(super) clock: u64,
-    pub(super) renewal_error: Option<&'a str>,
-    pub(super) route_error: Option<&'a str>,
-    pub(super) snat_error: Option<&'a str>,
-}
+use super::{EdgeProcess, identity::expiry};
 
-pub(super) fn problems(observed: &Observed<'_>) -> Vec<String> {
-    let mut problems = Vec::new();
-    problems
-        .extend(observed.route_error.map(|error| format!("the kernel refuses routes: {error}")));
-    problems.extend(observed.snat_error.map(str::to_owned));
-    problems.extend(
-        observed.renewal_error.map(|error| format!("the certificate was not renewed: {error}")),
-    );
-    problems.extend(expiry(observed.certificate, observed.clock));
-    problems.extend(no_endpoints(observed.own, observed.desired));
-    problems
-}
-
-/// The certificate has expired, or expires soon. `clock` is in Unix seconds.
-pub(super) fn expiry(certificate: &PeerIdentity, clock: u64) -> Option<String> {
-    let PeerIdentity { not_before, not_after, .. } = *certificate;
-    if clock > not_after {
-        return Some(
-            "the certificate has expired: controllers and peers refuse it; join again: \
-             cfctl token create --rejoin, then cframe-edge join TOKEN"
-                .to_owned(),
-        );
+impl EdgeProcess {
+    /// `route_error`: what the kernel refuses.
+    pub(super) fn problems(&self, route_error: Option<&str>) -> Vec<String> {
+        let renewal_error = self.identity.renewal.error.as_ref();
+        let mut problems = Vec::new();
+        problems.extend(route_error.map(|error| format!("the kernel refuses routes: {error}")));
+        problems.extend(self.snat.error.clone());
+        problems
+            .extend(renewal_error.map(|error| format!("the certificate was not renewed: {error}")));
+        problems.extend(expiry(&self.identity.certificate(), unix_now()));
+        problems.extend(no_endpoints(&self.identity.name, &self.desired.applied));
+        problems
     }
-    expires_soon(not_before, not_after, clock).then(|| {
-        format!(
-            "the certificate expires in {} days and was not renewed: is a controller reachable?",
-            days_left(not_after, clock)
-        )
-    })
 }
 
 /// Peers that no link is possible with, because neither side can be dialled.

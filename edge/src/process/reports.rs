@@ -20,7 +20,7 @@ const MIN_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Reports {
     /// When the process started.
     pub(super) started: Instant,
-    due: Instant,
+    pub(super) due: Instant,
     sent: Instant,
     /// Drops by reason, as they were when last logged.
     drops_logged: BTreeMap<&'static str, u64>,
@@ -30,10 +30,6 @@ impl Reports {
     pub(super) fn new(started: Instant) -> Self {
         let now = Instant::now();
         Self { started, due: now, sent: now, drops_logged: BTreeMap::new() }
-    }
-
-    pub(super) fn due(&self) -> Instant {
-        self.due
     }
 
     /// A link has changed: the next report is due as soon as the minimal interval allows.

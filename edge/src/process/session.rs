@@ -1,12 +1,14 @@
-//! Events of the session with a controller.
+//! The session with a controller, and what it decides: out of the mesh and back in, renewal, and joining
+//! again.
 
 use cframe_protocol::{
-    session::{CloseCode, Event, SessionError},
+    session::{CloseCode, Command, Event, SessionError},
     v1::GoodbyeReason,
 };
-use tracing::{debug, info, warn};
+use tracing::{error, info, warn};
 
 use super::EdgeProcess;
+use crate::host::driver::MeshChange;
 
 impl EdgeProcess {
     pub(super) async fn handle_session_event(&mut self, event: Event) {
@@ -14,16 +16,20 @@ impl EdgeProcess {
             Event::Connected { controller } => {
                 // A controller that has cut this edge off accepts the connection before it refuses
                 // the certificate.
-                if self.identity.cut().is_none() {
+                if self.identity.cut.is_none() {
                     info!(%controller, "session with a controller");
                 }
                 self.uplink.record_connected(controller);
                 self.send_report().await;
             }
             Event::Desired { state, delta } => self.receive_state(state, delta).await,
-            Event::RenewReply(result) => self.finish_renewal(result),
+            Event::RenewReply(result) => {
+                if self.identity.finish_renewal(result) {
+                    self.driver.credentials_renewed();
+                }
+            }
             Event::RenewNow => {
-                self.identity.schedule_renewal_now();
+                self.identity.renewal.schedule_now();
                 self.renew_if_due().await;
             }
             Event::Goodbye(reason) => self.handle_goodbye(reason).await,
@@ -32,16 +38,14 @@ impl EdgeProcess {
     }
 
     async fn handle_goodbye(&mut self, reason: GoodbyeReason) {
-        match reason {
-            GoodbyeReason::Revoked | GoodbyeReason::Removed => {
-                if let Some(reason) = cut_reason(reason.into()) {
-                    self.leave_mesh(reason).await;
-                }
-            }
-            GoodbyeReason::Replaced => warn!(
-                "another process has started a session with this identity: is its data directory in use on two hosts?"
-            ),
-            GoodbyeReason::Shutdown => debug!("the controller stops"),
+        if reason == GoodbyeReason::Replaced {
+            warn!(
+                "another process has started a session with this identity: is its data directory in \
+                 use on two hosts?"
+            );
+        }
+        if let Some(reason) = cut_reason(reason.into()) {
+            self.leave_mesh(reason).await;
         }
     }
 
@@ -59,6 +63,59 @@ impl EdgeProcess {
         let cut_off = self.identity.is_cut_off();
         if self.uplink.record_disconnected(error, cut_off) && !cut_off {
             self.desired.record_confirmed();
+        }
+    }
+
+    /// A controller has cut this edge off: no peers, and every prefix unreachable, so that no packet
+    /// leaves unencrypted.
+    pub(super) async fn leave_mesh(&mut self, reason: &str) {
+        if self.identity.is_cut_off() {
+            return;
+        }
+        error!(%reason, "cut off from the mesh: links are closed, prefixes unreachable; \
+            to come back, join again with a new token");
+        self.identity.record_cut(reason, true);
+        let peers = self.desired.peers();
+        let gone = peers.map(|(name, _)| MeshChange::PeerGone(name.clone())).collect();
+        self.driver.apply(gone).await;
+        self.routes.set_cut(true).await;
+    }
+
+    /// A controller refuses this edge's certificate. If peers refuse it too, links end by themselves:
+    /// nothing is taken down for it.
+    pub(super) fn record_refusal(&mut self, reason: &str) {
+        if self.identity.cut.is_none() {
+            error!(%reason, "a controller refuses this edge; to come back, join again with a new token");
+            self.identity.record_cut(reason, false);
+        }
+    }
+
+    /// A controller has accepted this edge: a cut, if there was one, is over.
+    pub(super) async fn rejoin_mesh(&mut self) {
+        let Some(cut) = self.identity.clear_cut() else { return };
+        info!("back in the mesh");
+        if cut.in_force {
+            self.driver.apply(self.links.all_peers(&self.desired)).await;
+            self.routes.set_cut(false).await;
+        }
+    }
+
+    /// Uses credentials that `join` or `import` has written while the process runs.
+    pub(super) async fn check_credentials_on_disk(&mut self) {
+        let Some(enrolment) = self.identity.load_newer_credentials() else { return };
+        if enrolment.trust != self.desired.enrolment.trust {
+            self.replace_trust(enrolment.trust.clone());
+        }
+        self.uplink.set_controllers(&enrolment.controllers).await;
+        self.desired.enrolment = enrolment;
+        self.driver.credentials_renewed();
+        // A controller has just issued this certificate.
+        self.rejoin_mesh().await;
+    }
+
+    pub(super) async fn renew_if_due(&mut self) {
+        if let Some(csr) = self.identity.request_if_due(self.uplink.is_connected()) {
+            self.uplink.send(Command::Renew { csr }).await;
         }
     }
 }

@@ -4,14 +4,10 @@ use std::time::Instant;
 
 use cframe_pki::unix_now;
 
-use super::{
-    EdgeProcess,
-    problems::{Observed, problems},
-};
+use super::EdgeProcess;
 use crate::{
-    host::routes::Audit,
     local::{Call, Request, Response},
-    status::{RouteStatus, StateStatus, Status, Traffic},
+    status::{StateStatus, Status, Traffic},
 };
 
 impl EdgeProcess {
@@ -28,12 +24,12 @@ impl EdgeProcess {
 
     async fn status(&self) -> Option<Status> {
         let mesh = self.driver.status().await?;
-        let audit = self.routes.audit().await?;
+        let routes = self.routes.status().await?;
         let now = Instant::now();
         let (instance, started) = (&self.instance, self.reports.started);
         let counters = &mesh.counters;
         let drops = mesh.drops().filter(|(_, count)| *count > 0);
-        let cut = self.identity.cut();
+        let cut = self.identity.cut.as_ref();
         Some(Status {
             instance: instance.name().to_owned(),
             id: self.identity.certificate().id.to_string(),
@@ -61,37 +57,8 @@ impl EdgeProcess {
                 received_packets: counters.received,
                 received_bytes: counters.received_bytes,
             },
-            problems: self.problems(&audit),
-            routes: self.route_status(audit),
-        })
-    }
-
-    fn route_status(&self, audit: Audit) -> RouteStatus {
-        let overlaps = audit.overlaps.into_iter();
-        RouteStatus {
-            table: self.instance.table(),
-            mark: self.instance.mark(),
-            intended: audit.intended,
-            installed: audit.installed,
-            missing: audit.missing,
-            stale: audit.stale,
-            error: audit.error,
-            sources: audit.sources,
-            overlaps: overlaps
-                .map(|(local, foreign)| format!("{local} (here) and {foreign} (mesh)"))
-                .collect(),
-        }
-    }
-
-    fn problems(&self, audit: &Audit) -> Vec<String> {
-        problems(&Observed {
-            own: &self.identity.name,
-            desired: self.desired.applied(),
-            certificate: &self.identity.certificate(),
-            clock: unix_now(),
-            renewal_error: self.identity.renewal_error(),
-            route_error: audit.error.as_deref(),
-            snat_error: self.snat.error(),
+            problems: self.problems(routes.error.as_deref()),
+            routes,
         })
     }
 }

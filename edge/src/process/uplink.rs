@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cframe_pki::verifier::Trust;
 use cframe_protocol::{
     session::{Client, Command, DEAD_AFTER, EdgeSession, Event, SessionError},
-    v1::{Endpoint, Report, Version},
+    v1::Endpoint,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +31,7 @@ pub(super) struct Uplink {
     commands: mpsc::Sender<Command>,
     task: JoinHandle<()>,
     /// The controller of the session, while there is one.
-    controller: Option<SocketAddr>,
+    pub(super) controller: Option<SocketAddr>,
     /// Since when there is a session, or none.
     since: Instant,
     error: Option<String>,
@@ -61,10 +60,6 @@ impl Uplink {
             warned: None,
         };
         (uplink, events)
-    }
-
-    pub(super) fn controller(&self) -> Option<SocketAddr> {
-        self.controller
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -113,24 +108,7 @@ impl Uplink {
         }
     }
 
-    pub(super) async fn acknowledge(&self, version: Version) {
-        self.send(Command::Ack(version)).await;
-    }
-
-    /// Ends a session whose controller is no longer trusted.
-    pub(super) async fn recheck(&self, trust: Trust) {
-        self.send(Command::Recheck(trust)).await;
-    }
-
-    pub(super) async fn request_certificate(&self, csr: Vec<u8>) {
-        self.send(Command::Renew { csr }).await;
-    }
-
-    pub(super) async fn send_report(&self, report: Report) {
-        self.send(Command::Report(report)).await;
-    }
-
-    async fn send(&self, command: Command) {
+    pub(super) async fn send(&self, command: Command) {
         if self.commands.send(command).await.is_err() {
             // The process ends for it, by the end of the session's events.
             warn!("the control session's task has stopped");

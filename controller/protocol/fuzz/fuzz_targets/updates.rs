@@ -5,7 +5,7 @@
 #![no_main]
 
 use cframe_protocol::{
-    desired::Assembler,
+    desired::{Assembled, Assembler},
     frame::{Decoder, Incoming, MAX_FRAME},
     v1::Update,
 };
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let (before, last, to) = (assembler.version(), update.last, update.to);
         match assembler.push(update) {
-            Ok(Some((state, _))) => {
+            Ok(Some(Assembled { state, .. })) => {
                 assert!(last && state.version == to);
                 assert!(before.is_none_or(|before| to.at_least(&before)));
             }

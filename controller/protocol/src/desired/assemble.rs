@@ -35,6 +35,15 @@ struct Pending {
     delta: Option<Delta>,
 }
 
+/// A whole state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assembled {
+    /// The state.
+    pub state: Arc<Desired>,
+    /// How it differs from the state before; `None` for a snapshot.
+    pub delta: Option<Delta>,
+}
+
 /// The changes that led from one whole state to another, in the order in which they were sent. One thing may change
 /// more than once; [`Desired::diff_within`] has the difference that remains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,10 +106,7 @@ impl Assembler {
     /// Adds the next piece. After the last one of an update, returns the new state, with the changes that led
     /// to it from the state before unless it came as a snapshot. After an error the pieces are dropped, and the
     /// current state stays.
-    pub fn push(
-        &mut self,
-        update: Update,
-    ) -> Result<Option<(Arc<Desired>, Option<Delta>)>, Refused> {
+    pub fn push(&mut self, update: Update) -> Result<Option<Assembled>, Refused> {
         let mut pending = self.pending_for(&update)?;
         if let Some(delta) = pending.delta.take() {
             pending.delta = delta.then(update.changes.clone());
@@ -117,7 +123,7 @@ impl Assembler {
         pending.state.version = pending.to;
         let state = Arc::new(pending.state);
         self.current = Some(Arc::clone(&state));
-        Ok(Some((state, pending.delta)))
+        Ok(Some(Assembled { state, delta: pending.delta }))
     }
 
     /// The state that the piece is added to.

@@ -85,13 +85,13 @@ proptest! {
         let changes = first.diff(&second);
         let mut delta = None;
         for piece in updates(Some(first.version), second.version, changes.clone()) {
-            delta = assembler.push(piece).unwrap().and_then(|(_, delta)| delta);
+            delta = assembler.push(piece).unwrap().and_then(|assembled| assembled.delta);
         }
         prop_assert_eq!(delta, Some(Delta { from: first.version, changes }));
         let mut assembler = Assembler::default();
         let mut delta = None;
         for piece in updates(None, second.version, Desired::default().diff(&second)) {
-            delta = assembler.push(piece).unwrap().and_then(|(_, delta)| delta);
+            delta = assembler.push(piece).unwrap().and_then(|assembled| assembled.delta);
         }
         prop_assert_eq!(delta, None);
     }
@@ -174,7 +174,7 @@ fn nothing_is_applied_before_the_last_piece() {
     // The session is lost here. The next one starts from the whole state.
     assembler.reset();
     let piece = update(Some(version(1, 1, 1)), version(1, 1, 3), vec![], true);
-    let (state, _) = assembler.push(piece).unwrap().unwrap();
+    let state = assembler.push(piece).unwrap().unwrap().state;
     assert!(state.prefixes.is_empty());
 }
 
@@ -205,7 +205,7 @@ fn no_update_leads_back_within_an_epoch_or_to_an_earlier_one() {
 fn a_snapshot_of_a_later_epoch_replaces_everything() {
     let mut assembler = with(version(5, 2, 2));
     let first = update(None, version(6, 0, 1), vec![prefix("10.0.0.0/8")], true);
-    let (state, _) = assembler.push(first).unwrap().unwrap();
+    let state = assembler.push(first).unwrap().unwrap().state;
     assert_eq!(state.prefixes.len(), 1);
     assert_eq!(assembler.version(), Some(version(6, 0, 1)));
 }
@@ -282,7 +282,7 @@ fn send(
         assert!(state.is_none());
         state = assembler.push(through_the_wire(&piece)).unwrap();
     }
-    state.map(|(state, _)| state)
+    state.map(|assembled| assembled.state)
 }
 
 fn through_the_wire(piece: &Update) -> Update {

@@ -19,7 +19,7 @@ use super::{NetlinkError, bind, message};
 
 /// Messages per call. Their acknowledgements, for which the kernel accounts less than 1 KiB each, wait in
 /// a socket buffer of 208 KiB by default, and what does not fit is lost.
-pub(super) const SIZE: usize = 128;
+const SIZE: usize = 128;
 
 /// The kernel answers as soon as it has its lock. After this time an acknowledgement was lost.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,14 +53,26 @@ impl Batches {
         self.task.is_finished()
     }
 
-    /// Tries all of them, [`SIZE`] at most, and returns the first refusal.
+    /// Tries all of them, and returns the first refusal.
     pub(super) async fn run(
         &self,
         kind: Kind,
         messages: Vec<RouteMessage>,
     ) -> Result<(), NetlinkError> {
-        let requests =
-            messages.into_iter().map(|message| request(kind, message)).collect::<Vec<_>>();
+        let mut messages = messages.into_iter().map(|message| request(kind, message)).peekable();
+        let mut result = Ok(());
+        while messages.peek().is_some() {
+            let batch = messages.by_ref().take(SIZE).collect();
+            result = result.and(self.run_batch(kind, batch).await);
+        }
+        result
+    }
+
+    async fn run_batch(
+        &self,
+        kind: Kind,
+        requests: Vec<NetlinkMessage<RouteNetlinkMessage>>,
+    ) -> Result<(), NetlinkError> {
         let failed = |source| NetlinkError::Refused { what: "changing routes".to_owned(), source };
         let mut answers = self
             .handle

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -15,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{Audit, Edit, HostEvent, Request, Setup};
+use super::{Edit, HostEvent, Request, Setup};
 use crate::{
     host::{
         netlink::{Affected, Found, Kernel, NetlinkError, Notifications, watch},
@@ -24,6 +23,7 @@ use crate::{
         tun::QUEUE_LEN,
     },
     instance::Instance,
+    status::RouteStatus,
 };
 
 /// How long notifications are collected before they are handled: one change of an address causes
@@ -37,7 +37,7 @@ const ROUTES_PER_INTERVAL: usize = 20_000;
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Remotes whose paths are looked up: more would only repeat the same few paths.
 const MAX_REMOTES: usize = 64;
-/// Routes that an audit lists.
+/// Routes that the status lists.
 const MAX_LISTED: usize = 20;
 
 /// Addresses that only a default route leads to: they are for documentation (RFC 5737, RFC 3849).
@@ -152,8 +152,8 @@ impl Keeper {
                 self.forwarding = forwarding;
                 self.forward();
             }
-            Request::Audit(reply) => {
-                let _ = reply.send(self.audit().await);
+            Request::Status(reply) => {
+                let _ = reply.send(self.status().await);
             }
         }
     }
@@ -351,37 +351,40 @@ impl Keeper {
         }
     }
 
-    async fn audit(&self) -> Audit {
+    async fn status(&self) -> RouteStatus {
         let wanted = self.intent.wanted();
-        let mut audit = Audit {
+        let mut status = RouteStatus {
+            table: self.instance.table(),
+            mark: self.instance.mark(),
             intended: wanted.len(),
             error: self.error.clone(),
             sources: [false, true].iter().filter_map(|v6| self.intent.source(*v6)).collect(),
             overlaps: self.overlaps(),
-            ..Audit::default()
+            ..RouteStatus::default()
         };
         match self.kernel.table(self.instance.table()).await {
             Ok(found) => {
                 let plan = self.plan(&found);
-                audit.installed = wanted.len() - plan.missing.len();
+                status.installed = wanted.len() - plan.missing.len();
                 let missing = plan.missing.iter().map(|route| describe(&route.place));
-                audit.missing = missing.take(MAX_LISTED).collect();
+                status.missing = missing.take(MAX_LISTED).collect();
                 let stale = plan.stale.iter().map(|index| describe(&found[*index].route.place));
-                audit.stale = stale.take(MAX_LISTED).collect();
+                status.stale = stale.take(MAX_LISTED).collect();
             }
-            Err(error) => audit.error = Some(chain(&error)),
+            Err(error) => status.error = Some(chain(&error)),
         }
-        audit
+        status
     }
 
-    fn overlaps(&self) -> Vec<(IpNet, IpNet)> {
-        let connected = self.intent.local().connected.iter();
-        let overlapping = |net: &IpNet| {
-            let foreign = self.intent.foreign().iter();
-            let foreign = foreign.filter(|foreign| foreign.contains(net) || net.contains(*foreign));
-            foreign.map(|foreign| (*net, *foreign)).collect::<Vec<_>>()
-        };
-        connected.flat_map(overlapping).take(MAX_LISTED).collect()
+    /// Directly connected subnets with the prefixes of other sites that they overlap.
+    fn overlaps(&self) -> Vec<String> {
+        let local = &self.intent.local().connected;
+        let pairs =
+            local.iter().flat_map(|net| self.intent.foreign().iter().map(move |f| (net, f)));
+        let overlapping =
+            pairs.filter(|(net, foreign)| foreign.contains(*net) || net.contains(*foreign));
+        let text = overlapping.map(|(net, foreign)| format!("{net} (here) and {foreign} (mesh)"));
+        text.take(MAX_LISTED).collect()
     }
 
     fn record_refusal(&mut self, error: &NetlinkError) {

@@ -5,24 +5,23 @@ use std::time::{Duration, Instant};
 use cframe_pki::{
     identity::PeerIdentity,
     key::PrivateKey,
-    renewal::{renew_at, retry_at},
+    renewal::{days_left, expires_soon, renew_at, retry_at},
 };
 use tracing::warn;
-
-use crate::process::problems;
 
 const WARN_INTERVAL_SECS: u64 = 86_400;
 
 #[derive(Debug)]
-pub(super) struct Renewal {
+pub(in crate::process) struct Renewal {
     /// From when on a renewal is due, in Unix seconds.
     at: u64,
     /// The earliest next attempt, on the monotonic clock: a wall clock that was far ahead for a
     /// moment delays nothing else.
     retry_at: Option<Instant>,
-    error: Option<String>,
+    /// Why the last request failed.
+    pub(in crate::process) error: Option<String>,
     /// The new key, while a request for its certificate is under way.
-    pending: Option<PrivateKey>,
+    pub(super) pending: Option<PrivateKey>,
     seed: u64,
     /// When expiry was last logged, in Unix seconds.
     warned: u64,
@@ -56,7 +55,7 @@ impl Renewal {
         clock >= self.at && self.retry_at.is_none_or(|at| now >= at) && self.pending.is_none()
     }
 
-    pub(super) fn schedule_now(&mut self) {
+    pub(in crate::process) fn schedule_now(&mut self) {
         (self.at, self.retry_at) = (0, None);
     }
 
@@ -81,27 +80,32 @@ impl Renewal {
         self.retry_at = Some(now + Duration::from_secs(wait));
     }
 
-    pub(super) fn take_pending_key(&mut self) -> Option<PrivateKey> {
-        self.pending.take()
-    }
-
-    pub(super) fn record_failure(&mut self, error: String) {
-        self.error = Some(error);
-    }
-
-    /// Why the last request failed.
-    pub(super) fn error(&self) -> Option<&str> {
-        self.error.as_deref()
-    }
-
     pub(super) fn warn_of_expiry(&mut self, identity: &PeerIdentity, now: u64) {
-        if let Some(text) = problems::expiry(identity, now)
+        if let Some(text) = expiry(identity, now)
             && now >= self.warned.saturating_add(WARN_INTERVAL_SECS)
         {
             self.warned = now;
             warn!("{text}");
         }
     }
+}
+
+/// The certificate has expired, or expires soon. `clock` is in Unix seconds.
+pub(in crate::process) fn expiry(certificate: &PeerIdentity, clock: u64) -> Option<String> {
+    let PeerIdentity { not_before, not_after, .. } = *certificate;
+    if clock > not_after {
+        return Some(
+            "the certificate has expired: controllers and peers refuse it; join again: \
+             cfctl token create --rejoin, then cframe-edge join TOKEN"
+                .to_owned(),
+        );
+    }
+    expires_soon(not_before, not_after, clock).then(|| {
+        format!(
+            "the certificate expires in {} days and was not renewed: is a controller reachable?",
+            days_left(not_after, clock)
+        )
+    })
 }
 
 #[cfg(test)]

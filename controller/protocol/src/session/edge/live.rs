@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{Command, EdgeSession, End, Outside, SessionError, limit_links, lost_connection};
 use crate::{
+    desired::Assembled,
     frame::{MAX_FRAME, Message},
     session::{
         CloseCode, Connected, DEAD_AFTER, Event, FrameReader, FrameWriter, Unreachable, WriteError,
@@ -131,7 +132,7 @@ impl EdgeSession {
         live.answered = true;
         match message {
             ToEdge::Update(update) => {
-                if let Some((state, delta)) = self.assembler.push(update)? {
+                if let Some(Assembled { state, delta }) = self.assembler.push(update)? {
                     self.outbox.push(Event::Desired { state, delta });
                 }
             }
