@@ -16,6 +16,8 @@ use cframe_pki::{
     verifier::{PeerVerifier, Policy, Trust},
 };
 
+pub(crate) const TUN_MTU: u16 = 1400;
+
 /// Builds edges of one namespace, each with a prefix and an address.
 pub(crate) struct EdgeBuilder {
     root: RootCa,
@@ -82,7 +84,7 @@ impl EdgeBuilder {
                 tls::link_server(&credentials, verifier),
             )
             .unwrap(),
-            tun_mtu: 1400,
+            tun_mtu: TUN_MTU,
             underlay_mtu: 1500,
             congestion: Congestion::Transparent,
             offload: Offload { udp: true },

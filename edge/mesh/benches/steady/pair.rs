@@ -49,7 +49,9 @@ impl Pair {
         let mut pair = Self { left, right, now, to_right: Wire::new(), to_left: Wire::new() };
         edges::add_peer(&mut pair.left, now, 1, true);
         edges::add_peer(&mut pair.right, now, 0, false);
-        let full = |mesh: &Mesh| mesh.links().all(|link| link.up && link.path_mtu > 1440);
+        let full = |mesh: &Mesh| {
+            mesh.links().all(|link| link.up && link.largest_inner >= edges::TUN_MTU.into())
+        };
         while !(full(&pair.left) && full(&pair.right)) {
             assert!(pair.now < now + Duration::from_secs(10), "no link");
             pair.now += Duration::from_millis(1);

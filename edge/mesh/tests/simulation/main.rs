@@ -23,22 +23,24 @@ use std::{
 mod certificates;
 mod desired;
 mod edge;
+mod identities;
 mod invariants;
 mod null_crypto;
 mod report;
 mod run;
 mod schedule;
+mod setup;
 mod simulation;
 mod trace;
 mod traffic;
 mod wire;
 
 use cframe_mesh::Load;
-use edge::{Identities, Protection};
+use identities::Identities;
 use invariants::{Broken, Violation, within_bounds};
 use report::Report;
 use run::run;
-use simulation::{Sabotage, Setup};
+use setup::{Protection, Sabotage, Setup};
 
 /// The most edges of a run.
 const MAX_EDGES: usize = 30;

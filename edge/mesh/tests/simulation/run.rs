@@ -8,10 +8,10 @@ mod ending;
 
 use crate::{
     desired::{Edges, Item, claimed, floating, host, site},
-    edge::Protection,
     invariants::Violation,
     report::Report,
-    simulation::{Plan, Sabotage, Setup, Simulation},
+    setup::{Protection, Sabotage, Setup},
+    simulation::{Plan, Simulation},
     traffic::Flow,
     wire::{Cut, FULL_MTU, FaultRates},
 };

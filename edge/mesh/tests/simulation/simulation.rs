@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,43 +11,14 @@ use cframe_mesh::{Event, Load, Received};
 
 use crate::{
     desired::{Desired, Item},
-    edge::{Edge, Identities, Protection},
+    edge::Edge,
     invariants::{Checker, Violation, within_bounds},
     schedule::Schedule,
+    setup::{Sabotage, Setup},
     trace::Trace,
     traffic::{Flow, Id, Read},
     wire::{Arrival, Wire},
 };
-
-/// What distinguishes one run from another.
-#[derive(Clone)]
-pub(crate) struct Setup {
-    pub(crate) identities: Arc<Identities>,
-    pub(crate) protection: Protection,
-    pub(crate) seed: u64,
-    pub(crate) sabotage: Option<Sabotage>,
-    /// Whether to print what happens.
-    pub(crate) verbose: bool,
-}
-
-/// A fault in the simulation itself, to test that the checks find it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Sabotage {
-    /// Writes to a TUN are repeated.
-    Duplicate,
-    /// Writes to a TUN are swapped.
-    Reorder,
-    /// A write to one edge's TUN goes to another's.
-    Misdeliver,
-    /// One byte of each write is changed.
-    Corrupt,
-    /// Cores believe an edge that claims another's addresses.
-    BelieveClaims,
-    /// Cores get no revocations.
-    IgnoreRevocations,
-    /// Cuts of the wire are never repaired.
-    NeverRepair,
-}
 
 pub(crate) struct Simulation {
     pub(crate) setup: Setup,

@@ -8,7 +8,7 @@ use super::Run;
 use crate::{
     desired::{Edges, host, site},
     invariants::{Broken, Violation, all_repaired},
-    simulation::Sabotage,
+    setup::Sabotage,
     traffic::Id,
 };
 
