@@ -120,16 +120,15 @@ pub(super) fn down(place: &Place) -> Result<()> {
 /// Opens the device, so that no other process can use it while it is removed. Detects a process with another
 /// data directory, which does not listen on this socket.
 async fn claim_device(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun>> {
-    let exists = kernel.devices().await?.iter().any(|device| device.name == instance.name());
-    if !exists {
+    if !kernel.devices().await?.iter().any(|device| device.name == instance.name()) {
         return Ok(None);
     }
     match Tun::open(instance.name(), Settings::default().tun_mtu) {
         Ok(tun) => Ok(Some(tun)),
-        Err(error @ TunError::Busy(_)) => Err(Coded::error(
-            Exit::Conflict,
-            format!("{error}; stop it first, or it would undo this"),
-        )),
+        Err(error @ TunError::Busy(_)) => {
+            let text = format!("{error}; stop it first, or it would undo this");
+            Err(Coded::error(Exit::Conflict, text))
+        }
         // The steps that follow report the error.
         Err(_) => Ok(None),
     }

@@ -130,12 +130,8 @@ impl Kernel {
     pub async fn table(&self, table: u32) -> Result<Vec<Found>, NetlinkError> {
         let mut found = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
-            let mut routes = std::pin::pin!(
-                self.handle
-                    .route()
-                    .get(message::dump(version.clone(), table, RouteType::Unspec))
-                    .execute()
-            );
+            let request = message::dump(version.clone(), table, RouteType::Unspec);
+            let mut routes = std::pin::pin!(self.handle.route().get(request).execute());
             while let Some(message) = next_of_dump(routes.next().await, "reading routes")? {
                 if message::table(&message) == table
                     && message::has_family(message.header.address_family, &version)
@@ -157,9 +153,8 @@ impl Kernel {
         let mut connected = BTreeSet::new();
         let main = u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN);
         for version in [IpVersion::V4, IpVersion::V6] {
-            let mut routes = std::pin::pin!(
-                self.handle.route().get(message::dump(version, main, RouteType::Unicast)).execute()
-            );
+            let request = message::dump(version, main, RouteType::Unicast);
+            let mut routes = std::pin::pin!(self.handle.route().get(request).execute());
             while let Some(message) = next_of_dump(routes.next().await, "reading the main table")? {
                 let by_kernel = message::is_by_kernel(&message);
                 let net = message::connected(&message, except);
@@ -172,14 +167,9 @@ impl Kernel {
     /// The addresses of the host that can be used now: not loopback or link-local ones, and none while
     /// duplicate address detection runs.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| into_error(error, "reading addresses"))?;
+        let dump = self.handle.address().get().execute();
+        let messages: Vec<_> =
+            dump.try_collect().await.map_err(|error| into_error(error, "reading addresses"))?;
         let mut addresses: Vec<Address> = messages.iter().filter_map(message::to_address).collect();
         addresses.sort();
         Ok(addresses)
@@ -200,14 +190,9 @@ impl Kernel {
     }
 
     pub async fn devices(&self) -> Result<Vec<Device>, NetlinkError> {
-        let messages: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| into_error(error, "reading devices"))?;
+        let dump = self.handle.link().get().execute();
+        let messages: Vec<_> =
+            dump.try_collect().await.map_err(|error| into_error(error, "reading devices"))?;
         Ok(messages.iter().map(to_device).collect())
     }
 

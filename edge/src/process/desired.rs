@@ -2,7 +2,10 @@
 
 mod effects;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use cframe_pki::{
     bundle::DenyList,
@@ -60,12 +63,16 @@ impl DesiredState {
         snapshot: Option<&Snapshot>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
+        let path = dir.join(snapshot::FILE);
+        let saver = LatestWriter::start(tasks, move |(desired, denied)| {
+            save_snapshot(&path, &Snapshot { id: id.clone(), saved: unix_now(), desired, denied })
+        });
         Self {
             own,
             applied: Arc::default(),
             retained: snapshot.map(|snapshot| snapshot.denied.clone()).unwrap_or_default(),
             confirmed: snapshot.map(|snapshot| snapshot.saved),
-            saver: start_saver(dir.join(snapshot::FILE), id, tasks),
+            saver,
             enrolment,
             dir,
         }
@@ -160,22 +167,13 @@ impl DesiredState {
     }
 }
 
-fn start_saver(
-    path: PathBuf,
-    id: SpiffeId,
-    tasks: &mut JoinSet<()>,
-) -> LatestWriter<(Arc<Desired>, DenyList)> {
-    LatestWriter::start(tasks, move |(desired, denied)| {
-        let snapshot = Snapshot { id: id.clone(), saved: unix_now(), desired, denied };
-        match snapshot::save(&path, &snapshot) {
-            Ok(()) => true,
-            Err(error) => {
-                let error = anyhow::Error::new(error);
-                warn!("the state was not saved; a restart would use an older one: {error:#}");
-                false
-            }
-        }
-    })
+/// Returns whether it was saved.
+fn save_snapshot(path: &Path, snapshot: &Snapshot) -> bool {
+    let result = snapshot::save(path, snapshot).map_err(anyhow::Error::new);
+    if let Err(error) = &result {
+        warn!("the state was not saved; a restart would use an older one: {error:#}");
+    }
+    result.is_ok()
 }
 
 /// At a new epoch of the store, adds the denials of the epoch before. Drops those that have expired.

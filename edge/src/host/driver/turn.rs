@@ -59,13 +59,10 @@ pub struct HostCounters {
     pub udp_no_buffers: u64,
     /// Other errors while sending.
     pub udp_send_error: u64,
-    /// Errors while receiving.
     pub udp_receive_error: u64,
     /// Dropped by the socket: more arrived than this host could handle.
     pub udp_overflow: u64,
-    /// Errors while writing to the TUN.
     pub tun_write_error: u64,
-    /// Errors while reading from the TUN.
     pub tun_read_error: u64,
     /// Packets for the TUN while there was none.
     pub tun_missing: u64,
