@@ -1,9 +1,10 @@
-//! Admission of strangers' handshakes: which are accepted, and which must first prove their address.
+//! Admission of strangers' handshakes: which are accepted, and which must first prove their
+//! address.
 //!
-//! A handshake costs this edge a thousand times as much as its first packet costs the sender. A sender
-//! that has not proven its address may be anybody, so all of these share one small budget; beyond it
-//! they get a Retry (RFC 9000 §8.1.2), which needs no state and which a spoofed source cannot answer.
-//! Each source with a proven address has a rate limit of its own.
+//! A handshake costs this edge a thousand times as much as its first packet costs the sender. A
+//! sender that has not proven its address may be anybody, so all of these share one small budget;
+//! beyond it they get a Retry (RFC 9000 §8.1.2), which needs no state and which a spoofed source
+//! cannot answer. Each source with a proven address has a rate limit of its own.
 
 use std::{
     collections::HashMap,
@@ -57,8 +58,8 @@ impl Admissions {
         count <= MAX_HANDSHAKE_DATAGRAMS
     }
 
-    /// Decides about a first packet. `validated`: the source has answered a Retry. `unfinished`: the
-    /// number of handshakes under way.
+    /// Decides about a first packet. `validated`: the source has answered a Retry. `unfinished`:
+    /// the number of handshakes under way.
     pub(crate) fn decide(
         &mut self,
         now: Instant,
@@ -68,7 +69,7 @@ impl Admissions {
     ) -> Admission {
         if !validated {
             let bucket = self.unproven.get_or_insert(Bucket::full(now, UNPROVEN_BURST));
-            let granted = unfinished < RETRY_FROM && bucket.take(now, UNPROVEN_BURST);
+            let granted = unfinished < RETRY_FROM && bucket.try_take(now, UNPROVEN_BURST);
             return if granted { Admission::Accept } else { Admission::Retry };
         }
         if unfinished < MAX_UNFINISHED && self.take_token(now, bucket_address(source)) {
@@ -85,7 +86,7 @@ impl Admissions {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             return true;
         }
-        self.sources.entry(source).or_insert(Bucket::full(now, BURST)).take(now, BURST)
+        self.sources.entry(source).or_insert(Bucket::full(now, BURST)).try_take(now, BURST)
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -109,7 +110,7 @@ impl Bucket {
         Self { tokens: burst, filled: now }
     }
 
-    fn take(&mut self, now: Instant, burst: f64) -> bool {
+    fn try_take(&mut self, now: Instant, burst: f64) -> bool {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + elapsed * burst / REFILL_TIME.as_secs_f64()).min(burst);
         self.filled = now;

@@ -1,4 +1,4 @@
-//! What a host gives the core at its start.
+//! The configuration that a host passes to [`Mesh::new`](crate::Mesh::new).
 
 use std::{fmt, sync::Arc};
 
@@ -26,8 +26,8 @@ pub struct Config {
     pub seed: [u8; 32],
 }
 
-/// The cryptography of links: TLS, except in a simulation. The session's peer identity must be, as in
-/// rustls, the certificate chain: a `Vec<CertificateDer<'static>>`.
+/// The cryptography of links: TLS, except in a simulation. The session's peer identity must be, as
+/// in rustls, the certificate chain: a `Vec<CertificateDer<'static>>`.
 #[derive(Clone)]
 pub struct Crypto {
     pub client: Arc<dyn ClientCrypto>,
@@ -49,8 +49,8 @@ impl Crypto {
     }
 }
 
-/// Secrets of the QUIC endpoint. They are stored on disk, so that a restarted edge can send its peers
-/// a stateless reset (RFC 9000 §10.3), and they need not wait for their idle timeout.
+/// Secrets of the QUIC endpoint. They are stored on disk, so that a restarted edge can send its
+/// peers a stateless reset (RFC 9000 §10.3), and they need not wait for their idle timeout.
 #[derive(Clone)]
 pub struct EndpointKeys {
     /// For stateless reset tokens.

@@ -2,10 +2,11 @@
 //!
 //! A tunnel for IP traffic needs no congestion window of its own: the traffic inside is congestion
 //! controlled end to end (RFC 8085 §3.1.11), and a second control loop around the first only halves
-//! its throughput on a lossy path. Memory must be limited, though: quinn-proto remembers every packet
-//! in flight, and a path that loses everything would fill it. So bytes in flight are counted here, and
-//! at a limit no more inner packets are handed over ([`TotalInFlight::has_room`]). quinn-proto's own
-//! window stays open: a closed one would hold back acknowledgements and probes too.
+//! its throughput on a lossy path. Memory must be limited, though: quinn-proto remembers every
+//! packet in flight, and a path that loses everything would fill it. So bytes in flight are counted
+//! here, and at a limit no more inner packets are handed over ([`TotalInFlight::has_room`]).
+//! quinn-proto's own window stays open: a closed one would hold back acknowledgements and probes
+//! too.
 
 use std::{any::Any, sync::Arc, time::Instant};
 
@@ -78,7 +79,8 @@ impl TotalInFlight {
 }
 
 /// The value of [`ControllerMetrics::ssthresh`] that marks our controller. quinn-proto has no other
-/// way to read a controller's state: its "window" is the bytes in flight, its "pacing rate" the packets.
+/// way to read a controller's state: its "window" is the bytes in flight, its "pacing rate" the
+/// packets.
 const TRANSPARENT: u64 = u64::MAX;
 
 #[derive(Clone, Debug, Default)]
@@ -92,8 +94,8 @@ impl ControllerFactory for TransparentConfig {
 
 #[derive(Clone, Debug, Default)]
 struct Transparent {
-    /// Our own count. quinn-proto's count, which includes packets dropped with their keys, replaces it
-    /// when acknowledgements arrive.
+    /// Our own count. quinn-proto's count, which includes packets dropped with their keys, replaces
+    /// it when acknowledgements arrive.
     in_flight: u64,
     last_sent: u64,
     /// The largest packet number that was acknowledged, or sent before this controller was created.
@@ -131,8 +133,8 @@ impl Controller for Transparent {
 
     fn on_mtu_update(&mut self, _new_mtu: u16) {}
 
-    /// Above `u32::MAX`, where quinn-proto switches pacing off. Constant, because every change makes it
-    /// compute a pacing rate.
+    /// Above `u32::MAX`, where quinn-proto switches pacing off. Constant, because every change
+    /// makes it compute a pacing rate.
     fn window(&self) -> u64 {
         u64::MAX
     }

@@ -1,8 +1,8 @@
-//! Connection ids: 4 random bytes and a tag of 4 bytes, by which an endpoint recognizes its own ids,
-//! also after a restart.
+//! Connection ids: 4 random bytes and a tag of 4 bytes, by which an endpoint recognizes its own
+//! ids, also after a restart.
 //!
-//! quinn-proto's `HashedConnectionIdGenerator` does the same, but with the operating system's random
-//! numbers, so no run of the simulation could be repeated.
+//! quinn-proto's `HashedConnectionIdGenerator` does the same, but with the operating system's
+//! random numbers, so no run of the simulation could be repeated.
 
 use aws_lc_rs::hmac;
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};

@@ -1,10 +1,10 @@
-//! The core of an edge: links to its peers on `quinn-proto`, the prefix table, the verdict about every
-//! packet, and the path of packets between the TUN and the links.
+//! The core of an edge: links to its peers on `quinn-proto`, the prefix table, the verdict about
+//! every packet, and the path of packets between the TUN and the links.
 //!
 //! It has no clock, no socket and no task. Time, bytes and desired state come in as arguments;
-//! datagrams, packets and events come out. So it runs the same in the edge's loop, in a test without
-//! root, and by the dozen in a simulation. [`Mesh`] is the entry: its documentation says which calls
-//! to make, and in which order.
+//! datagrams, packets and events come out. So it runs the same in the edge's loop, in a test
+//! without root, and in a simulation of many edges. Start with [`Mesh`]: its documentation says
+//! which calls to make, and in which order.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]

@@ -33,7 +33,8 @@ pub(crate) const MAX_INNER: usize = 1500;
 pub(crate) enum Phase {
     /// Until the TLS handshake is done and the peer is known.
     Handshaking,
-    /// Until the peer's hello arrives. In TLS 1.3 a client finishes before the server has verified it.
+    /// Until the peer's hello arrives. In TLS 1.3 a client finishes before the server has verified
+    /// it.
     AwaitingHello,
     /// Carries traffic.
     Up,
@@ -50,7 +51,7 @@ pub(crate) struct Link {
     pub(crate) phase_end: Option<Instant>,
     /// When the link came up; before that, when it was created.
     pub(crate) since: Instant,
-    /// Counts as an unfinished handshake: accepted, and either not finished, or failed and not gone.
+    /// Counts as an unfinished handshake: accepted, and under way, or failed and not drained.
     pub(crate) unfinished: bool,
     /// Known from the start if this edge dialled, otherwise from the certificate.
     pub(crate) peer: Option<u32>,
@@ -134,8 +135,8 @@ impl Link {
     }
 
     /// Of two links between the same two processes the one with the higher rank is used: the later
-    /// dial, and of simultaneous dials that of the edge whose name sorts first. Both sides have both
-    /// hellos and get the same result.
+    /// dial, and of simultaneous dials that of the edge whose name sorts first. Both sides have
+    /// both hellos and get the same result.
     pub(crate) fn rank(&self, we_sort_first: bool) -> (u64, bool, u64) {
         let ours = self.hello.epoch;
         let theirs = self.hello.theirs.map_or(0, |hello| hello.epoch);
@@ -147,8 +148,8 @@ impl Link {
         InFlight::of(self.conn.congestion_state())
     }
 
-    /// Requests an acknowledgement from the peer if none came for long; it corrects the count of the
-    /// bytes in flight.
+    /// Requests an acknowledgement from the peer if none came for long; it corrects the count of
+    /// the bytes in flight.
     pub(crate) fn request_ack(&mut self) {
         let needed = self.in_flight().needs_ack();
         if needed && !self.outgoing.ack_requested {

@@ -42,8 +42,8 @@ pub use status::{LinkStatus, Load};
 ///
 /// # Contract
 ///
-/// No call blocks, and none does I/O. `now` must never go backwards. The host runs a loop, and calls
-/// in each turn:
+/// No call blocks, and none does I/O. `now` must never go backwards. The host runs a loop, and
+/// calls in each turn:
 ///
 /// 1. [`handle_datagrams`](Self::handle_datagrams) for everything that the UDP socket has, then
 ///    [`flush_tun`](Self::flush_tun) once; both give packets to be written to the TUN.
@@ -56,7 +56,7 @@ pub use status::{LinkStatus, Load};
 ///
 /// Desired state may change between any two of these calls
 /// ([`set_peer`](Self::set_peer), [`set_prefix`](Self::set_prefix), [`recheck`](Self::recheck), …);
-/// what follows from it comes out of steps 4 to 6.
+/// steps 4 and 5 return the resulting datagrams and events.
 ///
 /// ```
 /// # use std::{io::IoSlice, time::Instant};
@@ -163,8 +163,8 @@ impl Mesh {
         }
     }
 
-    /// Closes all links and makes no more; [`Self::poll_transmit`] has the last datagrams, which tell
-    /// the peers.
+    /// Closes all links and makes no more. [`Self::poll_transmit`] returns the datagrams that close
+    /// them at the peers.
     pub fn shutdown(&mut self, now: Instant) {
         self.quic.stop();
         for index in self.peers.indices() {

@@ -52,8 +52,8 @@ impl Peer {
         }
     }
 
-    /// The address to dial now, if any; schedules the next dial. `received` is the number of datagrams
-    /// that the current link has received.
+    /// The address to dial now, if any; schedules the next dial. `received` is the number of
+    /// datagrams that the current link has received.
     pub(crate) fn dial(
         &mut self,
         now: Instant,

@@ -1,10 +1,10 @@
 //! Inner packets that wait for a link: fair among flows, never for long, bounded.
 //!
-//! The TUN gives no back-pressure, so it is always read, and packets that can't be sent at once wait
-//! here. The scheme is FQ-CoDel (RFC 8290): each flow has a queue of its own, the flows take turns by
-//! bytes (deficit round robin), a new flow goes first, and a flow whose packets wait too long has some
-//! dropped, or marked if it supports ECN. So a bulk flow fills only its own queue, and a ping or a DNS
-//! query passes it.
+//! The TUN gives no back-pressure, so it is always read, and packets that can't be sent at once
+//! wait here. The scheme is FQ-CoDel (RFC 8290): each flow has a queue of its own, the flows take
+//! turns by bytes (deficit round robin), a new flow goes first, and a flow whose packets wait too
+//! long has some dropped, or marked if it supports ECN. So a bulk flow fills only its own queue,
+//! and a ping or a DNS query passes it.
 
 use std::{
     collections::VecDeque,
@@ -26,14 +26,14 @@ use codel::{Codel, CodelConfig};
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes that each read of the TUN counts in addition, for its memory.
 const READ_OVERHEAD: usize = 128;
-/// The longest wait, also of a flow that does not react to drops: a packet that comes later than its
-/// retransmission is only load.
+/// The longest wait, also of a flow that does not react to drops: a packet that comes later than
+/// its retransmission is only load.
 const MAX_AGE: Duration = Duration::from_millis(100);
 /// The values of RFC 8290 §5.2.
 const CODEL: CodelConfig =
     CodelConfig { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
-/// Bytes that a flow may send in its turn: small compared with a batch of 64 KiB, so that flows mix,
-/// but several packets, so that the other end can merge them.
+/// Bytes that a flow may send in its turn: small compared with a batch of 64 KiB, so that flows
+/// mix, but several packets, so that the other end can merge them.
 const QUANTUM: isize = 6000;
 /// Capacity, in reads, that an unused place in `flows` may keep.
 const MAX_IDLE_CAPACITY: usize = 64;
@@ -73,8 +73,8 @@ struct Flow {
 }
 
 impl Queue {
-    /// Adds the packets of one read of the TUN to the flow with this hash. If the queue is full, the
-    /// oldest packets of the longest flow are dropped.
+    /// Adds the packets of one read of the TUN to the flow with this hash. If the queue is full,
+    /// the oldest packets of the longest flow are dropped.
     pub(crate) fn push(
         &mut self,
         now: Instant,
@@ -124,7 +124,8 @@ impl Queue {
         }
     }
 
-    /// Drops packets that have waited too long, and returns their number; for a link that can't send.
+    /// Drops packets that have waited too long, and returns their number; for a link that can't
+    /// send.
     pub(crate) fn expire(&mut self, now: Instant) -> u64 {
         self.flows.iter_mut().map(|flow| flow.expire(now, &mut self.bytes)).sum()
     }

@@ -14,8 +14,8 @@ use node::Node;
 /// A map from prefixes to small values, looked up by address.
 ///
 /// Host bits of a prefix are ignored: `10.1.2.3/8` and `10.0.0.0/8` are one key. IPv4-mapped IPv6
-/// addresses are IPv6. An edit changes only the nodes on one path, so it costs the same in a table of
-/// ten prefixes or of a hundred thousand.
+/// addresses are IPv6. An edit changes only the nodes on one path, so it costs the same in a table
+/// of ten prefixes or of a hundred thousand.
 #[derive(Clone)]
 pub struct PrefixTable<T> {
     v4: Node<u32, T>,

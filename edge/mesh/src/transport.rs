@@ -17,11 +17,11 @@ use crate::{
 
 /// The smallest UDP payload in bytes, which every path must carry (RFC 9000 §14).
 pub(crate) const MIN_MTU: u16 = 1200;
-/// Nothing was sent for this long: a keep-alive is sent. It also keeps NAT mappings, which expire
-/// after 30 s at the earliest (RFC 4787 REQ-5 requires 2 min, many boxes give 30 s).
+/// A keep-alive is sent when nothing else was for this time. It also keeps NAT mappings, which
+/// expire after 30 s at the earliest (RFC 4787 REQ-5 requires 2 min, but many NATs use 30 s).
 const KEEP_ALIVE: Duration = Duration::from_millis(2500);
-/// Starts with the first packet that is not answered, at most a keep-alive after an outage: together
-/// less than ten seconds.
+/// It starts with the first packet that is not answered, which is sent at most [`KEEP_ALIVE`] after
+/// an outage: together less than ten seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Assumed before the first measurement; the first handshake retransmission comes after 3 × this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -124,11 +124,12 @@ fn ack_frequency() -> AckFrequencyConfig {
 
 /// The UDP payload in bytes that carries a packet of the TUN's MTU whole.
 ///
-/// MTU discovery stops there: quinn-proto takes losses for a black hole if only packets smaller than
-/// the largest one ever delivered are acknowledged after them, so full packets must be as large as the
-/// path's known MTU ([decision 5](../../../doc/decisions/0005-mtu-and-fragments.md)).
+/// MTU discovery stops there: quinn-proto assumes a black hole if, after losses, only packets are
+/// acknowledged that are smaller than the largest one ever delivered, so full packets must be as
+/// large as the path's known MTU ([decision 5](../../../doc/decisions/0005-mtu-and-fragments.md)).
 fn needed_udp_payload(tun_mtu: u16) -> u16 {
-    // Short header, connection id, packet number and tag: 1 + 8 + 4 + 16 bytes. The frame: 9 at most.
+    // Short header, connection id, packet number and tag: 1 + 8 + 4 + 16 bytes. The frame: 9 at
+    // most.
     tun_mtu.saturating_add(29 + 9).max(MIN_MTU)
 }
 

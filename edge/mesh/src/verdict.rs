@@ -1,9 +1,9 @@
 //! The verdict about every inner packet: which peer it goes to, or whether it may reach the TUN.
 //!
-//! For received packets both addresses are checked: the longest-prefix match of the source must be the
-//! sending peer, that of the destination this edge. Without the check of the destination a peer could
-//! use this edge as a way to a third site, to other networks of its host, or to the metadata address of
-//! its cloud.
+//! For received packets both addresses are checked: the longest-prefix match of the source must be
+//! the sending peer, that of the destination this edge. Without the check of the destination a peer
+//! could use this edge as a way to a third site, to other networks of its host, or to the metadata
+//! address of its cloud.
 
 use std::net::IpAddr;
 

@@ -16,8 +16,8 @@ mod segment;
 use batch::Batch;
 use segment::{Class, Segment};
 
-/// Most segments of a super-packet: the limit for UDP in kernels before 6.9, and more than 64 KiB of
-/// full-sized TCP segments.
+/// Most segments of a super-packet: the limit for UDP in kernels before 6.9, and more than 64 KiB
+/// of full-sized TCP segments.
 pub const MAX_SEGMENTS: usize = 64;
 
 const SETS: usize = 32;
@@ -41,15 +41,15 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// Merges TCP, and with `udp` also UDP: the TUN must then have `TUN_F_USO4` and `TUN_F_USO6` set.
-    /// `seed` keeps senders from choosing colliding flows.
+    /// Merges TCP, and with `udp` also UDP: the TUN must then have `TUN_F_USO4` and `TUN_F_USO6`
+    /// set. `seed` keeps senders from choosing colliding flows.
     #[must_use]
     pub fn new(seed: u64, udp: bool) -> Self {
         Self { batches: vec![Batch::default(); SETS * WAYS], occupied: 0, victim: 0, seed, udp }
     }
 
-    /// Adds one whole packet. Calls `write` for each packet or super-packet that must be written now:
-    /// the slices of one call, in order, are one `writev`, a [`VnetHeader`] first.
+    /// Adds one whole packet. Calls `write` for each packet or super-packet that must be written
+    /// now: the slices of one call, in order, are one `writev`, a [`VnetHeader`] first.
     #[inline]
     pub fn push(&mut self, packet: Bytes, write: &mut impl FnMut(&[IoSlice<'_>])) {
         match Class::of(&packet, self.udp) {
@@ -84,9 +84,9 @@ impl Coalescer {
         let slot = match self.find(&segment.key) {
             Ok(slot) => {
                 let batch = &mut self.batches[slot];
-                // Merging writes a new checksum, which would make a wrong one right, so both packets'
-                // checksums are verified. The batch's first packet is verified only now: most flows
-                // have just one packet in a turn.
+                // Merging writes a new checksum, which would make a wrong one right, so both
+                // packets' checksums are verified. The batch's first packet is verified only now:
+                // most flows have just one packet in a turn.
                 if batch.accepts(&packet, &segment) && batch.verify() {
                     if !segment.verify(&packet) {
                         self.flush_slot(slot, write);

@@ -1,4 +1,5 @@
-//! Packets that are larger than the path's MTU, cut into datagrams whose first byte is [`FRAGMENT`].
+//! Packets that are larger than the path's MTU, cut into datagrams whose first byte is
+//! [`FRAGMENT`].
 //!
 //! ```text
 //!  0        1        2                                  6                 8
@@ -29,10 +30,11 @@ const MAX_PIECES: usize = 64;
 const MAX_PARTIAL: usize = 64;
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Cuts `packet` into datagrams of at most `max_datagram` bytes and of about equal size, so that none
-/// is tiny. They share one allocation.
+/// Cuts `packet` into datagrams of at most `max_datagram` bytes and of about equal size, so that
+/// none is tiny. They share one allocation.
 ///
-/// `None` if that would take more than 64 pieces, or the packet is empty or longer than 65,535 bytes.
+/// `None` if that would take more than 64 pieces, or the packet is empty or longer than 65,535
+/// bytes.
 #[must_use]
 pub fn fragment(packet: &[u8], max_datagram: usize, id: u32) -> Option<Fragments> {
     let room = max_datagram.checked_sub(HEADER_LEN).filter(|room| *room > 0)?;
@@ -80,8 +82,8 @@ impl FusedIterator for Fragments {}
 
 /// Reassembles the packets of one link, with bounded memory.
 ///
-/// Pieces may arrive in any order. At most 64 incomplete packets, and 256 KiB, are kept; the oldest is
-/// dropped for a new one.
+/// Pieces may arrive in any order. At most 64 incomplete packets, and 256 KiB, are kept; the oldest
+/// is dropped for a new one.
 #[derive(Debug)]
 pub struct Reassembler {
     /// Oldest first.
@@ -95,7 +97,8 @@ pub struct Reassembler {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reassembled {
     pub packet: Bytes,
-    /// Whether any of its datagrams was marked CE: then the packet counts as marked (RFC 3168 §5.3).
+    /// Whether any of its datagrams was marked CE: then the packet counts as marked (RFC 3168
+    /// §5.3).
     pub ce: bool,
 }
 
@@ -108,8 +111,8 @@ pub enum Rejected {
     /// The packet would be longer than the maximum, or has too many pieces.
     #[error("a fragment of a packet that is too large")]
     TooLarge,
-    /// It contradicts an earlier one: it overlaps it in part, has other bytes for the same place, or
-    /// another end. (RFC 5722 describes the attacks that choosing one of them would allow.)
+    /// It contradicts an earlier one: it overlaps it in part, has other bytes for the same place,
+    /// or another end. (RFC 5722 describes the attacks that choosing one of them would allow.)
     #[error("a fragment that contradicts another")]
     Inconsistent,
 }

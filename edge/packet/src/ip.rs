@@ -48,8 +48,8 @@ pub enum Unparsable {
     /// Fewer bytes than the fixed header, or an IPv4 header length that is impossible.
     #[error("the IP header is truncated or its length is impossible")]
     Header,
-    /// The header's length field isn't the buffer's length. Trailing bytes are refused, not trimmed:
-    /// a datagram carries exactly one packet. Both lengths are in bytes.
+    /// The header's length field isn't the buffer's length. Trailing bytes are refused, not
+    /// trimmed: a datagram carries exactly one packet. Both lengths are in bytes.
     #[error("the IP header states {stated} bytes, the packet has {actual}")]
     Length { stated: usize, actual: usize },
     /// IPv6 extension headers run past the end, or there are more than eight.

@@ -9,8 +9,9 @@ use crate::{
 };
 
 /// Lowers the MSS options of a SYN or SYN-ACK to what an IP packet of `max_packet` bytes has room
-/// for: 40 bytes less over IPv4, 60 over IPv6 (RFC 6691). Updates the TCP checksum (RFC 1624), which
-/// must be complete, not the partial one of an offloaded packet. True if an option was lowered.
+/// for: 40 bytes less over IPv4, 60 over IPv6 (RFC 6691). Updates the TCP checksum (RFC 1624),
+/// which must be complete, not the partial one of an offloaded packet. True if an option was
+/// lowered.
 ///
 /// Nothing else is changed: other packets, smaller values, a SYN without the option (its receiver
 /// assumes 536 or 1220 bytes, RFC 9293 §3.7.1), options that run past the header.

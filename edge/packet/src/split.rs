@@ -52,9 +52,9 @@ impl Splitter {
     /// The complete IP packets that `packet`, read with `header`, consists of.
     ///
     /// A super-packet becomes packets with lengths, IPv4 ids, sequence numbers, flags and checksums
-    /// of their own. The kernel sets the segment size to the flow's MSS. Any other packet is copied,
-    /// its checksum completed if the kernel left that to us, and in a SYN the MSS lowered to what a
-    /// packet of `max_packet` bytes has room for.
+    /// of their own. The kernel sets the segment size to the flow's MSS. Any other packet is
+    /// copied, its checksum completed if the kernel left that to us, and in a SYN the MSS lowered
+    /// to what a packet of `max_packet` bytes has room for.
     #[inline]
     pub fn split(
         &mut self,
@@ -280,7 +280,8 @@ impl Ip {
         Self::V4 { id, base }
     }
 
-    /// Writes the fields of an IP header that differ from segment to segment; `len` bytes follow it.
+    /// Writes the fields of an IP header that differ from segment to segment; `len` bytes follow
+    /// it.
     fn finish(&self, header: &mut [u8], len: usize, index: usize) {
         match self {
             Self::V4 { id, base } => {

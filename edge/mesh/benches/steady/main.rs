@@ -1,5 +1,5 @@
-//! The cost of links in the steady state, without sockets and in virtual time: allocations per inner
-//! packet by source location, and the memory and CPU time of a thousand idle links.
+//! The cost of links in the steady state, without sockets and in virtual time: allocations per
+//! inner packet by source location, and the memory and CPU time of a thousand idle links.
 //!
 //! ```text
 //! cargo bench -p cframe-mesh --bench steady              # both tables
@@ -23,9 +23,9 @@
 //!     PROGRAM count 400
 //! ```
 //!
-//! The difference of two counts, divided by packets, excludes the handshake. The first command counts
-//! the sender, the second the receiver; acknowledgements are in both.
-//! With quinn-proto 0.11.19 and AES-NI (valgrind has no VAES), instructions per inner packet:
+//! The difference of two counts, divided by packets, excludes the handshake. The first command
+//! counts the sender, the second the receiver; acknowledgements are in both. With quinn-proto
+//! 0.11.19 and AES-NI (valgrind has no VAES), instructions per inner packet:
 //!
 //! | | sent | received |
 //! | --- | --- | --- |

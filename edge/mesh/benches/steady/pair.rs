@@ -65,8 +65,8 @@ impl Pair {
         self.right.counters().received
     }
 
-    /// One turn of each edge's loop: the left one sends `reads`, the right one receives them, and its
-    /// acknowledgements return.
+    /// One turn of each edge's loop: the left one sends `reads`, the right one receives them, and
+    /// its acknowledgements return.
     pub(crate) fn turn(&mut self, reads: &[&[u8]]) {
         let Self { left, right, to_left, to_right, .. } = self;
         counting::charge(Account::Left, || send(left, self.now, reads));

@@ -4,8 +4,8 @@ use std::{backtrace::Backtrace, collections::BTreeMap};
 
 use crate::counting::Traced;
 
-/// Crates that allocate on the packet path, by a part of their files' paths. `bytes` allocates for one
-/// of the others.
+/// Crates that allocate on the packet path, by a part of their files' paths. `bytes` allocates for
+/// one of the others.
 const OWNERS: [(&str, &str); 6] = [
     ("/quinn-proto-", "quinn_proto"),
     ("/rustls-", "rustls"),
@@ -41,8 +41,8 @@ pub(crate) fn by_site<'a>(traced: impl IntoIterator<Item = &'a Traced>) -> Vec<A
     sites.into_iter().map(|(name, site)| AllocationSite { name, ..site }).collect()
 }
 
-/// The innermost function of an owner with its module's path, and whether it allocated through `bytes`.
-/// Line tables have functions' bare names; the owner follows from the file.
+/// The innermost function of an owner with its module's path, and whether it allocated through
+/// `bytes`. Line tables have functions' bare names; the owner follows from the file.
 fn name(from: &Backtrace) -> String {
     let text = from.to_string();
     let mut function = "";

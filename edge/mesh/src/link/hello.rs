@@ -74,8 +74,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Adds more of the stream. `Ok(None)`: not complete yet. Bytes after a complete hello belong to
-    /// later versions and are ignored.
+    /// Adds more of the stream. `Ok(None)`: not complete yet. Bytes after a complete hello belong
+    /// to later versions and are ignored.
     fn push(&mut self, chunk: &[u8]) -> Result<Option<Hello>, &'static str> {
         let take = chunk.len().min(LEN - self.len);
         self.bytes[self.len..self.len + take].copy_from_slice(&chunk[..take]);

@@ -12,8 +12,9 @@ use crate::{admission::Admission, counters::Reason, link::Link};
 const MAX_UNFINISHED_PEERS: usize = 2048;
 
 impl Mesh {
-    /// A copy of a handshake datagram, or `None` if this turn already had its share of them. It is a
-    /// copy because quinn-proto keeps parts of it, which would keep the whole receive buffer alive.
+    /// A copy of a handshake datagram, or `None` if this turn already had its share of them. It is
+    /// a copy because quinn-proto keeps parts of it, which would keep the whole receive buffer
+    /// alive.
     pub(super) fn admit_handshake_datagram(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! Desired state in: peers, prefixes, settings, and who is still trusted.
+//! Changes of the desired state: peers, prefixes, settings, and trust.
 
 use std::{
     net::SocketAddr,
@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl Mesh {
-    /// Makes `name` a peer that can be dialled at `addresses`, in order of preference. A peer without
-    /// addresses must dial this edge.
+    /// Makes `name` a peer that can be dialled at `addresses`, in order of preference. A peer
+    /// without addresses must dial this edge.
     pub fn set_peer(&mut self, now: Instant, name: &Label, addresses: Vec<SocketAddr>) {
         if *name == self.own.name || self.quic.is_stopped() {
             return;
@@ -62,7 +62,8 @@ impl Mesh {
         self.verdicts.remove(prefix);
     }
 
-    /// The TUN's MTU changed; `mtu` is in bytes. New links search for a path MTU that carries it whole.
+    /// The TUN's MTU changed; `mtu` is in bytes. New links search for a path MTU that carries it
+    /// whole.
     pub fn set_tun_mtu(&mut self, mtu: u16) {
         self.quic.set_tun_mtu(mtu);
     }
@@ -72,15 +73,15 @@ impl Mesh {
         self.quic.set_congestion(congestion);
     }
 
-    /// Sets the wall clock: `unix` is the time since 1970 at `now`. Existing links keep their end on
-    /// the monotonic clock.
+    /// Sets the wall clock: `unix` is the time since 1970 at `now`. Existing links keep their end
+    /// on the monotonic clock.
     pub fn set_wall_clock(&mut self, now: Instant, unix: Duration) {
         self.clock = WallClock::new(now, unix);
     }
 
-    /// Closes every link whose peer is not `allowed`: to be called after a change of the trust bundle
-    /// or the deny-list. Handshakes under way start again: TLS may have accepted their peer by the old
-    /// trust already.
+    /// Closes every link whose peer is not `allowed`: to be called after a change of the trust
+    /// bundle or the deny-list. Handshakes under way start again: TLS may have accepted their peer
+    /// by the old trust already.
     pub fn recheck(&mut self, now: Instant, allowed: &mut dyn FnMut(&PeerIdentity) -> bool) {
         let mut interrupted = Vec::new();
         self.close_links(now, CloseCode::Removed, |link| match &link.certificate.identity {

@@ -12,8 +12,8 @@ use crate::{
     timers::Key,
 };
 
-/// Added to a round trip after this edge moved: from then on, what a dialled link receives was sent to
-/// the new address.
+/// Added to a round trip after this edge moved: from then on, what a dialled link receives was sent
+/// to the new address.
 const MIGRATION_MARGIN: Duration = Duration::from_millis(20);
 /// After a new certificate, all links are replaced within this time.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(20);
@@ -23,9 +23,10 @@ const REPLACE_SPREAD: Duration = Duration::from_secs(1);
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Mesh {
-    /// Replaces the links of all peers for which `stale` is true: to be called after a root has left
-    /// the trust bundle, for peers that showed a certificate below it. New links are dialled before
-    /// the old ones end; a peer that has no other certificate keeps its link for a few seconds.
+    /// Replaces the links of all peers for which `stale` is true: to be called after a root has
+    /// left the trust bundle, for peers that showed a certificate below it. New links are dialled
+    /// before the old ones end; a peer that has no other certificate keeps its link for a few
+    /// seconds.
     pub fn replace_links(&mut self, now: Instant, stale: &mut dyn FnMut(&PeerIdentity) -> bool) {
         let stale: Vec<(usize, u32)> = self
             .links
@@ -46,9 +47,9 @@ impl Mesh {
         }
     }
 
-    /// The underlay address of this host changed. Only a QUIC client can move its end of a connection
-    /// (RFC 9000 §9), so links that this edge dialled migrate, and peers whose link was accepted are
-    /// dialled.
+    /// The underlay address of this host changed. Only a QUIC client can move its end of a
+    /// connection (RFC 9000 §9), so links that this edge dialled migrate, and peers whose link was
+    /// accepted are dialled.
     pub fn local_address_changed(&mut self, now: Instant) {
         if self.quic.is_stopped() {
             return;

@@ -1,4 +1,4 @@
-//! The QUIC endpoint: its configuration, and the answers that it gives by itself.
+//! The QUIC endpoint: its configuration, and its own responses to strangers.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -17,7 +17,7 @@ pub(super) struct QuicEndpoint {
     client: ClientConfig,
     server: ServerConfig,
     path: PathSettings,
-    /// Answers that belong to no link: Retry, stateless reset, refusal.
+    /// Responses that belong to no link: Retry, stateless reset, refusal.
     responses: VecDeque<(Transmit, Vec<u8>)>,
     /// Whether the next datagram to send is a response, if there is one.
     response_turn: bool,
@@ -88,8 +88,8 @@ impl QuicEndpoint {
         }
     }
 
-    /// A response if it is the responses' turn: links and responses take turns, so that a flood of
-    /// responses does not hold up a link.
+    /// A response, if it is not the links' turn: they take turns, so that a flood of responses does
+    /// not delay links.
     #[inline]
     pub(super) fn response_in_turn(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
         self.response_turn = !self.response_turn;

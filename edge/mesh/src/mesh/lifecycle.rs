@@ -20,10 +20,10 @@ use crate::{
 
 /// A link that lived shorter counts as a failed dial.
 const MIN_LIFETIME: Duration = Duration::from_secs(2);
-/// The smallest acceptable datagram, in bytes: a little less than the smallest path MTU gives.
+/// The smallest acceptable datagram in bytes: a little less than the smallest path MTU allows.
 const MIN_DATAGRAM: usize = 1000;
-/// A lost peer is dialled again after a random delay up to this, so that the dials of both ends don't
-/// always collide.
+/// A lost peer is dialled again after a random delay up to this, so that the dials of both ends
+/// don't always collide.
 const REDIAL_JITTER: Duration = Duration::from_millis(40);
 
 impl Mesh {
@@ -40,8 +40,8 @@ impl Mesh {
         self.service_link(now, index);
     }
 
-    /// To be called after any input to a connection: handles its events, sets its timer, and lets it
-    /// transmit.
+    /// To be called after any input to a connection: handles its events, sets its timer, and lets
+    /// it transmit.
     pub(super) fn service_link(&mut self, now: Instant, index: usize) {
         self.process_link_events(now, index);
         self.links.mark_ready(index);
@@ -96,7 +96,8 @@ impl Mesh {
         }
     }
 
-    /// The TLS handshake is done and its verifier has accepted the peer; now the desired state decides.
+    /// The TLS handshake is done and its verifier has accepted the peer; now the desired state
+    /// decides.
     fn handle_connected(&mut self, now: Instant, index: usize) {
         let Some(link) = self.links.get_mut(index) else { return };
         if link.phase != Phase::Handshaking {

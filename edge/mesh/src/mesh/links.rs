@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem};
 
 use crate::{congestion::TotalInFlight, link::Link};
 
-/// The endpoint uses the number of a link that is gone for its next connection.
+/// The endpoint reuses the number of a drained connection for its next one.
 #[derive(Default)]
 pub(super) struct Links {
     slots: Vec<Option<Box<Link>>>,
@@ -38,18 +38,18 @@ impl Links {
         self.slots[index] = Some(Box::new(link));
     }
 
-    /// Forgets a link whose connection is drained.
+    /// Removes a link whose connection is drained.
     pub(super) fn remove(&mut self, index: usize) -> Option<Box<Link>> {
         let link = self.slots[index].take()?;
-        // Not before: quinn-proto keeps a connection that its very first packet closes until the
-        // idle timeout, and a stranger may send many such packets.
+        // It counted until now, because quinn-proto keeps a connection that its very first packet
+        // closes until the idle timeout, and a stranger may send many such packets.
         self.unfinished -= usize::from(link.unfinished);
         self.in_flight.remove(link.outgoing.counted);
         self.ready.retain(|&other| other != index);
         Some(link)
     }
 
-    /// Accepted handshakes that are not finished, or failed and are not gone.
+    /// Accepted handshakes that are under way, or failed and not drained.
     pub(super) fn unfinished(&self) -> usize {
         self.unfinished
     }
@@ -71,8 +71,8 @@ impl Links {
         }
     }
 
-    /// Takes the link whose turn it is to send. Its flag stays set: [`Self::requeue`] it, or clear
-    /// the flag.
+    /// Removes the next link from the queue. The caller must either [`Self::requeue`] it or clear
+    /// its `ready` flag.
     #[inline]
     pub(super) fn next_ready(&mut self) -> Option<usize> {
         self.ready.pop_front()

@@ -9,7 +9,8 @@ use cframe_pki::identity::Label;
 
 use crate::peer::Peer;
 
-/// An index stays valid for the life of the core: a removed peer is only no member any more.
+/// An index stays valid for the life of the core: a removed peer stays here, but is no longer a
+/// member.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     list: Vec<Peer>,

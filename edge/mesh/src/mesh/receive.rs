@@ -1,4 +1,5 @@
-//! UDP datagrams in: to the link they belong to, through the verdict, and to the TUN.
+//! From the UDP socket to the TUN: each datagram goes to its link, each packet in it gets a
+//! verdict.
 
 use std::{
     io::IoSlice,
@@ -37,9 +38,9 @@ pub struct Received {
 }
 
 impl Mesh {
-    /// Handles UDP datagrams that the socket returned together. `write` gets the packets for the TUN:
-    /// each call is one `writev`, a [`VnetHeader`](cframe_packet::vnet::VnetHeader) first. More may
-    /// follow with [`Self::flush_tun`].
+    /// Handles UDP datagrams that the socket returned together. `write` gets the packets for the
+    /// TUN: each call is one `writev`, a [`VnetHeader`](cframe_packet::vnet::VnetHeader) first.
+    /// More may follow with [`Self::flush_tun`].
     pub fn handle_datagrams(
         &mut self,
         now: Instant,

@@ -1,4 +1,5 @@
-//! Packets of the TUN out: through the verdict, into a queue, and over a link as UDP datagrams.
+//! From the TUN to the UDP socket: each packet gets a verdict, waits in its peer's queue, and is
+//! sent on the peer's link.
 
 use std::time::Instant;
 
@@ -100,7 +101,8 @@ impl Mesh {
     }
 }
 
-/// Hands a packet to quinn-proto, which has room for it, in fragments if it is larger than a datagram.
+/// Hands a packet to quinn-proto, which has room for it, in fragments if it is larger than a
+/// datagram.
 fn send_packet(link: &mut Link, next_fragment: &mut u32, packet: Bytes, counters: &mut Counters) {
     let len = packet.len();
     let largest = link.outgoing.largest_inner;

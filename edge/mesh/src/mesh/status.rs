@@ -45,7 +45,7 @@ pub struct LinkStatus {
 pub struct Load {
     /// Connections in any phase, including closed ones that still answer late packets.
     pub links: usize,
-    /// Accepted handshakes that are not finished, or failed and are not gone.
+    /// Accepted handshakes that are under way, or failed and not drained.
     pub unfinished: usize,
     /// Bytes in the queue of one link, the fullest.
     pub queued: usize,

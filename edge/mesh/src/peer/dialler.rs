@@ -42,8 +42,8 @@ pub(crate) enum Renewal {
     Always,
     /// This edge moved, and its link migrates to the new address.
     Migrating,
-    /// This edge moved a round trip ago. The link had received this many datagrams by then; one more
-    /// proves that the migration worked.
+    /// This edge moved a round trip ago. The link had received this many datagrams by then; one
+    /// more proves that the migration worked.
     UnlessReceived(u64),
 }
 

@@ -2,9 +2,9 @@
 //! compression.
 //!
 //! A node resolves six bits of the address: it contains the prefixes that end before the sixth, and
-//! the subtrees after it. A subtree with one prefix is a leaf, and nodes with only one subtree are left
-//! out; leaves and nodes store their own path. Tables of sites are sparse, those of IPv6 above all, and
-//! the speed of a large table depends on how few cache lines a lookup reads.
+//! the subtrees after it. A subtree with one prefix is a leaf, and nodes with only one subtree are
+//! left out; leaves and nodes store their own path. Tables of sites are sparse, those of IPv6 above
+//! all, and the speed of a large table depends on how few cache lines a lookup reads.
 
 use std::{iter, mem};
 
@@ -27,8 +27,8 @@ pub(super) struct Node<B, T> {
 
 #[derive(Debug, Clone)]
 enum Child<B, T> {
-    /// The only prefix of a subtree. Its fields are not in a type of their own, because the variant's
-    /// tag then fits between them.
+    /// The only prefix of a subtree. Its fields are not in a type of their own, because the
+    /// variant's tag then fits between them.
     Leaf {
         bits: B,
         len: u8,
@@ -217,8 +217,8 @@ impl<B: Bits, T: Copy> Child<B, T> {
     }
 }
 
-/// The place among a node's values of the prefix that consists of the first `len` < 6 bits of `chunk`.
-/// Longer prefixes have higher places.
+/// The place among a node's values of the prefix that consists of the first `len` < 6 bits of
+/// `chunk`. Longer prefixes have higher places.
 const fn slot(chunk: u8, len: u8) -> u8 {
     (1 << len) - 1 + (chunk >> (STRIDE - len))
 }

@@ -11,8 +11,8 @@ use crate::{
     network::{LinkNetwork, name_of},
 };
 
-/// Edges that trust a second, new root. Those in `renewed` have a certificate below it, but their links
-/// were made with the old one.
+/// Edges that trust a second, new root. Those in `renewed` have a certificate below it, but their
+/// links were made with the old one.
 fn rotated(count: usize, listening: &[usize], renewed: &[usize]) -> LinkNetwork {
     let mut net = LinkNetwork::of(count, listening);
     assert!(

@@ -63,8 +63,8 @@ fn a_revoked_certificate_closes_its_link_and_no_restart_brings_it_back() {
 
 #[test]
 fn a_revocation_in_the_middle_of_a_handshake_is_not_too_late() {
-    // TLS verifies the certificate before the last flight, which an attacker may delay. Which datagram
-    // that is depends on sizes, so several positions and names are tried.
+    // TLS verifies the certificate before the last flight, which an attacker may delay. Which
+    // datagram that is depends on sizes, so several positions and names are tried.
     let mut cut_in_time = 0;
     for (cut, pad) in (1..6).flat_map(|cut| [0, 20, 40].map(|pad| (cut, pad))) {
         let mut net = LinkNetwork::of(1, &[0]);

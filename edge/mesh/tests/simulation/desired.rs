@@ -100,7 +100,8 @@ pub(crate) fn floating(number: usize) -> IpNet {
     Ipv4Net::new_assert(address, 24).into()
 }
 
-/// A part of a site's IPv4 prefix that its own flows don't use, and that another edge claims wrongly.
+/// A part of a site's IPv4 prefix that its own flows don't use, and that another edge claims
+/// wrongly.
 pub(crate) fn claimed(edge: usize) -> IpNet {
     Ipv4Net::new_assert(Ipv4Addr::new(10, edge as u8, 250, 0), 24).into()
 }

@@ -45,8 +45,8 @@ impl Identities {
         denied.iter().map(|edge| DenyEntry::from(&self.edges[edge].peer)).collect()
     }
 
-    /// The decision of `PeerVerifier::judge` for chains that are known to be valid, without checking
-    /// a signature.
+    /// The decision of `PeerVerifier::judge` for chains that are known to be valid, without
+    /// checking a signature.
     pub(crate) fn judge(
         &self,
         policy: &Policy,

@@ -139,9 +139,9 @@ impl Checker {
             return Err(Violation::new(Broken::Twice, case()));
         }
         // Order is kept on one link of the sender if the wire delays all datagrams of a pair alike:
-        // links send datagrams in order, nothing is retransmitted, and a fragmented packet is complete
-        // when its last fragment arrives. There is no order between links: the old link's batch may be
-        // sent before or after the new one's.
+        // links send datagrams in order, nothing is retransmitted, and a fragmented packet is
+        // complete when its last fragment arrives. There is no order between links: the old link's
+        // batch may be sent before or after the new one's.
         let last = self.last.entry((id.flow, at.index, sent.link)).or_insert(id.sequence);
         if wire_keeps_order && *last > id.sequence {
             return Err(Violation::new(Broken::Order, format!("{} after {last}", case())));

@@ -1,4 +1,5 @@
-//! Random runs of up to thirty edges in virtual time: a seed decides which faults and changes happen.
+//! Random runs of up to thirty edges in virtual time: a seed decides which faults and changes
+//! happen.
 //!
 //! To run one seed and print what happens:
 //!

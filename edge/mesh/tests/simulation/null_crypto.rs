@@ -1,10 +1,10 @@
 //! QUIC without cryptography: the messages and decisions of a handshake, at no cost.
 //!
 //! Flights have the order and about the sizes of TLS 1.3 with X25519MLKEM768. Each side sends its
-//! certificate chain, and the other's judge decides when rustls would call its verifier. Packets have a
-//! keyed checksum in place of the AEAD's tag, so that changed packets, and those of other connections,
-//! are detected. All messages have a fixed size: those of TLS vary by a byte or two with every
-//! signature, and no run could be repeated.
+//! certificate chain, and the other's judge decides when rustls would call its verifier. Packets
+//! have a keyed checksum in place of the AEAD's tag, so that changed packets, and those of other
+//! connections, are detected. All messages have a fixed size: those of TLS vary by a byte or two
+//! with every signature, and no run could be repeated.
 
 use std::{any::Any, sync::Arc};
 

@@ -50,8 +50,8 @@ struct Run {
     repaired: bool,
 }
 
-/// Edge `by` claims to own a part of `victim`'s site, and sends packets for a part of its own site to
-/// `accomplice`.
+/// Edge `by` claims to own a part of `victim`'s site, and sends packets for a part of its own site
+/// to `accomplice`.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     by: usize,

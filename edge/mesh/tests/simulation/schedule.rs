@@ -1,4 +1,5 @@
-//! A queue of tasks in the order of their time; of equal times, in the order in which they were added.
+//! A queue of tasks in the order of their time; of equal times, in the order in which they were
+//! added.
 
 use std::{cmp::Ordering, collections::BinaryHeap, time::Duration};
 

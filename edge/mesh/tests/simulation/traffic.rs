@@ -1,4 +1,5 @@
-//! Flows of inner packets. Each packet contains its flow's number and its own, and can be identified.
+//! Flows of inner packets. Each packet contains its flow's number and its own, and can be
+//! identified.
 
 use std::{net::IpAddr, sync::LazyLock};
 

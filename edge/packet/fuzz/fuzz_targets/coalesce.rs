@@ -1,5 +1,5 @@
-//! Packets of a few flows, each a slight change of the one before: segmenting the merged packets gives
-//! back every one of them.
+//! Packets of a few flows, each a slight change of the one before: segmenting the merged packets
+//! gives back every one of them.
 #![no_main]
 
 use std::io::IoSlice;
@@ -60,7 +60,8 @@ fn template(version: u8, protocol: u8) -> Vec<u8> {
     headers
 }
 
-/// The flow's next packet: id and sequence number increase, `change` is applied to the byte at `at`.
+/// The flow's next packet: id and sequence number increase, `change` is applied to the byte at
+/// `at`.
 fn next(headers: &mut [u8], flags: u8, at: u8, change: u8, len: u8) -> Vec<u8> {
     let ip_len = if flags.is_multiple_of(2) { 20 } else { 40 };
     let payload = if flags & 0x10 != 0 { 100 } else { usize::from(len) };

@@ -1,4 +1,5 @@
-//! Any virtio header before any packet: an error, or packets that parse and carry all of the payload.
+//! Any virtio header before any packet: an error, or packets that parse and carry all of the
+//! payload.
 #![no_main]
 
 use cframe_packet::{ip::Packet, split::Splitter, vnet::VnetHeader};

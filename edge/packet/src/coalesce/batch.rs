@@ -121,8 +121,8 @@ impl Batch {
     }
 
     /// Whether the IP headers can be merged: same type of service with ECN, TTL, flags and flow
-    /// label. IPv4 ids must grow by one, as they do when the kernel segments the super-packet, or stay
-    /// the same where "don't fragment" makes them meaningless (RFC 6864 §4.1).
+    /// label. IPv4 ids must grow by one, as they do when the kernel segments the super-packet, or
+    /// stay the same where "don't fragment" makes them meaningless (RFC 6864 §4.1).
     #[inline]
     fn same_ip(&self, first: &[u8], packet: &[u8]) -> bool {
         if self.first.ip_len == 40 {

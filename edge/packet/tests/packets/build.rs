@@ -1,5 +1,5 @@
-//! Builds packets field by field, and sums checksums word by word, as the RFCs say. Nothing here uses
-//! the code under test.
+//! Builds packets field by field, and sums checksums word by word, as the RFCs say. Nothing here
+//! uses the code under test.
 
 use proptest::{collection::vec, prelude::*};
 
@@ -82,8 +82,9 @@ impl Spec {
         packet
     }
 
-    /// The packet as the kernel hands it to a device with checksum offload: with the pseudo header's
-    /// sum in the checksum field. Also the offset of the transport header, and of the field in it.
+    /// The packet as the kernel hands it to a device with checksum offload: with the pseudo
+    /// header's sum in the checksum field. Also the offset of the transport header, and of the
+    /// field in it.
     pub(crate) fn build_partial(&self) -> (Vec<u8>, usize, usize) {
         let (mut packet, start, field) = self.without_checksum();
         let sum = fold(self.pseudo_sum((packet.len() - start) as u16)) as u16;
@@ -208,7 +209,8 @@ pub(crate) fn fold(mut sum: u64) -> u64 {
     sum
 }
 
-/// Whether the IPv4 header checksum and that of TCP or UDP are right; for packets without IP options.
+/// Whether the IPv4 header checksum and that of TCP or UDP are right; for packets without IP
+/// options.
 pub(crate) fn has_valid_checksums(packet: &[u8]) -> bool {
     let (start, addresses, protocol) = match packet[0] >> 4 {
         4 => (20, &packet[12..20], packet[9]),

@@ -41,7 +41,8 @@ impl Run {
         self.allowed().into_iter().try_for_each(|edge| self.sim.sync(edge))
     }
 
-    /// Sends packets both ways between all connectable pairs until one arrives; returns how long it took.
+    /// Sends packets both ways between all connectable pairs until one arrives; returns how long it
+    /// took.
     pub(super) fn converge(&mut self) -> Result<Duration, Violation> {
         let started = self.sim.now;
         let mut missing: Vec<_> = self
@@ -116,9 +117,9 @@ impl Run {
         }
     }
 
-    /// There is one link for each pair, and at most one more that is closed and drains: that takes three
-    /// probe timeouts, which after a handshake on a bad wire are many seconds. Not checked if revoked
-    /// edges keep dialling, or links are being replaced.
+    /// There is one link for each pair, and at most one more that is closed and drains: that takes
+    /// three probe timeouts, which after a handshake on a bad wire are many seconds. Not checked if
+    /// revoked edges keep dialling, or links are being replaced.
     pub(super) fn check_memory(&mut self) -> Result<(), Violation> {
         if self.renewed || self.sim.desired.denied.count() > 0 {
             return Ok(());
