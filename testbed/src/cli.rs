@@ -33,6 +33,9 @@ enum Command {
         /// Leave the lab up afterwards
         #[arg(long)]
         keep: bool,
+        /// Unix time in seconds of a first step, such as a build, that the summary includes
+        #[arg(long, hide = true)]
+        started: Option<u64>,
     },
     /// Kill a controller at random moments while clients write, and check that nothing is lost
     Crash(crash::Options),
@@ -68,9 +71,9 @@ fn run(command: Command) -> Result<()> {
             privilege::ensure()?;
             wan::run(command)
         }
-        Command::Demo { keep } => {
+        Command::Demo { keep, started } => {
             privilege::ensure()?;
-            ensure!(demo::run(keep)?, "a check of the demo failed: see the summary above");
+            ensure!(demo::run(keep, started)?, "a check of the demo failed: see the summary above");
             Ok(())
         }
         Command::Crash(options) => {

@@ -19,14 +19,16 @@ use sites::DemoSites;
 /// Runs the demonstration and returns whether all checks passed. With `keep` the lab stays up;
 /// otherwise, and always after SIGINT, SIGTERM or SIGHUP, it is removed.
 ///
+/// With `started`, the Unix time of a first step before this one, the time since then is printed too.
+///
 /// # Errors
 /// If the lab can't be created or removed, or on a signal. Errors inside the mesh are in the summary.
-pub fn run(keep: bool) -> Result<bool> {
+pub fn run(keep: bool, started: Option<u64>) -> Result<bool> {
     privilege::ensure_tun()?;
     Signals::block_on(async |signals| {
         let lab = if keep { Lab::kept("demo")? } else { Lab::new("demo")? };
         let kept = keep.then(|| lab.id());
-        let outcome = run_in(lab, keep, signals).await;
+        let outcome = run_in(lab, keep, started, signals).await;
         if let (Some(id), Err(_)) = (kept, &outcome) {
             lab::remove(&id)?;
         }
@@ -34,7 +36,12 @@ pub fn run(keep: bool) -> Result<bool> {
     })
 }
 
-async fn run_in(mut lab: Lab, keep: bool, mut signals: Signals) -> Result<bool> {
+async fn run_in(
+    mut lab: Lab,
+    keep: bool,
+    started: Option<u64>,
+    mut signals: Signals,
+) -> Result<bool> {
     let start = Instant::now();
     let sites = DemoSites::build(&mut lab)?;
     let commands = if keep { Some(sites.lab_commands(&lab)?) } else { None };
@@ -44,6 +51,10 @@ async fn run_in(mut lab: Lab, keep: bool, mut signals: Signals) -> Result<bool> 
         bail!("interrupted");
     };
     print(&summary.to_string());
+    if let Some(started) = started {
+        let seconds = cframe_pki::unix_now().saturating_sub(started);
+        print(&format!("From the first key to here: {} min {:02} s.", seconds / 60, seconds % 60));
+    }
     match commands {
         Some(commands) => print(&commands),
         None => lab.remove()?,

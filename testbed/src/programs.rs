@@ -2,8 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// cframe's own programs: in the directory of `CFRAME_BIN_DIR`, or the release build beside the
-/// running program.
+/// cframe's own programs: in the directory of `CFRAME_BIN_DIR`, or of the same build as the running program.
 #[derive(Clone, Debug)]
 pub struct Programs {
     dir: PathBuf,
@@ -16,12 +15,7 @@ impl Programs {
     pub fn locate() -> Result<Self> {
         let dir = match std::env::var_os("CFRAME_BIN_DIR") {
             Some(dir) => PathBuf::from(dir),
-            None => {
-                let exe = std::env::current_exe().context("finding this program's own path")?;
-                release_beside(&exe).with_context(|| {
-                    format!("no release build beside {}: {REMEDY}", exe.display())
-                })?
-            }
+            None => build_dir(&std::env::current_exe().context("finding this program's own path")?),
         };
         let missing: Vec<_> = NAMES.into_iter().filter(|name| !dir.join(name).is_file()).collect();
         ensure!(missing.is_empty(), "{} not in {}: {REMEDY}", missing.join(", "), dir.display());
@@ -42,11 +36,12 @@ impl Programs {
 }
 
 const REMEDY: &str =
-    "cargo build --release -p cframe-controller -p cframe-edge -p cfctl, or set CFRAME_BIN_DIR";
+    "cargo build -p cframe-controller -p cframe-edge -p cfctl, or set CFRAME_BIN_DIR";
 
-/// `<target>/release` for a program anywhere below `<target>/<profile>`.
-fn release_beside(exe: &Path) -> Option<PathBuf> {
-    exe.ancestors().skip(1).map(|dir| dir.join("release")).find(|dir| dir.is_dir())
+/// `<target>/<profile>` of a program or a test there: tests are in `deps` below.
+fn build_dir(exe: &Path) -> PathBuf {
+    let dir = exe.parent().unwrap_or(exe);
+    if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned()
 }
 
 #[cfg(test)]
@@ -54,12 +49,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_release_build_is_found_from_a_test_of_any_profile() {
-        let target = tempfile::tempdir().unwrap();
-        let release = target.path().join("release");
-        std::fs::create_dir_all(&release).unwrap();
-        for exe in ["debug/deps/lab-1a", "release/testbed"] {
-            assert_eq!(release_beside(&target.path().join(exe)), Some(release.clone()));
+    fn programs_are_looked_for_in_the_build_of_the_test_or_tool() {
+        for exe in ["/t/dist/testbed", "/t/dist/deps/e2e-1a"] {
+            assert_eq!(build_dir(Path::new(exe)), Path::new("/t/dist"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A short run of the benchmark command. Fails without root or user namespaces, and without the release programs.
+//! A short run of the benchmark command. Fails without root or user namespaces, and without the programs.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

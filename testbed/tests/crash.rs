@@ -1,4 +1,4 @@
-//! A controller that is killed under writes, on either store. Needs the release programs and etcd, and no privileges.
+//! A controller that is killed under writes, on either store. Needs the programs and etcd, and no privileges.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

@@ -1,4 +1,4 @@
-//! The demonstration as a whole. Fails without root or user namespaces, and without the release programs.
+//! The demonstration as a whole. Fails without root or user namespaces, and without the programs.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

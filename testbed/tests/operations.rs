@@ -1,6 +1,6 @@
 //! Runs every command of doc/operations.md on its host, while pings go between two sites.
 //!
-//! Needs root or user namespaces, the release programs and etcd; fails without them.
+//! Needs root or user namespaces, the programs and etcd; fails without them.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -52,7 +52,7 @@ fn boot(lab: &mut Lab) -> (Vec<Machine>, Vec<Site>) {
         sites.push(site);
     }
     let programs = Programs::locate().unwrap();
-    let release = programs.ctl().parent().unwrap().to_owned();
+    let build = programs.ctl().parent().unwrap().to_owned();
     let units = root().join("doc/systemd");
     let etc_hosts: Vec<String> = PUBLIC
         .iter()
@@ -62,7 +62,7 @@ fn boot(lab: &mut Lab) -> (Vec<Machine>, Vec<Site>) {
     let boot = |name: &str, host| {
         let mut shares = vec![(systemctl, "/usr/local/sbin/systemctl")];
         if name == "operator" {
-            shares.push((&release, "/root/cframe/target/release"));
+            shares.push((&build, "/root/cframe/target/dist"));
             shares.push((&units, "/root/cframe/doc/systemd"));
         }
         Machine::boot(lab, host, name, &etc_hosts.join("\n"), &shares).unwrap()

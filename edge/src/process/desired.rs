@@ -228,7 +228,7 @@ mod tests {
 
     fn unsaved(dir: &std::path::Path) -> DesiredState {
         let enrolment = Enrolment {
-            trust: cframe_pki::bundle::TrustBundle::default(),
+            trust: TrustBundle::default(),
             controllers: Vec::new(),
             listen_port: 0,
             settings: cframe_protocol::v1::Settings::default(),

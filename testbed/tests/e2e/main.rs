@@ -1,6 +1,6 @@
 //! The real programs in a virtual internet: what cframe promises, measured.
 //!
-//! Each test has its own lab. The tests need root or user namespaces, and the release build of the three programs; they
+//! Each test has its own lab. The tests need root or user namespaces, and the three programs in the build of the tests; they
 //! fail if a prerequisite is missing, and name it. Figures are printed as `figure: …`, in passing tests too.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
