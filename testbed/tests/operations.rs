@@ -62,7 +62,7 @@ fn boot(lab: &mut Lab) -> (Vec<Machine>, Vec<Site>) {
     let boot = |name: &str, host| {
         let mut shares = vec![(systemctl, "/usr/local/sbin/systemctl")];
         if name == "operator" {
-            shares.push((&release, "/root/cframe/target/release"));
+            shares.push((&release, "/root/cframe/target/dist"));
             shares.push((&units, "/root/cframe/doc/systemd"));
         }
         Machine::boot(lab, host, name, &etc_hosts.join("\n"), &shares).unwrap()
