@@ -67,7 +67,7 @@ fn a_public_file_is_readable_by_all() {
 }
 
 #[test]
-fn a_secret_that_others_may_use_is_refused_with_its_mend() {
+fn a_secret_that_others_may_use_is_refused_with_its_fix() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("key");
     write_secret(&path, b"one").unwrap();
