@@ -226,7 +226,7 @@ mod tests {
         assert!(retained.is_empty());
     }
 
-    fn unsaved(dir: &std::path::Path) -> DesiredState {
+    fn unsaved(dir: &Path) -> DesiredState {
         let enrolment = Enrolment {
             trust: TrustBundle::default(),
             controllers: Vec::new(),
