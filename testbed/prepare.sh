@@ -67,11 +67,6 @@ build_demo() {
         -p cframe-controller -p cframe-edge -p cfctl -p cframe-testbed
 }
 
-# With every feature, as the tests run them.
-build_programs() {
-    cargo build --locked --bins -p cframe-controller -p cframe-edge -p cfctl -p cframe-testbed
-}
-
 # The programs and the testbed each by themselves: features that the testbed wants of a library are not theirs.
 build_dist() {
     if [ ! -x "$(target_dir)/dist/testbed" ]; then

@@ -2,6 +2,7 @@
 
 use std::{env, fmt, process::ExitCode};
 
+use anyhow::Context as _;
 use cframe_console::{
     args,
     exit::Exit,
@@ -9,7 +10,6 @@ use cframe_console::{
     output,
 };
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, File, Flags, RunFlags};
 
@@ -166,8 +166,11 @@ fn start_log(format: LogFormat, verbose: u8) -> anyhow::Result<()> {
         _ => "debug,cframe_controller=trace,cframe_protocol=trace",
     };
     let directives = env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
-    let filter = directives.and_then(|directives| EnvFilter::try_new(directives).ok());
-    log::start(filter.unwrap_or_else(|| EnvFilter::new(usual)), format, true).map(drop)
+    let directives = directives.as_deref().unwrap_or(usual);
+    let filter = log::filter(directives).with_context(|| {
+        format!("RUST_LOG is {directives:?}: use a level, such as info, or MODULE=LEVEL, separated by commas")
+    })?;
+    log::start(filter, format, true).map(drop)
 }
 
 #[cfg(test)]

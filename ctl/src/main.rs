@@ -11,7 +11,6 @@ use cframe_console::{
     log::{self, LogFormat},
     output,
 };
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli: Cli = args::parse();
@@ -37,7 +36,10 @@ fn start_log(verbose: u8) {
         1 => "cfctl=debug,cframe_protocol=debug,cframe_pki=debug",
         _ => "trace",
     };
-    if let Err(error) = log::start(EnvFilter::new(directives), LogFormat::Text, true) {
+    let started = log::filter(directives)
+        .map_err(Into::into)
+        .and_then(|filter| log::start(filter, LogFormat::Text, true));
+    if let Err(error) = started {
         eprintln!("warning: {error:#}");
     }
 }

@@ -210,7 +210,7 @@ async fn the_log_names_every_change_and_every_certificate_and_no_secret() {
     admin.change(Call::CertRevoke { serial, reason: "lost".to_owned() }).await;
     let wanted = [
         "call=\"edge-add\" admin=admin subject=prod/a".to_owned(),
-        format!("subject=prod/a made={}", made.id),
+        format!("subject=prod/a created={}", made.id),
         format!("serial=\"{serial}\""),
         format!("call=\"cert-revoke\" admin=admin subject={serial}"),
     ];

@@ -135,7 +135,7 @@ async fn a_root_is_rotated_step_by_step_and_back() {
     assert_eq!(c.credentials().identity().unwrap().issuer, Some(second));
     // The drop is refused, and the error names who would be cut off.
     let own = controller.refusal(drop_root(old, true)).await;
-    assert!(own.message.contains("you are calling with"), "{own}");
+    assert!(own.message.contains("you are using"), "{own}");
     renew_admin(&mut controller).await;
     let error = controller.refusal(drop_root(old, false)).await;
     assert_eq!(error.code, ErrorCode::Conflict);
@@ -232,7 +232,7 @@ async fn a_revoked_issuing_ca_cuts_off_its_edges_unless_they_have_renewed() {
     let root = RootCa::load(&controller.data.ca()).unwrap();
     controller.sign_with(controller.new_issuing_ca(&root), false).await.unwrap();
     let error = controller.refusal(Call::IssuerRevoke { fingerprint: first }).await;
-    assert!(error.message.contains("you are calling with"), "{error}");
+    assert!(error.message.contains("you are using"), "{error}");
     renew_admin(&mut controller).await;
     // a renews in time, b does not.
     let renewed = edges[0].renew().await;

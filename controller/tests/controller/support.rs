@@ -5,6 +5,7 @@ pub(crate) mod calls;
 pub(crate) mod controller;
 pub(crate) mod credentials;
 pub(crate) mod edge;
+#[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 pub(crate) mod mesh;
 pub(crate) mod program;

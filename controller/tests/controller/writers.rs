@@ -3,14 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cframe_protocol::session::{Client, transport::ADMIN_STREAMS};
-use cframe_store::Store;
 use tokio::task::JoinSet;
 
 use crate::support::{
     admin::{AdminCalls, call_on},
     calls::route_add,
     controller::TestController,
-    etcd::EtcdCluster,
     wait::until,
 };
 
@@ -95,9 +93,11 @@ async fn of_64_writers_through_two_controllers_one_wins() {
     through_both(TestController::pair(&refs(&edges())).await).await;
 }
 
+#[cfg(feature = "etcd")]
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_writers_through_two_controllers_on_etcd_one_wins() {
-    let cluster = EtcdCluster::start(3).await;
-    let stores: [Arc<dyn Store>; 2] = [cluster.store_of(&[0, 1, 2]), cluster.store_of(&[1, 2, 0])];
+    let cluster = crate::support::etcd::EtcdCluster::start(3).await;
+    let stores: [Arc<dyn cframe_store::Store>; 2] =
+        [cluster.store_of(&[0, 1, 2]), cluster.store_of(&[1, 2, 0])];
     through_both(TestController::pair_on(stores, &refs(&edges())).await).await;
 }

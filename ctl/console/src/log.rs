@@ -5,7 +5,13 @@ use std::io;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, Registry, fmt, prelude::*, reload};
+use tracing_subscriber::{
+    Registry,
+    filter::{LevelFilter, ParseError, Targets},
+    fmt,
+    prelude::*,
+    reload,
+};
 
 use crate::output::color_on_stderr;
 
@@ -20,13 +26,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Reads a filter: a level, or `MODULE=LEVEL`, or several of these separated by commas. Modules that it does not
+/// cover log errors.
+///
+/// # Errors
+/// For a level or a module that cannot be one.
+pub fn filter(text: &str) -> Result<Targets, ParseError> {
+    let filter: Targets = text.parse()?;
+    Ok(match filter.default_level() {
+        Some(_) => filter,
+        None => filter.with_default(LevelFilter::ERROR),
+    })
+}
+
 /// Changes what is logged while the program runs.
-pub struct Filter(reload::Handle<EnvFilter, Registry>);
+pub struct Filter(reload::Handle<Targets, Registry>);
 
 impl Filter {
     /// # Errors
     /// When logging has ended.
-    pub fn set(&self, filter: EnvFilter) -> anyhow::Result<()> {
+    pub fn set(&self, filter: Targets) -> anyhow::Result<()> {
         self.0.reload(filter).context("logging")
     }
 }
@@ -35,7 +54,7 @@ impl Filter {
 ///
 /// # Errors
 /// When this process logs already.
-pub fn start(filter: EnvFilter, format: LogFormat, target: bool) -> anyhow::Result<Filter> {
+pub fn start(filter: Targets, format: LogFormat, target: bool) -> anyhow::Result<Filter> {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = match format {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use cframe_console::log;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use crate::config::Config;
 
@@ -20,7 +20,7 @@ impl Filter {
 }
 
 /// A level alone is for this program: dependencies then log only warnings or errors.
-fn parse(filter: &str) -> Result<EnvFilter> {
+fn parse(filter: &str) -> Result<Targets> {
     let bare = !filter.contains(['=', ',']);
     let whole = match bare && !["debug", "trace"].contains(&filter) {
         true => format!(
@@ -28,7 +28,7 @@ fn parse(filter: &str) -> Result<EnvFilter> {
         ),
         false => filter.to_owned(),
     };
-    EnvFilter::try_new(&whole).with_context(|| {
+    log::filter(&whole).with_context(|| {
         format!(
             "log is {filter:?}: use a level, such as info, or a filter, such as cframe_edge=debug"
         )

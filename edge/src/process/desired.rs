@@ -228,7 +228,7 @@ mod tests {
 
     fn unsaved(dir: &Path) -> DesiredState {
         let enrolment = Enrolment {
-            trust: TrustBundle::default(),
+            trust: cframe_pki::bundle::TrustBundle::default(),
             controllers: Vec::new(),
             listen_port: 0,
             settings: cframe_protocol::v1::Settings::default(),
