@@ -24,12 +24,11 @@ pub use init::{InitFlags, Initial, TakenError, initialise, initialise_in};
 pub use join::{Joined, Joining, Signer, join};
 pub use opening::open_store;
 
-/// Arguments.
 #[derive(Debug, Parser)]
 #[command(
     name = "cframe-controller",
     version,
-    about = "Holds a cframe mesh's state, lets edges in, and tells them what to do",
+    about = "Controller of a cframe mesh: stores its state, enrols edges, and sends them their configuration",
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -51,9 +50,9 @@ enum Command {
     /// Roots and issuing CAs: make, sign, and use another while the controller runs
     #[command(subcommand)]
     Ca(ca::CaCommand),
-    /// Write a backup, of a running controller too
+    /// Write a backup, also of a running controller
     Backup(archive::BackupFlags),
-    /// Make a mesh of a backup, in a store without one
+    /// Make a mesh from a backup, in a store without one
     Restore(archive::RestoreFlags),
     /// Print the version
     Version,
@@ -72,17 +71,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// There is no such thing.
     fn not_found(error: anyhow::Error) -> Self {
         Self { code: 3, error }
     }
 
-    /// Nobody answers.
     fn unreachable(error: anyhow::Error) -> Self {
         Self { code: 6, error }
     }
 
-    /// It is there already, or in use.
+    /// It exists already, or is in use.
     fn conflict(error: anyhow::Error) -> Self {
         Self { code: 4, error }
     }
@@ -96,12 +93,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The whole chain on one line, whatever the causes have in them.
+        // The whole chain on one line.
         f.write_str(&format!("{:#}", self.error).replace('\n', " "))
     }
 }
 
-/// The whole program: parse, log, run, say what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.execute() {
@@ -157,12 +153,12 @@ impl Cli {
 }
 
 fn log(format: LogFormat, verbose: u8) {
-    let usual = match verbose {
+    let default = match verbose {
         0 => "info",
         1 => "info,cframe_controller=debug,cframe_protocol=debug",
         _ => "debug,cframe_controller=trace,cframe_protocol=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Json => log.json().init(),

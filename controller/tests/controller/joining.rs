@@ -169,6 +169,6 @@ async fn a_certificate_that_is_not_of_this_mesh_s_root_for_this_key_is_refused()
 async fn a_name_that_is_taken_is_refused() {
     let site = Site::new().await;
     let error = site.join("a", site.by_root()).await.unwrap_err();
-    assert!(error.contains("controller a is there already"), "{error}");
+    assert!(error.contains("controller a exists already"), "{error}");
     assert_eq!(site.join("b", site.by_root()).await.unwrap(), member());
 }
