@@ -9,9 +9,12 @@
 //! writes work again once there is room.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -51,6 +54,8 @@ pub struct Redb {
     jobs: mpsc::Sender<Job>,
     history: Arc<History>,
     dropped: Dropped,
+    /// The number of the next advertisement.
+    next_number: Arc<AtomicU64>,
 }
 
 impl Redb {
@@ -87,7 +92,7 @@ impl Redb {
             .name("store".to_owned())
             .spawn(move || worker.run(queue))
             .map_err(|error| ReadError::Unavailable(format!("no thread for {shown}: {error}")))?;
-        Ok(Self { jobs, history, dropped })
+        Ok(Self { jobs, history, dropped, next_number: Arc::default() })
     }
 }
 
@@ -121,7 +126,7 @@ impl Store for Redb {
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let job = Job::Commit(Pending { txn, advertise: false, reply });
+            let job = Job::Commit(Pending { txn, advertisement: None, reply });
             self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
             answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?
         })
@@ -135,18 +140,20 @@ impl Store for Redb {
         _ttl: Duration,
     ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>> {
         Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let ops = vec![Op::Put { key: key.clone(), value }];
-            let txn = Txn { compares: Vec::new(), ops };
-            let job = Job::Commit(Pending { txn, advertise: true, reply });
-            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))??;
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+            // Before the commit is sent, so that a caller who does not wait for the answer leaves no key behind. It is
+            // dropped after `answer`, which the thread relies on.
             let advertisement = RedbAdvertisement::new(
-                key,
+                (key.clone(), number),
                 Arc::clone(&self.dropped),
                 self.jobs.downgrade(),
                 self.history.subscribe(),
             );
+            let (reply, answer) = oneshot::channel();
+            let txn = Txn { compares: Vec::new(), ops: vec![Op::Put { key, value }] };
+            let job = Job::Commit(Pending { txn, advertisement: Some(number), reply });
+            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
+            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))??;
             Ok(Box::new(advertisement) as Box<dyn Advertisement>)
         })
     }
@@ -197,15 +204,15 @@ struct Worker {
     /// `None` after an I/O error, until it is opened again.
     database: Option<Database>,
     history: Arc<History>,
-    /// Advertised keys, and how many times each.
-    advertised: BTreeMap<String, usize>,
+    /// Advertised keys, each with the numbers of its advertisements.
+    advertised: BTreeMap<String, BTreeSet<u64>>,
     dropped: Dropped,
 }
 
 struct Pending {
     txn: Txn,
-    /// Whether its keys are advertised.
-    advertise: bool,
+    /// The number of the advertisement, if it is one.
+    advertisement: Option<u64>,
     reply: oneshot::Sender<Result<Revision, CommitError>>,
 }
 
@@ -253,10 +260,10 @@ impl Worker {
         let dropped =
             std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
         let mut ops = Vec::new();
-        for key in dropped {
-            let Some(times) = self.advertised.get_mut(&key) else { continue };
-            *times -= 1;
-            if *times == 0 {
+        for (key, number) in dropped {
+            let Some(numbers) = self.advertised.get_mut(&key) else { continue };
+            numbers.remove(&number);
+            if numbers.is_empty() {
                 self.advertised.remove(&key);
                 ops.push(Op::Delete { key });
             }
@@ -265,18 +272,18 @@ impl Worker {
             let (reply, _) = oneshot::channel();
             self.commit(vec![Pending {
                 txn: Txn { compares: Vec::new(), ops },
-                advertise: false,
+                advertisement: None,
                 reply,
             }]);
         }
     }
 
     fn delete_advertised(&mut self) {
-        let advertised = std::mem::take(&mut self.advertised).into_keys();
-        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        *dropped = advertised.collect();
-        self.advertised = dropped.iter().map(|key| (key.clone(), 1)).collect();
-        drop(dropped);
+        let all = self.advertised.iter();
+        let all =
+            all.flat_map(|(key, numbers)| numbers.iter().map(|number| (key.clone(), *number)));
+        let all: Vec<_> = all.collect();
+        *self.dropped.lock().unwrap_or_else(PoisonError::into_inner) = all;
         self.delete_dropped();
     }
 
@@ -308,7 +315,9 @@ impl Worker {
         self.close_on_error(result).map_err(|failure| failure.into_read(&self.shown))
     }
 
-    fn commit(&mut self, group: Vec<Pending>) {
+    fn commit(&mut self, mut group: Vec<Pending>) {
+        // The caller is gone, and its advertisement is dropped already, or will be.
+        group.retain(|pending| pending.advertisement.is_none() || !pending.reply.is_closed());
         let history = Arc::clone(&self.history);
         let result =
             self.database().and_then(|database| commit(database, history.revision(), &group));
@@ -318,9 +327,10 @@ impl Worker {
                 let mut answers = Vec::new();
                 for (pending, outcome) in group.into_iter().zip(outcomes) {
                     if let Ok(revision) = outcome {
-                        if pending.advertise {
+                        if let Some(number) = pending.advertisement {
                             for op in &pending.txn.ops {
-                                *self.advertised.entry(op.key().to_owned()).or_default() += 1;
+                                let key = op.key().to_owned();
+                                self.advertised.entry(key).or_default().insert(number);
                             }
                         }
                         batches

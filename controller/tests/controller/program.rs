@@ -354,7 +354,7 @@ async fn the_log_names_every_change_and_every_certificate_and_no_secret() {
     call(&admin, Call::CertRevoke { serial, reason: "lost".to_owned() }).await;
     let wanted = [
         "call=\"edge-add\" admin=admin subject=prod/a".to_owned(),
-        format!("subject=prod/a made={}", made.id),
+        format!("subject=prod/a created={}", made.id),
         format!("serial=\"{serial}\""),
         format!("call=\"cert-revoke\" admin=admin subject={serial}"),
     ];
@@ -496,7 +496,7 @@ fn a_second_controller_on_one_directory_is_refused() {
     let _running = site.run();
     let output = site.command(&["run", "--metrics-listen", "off"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("another process holds it"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("another process has it open"), "{}", stderr(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,7 +229,7 @@ async fn a_root_is_rotated_step_by_step_and_back() {
     assert_eq!(c.credentials().identity().unwrap().issuer, Some(second));
     // Who would be cut off is named, and it is not done.
     let own = world.refusal(drop_root(old, true)).await;
-    assert!(own.message.contains("you are calling with"), "{own}");
+    assert!(own.message.contains("you are using"), "{own}");
     world.renew_admin().await;
     let error = world.refusal(drop_root(old, false)).await;
     assert_eq!(error.code, ErrorCode::Conflict);
@@ -293,7 +293,7 @@ async fn a_revoked_issuing_ca_takes_its_edges_along_unless_they_have_renewed() {
     let root = RootCa::load(&world.data.ca()).unwrap();
     world.sign_with(world.issuing_ca(&root), false).await.unwrap();
     let error = world.refusal(Call::IssuerRevoke { fingerprint: first }).await;
-    assert!(error.message.contains("you are calling with"), "{error}");
+    assert!(error.message.contains("you are using"), "{error}");
     world.renew_admin().await;
     // a renews in time, b does not.
     let renewed = renew(&mut edges[0]).await;

@@ -7,11 +7,11 @@ use tokio::sync::{mpsc, watch};
 use super::{Job, history::Newest};
 use crate::{Advertisement, Boxed};
 
-/// Keys of dropped advertisements, which the thread deletes.
-pub(super) type Dropped = Arc<Mutex<Vec<String>>>;
+/// Dropped advertisements by key and number, for the thread.
+pub(super) type Dropped = Arc<Mutex<Vec<(String, u64)>>>;
 
 pub(super) struct RedbAdvertisement {
-    key: String,
+    id: (String, u64),
     dropped: Dropped,
     /// Weak, so that it does not keep the file open.
     jobs: mpsc::WeakSender<Job>,
@@ -20,12 +20,12 @@ pub(super) struct RedbAdvertisement {
 
 impl RedbAdvertisement {
     pub(super) fn new(
-        key: String,
+        id: (String, u64),
         dropped: Dropped,
         jobs: mpsc::WeakSender<Job>,
         newest: watch::Receiver<Newest>,
     ) -> Self {
-        Self { key, dropped, jobs, newest }
+        Self { id, dropped, jobs, newest }
     }
 }
 
@@ -43,7 +43,7 @@ impl Drop for RedbAdvertisement {
         self.dropped
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(std::mem::take(&mut self.key));
+            .push(std::mem::take(&mut self.id));
         if let Some(jobs) = self.jobs.upgrade() {
             // If the queue is full, the thread deletes the key after its current job.
             let _ = jobs.try_send(Job::Drop);

@@ -153,7 +153,7 @@ pub(super) fn commit(
     {
         let mut table = write.open_table(ENTRIES).map_err(Failure::new)?;
         let mut advertised = write.open_table(ADVERTISED).map_err(Failure::new)?;
-        for Pending { txn, advertise, .. } in group {
+        for Pending { txn, advertisement, .. } in group {
             if let Some(key) = first_conflict(&table, txn)? {
                 outcomes.push(Err(CommitError::Conflict(key)));
                 continue;
@@ -165,7 +165,7 @@ pub(super) fn commit(
                         let mut stored = revision.to_be_bytes().to_vec();
                         stored.extend_from_slice(value);
                         table.insert(key.as_str(), stored.as_slice()).map_err(Failure::from)?;
-                        if *advertise {
+                        if advertisement.is_some() {
                             advertised.insert(key.as_str(), ()).map_err(Failure::from)?;
                         }
                     }

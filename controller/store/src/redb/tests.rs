@@ -58,6 +58,19 @@ async fn what_a_dead_process_advertised_is_deleted_when_the_file_is_opened_again
 }
 
 #[tokio::test]
+async fn a_caller_that_does_not_wait_for_its_advertisement_leaves_no_key() {
+    let directory = TempDir::new().unwrap();
+    let store = Redb::open(&directory.path().join("store.redb")).unwrap();
+    for round in 0..50 {
+        let ttl = Duration::from_secs(5);
+        let advertising = store.advertise("alive/one".to_owned(), b"x".to_vec(), ttl);
+        let _ = tokio::time::timeout(Duration::from_micros(round * 100), advertising).await;
+        store.commit(put("a", "1")).await.unwrap();
+        assert_eq!(store.list("alive/").await.unwrap().entries, []);
+    }
+}
+
+#[tokio::test]
 async fn what_was_written_is_there_after_opening_again() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("store.redb");

@@ -319,7 +319,7 @@ async fn an_init_that_was_cut_off_is_done_again_or_found_done() {
     std::fs::write(&marker, "").unwrap();
     std::fs::remove_file(host.file("admin.toml")).unwrap();
     failed(&host.command(&["run", "--metrics-listen", "off"]), 3, "init");
-    failed(&host.init(), 1, "did make the mesh");
+    failed(&host.init(), 1, "made the mesh");
     let _running = host.run();
     host.ready().await;
     ok(&host.command(&["admin", "--admin-context", &host.shown("admin.toml")]));
