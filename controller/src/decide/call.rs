@@ -1,4 +1,4 @@
-//! What is to be known of a call before it is decided.
+//! What the controller must know of a call before it is decided, in one table.
 
 use cframe_pki::{Serial, identity::Label};
 use cframe_protocol::v1::Call;

@@ -72,7 +72,7 @@ pub struct Encoded {
     pub differences: u64,
 }
 
-/// What is to be encoded.
+/// What has to be encoded.
 enum Work {
     Difference(Version, Vec<Change>),
     Snapshot(Box<Desired>),

@@ -54,9 +54,9 @@ pub struct Effects {
     /// Namespaces with a new version.
     pub updated: BTreeSet<Label>,
     /// Removed namespaces.
-    pub gone: BTreeSet<Label>,
+    pub removed: BTreeSet<Label>,
     /// Removed edges: namespace and name.
-    pub gone_edges: BTreeSet<(Label, Label)>,
+    pub removed_edges: BTreeSet<(Label, Label)>,
     /// Whether the trust bundle or the deny-list changed, or a controller was removed.
     pub trust: bool,
 }
@@ -124,16 +124,16 @@ impl State {
         let mut effects = Effects { trust: true, ..Effects::default() };
         for (name, old) in &mut self.namespaces {
             let Some(version) = new.version(name) else {
-                effects.gone.insert(name.clone());
+                effects.removed.insert(name.clone());
                 effects
-                    .gone_edges
+                    .removed_edges
                     .extend(old.edges.keys().map(|edge| (name.clone(), edge.clone())));
                 continue;
             };
             let Some(desired) = new.desired(name) else { continue };
             let Some(namespace) = new.namespaces.get_mut(name) else { continue };
             for edge in old.edges.keys().filter(|edge| !namespace.edges.contains_key(*edge)) {
-                effects.gone_edges.insert((name.clone(), edge.clone()));
+                effects.removed_edges.insert((name.clone(), edge.clone()));
             }
             // At the same version nothing changes for edges.
             if old.log.newest() != version {

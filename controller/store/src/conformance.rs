@@ -3,8 +3,6 @@
 //! [`all`] runs those of one handle, [`shared`] those of two handles to one store. Each test gets a store that is empty under
 //! [`PREFIX`].
 
-#![expect(clippy::missing_panics_doc, reason = "a conformance check is an assertion")]
-
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};

@@ -166,15 +166,15 @@ impl State {
             Key::Namespace(name) => {
                 if let Some(namespace) = self.namespaces.remove(name) {
                     let edges = namespace.edges.into_keys();
-                    touched.gone_edges.extend(edges.map(|edge| (name.clone(), edge)));
-                    touched.gone.insert(name.clone());
+                    touched.removed_edges.extend(edges.map(|edge| (name.clone(), edge)));
+                    touched.removed.insert(name.clone());
                 }
             }
             Key::Edge(space, name) => {
                 if let Some(namespace) = self.namespaces.get_mut(space)
                     && namespace.remove_edge(name, touched.of(space))
                 {
-                    touched.gone_edges.insert((space.clone(), name.clone()));
+                    touched.removed_edges.insert((space.clone(), name.clone()));
                 }
             }
             Key::Route(space, name) => {
@@ -226,8 +226,8 @@ impl State {
         };
         let mut effects = Effects {
             updated: BTreeSet::new(),
-            gone: touched.gone,
-            gone_edges: touched.gone_edges,
+            removed: touched.removed,
+            removed_edges: touched.removed_edges,
             trust: touched.trust,
         };
         for name in names {
@@ -257,8 +257,8 @@ pub(super) struct Touched {
     /// The mesh's revision changed, so every namespace's version did.
     every: bool,
     new: BTreeSet<Label>,
-    gone: BTreeSet<Label>,
-    gone_edges: BTreeSet<(Label, Label)>,
+    removed: BTreeSet<Label>,
+    removed_edges: BTreeSet<(Label, Label)>,
     trust: bool,
 }
 

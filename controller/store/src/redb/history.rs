@@ -40,11 +40,11 @@ impl History {
 
     pub(super) fn extend(&self, batches: Vec<Arc<Batch>>) {
         let Some(revision) = batches.last().map(|batch| batch.revision) else { return };
-        let mut kept = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(batches);
-        let over = kept.len().saturating_sub(MAX_REVISIONS);
-        kept.drain(..over);
-        drop(kept);
+        let mut stored = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.extend(batches);
+        let over = stored.len().saturating_sub(MAX_REVISIONS);
+        stored.drain(..over);
+        drop(stored);
         self.newest.send_modify(|newest| newest.revision = revision);
     }
 
@@ -71,10 +71,10 @@ impl History {
         if at == newest {
             return Ok(None);
         }
-        let kept = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = kept.front().and_then(|first| (at + 1).checked_sub(first.revision));
+        let stored = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = stored.front().and_then(|first| (at + 1).checked_sub(first.revision));
         index
-            .and_then(|index| kept.get(usize::try_from(index).ok()?))
+            .and_then(|index| stored.get(usize::try_from(index).ok()?))
             .map(|batch| Some(Arc::clone(batch)))
             .ok_or(WatchError::Compacted(at))
     }
