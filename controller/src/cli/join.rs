@@ -304,15 +304,8 @@ fn decide(
     if !state.certs.contains_key(&identity.serial) {
         let key = Key::Cert(identity.serial);
         draft.compare(key.clone(), 0);
-        let record = CertRecord {
-            id: identity.id,
-            spki: identity.spki,
-            not_before: identity.not_before,
-            not_after: identity.not_after,
-            renews: None,
-            issuer: Some(ca.spki_sha256()),
-            bundle: Some(state.mesh.record.revision),
-        };
+        let bundle = Some(state.mesh.record.revision);
+        let record = CertRecord { bundle, ..CertRecord::from(&identity) };
         draft.txn.ops.push(Op::Put { key: key.to_string(), value: record::encode(&record) });
     }
     let old = state.controllers.get(&joining.name).map(|old| &old.record);

@@ -42,7 +42,7 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
 /// list's revision; and a dead watch has ended before this.
 const COMPARE_GRACE: Duration = Duration::from_secs(8);
 
-/// See the [module](self).
+/// This controller's copy of the mesh.
 pub struct Replica {
     pub(super) store: Arc<dyn Store>,
     pub(super) state: RwLock<State>,

@@ -26,7 +26,7 @@ use std::{
 use cframe_pki::{
     CertificateDer, Fingerprint, Serial,
     bundle::{DenyEntry, TrustBundle},
-    identity::{Label, MeshName, SpiffeId},
+    identity::{Label, MeshName, PeerIdentity, SpiffeId},
 };
 use cframe_protocol::v1::{Endpoint, Settings};
 use cframe_store::Revision;
@@ -206,6 +206,20 @@ pub struct CertRecord {
     /// The mesh's revision of the trust bundle that the edge got when it joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<u64>,
+}
+
+impl From<&PeerIdentity> for CertRecord {
+    fn from(peer: &PeerIdentity) -> Self {
+        Self {
+            id: peer.id.clone(),
+            spki: peer.spki,
+            not_before: peer.not_before,
+            not_after: peer.not_after,
+            renews: None,
+            issuer: peer.issuer,
+            bundle: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -94,6 +94,17 @@ impl Redb {
             .map_err(|error| ReadError::Unavailable(format!("no thread for {shown}: {error}")))?;
         Ok(Self { jobs, history, dropped, next_number: Arc::default() })
     }
+
+    /// Sends a job to the thread, and waits for its answer.
+    async fn run_job<T, E>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Job,
+        closed: impl Fn() -> E,
+    ) -> Result<T, E> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
 }
 
 impl Store for Redb {
@@ -106,30 +117,20 @@ impl Store for Redb {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let job = Job::List { prefix: prefix.to_owned(), reply };
-            self.jobs.send(job).await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?
-        })
+        let prefix = prefix.to_owned();
+        let list = |reply| Job::List { prefix, reply };
+        Box::pin(self.run_job(list, || ReadError::Unavailable(CLOSED.to_owned())))
     }
 
     fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let job = Job::Page { page: page.clone(), reply };
-            self.jobs.send(job).await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?
-        })
+        let page = page.clone();
+        let read = |reply| Job::Page { page, reply };
+        Box::pin(self.run_job(read, || ReadError::Unavailable(CLOSED.to_owned())))
     }
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let job = Job::Commit(Pending { txn, advertisement: None, reply });
-            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?
-        })
+        let commit = |reply| Job::Commit(Pending { txn, advertisement: None, reply });
+        Box::pin(self.run_job(commit, || CommitError::Unavailable(CLOSED.to_owned())))
     }
 
     /// The time to live is not needed: when the process dies, the next one deletes its keys.
@@ -142,18 +143,16 @@ impl Store for Redb {
         Box::pin(async move {
             let number = self.next_number.fetch_add(1, Ordering::Relaxed);
             // Before the commit is sent, so that a caller who does not wait for the answer leaves no key behind. It is
-            // dropped after `answer`, which the thread relies on.
+            // dropped after the answer's channel, which the thread relies on.
             let advertisement = RedbAdvertisement::new(
                 (key.clone(), number),
                 Arc::clone(&self.dropped),
                 self.jobs.downgrade(),
                 self.history.subscribe(),
             );
-            let (reply, answer) = oneshot::channel();
             let txn = Txn { compares: Vec::new(), ops: vec![Op::Put { key, value }] };
-            let job = Job::Commit(Pending { txn, advertisement: Some(number), reply });
-            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))??;
+            let commit = |reply| Job::Commit(Pending { txn, advertisement: Some(number), reply });
+            self.run_job(commit, || CommitError::Unavailable(CLOSED.to_owned())).await?;
             Ok(Box::new(advertisement) as Box<dyn Advertisement>)
         })
     }
