@@ -1,15 +1,14 @@
-//! The logical dump of a store, and the store of a dump.
+//! Dumps of a store, and stores from a dump.
 //!
-//! A dump is text, one JSON value per line: a header, the entries as they are in the store, and an end that
-//! counts them and has their SHA-256, so that half a file is no backup. With a passphrase the CA's keys
-//! and the controller's go before the end, sealed; without one they are not in it.
+//! A dump is text, one JSON value per line: a header, the entries as they are in the store, and an end with their number and
+//! their SHA-256, so that a truncated file is noticed. With a passphrase, the keys of the CA and of the controller come
+//! before the end, encrypted; without one they are not in the dump.
 //!
-//! A restore makes a new store: a later epoch, so that edges take its state although its revisions are
-//! older; no join tokens, for those of the dump may have been used since. What was denied stays denied.
-//! Which controllers run is in no dump.
-//! What was denied after the dump was made is not in it: revoke it again.
+//! A restore makes a new store with a later epoch, so that edges take its state although its revisions are older. It has no
+//! join tokens, because those in the dump may have been used since, and no keys of running controllers. Denied certificates
+//! stay denied; those that were denied after the dump was made must be revoked again.
 //!
-//! The audit log is part of a dump, up to its newest [`RECORDS`], and a restore adds its own record.
+//! The audit log's newest [`MAX_AUDIT_RECORDS`] are in the dump, and a restore adds its own record.
 
 use cframe_pki::{Fingerprint, seal};
 use cframe_store::{CommitError, Compare, Entry, Op, Page, ReadError, Revision, Store, Txn, View};
@@ -24,13 +23,12 @@ use crate::{
     },
 };
 
-/// 2 has the audit log; 1 has none, and is read too.
+/// 2 has the audit log. 1 does not, and can still be read.
 const FORMAT: u32 = 2;
 
-/// Records of the audit log in a dump at most.
-pub const RECORDS: usize = 10_000;
-/// Of these, read at once.
-const PAGE: usize = 500;
+pub const MAX_AUDIT_RECORDS: usize = 10_000;
+/// Records of the audit log in memory at a time.
+const PAGE_SIZE: usize = 500;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,68 +39,50 @@ enum Line {
     End { entries: usize, sha256: Fingerprint },
 }
 
-/// What a dump says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The layout.
     pub format: u32,
-    /// The mesh.
     pub mesh: String,
-    /// The store's epoch.
     pub epoch: u64,
-    /// The store's revision.
+    /// Of the store.
     pub revision: u64,
-    /// When the dump was made, in Unix seconds.
+    /// Unix seconds.
     pub made: u64,
 }
 
-/// A dump that was read.
+/// A parsed dump.
 #[derive(Debug)]
 pub struct Dump {
-    /// What it says of itself.
     pub header: Header,
     /// Key and value.
     pub entries: Vec<(String, Vec<u8>)>,
-    /// File name and sealed content.
+    /// File name and encrypted content.
     pub sealed: Vec<(String, String)>,
 }
 
-/// Why there is no dump, or no store of one.
 #[derive(Debug, Error)]
 pub enum BackupError {
-    /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// What is in the store, or would be, cannot be used.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The new store did not take it.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// An entry is not JSON.
     #[error("the value of {0} is not JSON: {1}")]
     Value(String, serde_json::Error),
-    /// A line of the dump is not one.
     #[error("line {0} of the backup is damaged: {1}")]
     Line(usize, String),
-    /// The dump ends early or was changed.
     #[error("the backup is incomplete or was changed: {0}")]
     Torn(&'static str),
-    /// A later program made it.
-    #[error("the backup has format {0}, and this program knows {FORMAT}")]
+    #[error("the backup has format {0}, and this program knows up to {FORMAT}; use a newer one")]
     Format(u32),
-    /// The keys cannot be sealed or opened.
     #[error(transparent)]
     Seal(#[from] seal::SealError),
-    /// The store has a mesh.
-    #[error("the store has a mesh already; restore into another one")]
+    #[error("the store has a mesh already; restore into another store")]
     NotEmpty,
 }
 
-/// Everything in a store, as of one revision. No keys are in it; [`add_keys`] adds them.
-///
-/// # Errors
-/// If the store cannot be read or holds what is not JSON.
+/// Dumps a store as of one revision. [`add_keys`] adds the keys.
 pub async fn dump(store: &dyn Store, now: u64) -> Result<Vec<u8>, BackupError> {
     let mut view = store.list(ROOT).await?;
     view.entries.retain(|entry| !entry.key.starts_with(record::ALIVE));
@@ -131,23 +111,20 @@ pub async fn dump(store: &dyn Store, now: u64) -> Result<Vec<u8>, BackupError> {
 async fn records(store: &dyn Store, revision: Revision) -> Result<Vec<Entry>, ReadError> {
     let mut records: Vec<Entry> = Vec::new();
     let mut end = audit::END.to_owned();
-    while records.len() < RECORDS {
+    while records.len() < MAX_AUDIT_RECORDS {
         let start = audit::ROOT.to_owned();
-        let page = Page { start, end, limit: PAGE, from_end: true, values: true };
+        let page = Page { start, end, limit: PAGE_SIZE, from_end: true, values: true };
         let entries = store.page(&page).await?.entries;
         let Some(oldest) = entries.last().map(|entry| entry.key.clone()) else { break };
         records.extend(entries.into_iter().filter(|entry| entry.modified <= revision));
         end = oldest;
     }
-    records.truncate(RECORDS);
+    records.truncate(MAX_AUDIT_RECORDS);
     records.reverse();
     Ok(records)
 }
 
-/// Adds files, sealed with a passphrase, to a dump.
-///
-/// # Errors
-/// If the passphrase is empty, or the dump is not whole.
+/// Adds files to a dump, encrypted with a passphrase.
 pub fn add_keys(
     dump: &[u8],
     passphrase: &str,
@@ -164,10 +141,7 @@ pub fn add_keys(
     Ok(out)
 }
 
-/// Reads a dump, whole or not at all.
-///
-/// # Errors
-/// If anything in it is missing, damaged or of a later format.
+/// Parses a dump. Anything missing or damaged is an error.
 pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
     let mut header = None;
     let (mut entries, mut sealed) = (Vec::new(), Vec::new());
@@ -175,7 +149,7 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
     let mut read = 0;
     for (number, text) in dump.split_inclusive(|byte| *byte == b'\n').enumerate() {
         if ended.is_some() {
-            return Err(BackupError::Torn("something follows its end"));
+            return Err(BackupError::Torn("something follows the end"));
         }
         let damaged = |error: serde_json::Error| BackupError::Line(number + 1, error.to_string());
         match serde_json::from_slice(text).map_err(damaged)? {
@@ -193,7 +167,7 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
             Line::Sealed { file, sealed: text } => sealed.push((file, text)),
             Line::End { entries, sha256 } => {
                 if sha256 != Fingerprint::of_spki(&dump[..read]) {
-                    return Err(BackupError::Torn("its checksum is another"));
+                    return Err(BackupError::Torn("the checksum is wrong"));
                 }
                 ended = Some(entries);
             }
@@ -208,15 +182,14 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
     }
 }
 
-/// Makes the mesh of a dump in a store that has none. `now_ms` is the time in Unix milliseconds, `record` what the
-/// audit log has of it. Answers with the new epoch.
+/// Makes a dump's mesh in a store that has none. `now_ms` is in Unix milliseconds, `record` is the restore's record of the
+/// audit log. Returns the new epoch.
 ///
-/// A store that takes only so much at once gets it in several transactions, the mesh's own record last: until
-/// then it has no mesh, and the next attempt clears away what one that was cut off left there.
+/// Several transactions may be necessary. The mesh's own record comes last: until then the store has no mesh, and the next
+/// attempt deletes what an interrupted one left.
 ///
 /// # Errors
-/// If the store has a mesh or does not take it, or the dump does not make a mesh, or somebody else restores at
-/// the same time.
+/// If the store has a mesh or does not take the dump, the dump has no valid mesh, or another restore runs at the same time.
 pub async fn restore(
     store: &dyn Store,
     dump: &Dump,
@@ -256,44 +229,47 @@ pub async fn restore(
     let mut claim = Claim::take(store, epoch).await?;
     let leftover = found.into_iter().map(|entry| Op::Delete { key: entry.key }).collect();
     let (last, others): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| op.key() == mesh);
-    let most = store.max_ops().min(AT_ONCE) - 1;
-    for part in parts(leftover, most).into_iter().chain(parts(others, most)) {
-        claim.commit(store, part).await?;
+    let max = store.max_ops().min(MAX_BATCH) - 1;
+    for batch in batches(leftover, max).into_iter().chain(batches(others, max)) {
+        claim.commit(store, batch).await?;
     }
     claim.end(store, last, Compare { key: mesh, modified: 0 }).await?;
     Ok(epoch)
 }
 
-/// The most effects of one transaction of a restore.
-const AT_ONCE: usize = 1_000;
+/// Effects of one transaction of a restore.
+const MAX_BATCH: usize = 1_000;
 /// Bytes of one transaction of a restore, unless a single value is larger: etcd takes 1.5 MiB.
-const BYTES_AT_ONCE: usize = 512 << 10;
+const MAX_BATCH_BYTES: usize = 512 << 10;
 
-/// What is done at once: so many effects at most, and no more bytes than are taken.
-fn parts(ops: Vec<Op>, most: usize) -> Vec<Vec<Op>> {
-    let mut parts: Vec<Vec<Op>> = Vec::new();
+/// Splits effects into batches of at most `max` effects and [`MAX_BATCH_BYTES`].
+fn batches(ops: Vec<Op>, max: usize) -> Vec<Vec<Op>> {
+    let mut batches: Vec<Vec<Op>> = Vec::new();
     let mut bytes = 0;
     for op in ops {
         let size = match &op {
             Op::Put { key, value } => key.len() + value.len(),
             Op::Delete { key } => key.len(),
         };
-        match parts.last_mut().filter(|part| part.len() < most && bytes + size <= BYTES_AT_ONCE) {
-            Some(part) => {
+        match batches
+            .last_mut()
+            .filter(|batch| batch.len() < max && bytes + size <= MAX_BATCH_BYTES)
+        {
+            Some(batch) => {
                 bytes += size;
-                part.push(op);
+                batch.push(op);
             }
             None => {
                 bytes = size;
-                parts.push(vec![op]);
+                batches.push(vec![op]);
             }
         }
     }
-    parts
+    batches
 }
 
-/// The key that whoever restores has, and writes again in every transaction: of two at once, the later one goes
-/// on and the other ends.
+/// A key that a restore owns, and writes again in every transaction. If two run at the same time, the one that started
+/// later continues, and the other fails.
 struct Claim {
     value: Vec<u8>,
     held: Compare,
@@ -328,7 +304,7 @@ impl Claim {
     }
 }
 
-/// Whether a state could be loaded of these.
+/// Whether a state can be loaded from these.
 fn check(ops: &[Op]) -> Result<(), LoadError> {
     let entries = ops.iter().filter_map(|op| match op {
         Op::Put { key, value } => {
@@ -347,7 +323,7 @@ fn line(out: &mut Vec<u8>, line: &Line) {
 }
 
 fn end(out: &mut Vec<u8>, entries: usize) {
-    // A plain SHA-256, of whatever it is.
+    // It is a plain SHA-256, despite its name.
     let sha256 = Fingerprint::of_spki(out);
     line(out, &Line::End { entries, sha256 });
 }
@@ -361,13 +337,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_ends_at_its_number_or_its_size() {
+    fn a_batch_ends_at_its_number_or_its_size() {
         let op = |size| Op::Put { key: "a".to_owned(), value: vec![0; size] };
-        let lengths = |ops, most| parts(ops, most).iter().map(Vec::len).collect::<Vec<_>>();
+        let lengths = |ops, max| batches(ops, max).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths((0..5).map(|_| op(1)).collect(), 2), [2, 2, 1]);
         // Records of the audit log are up to 16 KiB each.
         assert_eq!(lengths((0..126).map(|_| op(16 << 10)).collect(), 126), [31, 31, 31, 31, 2]);
-        assert_eq!(lengths(vec![op(1), op(BYTES_AT_ONCE), op(1)], 126), [1, 1, 1]);
-        assert!(parts(Vec::new(), 126).is_empty());
+        assert_eq!(lengths(vec![op(1), op(MAX_BATCH_BYTES), op(1)], 126), [1, 1, 1]);
+        assert!(batches(Vec::new(), 126).is_empty());
     }
 }

@@ -30,12 +30,11 @@ pub use init::{InitFlags, Initial, TakenError, initialise, initialise_in};
 pub use join::{Joined, Joining, Signer, join};
 pub use opening::open_store;
 
-/// Arguments.
 #[derive(Debug, Parser)]
 #[command(
     name = "cframe-controller",
     version,
-    about = "Holds a cframe mesh's state, lets edges in, and tells them what to do",
+    about = "Controller of a cframe mesh: stores its state, enrols edges, and sends them their configuration",
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -57,9 +56,9 @@ enum Command {
     /// Roots and issuing CAs: make, sign, and use another while the controller runs
     #[command(subcommand)]
     Ca(ca::CaCommand),
-    /// Write a backup, of a running controller too
+    /// Write a backup, also of a running controller
     Backup(archive::BackupFlags),
-    /// Make a mesh of a backup, in a store without one
+    /// Make a mesh from a backup, in a store without one
     Restore(archive::RestoreFlags),
     /// Print the version
     Version,
@@ -78,17 +77,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// There is no such thing.
     fn not_found(error: anyhow::Error) -> Self {
         Self { exit: Exit::NotFound, error }
     }
 
-    /// Nobody answers.
     fn unreachable(error: anyhow::Error) -> Self {
         Self { exit: Exit::Unreachable, error }
     }
 
-    /// It is there already, or in use.
+    /// It exists already, or is in use.
     fn conflict(error: anyhow::Error) -> Self {
         Self { exit: Exit::Conflict, error }
     }
@@ -102,12 +99,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The whole chain on one line, whatever the causes have in them.
+        // The whole chain on one line.
         f.write_str(&format!("{:#}", self.error).replace('\n', " "))
     }
 }
 
-/// The whole program: parse, log, run, say what went wrong.
 pub fn main() -> ExitCode {
     match args::parse::<Cli>().execute() {
         Ok(()) => ExitCode::SUCCESS,

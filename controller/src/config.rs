@@ -1,4 +1,4 @@
-//! Configuration: flag before environment before file before default.
+//! Configuration: flags, then environment, then file, then defaults.
 
 use std::{
     io,
@@ -24,37 +24,28 @@ mod store;
 pub(crate) use store::NO_ETCD;
 pub use store::{EtcdFile, Kind, StoreConfig, StoreFile, StoreFlags};
 
-/// Where the file is, unless told otherwise.
+/// The default path of the configuration file.
 pub const FILE: &str = "/etc/cframe/controller.toml";
-/// Where the data is, unless told otherwise.
+/// The default data directory.
 pub const DATA_DIR: &str = "/var/lib/cframe/controller";
-/// Where metrics are served, unless told otherwise.
-const METRICS: SocketAddr =
+const DEFAULT_METRICS_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-/// What can be in the file. Unknown keys are errors: a slip must not pass for a default.
+/// The configuration file. Unknown keys are errors, so that a typing error does not lead to a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// The data directory.
     pub data_dir: Option<PathBuf>,
-    /// The control port's address.
     pub control_listen: Option<SocketAddr>,
-    /// The enrolment port's address.
     pub enroll_listen: Option<SocketAddr>,
-    /// The address of `/metrics`, `/healthz`, `/readyz`; `"off"` for none.
+    /// For `/metrics`, `/healthz`, `/readyz`; `"off"` for none.
     pub metrics_listen: Option<Metrics>,
-    /// How the log is written.
     pub log_format: Option<LogFormat>,
-    /// Which store.
     #[serde(default)]
     pub store: StoreFile,
-    /// Where etcd is.
     #[serde(default)]
     pub etcd: EtcdFile,
-    /// How many records of the audit log are kept.
     pub audit_records: Option<AuditRecords>,
-    /// For how many days.
     pub audit_days: Option<NonZeroU32>,
 }
 
@@ -94,7 +85,7 @@ pub struct RunFlags {
     /// Where /metrics, /healthz and /readyz are, or "off" [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<Metrics>,
-    /// How many records of the audit log are kept, the newest [default: 10000]
+    /// How many records of the audit log are kept; the oldest are deleted first [default: 10000]
     #[arg(long, value_name = "NUMBER")]
     pub audit_records: Option<AuditRecords>,
     /// For how many days a record of the audit log is kept [default: 365]
@@ -113,7 +104,7 @@ impl TryFrom<usize> for AuditRecords {
     fn try_from(records: usize) -> Result<Self, String> {
         if records < Retention::MIN_RECORDS {
             return Err(format!(
-                "{records} records are too few: give {} or more",
+                "{records} records are too few; give {} or more",
                 Retention::MIN_RECORDS
             ));
         }
@@ -129,7 +120,7 @@ impl std::str::FromStr for AuditRecords {
     }
 }
 
-/// An address for HTTP, or none.
+/// An address for HTTP, or `None` for "off".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Metrics(pub Option<SocketAddr>);
@@ -156,30 +147,20 @@ impl TryFrom<String> for Metrics {
     }
 }
 
-/// What `run` runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The data directory.
     pub data_dir: PathBuf,
-    /// The control port's address.
     pub control_listen: SocketAddr,
-    /// The enrolment port's address.
     pub enroll_listen: SocketAddr,
-    /// HTTP's address, if it is wanted.
     pub metrics_listen: Option<SocketAddr>,
-    /// How the log is written.
     pub log_format: LogFormat,
-    /// Where the mesh is kept.
     pub store: StoreConfig,
-    /// The bounds of the audit log.
+    /// Of the audit log.
     pub audit: Retention,
 }
 
 impl File {
-    /// Reads the file that was named, or else the usual one if it is there.
-    ///
-    /// # Errors
-    /// If a named file is missing, or it cannot be read or understood.
+    /// Reads the named file. Without one, reads the default file if it exists.
     pub fn load(named: Option<&Path>) -> Result<Self> {
         let path = named.unwrap_or(Path::new(FILE));
         let text = match std::fs::read_to_string(path) {
@@ -195,7 +176,7 @@ impl File {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        // toml's message has several lines; the last of them says what is wrong.
+        // toml's message has several lines, and the last one says what is wrong.
         toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -205,15 +186,12 @@ impl File {
 }
 
 impl Config {
-    /// Puts flags (with the environment already in them), file and defaults together.
-    ///
-    /// # Errors
-    /// If what is said of the store does not fit together.
+    /// Combines flags (which include the environment), file and defaults.
     pub fn resolve(flags: &Flags, run: &RunFlags, file: File) -> Result<Self> {
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let metrics = run.metrics_listen.or(file.metrics_listen);
         let store = StoreConfig::resolve(&flags.store, file.store, file.etcd)?;
-        let usual = Retention::default();
+        let default = Retention::default();
         let records = run.audit_records.or(file.audit_records);
         let days = run
             .audit_days
@@ -233,12 +211,12 @@ impl Config {
                 .enroll_listen
                 .or(file.enroll_listen)
                 .unwrap_or_else(|| any(ENROLL_PORT)),
-            metrics_listen: metrics.map_or(Some(METRICS), |metrics| metrics.0),
+            metrics_listen: metrics.map_or(Some(DEFAULT_METRICS_LISTEN), |metrics| metrics.0),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             store,
             audit: Retention {
-                records: records.map_or(usual.records, |records| records.0),
-                age: days.unwrap_or(usual.age),
+                records: records.map_or(default.records, |records| records.0),
+                age: days.unwrap_or(default.age),
             },
         })
     }
@@ -263,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_log_is_bounded_by_flags_and_file() {
+    fn the_audit_log_is_limited_by_flags_and_file() {
         let keep = |file: &str, run: &RunFlags| {
             let file = File::parse(file).unwrap();
             Config::resolve(&Flags::default(), run, file).unwrap().audit
@@ -273,7 +251,7 @@ mod tests {
         let kept = keep("audit_records = 500\naudit_days = 30\n", &run);
         assert_eq!(kept, Retention { records: 500, age: Duration::from_secs(7 * 86_400) });
         let error = format!("{:#}", File::parse("audit_records = 7\n").unwrap_err());
-        assert!(error.contains("7 records are too few: give 100 or more"), "{error}");
+        assert!(error.contains("7 records are too few; give 100 or more"), "{error}");
     }
 
     #[test]

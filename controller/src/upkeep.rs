@@ -1,4 +1,4 @@
-//! What a controller does without being asked, each in a task of its own.
+//! What a controller does by itself. Each module has a task.
 
 pub(crate) mod certificate;
 pub(crate) mod expiry;

@@ -50,8 +50,8 @@ impl fmt::Display for Who {
     }
 }
 
-/// Something that is being done and gets one record: in the transaction of what it changes, or else when it
-/// is [settled](crate::mesh::Replica::settle).
+/// Something that is being done. It gets one record: in the transaction of what it changes, or else when its
+/// [outcome is recorded](crate::mesh::Replica::record_outcome).
 #[derive(Debug)]
 pub struct Act {
     pub who: Who,

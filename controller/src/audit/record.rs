@@ -15,7 +15,7 @@ pub struct AuditRecord {
     /// Unix milliseconds, by the clock of the controller that got the call.
     pub time: u64,
     pub controller: String,
-    /// [`Who`](crate::audit::Who) acted: `admin/alice`.
+    /// [`Who`](super::Who): `admin/alice`.
     pub who: String,
     /// The serial of the actor's certificate, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]

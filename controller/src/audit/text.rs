@@ -35,14 +35,14 @@ fn without_tokens(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut parts = text.split(TOKEN_PREFIX);
-    let mut kept = parts.next().unwrap_or_default().to_owned();
+    let mut clean = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let base64url = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '=');
-        kept.push_str(TOKEN_PREFIX);
-        kept.push('…');
-        kept.push_str(part.trim_start_matches(base64url));
+        clean.push_str(TOKEN_PREFIX);
+        clean.push('…');
+        clean.push_str(part.trim_start_matches(base64url));
     }
-    Cow::Owned(kept)
+    Cow::Owned(clean)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `admin`: the way back in, on the controller's own host.
+//! `admin`: makes an admin or a new certificate for one, on the controller's own host.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(super) struct AdminFlags {
     /// The admin's name
     #[arg(long, value_name = "NAME", default_value = "admin")]
     name: Label,
-    /// A new admin that may look and not change; one that is there stays what it is
+    /// For a new admin: read-only; an existing admin stays what it is
     #[arg(long)]
     read_only: bool,
     /// The file for the context, whose context of this mesh is replaced [default: ~/.config/cframe/config.toml]

@@ -25,7 +25,7 @@ pub(super) struct BackupFlags {
     /// The new file, or - for stdout
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Seal the CA's keys with the first line of this file, and put them in
+    /// Encrypt the CA's keys with the first line of this file, and put them in
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 }
@@ -36,7 +36,7 @@ pub(super) struct RestoreFlags {
     /// The backup
     #[arg(long = "in", value_name = "FILE")]
     input: PathBuf,
-    /// Open the CA's keys with the first line of this file
+    /// Decrypt the CA's keys with the first line of this file
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 }
@@ -46,7 +46,7 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
     if !config.store.is_shared() && !directory.has_store() {
         return Err(no_mesh(&directory));
     }
-    let mut dump = take_dump(config, &directory).await?;
+    let mut dump = make_dump(config, &directory).await?;
     match &flags.passphrase_file {
         Some(path) => {
             let passphrase = passphrase(path)?;
@@ -55,11 +55,11 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
                 .await??;
         }
         None => eprintln!(
-            "the CA's keys are not in it: keep {} apart, or give --passphrase-file",
+            "the CA's keys are not in it: save {} separately, or give --passphrase-file",
             directory.ca().display()
         ),
     }
-    let parsed = backup::parse(&dump).context("the backup that was just made")?;
+    let parsed = backup::parse(&dump).context("the new backup")?;
     if flags.out == Path::new("-") {
         std::io::stdout().write_all(&dump)?;
     } else {
@@ -70,11 +70,11 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
     Ok(())
 }
 
-/// From the controller that runs on the directory, or from its store if none does.
-async fn take_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
+/// From the controller that runs on the directory; if none does, from its store.
+async fn make_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
     let socket = directory.socket();
     let answer = local::request_backup(&socket).await;
-    if let Some(dump) = answer.with_context(|| format!("cannot ask {}", socket.display()))? {
+    if let Some(dump) = answer.with_context(|| format!("cannot use {}", socket.display()))? {
         return Ok(dump);
     }
     let controller = directory.controller()?;
@@ -123,11 +123,13 @@ pub(super) async fn restore(config: &Config, flags: RestoreFlags) -> Result<(), 
         "mesh {} is restored, epoch {epoch}; the backup is {age} minutes old",
         dump.header.mesh
     );
-    eprintln!("join tokens are void: make new ones; what was revoked since then, revoke again");
+    eprintln!(
+        "join tokens are void: make new ones; revoke again what was revoked since the backup"
+    );
     Ok(())
 }
 
-/// Beside its place first, so that a restore that is cut off leaves no mesh.
+/// The store is made under another name first, so that an interrupted restore leaves no mesh.
 async fn make_store(directory: &DataDir, dump: &backup::Dump) -> Result<u64> {
     let unfinished = directory.path().join("store.restoring");
     let path = unfinished.clone();
@@ -182,7 +184,7 @@ fn put_keys(
         return Err(anyhow!("the backup's keys are sealed; give --passphrase-file").into());
     };
     let passphrase = passphrase(path)?;
-    // All are opened before one is written.
+    // All are decrypted before one is written.
     let opened: Result<Vec<_>> = dump
         .sealed
         .iter()

@@ -1,4 +1,4 @@
-//! `ca`: the keys' side of a rotation. Roots are made and used anywhere, also offline; issuing CAs belong to the
+//! `ca`: keys and certificates for a rotation. Roots can be made and used anywhere, also offline; issuing CAs belong to the
 //! controller of the data directory.
 
 use std::path::{Path, PathBuf};
@@ -22,15 +22,14 @@ use crate::{
     serve::local,
 };
 
-/// What is done with CAs.
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
-    /// Make a root CA: root.pem and root-key.pem, in a new directory that can lie anywhere, also offline
+    /// Make a root CA: root.pem and root-key.pem, in a new directory that can be anywhere, also offline
     NewRoot {
         /// The mesh's name
         #[arg(long, value_name = "NAME")]
         mesh: MeshName,
-        /// The directory, which is made; its key opens the whole mesh
+        /// The new directory; with its key one can do everything in the mesh
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
@@ -52,14 +51,14 @@ pub(super) enum CaCommand {
         #[arg(long, value_name = "CERT")]
         out: PathBuf,
     },
-    /// Have the running controller sign with another issuing CA, made with a root's key or signed elsewhere
+    /// Make the running controller sign with another issuing CA, made with a root's key or signed elsewhere
     Renew(RenewFlags),
-    /// Have the running controller sign with an issuing CA that it has had before
+    /// Make the running controller sign with an issuing CA that it had before
     Use {
         /// Its fingerprint, as `ca list` shows it
         #[arg(value_name = "FINGERPRINT")]
         fingerprint: Fingerprint,
-        /// Although edges lack the root above it
+        /// Also if edges lack the root above it
         #[arg(long)]
         force: bool,
     },
@@ -71,13 +70,13 @@ pub(super) enum CaCommand {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct RenewFlags {
-    /// The directory with the root's certificate and key; the new key is made here
+    /// The directory with the root's certificate and key; the new key is made on this host
     #[arg(long, value_name = "DIR", required_unless_present = "certificate")]
     root: Option<PathBuf>,
-    /// What `ca sign` has made of a request of this host
+    /// What `ca sign` made from a request of this host
     #[arg(long, value_name = "CERT", conflicts_with = "root")]
     certificate: Option<PathBuf>,
-    /// Although edges lack the root above it
+    /// Also if edges lack the root above it
     #[arg(long)]
     force: bool,
 }
@@ -99,7 +98,7 @@ fn new_root(mesh: &MeshName, out: &Path) -> Result<(), Failure> {
     root.save(out)?;
     println!("{}", root.spki_sha256());
     eprintln!(
-        "root CA of mesh {mesh}: {}, with its key beside it, which opens the whole mesh",
+        "root CA of mesh {mesh}: {}; with the key beside it one can do everything in the mesh",
         out.join(RootCa::CERTIFICATE_FILE).display()
     );
     eprintln!("next: cfctl ca rotate add {}", out.join(RootCa::CERTIFICATE_FILE).display());
@@ -131,7 +130,7 @@ fn sign(request: &Path, root: &Path, out: &Path) -> Result<(), Failure> {
 
 async fn renew(directory: &DataDir, flags: &RenewFlags) -> Result<(), Failure> {
     let authorities = own(directory)?;
-    // Before anything is made.
+    // Checked before anything is made.
     if !directory.socket().exists() {
         return Err(not_running(directory));
     }
@@ -184,7 +183,7 @@ async fn sign_with(
     }
     println!("{fingerprint}");
     eprintln!(
-        "the controller signs with issuing CA {fingerprint}; back: cframe-controller ca use {before}"
+        "the controller signs with issuing CA {fingerprint}; to go back: cframe-controller ca use {before}"
     );
     Ok(())
 }
@@ -222,7 +221,7 @@ fn not_running(directory: &DataDir) -> Failure {
     ))
 }
 
-/// The root in a directory, which may be named by its certificate.
+/// The root in a directory; the path may also be that of its certificate.
 pub(super) fn load_root(path: &Path) -> Result<RootCa, Failure> {
     let directory = match path.parent() {
         Some(parent) if path.is_file() => parent,

@@ -1,4 +1,4 @@
-//! An admin's context: the file that `cfctl` reads.
+//! An admin's contexts: the file that `cfctl` reads.
 //!
 //! ```toml
 //! current = "corp"
@@ -11,8 +11,8 @@
 //! trust = "-----BEGIN CERTIFICATE-----…"         # PEM: the roots
 //! revoked_issuers = ["9f86d081…"]                # issuing CAs that are cut off; may be left out
 //! ```
-//! `current` names the context that `cfctl` uses unless told otherwise. The file is of mode 0600; the three PEM
-//! texts are in it, so that it can be moved as one. What `cfctl` keeps in it besides stays as it is.
+//! `current` names the context that `cfctl` uses by default. The file has mode 0600, and the PEM texts are in it so that it
+//! can be copied as a whole. Other settings of `cfctl` in it are preserved.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,25 +23,20 @@ use anyhow::{Context as _, Result, bail};
 use cframe_pki::{Fingerprint, bundle::TrustBundle, certificate_pem, files, tls::Credentials};
 use serde::{Deserialize, Serialize};
 
-/// The file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Contexts {
-    /// The one that is used.
     pub current: Option<String>,
-    /// By name.
     #[serde(default)]
     pub contexts: BTreeMap<String, AdminContext>,
-    /// What else is in the file.
+    /// Other settings.
     #[serde(flatten)]
     pub rest: toml::Table,
 }
 
-/// One context: whom to call, as whom, and whom to trust.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AdminContext {
-    /// The mesh.
     pub mesh: String,
-    /// The controllers' control ports.
+    /// Control ports.
     pub controllers: Vec<String>,
     /// PEM: the leaf, then its issuing CA.
     pub certificate: String,
@@ -49,23 +44,21 @@ pub struct AdminContext {
     pub key: String,
     /// PEM: the roots.
     pub trust: String,
-    /// Public keys of issuing CAs that must not be in a controller's chain.
+    /// Public keys of issuing CAs that are not accepted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub revoked_issuers: BTreeSet<Fingerprint>,
-    /// What else `cfctl` keeps with it.
+    /// Other settings.
     #[serde(flatten)]
     pub rest: toml::Table,
 }
 
 impl std::fmt::Debug for AdminContext {
-    /// Without the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AdminContext").field("mesh", &self.mesh).finish_non_exhaustive()
     }
 }
 
 impl AdminContext {
-    /// Puts a context together.
     pub fn new(
         mesh: String,
         controllers: Vec<String>,
@@ -85,7 +78,7 @@ impl AdminContext {
 }
 
 impl Contexts {
-    /// Puts a context in, in place of one of its name, whose other settings it keeps; it is the current one.
+    /// Adds a context and makes it the current one. It replaces one of the same name, and takes over its other settings.
     pub fn put(&mut self, name: String, mut context: AdminContext) {
         if let Some(old) = self.contexts.remove(&name) {
             context.rest = old.rest;
@@ -94,10 +87,7 @@ impl Contexts {
         self.current = Some(name);
     }
 
-    /// Reads the file; an absent one is empty.
-    ///
-    /// # Errors
-    /// If others may read it, or it is not such a file.
+    /// Reads the file. If it does not exist, there are no contexts.
     pub fn load(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Ok(Self::default());
@@ -107,10 +97,7 @@ impl Contexts {
         toml::from_str(text).with_context(|| format!("{} cannot be used", path.display()))
     }
 
-    /// Writes the file, mode 0600, in place of the one that is there.
-    ///
-    /// # Errors
-    /// If it cannot be written.
+    /// Writes the file with mode 0600.
     pub fn save(&self, path: &Path) -> Result<()> {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             use std::os::unix::fs::DirBuilderExt;
@@ -132,7 +119,7 @@ pub(super) fn default_path() -> Result<PathBuf> {
         None => match std::env::var_os("HOME").filter(|path| !path.is_empty()) {
             Some(home) => PathBuf::from(home).join(".config"),
             None => {
-                bail!("HOME is not set: say where the admin's context goes with --admin-context")
+                bail!("HOME is not set: give the file for the admin's context with --admin-context")
             }
         },
     };

@@ -36,13 +36,13 @@ pub struct InitFlags {
     /// The mesh's name, a DNS name such as corp.example
     #[arg(long, value_name = "NAME", required_unless_present = "join")]
     mesh: Option<MeshName>,
-    /// Add a controller to the mesh that is in the store, with an issuing CA of its own
+    /// Add a controller to the mesh in the store, with its own issuing CA
     #[arg(long)]
     join: bool,
-    /// With --join: directory of the root's certificate and key; without it a request is written for `ca sign`
+    /// With --join: directory of the root's certificate and key; without this, a request for `ca sign` is written
     #[arg(long, value_name = "DIR", requires = "join")]
     root: Option<PathBuf>,
-    /// With --join: what `ca sign` has made of the request
+    /// With --join: what `ca sign` made from the request
     #[arg(long, value_name = "FILE", requires = "join", conflicts_with = "root")]
     issuing_certificate: Option<PathBuf>,
     /// Where edges and admins reach this controller; repeat it for several
@@ -59,16 +59,15 @@ pub struct InitFlags {
     admin_context: Option<PathBuf>,
 }
 
-/// What a new mesh begins with.
+/// What a new mesh starts with.
 #[derive(Debug, Clone)]
 pub struct Initial {
-    /// Its name.
     pub mesh: MeshName,
     /// The controller's name.
     pub name: Label,
     /// The first admin's name.
     pub admin: Label,
-    /// Where the controller is reached.
+    /// The controller's control ports.
     pub addresses: Vec<Endpoint>,
 }
 
@@ -121,29 +120,25 @@ pub(super) async fn command(config: &Config, flags: InitFlags) -> Result<(), Fai
     Ok(())
 }
 
-/// Makes a mesh in a data directory: CAs, the controller's certificate, the store. Answers with the first
-/// admin's context, which is kept nowhere else.
-///
-/// # Errors
-/// If there is something already, or a file cannot be written. What was begun is in a directory `.new`, and
-/// is cleared away by the next attempt.
+/// Makes a mesh in a data directory: CAs, the controller's certificate, the store. Returns the first admin's context, which
+/// is not saved. After an error, the next attempt deletes what this one left in a directory `.new`.
 pub async fn initialise(directory: &DataDir, initial: &Initial) -> Result<AdminContext> {
     let building = Building::new(directory, initial)?;
     let path = building.place.store();
     let store = tokio::task::spawn_blocking(move || Redb::open(&path)).await??;
     store.commit(Txn { compares: Vec::new(), ops: building.ops.clone() }).await?;
     store.close().await;
-    // The store last: with it there is a mesh.
-    building.settle(directory, true)?;
+    // The store last: it makes the mesh complete.
+    building.move_into_place(directory, true)?;
     Ok(building.context)
 }
 
-/// The same with the mesh in a store that is shared. The keys go to their places first, beside a file
-/// `init-unfinished`, and the mesh into the store in one transaction that demands that there is none.
+/// [`initialise`] with a shared store. First the keys are put into place, with a file `init-unfinished`. Then one transaction,
+/// which requires that the store has no mesh, puts the mesh into it.
 ///
 /// # Errors
-/// [`TakenError`] if the store has something; else as [`initialise`]. After any error the next attempt clears
-/// away what this one left, unless its mesh is in the store after all, and says so.
+/// [`TakenError`] if the store is not empty. After any error, the next attempt deletes what this one left; if the mesh is in
+/// the store after all, it says so.
 pub async fn initialise_in(
     directory: &DataDir,
     initial: &Initial,
@@ -155,12 +150,12 @@ pub async fn initialise_in(
         if has_mesh && is_ours(directory, &found)? {
             std::fs::remove_file(directory.unfinished())?;
             bail!(
-                "an earlier init that was cut off did make the mesh; start it, and make an admin's context with \
-                 `cframe-controller admin`"
+                "an earlier init that was interrupted made the mesh; start the controller, and make an admin's context \
+                 with `cframe-controller admin`"
             );
         }
         for leftover in [directory.ca(), directory.identity()] {
-            clear(&leftover)?;
+            remove_dir(&leftover)?;
         }
     }
     match found.entries.first() {
@@ -170,13 +165,13 @@ pub async fn initialise_in(
     }
     let building = Building::new(directory, initial)?;
     files::write_public(&directory.unfinished(), b"")?;
-    building.settle(directory, false)?;
+    building.move_into_place(directory, false)?;
     let compares = vec![Compare { key: Key::Mesh.to_string(), modified: 0 }];
     match store.commit(Txn { compares, ops: building.ops.clone() }).await {
         Ok(_) => {}
         Err(CommitError::Conflict(_)) => return Err(TakenError::Mesh.into()),
         Err(error) => {
-            return Err(anyhow::Error::from(error).context("the mesh is not made; run init again"));
+            return Err(anyhow::Error::from(error).context("the mesh was not made; run init again"));
         }
     }
     std::fs::remove_file(directory.unfinished())?;
@@ -184,17 +179,16 @@ pub async fn initialise_in(
     Ok(building.context)
 }
 
-/// The store has something already.
+/// The store is not empty.
 #[derive(Debug, thiserror::Error)]
 pub enum TakenError {
-    /// A mesh.
     #[error(
-        "there is a mesh already; a controller joins it by `init --join`, another mesh needs another etcd"
+        "there is a mesh already; add a controller to it with `init --join`, or use another etcd for another mesh"
     )]
     Mesh,
-    /// What no mesh belongs to: a restore was cut off.
+    /// Left by an interrupted restore.
     #[error(
-        "there is {0} and no mesh, as of a restore that was cut off; run `restore` again, or delete it"
+        "there is {0} and no mesh, which an interrupted restore leaves; run `restore` again, or delete it"
     )]
     Part(String),
 }
@@ -208,19 +202,19 @@ fn is_ours(directory: &DataDir, found: &cframe_store::View) -> Result<bool> {
     Ok(found.entries.iter().any(|entry| entry.key == own))
 }
 
-fn clear(path: &Path) -> Result<()> {
+fn remove_dir(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot clear {}", path.display()))
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-/// A mesh that is made, in a directory `.new` beside its place.
+/// A new mesh in the directory `.new`, before it is moved into place.
 struct Building {
     place: DataDir,
-    /// What goes into the store.
+    /// For the store.
     ops: Vec<Op>,
     context: AdminContext,
 }
@@ -229,7 +223,7 @@ impl Building {
     fn new(directory: &DataDir, initial: &Initial) -> Result<Self> {
         directory.ensure()?;
         let place = DataDir::new(directory.path().join(".new"));
-        clear(place.path())?;
+        remove_dir(place.path())?;
         place.ensure()?;
         let now = unix_now();
         let root = RootCa::generate(&initial.mesh, now)?;
@@ -281,8 +275,8 @@ impl Building {
         Ok(Self { place, ops, context })
     }
 
-    /// Puts everything into its place, the store last.
-    fn settle(&self, directory: &DataDir, with_store: bool) -> Result<()> {
+    /// Moves everything into place, the store last.
+    fn move_into_place(&self, directory: &DataDir, with_store: bool) -> Result<()> {
         let mut moves =
             vec![(self.place.ca(), directory.ca()), (self.place.identity(), directory.identity())];
         if with_store {
@@ -300,10 +294,10 @@ fn report(config: &Config, initial: &Initial, context: &Path) {
     let Initial { mesh, name, admin, addresses } = initial;
     let directory = DataDir::new(&config.data_dir);
     let shown = directory.path().display();
-    eprintln!("mesh {mesh} is made in {}", opening::place(config));
+    eprintln!("made mesh {mesh} in {}", opening::place(config));
     eprintln!("  root CA      {}", directory.ca().join(RootCa::CERTIFICATE_FILE).display());
     eprintln!(
-        "  its key      {} (take it offline: it is needed to add a controller or rotate a CA)",
+        "  its key      {} (move it offline: it is needed to add a controller or rotate a CA)",
         directory.ca().join(RootCa::KEY_FILE).display()
     );
     let places: Vec<&str> = addresses.iter().map(Endpoint::as_str).collect();

@@ -1,7 +1,7 @@
-//! `init --join`: one more controller for a mesh that is there.
+//! `init --join`: adds a controller to an existing mesh.
 //!
-//! Its keys are made here and stay here. Its issuing CA is signed by the root: at once where the root's key is at
-//! hand, else by way of a request that is carried to it. Every step finds what an earlier attempt has done.
+//! Its keys are made on this host and stay here. The root signs its issuing CA: at once if the root's key is on this host,
+//! otherwise by a request that is carried to the root's key. Every step uses what an earlier attempt has done.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,39 +40,37 @@ use crate::{
 
 /// The request for the issuing CA's certificate, in the data directory.
 const REQUEST: &str = "issuing.csr";
-/// How often the store is asked anew because somebody else wrote at the same time.
+/// A write is decided again when another writer was faster.
 const ATTEMPTS: usize = 16;
 
-/// What a controller that joins is to be.
+/// The controller to be added.
 #[derive(Debug, Clone)]
 pub struct Joining {
-    /// Its name.
     pub name: Label,
-    /// Where it is reached.
+    /// Control ports.
     pub addresses: Vec<Endpoint>,
 }
 
-/// By whom its issuing CA is signed.
+/// How the root signs the issuing CA.
 #[derive(Debug)]
 pub enum Signer {
-    /// By the root, here and now.
+    /// Now, with this key.
     Root(Box<RootCa>),
-    /// By the root, elsewhere: this is the certificate.
+    /// It was signed elsewhere: this is the certificate.
     Signed(CertificateDer<'static>),
-    /// By the root, elsewhere and later.
+    /// Later and elsewhere.
     Later,
 }
 
-/// What came of it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It is a controller of this mesh.
+    /// It is a controller of this mesh now.
     Member(MeshName),
-    /// A request waits for the root.
+    /// This request must be signed by the root.
     Requested(PathBuf),
 }
 
-/// The flags of `init` that are for this.
+/// The flags of `init --join`.
 pub(super) struct Flags {
     pub(super) joining: Joining,
     pub(super) root: Option<PathBuf>,
@@ -100,19 +98,15 @@ pub(super) async fn command(config: &Config, flags: Flags) -> Result<(), Failure
 async fn shared_store(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     match config.store {
         StoreConfig::Embedded => Err(Failure::conflict(anyhow!(
-            "the embedded store in {} is one controller's alone; several controllers share a store of kind etcd \
-             (--store etcd --etcd-endpoint URL)",
+            "the embedded store in {} is for one controller; several controllers share a store of kind etcd (--store \
+             etcd --etcd-endpoint URL)",
             config.data_dir.display()
         ))),
         StoreConfig::Etcd(_) => Ok(open_store(config).await?),
     }
 }
 
-/// Makes the controller of a data directory one of the mesh in the store. May be repeated, after a failure at
-/// any point or when it is done.
-///
-/// # Errors
-/// If the name is another's, the CA is not one of this mesh's, or a file or the store cannot be written.
+/// Adds the controller of a data directory to the mesh in the store. It can be repeated at any time.
 pub async fn join(
     store: &dyn Store,
     directory: &DataDir,
@@ -122,7 +116,7 @@ pub async fn join(
     let state = State::load(&store.list(ROOT).await?)?;
     if state.controllers.is_empty() {
         return Err(Failure::conflict(anyhow!(
-            "mesh {} has no registered controller: start the one that it has with this version first",
+            "mesh {} has no registered controller; first start its controller with this version",
             state.mesh.record.name
         )));
     }
@@ -151,7 +145,7 @@ pub async fn join(
         std::slice::from_ref(&root),
     )?;
     own.save(&directory.identity())?;
-    enter(store, state, joining, &ca, &own, now).await?;
+    register(store, state, joining, &ca, &own, now).await?;
     match std::fs::remove_file(directory.path().join(REQUEST)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
@@ -198,21 +192,21 @@ fn issuing_certificate(
     }
 }
 
-/// A name is free, or this controller's from an earlier attempt.
+/// The name must be free, or this controller's own from an earlier attempt.
 fn check_name(state: &State, joining: &Joining, ca: &IssuingCa) -> Result<(), Failure> {
     let Some(known) = state.controllers.get(&joining.name) else { return Ok(()) };
     if registration::issuer(&known.record)?.0 == ca.spki_sha256() {
         return Ok(());
     }
     Err(Failure::conflict(anyhow!(
-        "controller {0} is there already; give another name with --name, or remove that one first \
-         (`cfctl controller del {0}`)",
+        "controller {0} exists already; give another name with --name, or remove that one first (`cfctl \
+         controller del {0}`)",
         joining.name
     )))
 }
 
-/// The controller's own certificate, from an earlier attempt or new, and the root that it leads to: whoever
-/// meets this controller will judge it the same way.
+/// The controller's own certificate, from an earlier attempt or new, and the root above it. The chain is verified as others
+/// will verify it.
 fn own_certificate(
     state: &State,
     directory: &DataDir,
@@ -242,7 +236,7 @@ fn own_certificate(
     Ok((own, root))
 }
 
-/// The root of the mesh that a chain leads to.
+/// The mesh's root above a chain.
 fn root_above(
     state: &State,
     own: &Credentials,
@@ -262,14 +256,14 @@ fn root_above(
     }
     let why = refusal.map(|why| why.to_string()).unwrap_or_default();
     Err(Failure::conflict(anyhow!(
-        "no controller of mesh {} would be accepted by this issuing CA ({why}); have it signed by the mesh's \
-         root, or begin anew with an empty --data-dir",
+        "mesh {} would not accept a controller with this issuing CA ({why}); have it signed by the mesh's root, or \
+         start again with an empty --data-dir",
         state.mesh.record.name
     )))
 }
 
-/// Puts registration and certificate into the store.
-async fn enter(
+/// Writes the registration and the certificate into the store.
+async fn register(
     store: &dyn Store,
     mut state: State,
     joining: &Joining,
@@ -289,11 +283,13 @@ async fn enter(
             Ok(_) => return Ok(()),
             Err(CommitError::Conflict(_)) => state = State::load(&store.list(ROOT).await?)?,
             Err(error) => {
-                return Err(anyhow!(error).context("not joined yet; repeat the command").into());
+                return Err(anyhow!(error)
+                    .context("the controller has not joined; repeat the command")
+                    .into());
             }
         }
     }
-    Err(anyhow!("others wrote {ATTEMPTS} times at the same moment; repeat the command").into())
+    Err(anyhow!("other writers were faster {ATTEMPTS} times in a row; repeat the command").into())
 }
 
 fn decide(
@@ -308,15 +304,8 @@ fn decide(
     if !state.certs.contains_key(&identity.serial) {
         let key = Key::Cert(identity.serial);
         draft.compare(key.clone(), 0);
-        let record = CertRecord {
-            id: identity.id,
-            spki: identity.spki,
-            not_before: identity.not_before,
-            not_after: identity.not_after,
-            renews: None,
-            issuer: Some(ca.spki_sha256()),
-            bundle: Some(state.mesh.record.revision),
-        };
+        let bundle = Some(state.mesh.record.revision);
+        let record = CertRecord { bundle, ..CertRecord::from(&identity) };
         draft.txn.ops.push(Op::Put { key: key.to_string(), value: record::encode(&record) });
     }
     let old = state.controllers.get(&joining.name).map(|old| &old.record);
@@ -346,9 +335,9 @@ fn report(directory: &DataDir, joining: &Joining, joined: &Joined) {
             if let Some(key) = fingerprint(path) {
                 eprintln!("the issuing CA's key is {key}");
             }
-            eprintln!("its request is in {shown}; where the root's key is, run:");
+            eprintln!("its signing request is in {shown}; on the host with the root's key, run:");
             eprintln!("  cframe-controller ca sign {REQUEST} --root DIR --out issuing.pem");
-            eprintln!("then here again, with --issuing-certificate issuing.pem");
+            eprintln!("then run this command again with --issuing-certificate issuing.pem");
         }
     }
 }

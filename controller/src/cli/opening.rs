@@ -1,4 +1,4 @@
-//! The store as configured, for every command.
+//! Opening the configured store, for every command.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,14 @@ use crate::{
     serve::http,
 };
 
-/// The pause between two looks at a store that does not answer.
-const AGAIN: Duration = Duration::from_millis(500);
-/// Between two log lines about it.
-const SAY: Duration = Duration::from_secs(30);
-/// How long the end of the waiting HTTP server may take.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// While the store does not answer.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Between two log lines that the store does not answer.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// For the HTTP server to end.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Opens the store. One that is shared need not answer yet.
-///
-/// # Errors
-/// If the embedded store is missing, damaged or in use, or a file of the configuration cannot be used.
+/// Opens the store. A shared one need not answer yet.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     match &config.store {
         StoreConfig::Embedded => {
@@ -44,7 +41,7 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// Where the mesh is, for a message.
+/// Where the store is, for messages.
 pub(super) fn place(config: &Config) -> String {
     match &config.store {
         StoreConfig::Embedded => config.data_dir.display().to_string(),
@@ -52,24 +49,23 @@ pub(super) fn place(config: &Config) -> String {
     }
 }
 
-/// Whether the store has a mesh.
 pub(super) async fn has_mesh(store: &dyn Store) -> Result<bool, ReadError> {
     let key = Key::Mesh.to_string();
     Ok(store.list(&key).await?.entries.iter().any(|entry| entry.key == key))
 }
 
-/// Waits until the store answers: at boot, etcd may come up after the controller. Says what is missing, in the
-/// log and at `/readyz`. False if it was stopped before.
-pub(super) async fn wait(
+/// Waits until the store answers: at boot, etcd may start after the controller. Reports the problem in the log and at
+/// `/readyz`. False if it was stopped before.
+pub(super) async fn wait_for_store(
     store: &dyn Store,
     http: Option<&std::net::TcpListener>,
     stop: &CancellationToken,
 ) -> Result<bool, Failure> {
-    let (trouble, told) = watch::channel("the store is being opened".to_owned());
+    let (problem, reported) = watch::channel("the store is being opened".to_owned());
     let serving = CancellationToken::new();
     let _end = serving.clone().drop_guard();
     let mut server = None;
-    let mut said: Option<Instant> = None;
+    let mut logged: Option<Instant> = None;
     loop {
         let Some(answer) = stop.run_until_cancelled(has_mesh(store)).await else {
             return Ok(false);
@@ -78,8 +74,8 @@ pub(super) async fn wait(
             Ok(found) => {
                 serving.cancel();
                 if let Some(server) = server {
-                    // Whoever takes its answer slowly is not waited for.
-                    let _ = timeout(FAREWELL, server).await;
+                    // A slow client must not delay the start.
+                    let _ = timeout(HTTP_TIMEOUT, server).await;
                 }
                 if found {
                     return Ok(true);
@@ -90,19 +86,19 @@ pub(super) async fn wait(
             }
             Err(error @ ReadError::Corrupt(_)) => return Err(error.into()),
             Err(ReadError::Unavailable(reason)) => {
-                if said.is_none_or(|said| said.elapsed() >= SAY) {
-                    tracing::warn!(%reason, "the store does not answer; trying again until it does");
-                    said = Some(Instant::now());
+                if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+                    tracing::warn!(%reason, "the store does not answer; retrying until it does");
+                    logged = Some(Instant::now());
                 }
-                trouble.send_replace(format!("the store does not answer: {reason}"));
+                problem.send_replace(format!("the store does not answer: {reason}"));
                 if let (None, Some(listener)) = (&server, http) {
                     let listener = TcpListener::from_std(listener.try_clone()?)?;
-                    let waiting = http::serve_waiting(listener, told.clone(), serving.clone());
+                    let waiting = http::serve_waiting(listener, reported.clone(), serving.clone());
                     server = Some(tokio::spawn(waiting));
                 }
             }
         }
-        if stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
+        if stop.run_until_cancelled(sleep(RETRY_DELAY)).await.is_none() {
             return Ok(false);
         }
     }

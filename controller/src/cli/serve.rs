@@ -19,16 +19,16 @@ use crate::{
     serve::{Parts, local},
 };
 
-/// What a burst of handshakes may take up in the kernel, if that allows it.
+/// Bytes in the kernel for a burst of handshakes.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     let directory = DataDir::new(&config.data_dir);
-    let there = match config.store {
+    let has_mesh = match config.store {
         StoreConfig::Embedded => directory.has_store(),
         StoreConfig::Etcd(_) => directory.has_keys() && !directory.is_unfinished(),
     };
-    if !there {
+    if !has_mesh {
         return Err(Failure::not_found(anyhow!(
             "there is no mesh in {}; make one with `cframe-controller init`, or name its directory with \
              --data-dir",
@@ -39,7 +39,7 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     let stop = stop_on_signals()?;
     let store = open_store(config).await?;
     let http = http(config)?;
-    if config.store.is_shared() && !opening::wait(&*store, http.as_ref(), &stop).await? {
+    if config.store.is_shared() && !opening::wait_for_store(&*store, http.as_ref(), &stop).await? {
         return Ok(());
     }
     let parts = Parts {
@@ -58,23 +58,23 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
     };
     tracing::info!(control = %config.control_listen, enroll = %config.enroll_listen, "listening");
     let result = crate::run(parts, stop).await;
-    // The next start would remove it too.
+    // If this fails, the next start removes it.
     let _ = std::fs::remove_file(directory.socket());
     Ok(result?)
 }
 
-/// Cancelled by the first SIGTERM or SIGINT. The task ends with the runtime.
+/// Cancelled by the first SIGTERM or SIGINT.
 fn stop_on_signals() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let told = stop.clone();
+    let cancel = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         }
-        told.cancel();
+        cancel.cancel();
     });
     Ok(stop)
 }
@@ -90,7 +90,7 @@ fn http(config: &Config) -> Result<Option<std::net::TcpListener>> {
 
 fn udp(address: SocketAddr) -> Result<UdpSocket> {
     let bound = match UdpSocket::bind(address) {
-        // A host without IPv6: any address is any IPv4 address then.
+        // On a host without IPv6, use any IPv4 address.
         Err(error)
             if address.is_ipv6()
                 && address.ip().is_unspecified()
@@ -101,10 +101,11 @@ fn udp(address: SocketAddr) -> Result<UdpSocket> {
         other => other,
     };
     let socket = bound.with_context(|| format!("cannot listen on {address}/udp"))?;
-    enlarge(&socket).unwrap_or_else(|error| tracing::debug!(%error, "the receive buffer stays"));
+    enlarge_buffer(&socket)
+        .unwrap_or_else(|error| tracing::debug!(%error, "cannot enlarge the receive buffer"));
     Ok(socket)
 }
 
-fn enlarge(socket: &UdpSocket) -> io::Result<()> {
+fn enlarge_buffer(socket: &UdpSocket) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER)?)
 }

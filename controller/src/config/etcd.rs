@@ -10,10 +10,7 @@ use zeroize::Zeroizing;
 use crate::config::EtcdFile;
 
 impl EtcdFile {
-    /// Reads the files that it names.
-    ///
-    /// # Errors
-    /// If one is missing, empty, or secret and others may read it.
+    /// Reads the files. Secret ones must be private.
     pub fn load(&self) -> Result<etcd::Config> {
         let public = |path: &Option<PathBuf>| path.as_deref().map(files::read_public).transpose();
         let ca = public(&self.ca).context("--etcd-ca")?;

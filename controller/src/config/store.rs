@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// Flags of the store.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StoreFlags {
-    /// Where the mesh is kept: in the data directory, or in etcd, for several controllers [default: embedded]
+    /// Where the mesh is stored: in the data directory, or in etcd for several controllers [default: embedded]
     #[arg(long, value_name = "KIND", global = true)]
     pub store: Option<Kind>,
     /// A member of etcd, such as https://10.0.0.1:2379; repeat it for all of them
@@ -18,13 +18,13 @@ pub struct StoreFlags {
     /// The CA of etcd's certificates, PEM
     #[arg(long, value_name = "FILE", global = true)]
     pub etcd_ca: Option<PathBuf>,
-    /// The certificate to show to etcd, PEM
+    /// The client certificate for etcd, PEM
     #[arg(long, value_name = "FILE", global = true)]
     pub etcd_cert: Option<PathBuf>,
     /// Its key, PEM, mode 0600
     #[arg(long, value_name = "FILE", global = true)]
     pub etcd_key: Option<PathBuf>,
-    /// The user of etcd
+    /// The user in etcd
     #[arg(long, value_name = "NAME", global = true)]
     pub etcd_username: Option<String>,
     /// A file of mode 0600 with the user's password on its first line
@@ -32,7 +32,7 @@ pub struct StoreFlags {
     pub etcd_password_file: Option<PathBuf>,
 }
 
-/// Where the mesh is kept.
+/// Where the mesh is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -46,7 +46,6 @@ pub enum Kind {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreFile {
-    /// Which.
     pub kind: Option<Kind>,
 }
 
@@ -54,7 +53,7 @@ pub struct StoreFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdFile {
-    /// One of each member.
+    /// One URL of each member.
     #[serde(default)]
     pub endpoints: Vec<String>,
     /// PEM file.
@@ -63,17 +62,15 @@ pub struct EtcdFile {
     pub cert: Option<PathBuf>,
     /// PEM file, mode 0600.
     pub key: Option<PathBuf>,
-    /// The user.
     pub username: Option<String>,
-    /// The file with the user's password, mode 0600.
+    /// Mode 0600.
     pub password_file: Option<PathBuf>,
 }
 
-/// For a controller without the back end.
 pub(crate) const NO_ETCD: &str =
     "this cframe-controller was built without etcd: build with --features etcd";
 
-/// Where the mesh is kept, as configured.
+/// Where the mesh is stored, as configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum StoreConfig {
     /// In the data directory.
@@ -84,7 +81,7 @@ pub enum StoreConfig {
 }
 
 impl StoreConfig {
-    /// Whether several controllers can use it.
+    /// Whether several controllers can use the store.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Etcd(_))
     }
@@ -110,8 +107,8 @@ impl StoreConfig {
             Some(Kind::Embedded) => Ok(Self::Embedded),
             None if etcd == EtcdFile::default() => Ok(Self::Embedded),
             None => bail!(
-                "etcd is configured and the store is not said to be etcd; add --store etcd, or kind = \"etcd\" \
-                 in the section [store]"
+                "etcd is configured, but the store is not etcd; add --store etcd, or kind = \"etcd\" in the section \
+                 [store]"
             ),
         }
     }
@@ -119,7 +116,10 @@ impl StoreConfig {
 
 fn check(etcd: &EtcdFile) -> Result<()> {
     ensure!(cfg!(feature = "etcd"), NO_ETCD);
-    ensure!(!etcd.endpoints.is_empty(), "the store is etcd: say where with --etcd-endpoint URL");
+    ensure!(
+        !etcd.endpoints.is_empty(),
+        "the store is etcd: give its address with --etcd-endpoint URL"
+    );
     for endpoint in &etcd.endpoints {
         ensure!(
             ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_together_is_refused_with_the_remedy() {
+    fn flags_that_do_not_fit_together_are_refused_with_the_fix() {
         assert!(refused(&flags(&[])).contains("--etcd-endpoint"));
         assert!(refused(&flags(&["10.0.0.1:2379"])).contains("\"10.0.0.1:2379\""));
         assert!(refused(&flags(&["http://a:1", "https://b:1"])).contains("1 of 2"));

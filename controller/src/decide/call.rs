@@ -1,4 +1,4 @@
-//! What is to be known of a call before it is decided.
+//! What the controller must know of a call before it is decided, in one table.
 
 use cframe_pki::{Serial, identity::Label};
 use cframe_protocol::v1::Call;
@@ -73,86 +73,83 @@ pub enum Lane {
 
 /// Describes a call.
 pub fn describe(call: &Call) -> Descriptor {
-    let About { noun, access, namespace, subject, lane } = about(call);
-    Descriptor { name: call.name(), noun, access, namespace, subject, lane }
+    Descriptor { name: call.name(), ..describe_unnamed(call) }
 }
 
-fn about(call: &Call) -> About {
+fn describe_unnamed(call: &Call) -> Descriptor {
     use Access::{Controller, Read, ReadOrController, Write, WriteOrController, WriteOrSelf};
     match call {
-        Call::Version | Call::TrustShow => About::mesh(Noun::Mesh, Read),
-        Call::Status => About::mesh(Noun::Mesh, ReadOrController),
+        Call::Version | Call::TrustShow => Descriptor::mesh(Noun::Mesh, Read),
+        Call::Status => Descriptor::mesh(Noun::Mesh, ReadOrController),
         Call::Audit(query) => {
-            About::mesh(Noun::Stream, Read).in_namespace(query.namespace.as_ref())
+            Descriptor::mesh(Noun::Stream, Read).in_namespace(query.namespace.as_ref())
         }
-        Call::Backup => About::mesh(Noun::Mesh, Write),
+        Call::Backup => Descriptor::mesh(Noun::Mesh, Write),
         Call::NamespaceAdd { name, .. }
         | Call::NamespaceSet { name, .. }
-        | Call::NamespaceDel { name, .. } => About::namespace(Noun::Namespace, Write, name),
-        Call::NamespaceList => About::mesh(Noun::Namespace, Read),
-        Call::NamespaceShow { name } => About::namespace(Noun::Namespace, Read, name),
-        Call::Wait { namespace, .. } => About::namespace(Noun::Stream, Read, namespace),
+        | Call::NamespaceDel { name, .. } => Descriptor::namespace(Noun::Namespace, Write, name),
+        Call::NamespaceList => Descriptor::mesh(Noun::Namespace, Read),
+        Call::NamespaceShow { name } => Descriptor::namespace(Noun::Namespace, Read, name),
+        Call::Wait { namespace, .. } => Descriptor::namespace(Noun::Stream, Read, namespace),
         Call::EdgeAdd { namespace, name, .. }
         | Call::EdgeSet { namespace, name, .. }
-        | Call::EdgeDel { namespace, name } => About::within(Noun::Edge, Write, namespace, name),
-        Call::EdgeList { namespace } => About::list(Noun::Edge, namespace.as_ref()),
-        Call::EdgeShow { namespace, name } => About::within(Noun::Edge, Read, namespace, name),
+        | Call::EdgeDel { namespace, name } => {
+            Descriptor::within(Noun::Edge, Write, namespace, name)
+        }
+        Call::EdgeList { namespace } => Descriptor::list(Noun::Edge, namespace.as_ref()),
+        Call::EdgeShow { namespace, name } => Descriptor::within(Noun::Edge, Read, namespace, name),
         Call::RouteAdd { namespace, name, .. } | Call::RouteDel { namespace, name } => {
-            About::within(Noun::Route, Write, namespace, name)
+            Descriptor::within(Noun::Route, Write, namespace, name)
         }
-        Call::RouteList { namespace } => About::list(Noun::Route, namespace.as_ref()),
-        Call::RouteShow { namespace, name } => About::within(Noun::Route, Read, namespace, name),
+        Call::RouteList { namespace } => Descriptor::list(Noun::Route, namespace.as_ref()),
+        Call::RouteShow { namespace, name } => {
+            Descriptor::within(Noun::Route, Read, namespace, name)
+        }
         Call::TokenCreate { namespace, edge, .. } => {
-            About::within(Noun::Token, Write, namespace, edge)
+            Descriptor::within(Noun::Token, Write, namespace, edge)
         }
-        Call::TokenList { namespace } => About::list(Noun::Token, namespace.as_ref()),
+        Call::TokenList { namespace } => Descriptor::list(Noun::Token, namespace.as_ref()),
         Call::TokenRevoke { id } => match id.parse::<TokenKey>() {
-            Ok(key) => About::named(Noun::Token, Write, key).in_lane(Lane::Token(key)),
+            Ok(key) => Descriptor::named(Noun::Token, Write, key).in_lane(Lane::Token(key)),
             // It may be a whole token, pasted instead of its id.
-            Err(_) => About::named(Noun::Token, Write, "?"),
+            Err(_) => Descriptor::named(Noun::Token, Write, "?"),
         },
         Call::CertEnroll { namespace, edge, .. } => {
-            About::within(Noun::Cert, Write, namespace, edge)
+            Descriptor::within(Noun::Cert, Write, namespace, edge)
         }
         Call::CertRenew { namespace, edge } => {
-            About::within(Noun::Cert, WriteOrController, namespace, edge)
+            Descriptor::within(Noun::Cert, WriteOrController, namespace, edge)
         }
-        Call::CertList { namespace } => About::list(Noun::Cert, namespace.as_ref()),
-        Call::CertShow { serial } => About::named(Noun::Cert, Read, serial),
+        Call::CertList { namespace } => Descriptor::list(Noun::Cert, namespace.as_ref()),
+        Call::CertShow { serial } => Descriptor::named(Noun::Cert, Read, serial),
         Call::CertRevoke { serial, .. } => {
-            About::named(Noun::Cert, Write, serial).in_lane(Lane::HolderOf(*serial))
+            Descriptor::named(Noun::Cert, Write, serial).in_lane(Lane::HolderOf(*serial))
         }
-        Call::AdminAdd { name, .. } => About::admin(WriteOrSelf(name.clone()), name),
-        Call::AdminDel { name } => About::admin(Write, name),
-        Call::AdminList => About::mesh(Noun::Admin, Read),
-        Call::CaStatus => About::mesh(Noun::Ca, Read),
-        Call::CaHolders { fingerprint } => About::named(Noun::Ca, Read, fingerprint),
+        Call::AdminAdd { name, .. } => Descriptor::admin(WriteOrSelf(name.clone()), name),
+        Call::AdminDel { name } => Descriptor::admin(Write, name),
+        Call::AdminList => Descriptor::mesh(Noun::Admin, Read),
+        Call::CaStatus => Descriptor::mesh(Noun::Ca, Read),
+        Call::CaHolders { fingerprint } => Descriptor::named(Noun::Ca, Read, fingerprint),
         Call::IssuerRevoke { fingerprint } | Call::RootDrop { fingerprint, .. } => {
-            About::named(Noun::Ca, Write, fingerprint)
+            Descriptor::named(Noun::Ca, Write, fingerprint)
         }
-        Call::RootAdd { .. } => About::mesh(Noun::Ca, Write),
-        Call::ControllerList => About::mesh(Noun::Controller, Read),
-        Call::ControllerShow { name } => About::named(Noun::Controller, Read, name),
-        Call::ControllerDel { name, .. } => About::named(Noun::Controller, Write, name),
+        Call::RootAdd { .. } => Descriptor::mesh(Noun::Ca, Write),
+        Call::ControllerList => Descriptor::mesh(Noun::Controller, Read),
+        Call::ControllerShow { name } => Descriptor::named(Noun::Controller, Read, name),
+        Call::ControllerDel { name, .. } => Descriptor::named(Noun::Controller, Write, name),
         Call::Sessions { namespace, .. } => {
-            About::mesh(Noun::Mesh, Controller).in_namespace(namespace.as_ref())
+            Descriptor::mesh(Noun::Mesh, Controller).in_namespace(namespace.as_ref())
         }
-        Call::Behind { namespace, .. } => About::namespace(Noun::Stream, Controller, namespace),
+        Call::Behind { namespace, .. } => {
+            Descriptor::namespace(Noun::Stream, Controller, namespace)
+        }
     }
 }
 
-/// A [`Descriptor`] without the name.
-struct About {
-    noun: Noun,
-    access: Access,
-    namespace: Option<Label>,
-    subject: String,
-    lane: Lane,
-}
-
-impl About {
+impl Descriptor {
     fn mesh(noun: Noun, access: Access) -> Self {
-        Self { noun, access, namespace: None, subject: String::new(), lane: Lane::Mesh }
+        let (name, subject, lane) = ("", String::new(), Lane::Mesh);
+        Self { name, noun, access, namespace: None, subject, lane }
     }
 
     fn named(noun: Noun, access: Access, subject: impl ToString) -> Self {

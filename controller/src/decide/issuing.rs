@@ -50,20 +50,11 @@ pub(crate) fn record_known_cert(draft: &mut Draft, state: &State, peer: &PeerIde
     if state.certs.contains_key(&peer.serial) {
         return;
     }
-    let record = CertRecord {
-        id: peer.id.clone(),
-        spki: peer.spki,
-        not_before: peer.not_before,
-        not_after: peer.not_after,
-        renews: None,
-        issuer: peer.issuer,
-        bundle: None,
-    };
     if let Role::Edge { namespace, name } = &peer.id.role
         && let Some(edge) = state.namespaces.get(namespace).and_then(|of| of.edges.get(name))
     {
         draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
     }
     draft.compare(Key::Cert(peer.serial), 0);
-    draft.put(Key::Cert(peer.serial), &record);
+    draft.put(Key::Cert(peer.serial), &CertRecord::from(peer));
 }

@@ -1,11 +1,11 @@
-//! The issuing CAs of a controller on disk: the first, those that came later, and which of them signs.
+//! The issuing CAs of a controller on disk: the first one, later ones, and which of them signs.
 //!
 //! ```text
-//! ca/issuing.pem  ca/issuing-key.pem  ca/root.pem   the first, with the root above it
+//! ca/issuing.pem  ca/issuing-key.pem  ca/root.pem   the first one, with the root above it
 //! ca/issuers/<SHA-256 of its public key>/           a later one, the same three files
-//! ca/current                                        the one that signs, by that fingerprint; the first without
+//! ca/current                                        the fingerprint of the one that signs; without it, the first
 //! ```
-//! None is ever replaced or removed: the way back is to sign with an earlier one again.
+//! None is ever replaced or removed, so the controller can sign with an earlier one again.
 
 use std::{
     io,
@@ -28,54 +28,40 @@ use crate::keys::issuer::{Issuer, IssuerError};
 const ISSUERS: &str = "issuers";
 const CURRENT: &str = "current";
 
-/// The directory `ca` of a controller.
+/// A controller's directory `ca`.
 #[derive(Debug, Clone)]
 pub struct Authorities(PathBuf);
 
-/// An issuing CA cannot be read or kept.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
-    /// A file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A certificate or a key in one.
     #[error(transparent)]
     Ca(#[from] CaFileError),
-    /// No key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// What was to be kept is no issuing CA, or its key is not here.
     #[error("the certificate: {0}")]
     Certificate(#[from] CaError),
-    /// The root that came with it is none.
     #[error("the root's certificate: {0}")]
     Root(#[from] RootError),
-    /// Root and issuing CA don't go together.
     #[error("{0}: {1}")]
     Pair(String, IssuerError),
-    /// `current` names none.
-    #[error("{0} is not the fingerprint of an issuing CA; write one of those in {1}, or remove it")]
+    #[error(
+        "{0} has no fingerprint of an issuing CA; write one of those in {1} into it, or remove it"
+    )]
     Current(String, String),
-    /// A directory cannot be listed.
     #[error("cannot list {0}: {1}")]
     List(String, io::Error),
-    /// There is no such CA.
-    #[error(
-        "there is no issuing CA {0} here; `cframe-controller ca list` shows those that there are"
-    )]
+    #[error("there is no issuing CA {0} here; `cframe-controller ca list` shows all of them")]
     Unknown(Fingerprint),
 }
 
 impl Authorities {
-    /// Those in this directory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self(directory.into())
     }
 
     /// The one that signs.
-    ///
-    /// # Errors
-    /// If a file is missing or others may read a key.
     pub fn current(&self) -> Result<Issuer, AuthorityError> {
         let path = self.0.join(CURRENT);
         if !path.exists() {
@@ -91,10 +77,6 @@ impl Authorities {
         self.load(named)
     }
 
-    /// One of them.
-    ///
-    /// # Errors
-    /// If it is not there, a file of it is missing, or others may read its key.
     pub fn load(&self, fingerprint: Fingerprint) -> Result<Issuer, AuthorityError> {
         let later = self.directory_of(fingerprint);
         if later.join(IssuingCa::CERTIFICATE_FILE).exists() {
@@ -107,10 +89,7 @@ impl Authorities {
         Err(AuthorityError::Unknown(fingerprint))
     }
 
-    /// All of them, the first first. Those whose certificate has yet to come are left out.
-    ///
-    /// # Errors
-    /// If one cannot be read.
+    /// All of them, starting with the first one. Those without a certificate yet are omitted.
     pub fn list(&self) -> Result<Vec<Issuer>, AuthorityError> {
         let mut found = vec![read(&self.0)?];
         for fingerprint in self.later()? {
@@ -119,20 +98,14 @@ impl Authorities {
         Ok(found)
     }
 
-    /// Has this one sign from the next start on.
-    ///
-    /// # Errors
-    /// If it is not there or the file cannot be written.
+    /// Makes this one sign from the next start on.
     pub fn select(&self, fingerprint: Fingerprint) -> Result<(), AuthorityError> {
         self.load(fingerprint)?;
         let text = format!("{fingerprint}\n");
         Ok(files::write_public(&self.0.join(CURRENT), text.as_bytes())?)
     }
 
-    /// Makes the key of another one, which waits for its certificate. Answers with the signing request in DER.
-    ///
-    /// # Errors
-    /// If it cannot be made or written.
+    /// Makes the key of a further one, and returns the signing request in DER.
     pub fn request(&self) -> Result<Vec<u8>, AuthorityError> {
         let key = PrivateKey::generate()?;
         let directory = self.directory_of(key.spki_sha256());
@@ -142,10 +115,7 @@ impl Authorities {
         Ok(key.csr()?.to_vec())
     }
 
-    /// Keeps the certificate for a key that [`request`](Self::request) has made, with the root above it.
-    ///
-    /// # Errors
-    /// If the key is not here, the certificate is no issuing CA's, or a file cannot be written.
+    /// Saves the certificate for a key that [`request`](Self::request) has made, with the root above it.
     pub fn complete(
         &self,
         certificate: &CertificateDer<'static>,
@@ -161,7 +131,7 @@ impl Authorities {
         let ca = IssuingCa::new(certificate.clone(), key)?;
         let shown = directory.display().to_string();
         Issuer::new(ca, root).map_err(|error| AuthorityError::Pair(shown, error))?;
-        // The issuing CA's last: with it the three are whole.
+        // The issuing CA's certificate last: then the three files are complete.
         for (name, der) in
             [(RootCa::CERTIFICATE_FILE, root), (IssuingCa::CERTIFICATE_FILE, certificate)]
         {
@@ -170,10 +140,7 @@ impl Authorities {
         Ok(fingerprint)
     }
 
-    /// What a backup has of the later ones: file names below the directory `ca`.
-    ///
-    /// # Errors
-    /// If they cannot be listed.
+    /// The files of the later ones, for a backup: names below the directory `ca`.
     pub fn files(&self) -> Result<Vec<String>, AuthorityError> {
         let mut names = Vec::new();
         for fingerprint in self.later()? {
@@ -188,7 +155,7 @@ impl Authorities {
         Ok(names)
     }
 
-    /// Whether a name is one of those that [`files`](Self::files) may have.
+    /// Whether [`files`](Self::files) can have this name.
     pub fn is_file(name: &str) -> bool {
         let parts: Vec<&str> = name.split('/').collect();
         match parts.as_slice() {
@@ -202,7 +169,7 @@ impl Authorities {
         }
     }
 
-    /// The later ones that are whole, by name.
+    /// The later ones that are complete.
     fn later(&self) -> Result<Vec<Fingerprint>, AuthorityError> {
         let directory = self.0.join(ISSUERS);
         let listed = |error| AuthorityError::List(directory.display().to_string(), error);
@@ -254,19 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn a_later_ca_signs_once_it_is_selected_and_the_first_is_a_way_back() {
+    fn a_later_ca_signs_once_it_is_selected_and_then_the_first_can_again() {
         let (_home, _, authorities) = made();
         let first = authorities.current().unwrap().ca().spki_sha256();
         let next = RootCa::generate(&"m.test".parse().unwrap(), NOW).unwrap();
         let request = authorities.request().unwrap();
-        assert_eq!(authorities.list().unwrap().len(), 1, "it waits for its certificate");
+        assert_eq!(authorities.list().unwrap().len(), 1, "its certificate is missing");
         let csr = VerifiedCsr::from_der(&request).unwrap();
         let certificate = next.sign_issuing(&csr, NOW).unwrap();
         let second = authorities.complete(&certificate, next.certificate()).unwrap();
         assert_eq!(second, csr.spki_sha256());
 
         let current = || authorities.current().unwrap().ca().spki_sha256();
-        assert_eq!(current(), first, "not before it is told to");
+        assert_eq!(current(), first, "not before it is selected");
         authorities.select(second).unwrap();
         assert_eq!((current(), authorities.list().unwrap().len()), (second, 2));
         assert_eq!(authorities.current().unwrap().pin(), next.spki_sha256());
@@ -279,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_for_another_key_or_by_another_root_is_not_kept() {
+    fn a_certificate_for_another_key_or_by_another_root_is_not_saved() {
         let (_home, root, authorities) = made();
         let other = RootCa::generate(&"m.test".parse().unwrap(), NOW).unwrap();
         let stranger = other.issuing_ca(NOW).unwrap();

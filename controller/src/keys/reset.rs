@@ -1,9 +1,8 @@
-//! Stateless resets (RFC 9000 §10.3): a controller that was killed and is back tells the peers of its
-//! former connections, with the first packet that it gets of each, that there is no such connection.
+//! Stateless resets (RFC 9000 section 10.3): a controller that was killed and restarted ends its old connections, when it
+//! gets the first packet of each.
 //!
-//! For that the keys of reset tokens and of connection ids outlive the process. Each port has keys of its
-//! own: with shared ones, whoever sees a connection id of one port would have the token for it made by the
-//! other (§21.11).
+//! For that, the keys of reset tokens and of connection ids are saved. Each port has its own keys: otherwise somebody who
+//! sees a connection id of one port could get the reset token for it from the other (section 21.11).
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -20,25 +19,21 @@ use zeroize::Zeroizing;
 /// The file in the data directory.
 pub(crate) const FILE: &str = "reset-key";
 
-/// Thousands of edges may ask within moments of a restart. A reset is smaller than what asks for it.
-const INTERVAL: Duration = Duration::from_micros(50);
+/// Between two resets. Thousands of edges may need one right after a restart. A reset is smaller than the packet that causes
+/// it.
+const MIN_RESET_INTERVAL: Duration = Duration::from_micros(50);
 
-/// What the keys are derived from.
+/// The secret that the keys are derived from.
 #[derive(Clone)]
 pub struct ResetSecret(Zeroizing<[u8; 32]>);
 
 impl std::fmt::Debug for ResetSecret {
-    /// Without the secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ResetSecret")
     }
 }
 
 impl ResetSecret {
-    /// A new one.
-    ///
-    /// # Errors
-    /// If the system's random source fails.
     pub fn generate() -> Result<Self> {
         let mut secret = Zeroizing::new([0; 32]);
         let filled = SystemRandom::new().fill(&mut *secret);
@@ -46,16 +41,13 @@ impl ResetSecret {
         Ok(Self(secret))
     }
 
-    /// Reads it from a file, which is made (mode 0600) if it is not there. Where that is not possible, as on a
-    /// full disk, it is one for this process only: edges then notice the next restart some seconds later.
-    ///
-    /// # Errors
-    /// If others may read the file, or it is not such a file.
+    /// Reads the secret from a file, or creates it (mode 0600). If it cannot be saved, as on a full disk, it is for this
+    /// process only: edges then notice the next restart some seconds later.
     pub fn load(path: &Path) -> Result<Self> {
         if !path.exists() {
             let new = Self::generate()?;
             if let Err(error) = files::write_secret(path, &*new.0) {
-                tracing::warn!(%error, "the secret of stateless resets is not kept");
+                tracing::warn!(%error, "the secret of stateless resets cannot be saved");
             }
             return Ok(new);
         }
@@ -65,7 +57,7 @@ impl ResetSecret {
             .try_into()
             .map_err(|_| {
                 anyhow!(
-                    "it has {} bytes and not 32; remove it, and the next start makes another",
+                    "it has {} bytes instead of 32; remove it, and the next start makes another",
                     bytes.len()
                 )
             })
@@ -73,7 +65,7 @@ impl ResetSecret {
         Ok(Self(Zeroizing::new(secret)))
     }
 
-    /// The configuration of the endpoint of a port.
+    /// The QUIC endpoint's configuration for one port.
     pub(crate) fn endpoint(&self, port: &str) -> EndpointConfig {
         let reset = hmac::Key::new(hmac::HMAC_SHA256, &self.derive("reset", port));
         let id = self.derive("connection id", port);
@@ -81,7 +73,7 @@ impl ResetSecret {
         let mut config = EndpointConfig::new(Arc::new(reset));
         config
             .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id)))
-            .min_reset_interval(INTERVAL);
+            .min_reset_interval(MIN_RESET_INTERVAL);
         config
     }
 
@@ -97,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_secret_is_made_once_private_and_kept() {
+    fn the_secret_is_made_once_private_and_saved() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);

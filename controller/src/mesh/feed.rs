@@ -72,7 +72,7 @@ pub struct Encoded {
     pub differences: u64,
 }
 
-/// What is to be encoded.
+/// What has to be encoded.
 enum Work {
     Difference(Version, Vec<Change>),
     Snapshot(Box<Desired>),
@@ -168,7 +168,7 @@ impl Cache {
         let Snapshot { frames, changes } = self.snapshot.as_ref()?;
         // An edge never goes back to an older version.
         let forward = have.is_none_or(|have| frames.to.at_least(&have));
-        let behind = log.behind(frames.to)?;
+        let behind = log.changes_since(frames.to)?;
         (forward && behind <= SNAPSHOT_MIN.max(changes / SNAPSHOT_SHARE))
             .then(|| Arc::clone(frames))
     }

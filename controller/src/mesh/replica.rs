@@ -42,7 +42,7 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
 /// list's revision; and a dead watch has ended before this.
 const COMPARE_GRACE: Duration = Duration::from_secs(8);
 
-/// See the [module](self).
+/// This controller's copy of the mesh.
 pub struct Replica {
     pub(super) store: Arc<dyn Store>,
     pub(super) state: RwLock<State>,
@@ -238,7 +238,7 @@ impl Replica {
             }
             self.trust_changed.send_replace(());
         }
-        for (namespace, edge) in &effects.gone_edges {
+        for (namespace, edge) in &effects.removed_edges {
             self.sessions.remove(namespace, edge);
         }
         if effects.trust {
@@ -246,7 +246,7 @@ impl Replica {
             self.sessions.close_where(|peer| refused(peer).map(|refusal| goodbye_reason(&refusal)));
         }
         let mut feeds = self.feeds.lock();
-        for name in &effects.gone {
+        for name in &effects.removed {
             feeds.remove(name);
         }
         let now = Instant::now();

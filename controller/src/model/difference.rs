@@ -1,14 +1,14 @@
-//! Where two states are not the same.
+//! The difference of two states.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Namespace, State, record::Key};
 
 impl State {
-    /// The keys that are not in both as the same record of the same revision.
+    /// The keys whose records or revisions differ.
     pub fn differences(&self, other: &Self) -> Vec<Key> {
         let mut found = Vec::new();
-        // All fields by name, so that none that is added is forgotten. Indexes follow from the rest.
+        // All fields by name, so that a new field cannot be forgotten. Indexes follow from the other fields.
         let Self {
             revision: _,
             mesh,

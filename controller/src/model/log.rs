@@ -1,4 +1,4 @@
-//! The last changes of a namespace: what an edge at an earlier version lacks.
+//! The last changes of a namespace, for edges that have an earlier version.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,30 +6,28 @@ use cframe_pki::{Serial, identity::Label};
 use cframe_protocol::v1::{Change, Version};
 use ipnet::IpNet;
 
-/// Changes kept at most. An edge that is further behind gets a snapshot, which is no larger by then.
-const KEPT: usize = 16_384;
+/// Changes in memory. An edge that lacks more gets a snapshot, which is not larger.
+const MAX_CHANGES: usize = 16_384;
 
-/// A bounded run of versions without a gap, with the changes between them.
+/// The last versions without a gap, and the changes between them.
 #[derive(Debug, Clone)]
 pub struct Log {
-    /// The oldest version that the changes lead on from.
+    /// The version before the first change.
     floor: Version,
     steps: VecDeque<(Version, Vec<Change>)>,
     changes: usize,
 }
 
 impl Log {
-    /// An empty log at a version.
     pub fn new(version: Version) -> Self {
         Self { floor: version, steps: VecDeque::new(), changes: 0 }
     }
 
-    /// The newest version.
     pub fn newest(&self) -> Version {
         self.steps.back().map_or(self.floor, |(version, _)| *version)
     }
 
-    /// Takes in the step to `version`; false if that is the newest already.
+    /// Adds the step to `version`; false if that is the newest already.
     pub fn push(&mut self, version: Version, changes: Vec<Change>) -> bool {
         if version == self.newest() {
             debug_assert!(changes.is_empty(), "a change of desired state without a new version");
@@ -41,7 +39,7 @@ impl Log {
         }
         self.changes += changes.len();
         self.steps.push_back((version, changes));
-        while self.changes > KEPT || self.steps.len() > KEPT {
+        while self.changes > MAX_CHANGES || self.steps.len() > MAX_CHANGES {
             let Some((version, changes)) = self.steps.pop_front() else { break };
             self.floor = version;
             self.changes -= changes.len();
@@ -49,14 +47,14 @@ impl Log {
         true
     }
 
-    /// Whether the changes since `version` are kept.
+    /// Whether the log has the changes since `version`.
     pub fn has(&self, version: Version) -> bool {
         self.start(version).is_some()
     }
 
-    /// How many changes led from `version` to the newest; `None` if they are not kept, or one of them is about whom to
-    /// trust: who has none of it yet is not to begin with whom it has been taken from.
-    pub fn behind(&self, version: Version) -> Option<usize> {
+    /// The number of changes from `version` to the newest; `None` if the log does not have them, or one of them is about
+    /// trust: an edge that starts now must not first trust somebody who was revoked.
+    pub fn changes_since(&self, version: Version) -> Option<usize> {
         let start = self.start(version)?;
         let changes = || self.steps.iter().skip(start).flat_map(|(_, changes)| changes);
         let trust = |change: &Change| {
@@ -70,14 +68,14 @@ impl Log {
         if version == self.floor {
             return Some(0);
         }
-        // Of one epoch, and neither revision ever goes back: the steps are in this order.
+        // Sorted: all are of one epoch, and neither revision ever decreases.
         let order = |version: &Version| (version.mesh, version.namespace);
         let start = self.steps.partition_point(|(at, _)| order(at) <= order(&version));
         let (at, _) = self.steps.get(start.checked_sub(1)?)?;
         (*at == version).then_some(start)
     }
 
-    /// The changes from `version` to the newest, each thing once; `None` if they are not kept.
+    /// The changes from `version` to the newest, the last one for each subject; `None` if the log does not have them.
     pub fn since(&self, version: Version) -> Option<Vec<Change>> {
         let start = self.start(version)?;
         let mut latest = HashMap::new();
@@ -90,7 +88,7 @@ impl Log {
             .filter(|(index, change)| latest.get(&Subject::of(change)) == Some(index))
             .map(|(_, change)| change.clone())
             .collect();
-        // What goes comes before what arrives: no two sites overlap on the way.
+        // Removals first, so that no two sites overlap in between.
         changes.sort_by_key(|change| {
             !matches!(change, Change::PrefixGone { .. } | Change::EdgeGone { .. })
         });
@@ -98,13 +96,13 @@ impl Log {
     }
 }
 
-/// What a change sets or removes: of two about the same thing the later one is enough.
+/// What a change sets or removes. Of two changes with the same subject, the later one is enough.
 #[derive(PartialEq, Eq, Hash)]
 enum Subject<'a> {
     Settings,
     Trust,
     Controllers,
-    /// A serial is random and unique.
+    /// Serials are random and unique.
     Denial(Serial),
     Edge(&'a Label),
     Prefix(IpNet),

@@ -1,4 +1,4 @@
-//! One namespace: what a change of its edges and routes changes for the edges.
+//! One namespace: its edges and routes, and what their changes mean for the edges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,20 +17,16 @@ use crate::model::{
     record::{DeniedRecord, EdgeRecord, MeshRecord, NamespaceRecord, RouteRecord},
 };
 
-/// A namespace.
 #[derive(Debug, Clone)]
 pub struct Namespace {
-    /// The record.
     pub record: NamespaceRecord,
-    /// The revision of its last write.
+    /// The revision of the record's last write.
     pub modified: Revision,
-    /// Its edges.
     pub edges: BTreeMap<Label, Stored<EdgeRecord>>,
-    /// Its routes.
     pub routes: BTreeMap<Label, Stored<RouteRecord>>,
-    /// All prefixes, of edges and routes.
+    /// Of edges and routes.
     pub prefixes: Prefixes,
-    /// The last changes, so that an edge that is a little behind gets just these.
+    /// The last changes: an edge that is a little behind gets only these.
     pub log: Log,
 }
 
@@ -46,7 +42,6 @@ impl Namespace {
         }
     }
 
-    /// One without anything in it.
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
         let settings = cframe_protocol::v1::Settings::default();
@@ -79,7 +74,6 @@ impl Namespace {
         }
     }
 
-    /// The routes behind an edge.
     pub fn routes_of<'a>(
         &'a self,
         edge: &'a Label,
@@ -153,7 +147,7 @@ impl Namespace {
     }
 }
 
-/// Whether edges of a namespace meet the holder of a denied certificate at all.
+/// Whether edges of a namespace can meet the holder of a denied certificate.
 fn concerns(entry: &DenyEntry, namespace: &Label) -> bool {
     match &entry.id.role {
         Role::Edge { namespace: theirs, .. } => theirs == namespace,

@@ -1,16 +1,15 @@
-//! The prefixes of a namespace, ordered so that overlaps are found without looking at all of them.
+//! The prefixes of a namespace, sorted so that overlaps are found without comparing with all of them.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use cframe_pki::identity::Label;
 use ipnet::IpNet;
 
-/// What gave a prefix.
+/// Where a prefix comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The edge that it is behind.
     pub edge: Label,
-    /// The route, or none for a prefix of the edge itself.
+    /// `None` for a prefix of the edge itself.
     pub route: Option<Label>,
 }
 
@@ -24,17 +23,16 @@ impl Source {
     }
 }
 
-/// Canonical prefixes (host bits zero), each with its one source.
+/// Canonical prefixes (host bits zero), each with one source.
 #[derive(Debug, Clone, Default)]
 pub struct Prefixes(BTreeMap<IpNet, Source>);
 
 impl Prefixes {
-    /// Sets a prefix's source.
     pub fn insert(&mut self, net: IpNet, source: Source) {
         self.0.insert(net, source);
     }
 
-    /// Removes a prefix if this is its source; whether it was.
+    /// Removes a prefix if this is its source; false if it is not.
     pub fn remove(&mut self, net: IpNet, source: &Source) -> bool {
         if self.0.get(&net) != Some(source) {
             return false;
@@ -43,17 +41,17 @@ impl Prefixes {
         true
     }
 
-    /// All prefixes that share an address with `net`, the containing ones first.
+    /// All prefixes that overlap with `net`, first those that contain it.
     pub fn overlapping(&self, net: IpNet) -> impl Iterator<Item = (IpNet, &Source)> {
         let containing = (0..net.prefix_len())
             .filter_map(move |len| IpNet::new(net.network(), len).ok())
             .filter_map(|wider| self.0.get_key_value(&wider.trunc()));
-        // Ordered by address, then length: from `net` itself to its last address lies all that is in it.
+        // Sorted by address, then length: everything in `net` is between `net` itself and its last address.
         let inside = self.0.range(net..=IpNet::from(net.broadcast()));
         containing.chain(inside).map(|(net, source)| (*net, source))
     }
 
-    /// The longest prefix that has this address.
+    /// Longest-prefix match.
     pub fn matching(&self, address: IpAddr) -> Option<(IpNet, &Source)> {
         let host = IpNet::from(address);
         (0..=host.prefix_len())
@@ -63,17 +61,14 @@ impl Prefixes {
             .map(|(net, source)| (*net, source))
     }
 
-    /// Each prefix with its edge.
     pub fn owners(&self) -> BTreeMap<IpNet, Label> {
         self.0.iter().map(|(net, source)| (*net, source.edge.clone())).collect()
     }
 
-    /// The number of prefixes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What the store holds: keys, and the JSON below them.
+//! The store's keys, and their JSON values.
 //!
 //! ```text
 //! /cframe/v1/mesh
@@ -10,13 +10,12 @@
 //! /cframe/v1/denied/<serial>
 //! /cframe/v1/admins/<admin>
 //! /cframe/v1/controllers/<controller>
-//! /cframe/v1/alive/<controller>      # there while it runs
+//! /cframe/v1/alive/<controller>      # while it runs
 //! /cframe/v1/issuers/<SHA-256 of the issuing CA's public key>
 //! ```
-//! and besides, not in memory, `/cframe/audit/…` ([`audit`](crate::audit)).
+//! The audit log, `/cframe/audit/…`, is not in memory ([`audit`](crate::audit)).
 //!
-//! Every value is an object with a `schema` field, readable with `etcdctl`. No private key and no secret of a
-//! token is in any of them.
+//! Every value is an object with a `schema` field, readable with `etcdctl`. None has a private key or a token's secret.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +26,7 @@ use std::{
 use cframe_pki::{
     CertificateDer, Fingerprint, Serial,
     bundle::{DenyEntry, TrustBundle},
-    identity::{Label, MeshName, SpiffeId},
+    identity::{Label, MeshName, PeerIdentity, SpiffeId},
 };
 use cframe_protocol::v1::{Endpoint, Settings};
 use cframe_store::Revision;
@@ -35,39 +34,30 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// All keys begin with this.
+/// All keys start with this.
 pub const ROOT: &str = "/cframe/v1/";
 
 /// The keys of controllers that run.
 pub const ALIVE: &str = "/cframe/v1/alive/";
 
-/// The layout of the values. A later one is refused, not guessed at.
+/// The version of the values' layout. A later one is refused.
 pub const SCHEMA: u32 = 1;
 
-/// A key of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// What concerns all namespaces.
     Mesh,
-    /// A namespace.
     Namespace(Label),
-    /// An edge: namespace and name.
+    /// Namespace and name.
     Edge(Label, Label),
-    /// A route: namespace and name.
+    /// Namespace and name.
     Route(Label, Label),
-    /// A join token.
     Token(TokenKey),
-    /// An issued certificate.
     Cert(Serial),
-    /// A denied certificate.
     Denied(Serial),
-    /// An admin.
     Admin(Label),
-    /// A controller, whether it runs or not.
     Controller(Label),
-    /// A controller that runs.
     Alive(Label),
-    /// An issuing CA, by its public key.
+    /// By the public key.
     Issuer(Fingerprint),
 }
 
@@ -117,7 +107,7 @@ fn pair(namespace: &str, name: &str) -> Option<(Label, Label)> {
     Some((namespace.parse().ok()?, name.parse().ok()?))
 }
 
-/// The public id of a join token: 16 bytes, in text as hex. It names the token and proves nothing.
+/// The id of a join token: 16 bytes, in text as hex. It is not secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenKey(pub [u8; 16]);
 
@@ -131,7 +121,7 @@ impl FromStr for TokenKey {
     type Err = RecordError;
 
     fn from_str(text: &str) -> Result<Self, RecordError> {
-        // A serial is spelt the same way: 32 lower-case hex digits.
+        // A serial has the same form: 32 lower-case hex digits.
         let bytes: Serial = text.parse().map_err(|_| RecordError::Key(text.to_owned()))?;
         Ok(Self(*bytes.as_bytes()))
     }
@@ -142,56 +132,47 @@ impl FromStr for TokenKey {
 pub struct MeshRecord {
     /// The trust domain.
     pub name: MeshName,
-    /// Unix milliseconds of the store's making; a restore has a later one.
+    /// Unix milliseconds of when the store was made; a restore sets a later one.
     pub epoch: u64,
-    /// Counts the changes of what is in here and of denied controllers.
+    /// Counts the changes of this record and of denied controllers.
     pub revision: u64,
-    /// The roots, and the issuing CAs that are cut off.
     pub trust: TrustBundle,
-    /// Where the controllers are reached, control port: what is in all their registrations.
+    /// The control ports of all controllers, from their registrations.
     pub controllers: BTreeSet<Endpoint>,
-    /// For the roots that were added later, the mesh's revision that did: whoever has applied that has them.
+    /// For each root that was added later, the mesh's revision that added it: an edge that has applied that revision has the
+    /// root.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub roots_since: BTreeMap<Fingerprint, u64>,
 }
 
-/// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceRecord {
-    /// For people.
     pub description: String,
-    /// What all its edges share.
     pub settings: Settings,
-    /// Counts the changes of the namespace's desired state.
+    /// Counts the changes of the desired state.
     pub revision: u64,
 }
 
-/// A gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeRecord {
-    /// For people.
     pub description: String,
-    /// Its own site prefixes.
+    /// The site's prefixes.
     pub cidrs: Vec<IpNet>,
-    /// Where it is reached from outside.
+    /// Where other edges reach it.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// One more prefix behind an edge.
+/// A further prefix behind an edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRecord {
-    /// The prefix.
     pub prefix: IpNet,
-    /// The edge that it is behind.
     pub edge: Label,
 }
 
-/// A join token; it stays, as used, until it expires, so that a second use is named as such.
+/// A join token. After its use it stays until it expires, so that the error of a second use can say so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
-    /// The namespace that it lets into.
     pub namespace: Label,
-    /// The edge that it makes.
     pub edge: Label,
     /// SHA-256 of the secret.
     pub secret_hash: Fingerprint,
@@ -199,11 +180,10 @@ pub struct TokenRecord {
     pub created: u64,
     /// Unix seconds.
     pub expires: u64,
-    /// Whether it replaces the edge's certificates.
+    /// It replaces the edge's certificates.
     pub rejoin: bool,
-    /// The admin who made it.
     pub created_by: String,
-    /// When it was used, in Unix seconds.
+    /// Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<u64>,
 }
@@ -211,67 +191,74 @@ pub struct TokenRecord {
 /// An issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertRecord {
-    /// Whose it is.
     pub id: SpiffeId,
-    /// Its public key.
     pub spki: Fingerprint,
     /// Unix seconds.
     pub not_before: u64,
     /// Unix seconds.
     pub not_after: u64,
-    /// The certificate that asked for this one over its session.
+    /// The certificate of the session that requested this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renews: Option<Serial>,
-    /// The issuing CA, by its public key. Records from before there could be a second one lack it.
+    /// The issuing CA's public key. Records from before a mesh could have several lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Fingerprint>,
-    /// The mesh's revision whose trust bundle its holder was given along with it, by joining.
+    /// The mesh's revision of the trust bundle that the edge got when it joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<u64>,
 }
 
-/// A certificate that is not accepted any more.
+impl From<&PeerIdentity> for CertRecord {
+    fn from(peer: &PeerIdentity) -> Self {
+        Self {
+            id: peer.id.clone(),
+            spki: peer.spki,
+            not_before: peer.not_before,
+            not_after: peer.not_after,
+            renews: None,
+            issuer: peer.issuer,
+            bundle: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeniedRecord {
-    /// What the edges are told.
+    /// What edges get.
     pub entry: DenyEntry,
-    /// Since when, in Unix seconds.
+    /// Unix seconds.
     pub at: u64,
-    /// Why, for people.
     pub reason: String,
 }
 
-/// A person or program that may make admin calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminRecord {
-    /// May look, not change.
     pub read_only: bool,
 }
 
-/// A controller of the mesh, whether it runs or not.
+/// A registered controller, whether it runs or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerRecord {
-    /// Where it is reached, control port, in order of preference.
+    /// Control ports, in order of preference.
     pub addresses: Vec<Endpoint>,
-    /// Its issuing CA's certificate; in JSON the base64 of its DER.
+    /// The issuing CA's certificate; in JSON the base64 of its DER.
     #[serde(with = "base64_der")]
     pub issuer: CertificateDer<'static>,
-    /// Since when, in Unix seconds.
+    /// Unix seconds.
     pub added: u64,
 }
 
-/// What a controller says of itself while it runs. No edge is told of it.
+/// What a running controller advertises. Edges do not get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AliveRecord {
-    /// Where it is reached, control port.
+    /// Control ports.
     pub addresses: Vec<Endpoint>,
-    /// The port of enrolment on the same hosts.
+    /// The enrolment port on the same hosts.
     pub enroll_port: u16,
-    /// Version of its software.
     pub software: String,
-    /// Since when it runs, in Unix seconds.
+    /// Unix seconds.
     pub started: u64,
-    /// Random, new at every start, in hex.
+    /// A random number for each start, in hex.
     pub boot: String,
 }
 
@@ -295,35 +282,31 @@ mod base64_der {
     }
 }
 
-/// An issuing CA, as its controller has told. For counting and for warnings: whom to trust is the roots' to say.
+/// An issuing CA, as its controller recorded it. It is for counts and warnings; trust comes from the roots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuerRecord {
-    /// Whose it is.
     pub controller: Label,
-    /// The root above it, by its public key.
+    /// The public key of the root above it.
     pub root: Fingerprint,
     /// Unix seconds.
     pub not_before: u64,
     /// Unix seconds.
     pub not_after: u64,
-    /// When it was first used, in Unix seconds.
+    /// When it was recorded first, in Unix seconds.
     pub added: u64,
-    /// Its controller signs with it, and not with another.
+    /// Its controller signs with it now.
     pub signs: bool,
 }
 
-/// A record with the revision that wrote it, which a transaction compares.
+/// A record, and the revision that transactions compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored<T> {
-    /// The record.
     pub record: T,
-    /// The revision of its last write.
     pub modified: Revision,
 }
 
 /// A decoded value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant is the record of its name")]
 pub enum Record {
     Mesh(MeshRecord),
     Namespace(Label, NamespaceRecord),
@@ -339,10 +322,6 @@ pub enum Record {
 }
 
 impl Record {
-    /// Decodes the value under a key.
-    ///
-    /// # Errors
-    /// If the value is not what belongs under that key, or of a later schema.
     pub fn decode(key: Key, value: &[u8]) -> Result<Self, RecordError> {
         Ok(match key {
             Key::Mesh => Self::Mesh(decode(&key, value)?),
@@ -364,7 +343,7 @@ impl Record {
     }
 }
 
-/// Encodes a record's body with its schema.
+/// Encodes a record with its schema.
 pub fn encode<T: Serialize>(body: &T) -> Vec<u8> {
     #[expect(clippy::expect_used, reason = "records have string keys and no failing serializers")]
     serde_json::to_vec(&Envelope { schema: SCHEMA, body }).expect("a record is JSON")
@@ -390,16 +369,12 @@ struct Envelope<'a, T> {
     body: &'a T,
 }
 
-/// Why something in the store cannot be understood.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum RecordError {
-    /// A key that this program does not write.
     #[error("{0:?} is not a key of this store")]
     Key(String),
-    /// A value that does not belong under its key.
     #[error("the value of {0} is damaged: {1}")]
     Value(String, String),
-    /// A value that a later version wrote.
     #[error("{0} has schema {1}, and this program knows {SCHEMA}: run the version that wrote it")]
     Later(String, u32),
 }

@@ -1,5 +1,4 @@
-//! The store's content in memory, with the indexes that decisions need, and what each revision changes
-//! for the edges. Pure: no clock, no I/O.
+//! The store's content in memory, with indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,65 +26,55 @@ mod tests;
 
 use apply::Touched;
 
-/// Everything, as of one revision.
+/// The store's content as of one revision.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// The revision.
     pub revision: Revision,
-    /// What concerns all namespaces.
     pub mesh: Stored<MeshRecord>,
-    /// The namespaces.
     pub namespaces: BTreeMap<Label, Namespace>,
-    /// Join tokens, used ones too until they expire.
+    /// Including used ones, until they expire.
     pub tokens: BTreeMap<TokenKey, Stored<TokenRecord>>,
-    /// Issued certificates.
     pub certs: BTreeMap<Serial, Stored<CertRecord>>,
-    /// The same by holder.
+    /// The serials of `certs` by holder.
     pub certs_of: BTreeMap<SpiffeId, BTreeSet<Serial>>,
-    /// Denied certificates, of all namespaces and roles.
+    /// Denied certificates of all holders.
     pub denied: BTreeMap<Serial, Stored<DeniedRecord>>,
-    /// Admins.
     pub admins: BTreeMap<Label, Stored<AdminRecord>>,
-    /// Controllers, whether they run or not.
+    /// Registered controllers, whether they run or not.
     pub controllers: BTreeMap<Label, Stored<ControllerRecord>>,
-    /// Controllers that run, by their own word.
+    /// What running controllers advertise.
     pub alive: BTreeMap<Label, Stored<AliveRecord>>,
     /// Issuing CAs by their public keys.
     pub issuers: BTreeMap<Fingerprint, Stored<IssuerRecord>>,
 }
 
-/// What a revision means for others.
+/// What follows from a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effects {
     /// Namespaces with a new version.
     pub updated: BTreeSet<Label>,
-    /// Namespaces that are gone.
-    pub gone: BTreeSet<Label>,
-    /// Edges that are gone, with their namespaces.
-    pub gone_edges: BTreeSet<(Label, Label)>,
-    /// Whether trust or the deny-list is another now, or a controller was removed.
+    /// Removed namespaces.
+    pub removed: BTreeSet<Label>,
+    /// Removed edges: namespace and name.
+    pub removed_edges: BTreeSet<(Label, Label)>,
+    /// Whether the trust bundle or the deny-list changed, or a controller was removed.
     pub trust: bool,
 }
 
 /// Why the store's content cannot be used.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum LoadError {
-    /// Something in it cannot be understood.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The mesh's own record is missing.
     #[error("the store has no mesh: make one with `cframe-controller init`")]
     NoMesh,
-    /// A part refers to something that is not there.
     #[error("the store is corrupt: {0} belongs to namespace {1}, which is missing")]
     NoNamespace(String, Label),
 }
 
 impl State {
-    /// Builds the state from everything in the store.
-    ///
     /// # Errors
-    /// If a part cannot be understood or is missing: nothing is served of a damaged whole.
+    /// If any part cannot be understood or is missing: a damaged store is not served at all.
     pub fn load(view: &View) -> Result<Self, LoadError> {
         let mut mesh = None;
         let mut changes = Vec::with_capacity(view.entries.len());
@@ -98,7 +87,7 @@ impl State {
             }
         }
         let mut state = Self::empty(mesh.ok_or(LoadError::NoMesh)?, view.revision);
-        // Namespaces first: what belongs to one looks it up.
+        // Namespaces first: edges and routes are put into them.
         changes.sort_by_key(|(_, record)| !matches!(record, Record::Namespace(..)));
         let mut touched = Touched::default();
         for (modified, record) in changes {
@@ -130,23 +119,23 @@ impl State {
         }
     }
 
-    /// Takes in a whole new state, after revisions were missed.
+    /// Replaces the whole state, after revisions were missed.
     pub fn replace(&mut self, mut new: Self) -> Effects {
         let mut effects = Effects { trust: true, ..Effects::default() };
         for (name, old) in &mut self.namespaces {
             let Some(version) = new.version(name) else {
-                effects.gone.insert(name.clone());
+                effects.removed.insert(name.clone());
                 effects
-                    .gone_edges
+                    .removed_edges
                     .extend(old.edges.keys().map(|edge| (name.clone(), edge.clone())));
                 continue;
             };
             let Some(desired) = new.desired(name) else { continue };
             let Some(namespace) = new.namespaces.get_mut(name) else { continue };
             for edge in old.edges.keys().filter(|edge| !namespace.edges.contains_key(*edge)) {
-                effects.gone_edges.insert((name.clone(), edge.clone()));
+                effects.removed_edges.insert((name.clone(), edge.clone()));
             }
-            // At the same version there is nothing to tell that an edge would ask for.
+            // At the same version nothing changes for edges.
             if old.log.newest() != version {
                 let before = old.desired(name, &self.mesh.record, &self.denied);
                 namespace.log = std::mem::replace(&mut old.log, Log::new(version));
@@ -158,7 +147,7 @@ impl State {
         effects
     }
 
-    /// The newest version of a namespace's desired state.
+    /// The version of a namespace's desired state.
     pub fn version(&self, namespace: &Label) -> Option<Version> {
         self.namespaces.get(namespace).map(|space| Version {
             epoch: self.mesh.record.epoch,
@@ -167,13 +156,13 @@ impl State {
         })
     }
 
-    /// The whole state that an edge of the namespace needs.
+    /// Everything that an edge of the namespace needs.
     pub fn desired(&self, namespace: &Label) -> Option<Desired> {
         let space = self.namespaces.get(namespace)?;
         Some(space.desired(namespace, &self.mesh.record, &self.denied))
     }
 
-    /// Everything that is denied, for the controller's own handshakes.
+    /// For the controller's own handshakes.
     pub fn deny_list(&self) -> DenyList {
         self.denied.values().map(|denied| denied.record.entry.clone()).collect()
     }
@@ -202,12 +191,10 @@ impl State {
         self.controllers.is_empty() || self.controllers.contains_key(name)
     }
 
-    /// The identity of a controller of this mesh.
     pub fn controller_id(&self, name: &Label) -> SpiffeId {
         SpiffeId::controller(self.mesh.record.name.clone(), name.clone())
     }
 
-    /// The identity of an edge of this mesh.
     pub fn edge_id(&self, namespace: &Label, edge: &Label) -> SpiffeId {
         SpiffeId::edge(self.mesh.record.name.clone(), namespace.clone(), edge.clone())
     }

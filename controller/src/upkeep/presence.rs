@@ -47,9 +47,7 @@ pub(crate) async fn advertise(context: Arc<Context>, stop: CancellationToken) {
                     // Dropping the advertisement deletes the key at once.
                     return;
                 }
-                tracing::warn!(
-                    "in the store this controller is gone, or another process; advertising again"
-                );
+                tracing::warn!("the store has no key of this process; advertising again");
             }
             Err(error) => tracing::warn!(%error, "cannot advertise that this controller runs"),
         }

@@ -1,10 +1,7 @@
-//! What every back end of [`Store`] must do, as functions to call from its tests.
+//! Tests that every back end of [`Store`] must pass, to be called from its own tests.
 //!
-//! Each takes a store that is empty under [`PREFIX`] and panics, with the reason, at the first thing
-//! that is not as the trait says. [`all`] runs the whole suite on fresh stores, [`shared`] what two handles
-//! to one store must keep between them.
-
-#![expect(clippy::missing_panics_doc, reason = "a conformance check is an assertion")]
+//! [`all`] runs those of one handle, [`shared`] those of two handles to one store. Each test gets a store that is empty under
+//! [`PREFIX`].
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -18,16 +15,15 @@ mod two_handles;
 use advertise::*;
 use two_handles::*;
 
-/// Everything that the suite writes is below this.
+/// The suite writes only below this.
 pub const PREFIX: &str = "/cframe/v1/";
 
-/// Nothing here takes longer on a healthy store.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Of what is advertised: the least that every store can.
+/// The shortest that every store supports.
 const TTL: Duration = Duration::from_secs(2);
 
-/// The whole suite. `fresh` makes an empty store for each part.
+/// `fresh` makes an empty store for each test.
 pub async fn all<F, Fut>(mut fresh: F)
 where
     F: FnMut() -> Fut,
@@ -43,32 +39,31 @@ where
     one_of_many_concurrent_writers_wins(fresh().await).await;
     counters_lose_no_increment(fresh().await).await;
     a_watch_gives_every_revision_in_order(fresh().await).await;
-    a_watch_resumes_where_it_is_told_to(fresh().await).await;
+    a_watch_starts_after_the_given_revision(fresh().await).await;
     a_watch_sees_only_its_prefix(fresh().await).await;
     a_list_and_the_watch_after_it_leave_no_gap(fresh().await).await;
     a_large_value_and_many_effects_pass(fresh().await).await;
     a_large_list_is_of_one_revision(fresh().await).await;
-    what_is_advertised_is_there_while_it_is_held(fresh().await).await;
-    advertising_anew_leaves_the_newer(fresh().await).await;
-    closing_takes_back_what_is_advertised(fresh().await).await;
+    an_advertised_key_is_there_while_it_is_held(fresh().await).await;
+    advertising_again_leaves_the_newer_one(fresh().await).await;
+    closing_deletes_advertised_keys(fresh().await).await;
     a_closed_store_says_so(fresh().await).await;
 }
 
-/// What several controllers need of one store. `fresh` makes two handles to an empty one; a store of one
-/// process gives the same twice.
+/// `fresh` makes two handles to an empty store; an embedded store returns the same one twice.
 pub async fn shared<F, Fut>(mut fresh: F)
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = (Arc<dyn Store>, Arc<dyn Store>)>,
 {
     let (one, other) = fresh().await;
-    a_write_through_one_is_seen_through_the_other(one, other).await;
+    a_write_through_one_handle_is_seen_through_the_other(one, other).await;
     let (one, other) = fresh().await;
-    of_overlapping_writers_through_two_one_wins(one, other).await;
+    one_of_the_overlapping_writers_through_two_handles_wins(one, other).await;
     let (one, other) = fresh().await;
-    counters_through_two_lose_no_increment(one, other).await;
+    counters_through_two_handles_lose_no_increment(one, other).await;
     let (one, other) = fresh().await;
-    what_one_advertises_the_other_sees(one, other).await;
+    what_one_handle_advertises_the_other_sees(one, other).await;
 }
 
 /// Puts come back byte for byte, ordered by key.
@@ -86,7 +81,7 @@ async fn what_is_put_is_listed(store: Arc<dyn Store>) {
     assert_eq!(contents(&store, "").await, [("a", "3"), ("c", "\u{0}\n\"ü")].map(owned).into());
 }
 
-/// `/edges/prod/` has nothing of `/edges/prod2/`.
+/// A list of `/edges/prod/` has no entry of `/edges/prod2/`.
 async fn a_list_is_bound_to_its_prefix(store: Arc<dyn Store>) {
     let keys = ["edges/prod/a", "edges/prod/b", "edges/prod2/a", "edges/pro", "routes/prod/a"];
     commit(&store, [], keys.map(|key| put(key, "x"))).await;
@@ -95,7 +90,7 @@ async fn a_list_is_bound_to_its_prefix(store: Arc<dyn Store>) {
     assert!(contents(&store, "edges/none/").await.is_empty());
 }
 
-/// From either end, with or without values, and never more than was asked for.
+/// From either end, with or without values, and never more than the limit.
 async fn a_page_is_a_part_of_the_list(store: Arc<dyn Store>) {
     let keys = ["log/1", "log/2", "log/3", "log/4", "lot/1"];
     let revision = commit(&store, [], keys.map(|key| put(key, key))).await;
@@ -144,7 +139,7 @@ async fn a_key_can_be_made_only_once(store: Arc<dyn Store>) {
     assert_eq!(contents(&store, "").await, [("a", "1")].map(owned).into());
 }
 
-/// A writer that decided upon a key's value must not bring the key back after it was removed.
+/// A writer that decided on a key's value must not create the key again after it was deleted.
 async fn a_key_that_was_removed_compares_as_absent(store: Arc<dyn Store>) {
     let made = commit(&store, [], [put("a", "1")]).await;
     commit(&store, [compare("a", made)], [delete("a")]).await;
@@ -153,7 +148,7 @@ async fn a_key_that_was_removed_compares_as_absent(store: Arc<dyn Store>) {
     commit(&store, [compare("a", 0)], [put("a", "3")]).await;
 }
 
-/// Every commit has a later revision, and what it wrote carries it.
+/// Every commit has a later revision, which the entries that it wrote have too.
 async fn revisions_grow_and_entries_carry_theirs(store: Arc<dyn Store>) {
     let mut last = store.list(PREFIX).await.expect("a list").revision;
     for round in 0..5 {
@@ -198,7 +193,7 @@ async fn counters_lose_no_increment(store: Arc<dyn Store>) {
             }
         });
     }
-    timeout(PATIENCE, writers.join_all()).await.expect("the writers end");
+    timeout(TIMEOUT, writers.join_all()).await.expect("the writers end");
     let expected = (WRITERS * EACH).to_string();
     assert_eq!(contents(&store, "").await, [("counter", expected.as_str())].map(owned).into());
 }
@@ -213,7 +208,7 @@ async fn increment(store: &Arc<dyn Store>) -> bool {
     store.commit(Txn { compares: vec![compare("counter", modified)], ops }).await.is_ok()
 }
 
-/// No revision is left out, merged, torn or reordered.
+/// No revision is omitted, merged, split or reordered.
 async fn a_watch_gives_every_revision_in_order(store: Arc<dyn Store>) {
     let from = store.list(PREFIX).await.expect("a list").revision;
     let mut watch = store.watch(PREFIX, from).await.expect("a watch");
@@ -224,7 +219,7 @@ async fn a_watch_gives_every_revision_in_order(store: Arc<dyn Store>) {
     }
     expected.push((commit(&store, [], [delete("a")]).await, String::new()));
     for (revision, text) in expected {
-        let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+        let batch = timeout(TIMEOUT, watch.next()).await.expect("in time").expect("a batch");
         assert_eq!(batch.revision, revision);
         let changes: BTreeMap<_, _> = batch.changes.into_iter().collect();
         let expected = if text.is_empty() {
@@ -238,14 +233,14 @@ async fn a_watch_gives_every_revision_in_order(store: Arc<dyn Store>) {
 }
 
 /// A watch from an earlier revision gives what was after it.
-async fn a_watch_resumes_where_it_is_told_to(store: Arc<dyn Store>) {
+async fn a_watch_starts_after_the_given_revision(store: Arc<dyn Store>) {
     let mut revisions = Vec::new();
     for round in 0..5 {
         revisions.push(commit(&store, [], [put("a", &round.to_string())]).await);
     }
     let mut watch = store.watch(PREFIX, revisions[1]).await.expect("a watch");
     for expected in &revisions[2..] {
-        let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+        let batch = timeout(TIMEOUT, watch.next()).await.expect("in time").expect("a batch");
         assert_eq!(batch.revision, *expected);
     }
 }
@@ -256,7 +251,7 @@ async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
     let mut watch = store.watch(&format!("{PREFIX}edges/prod/"), from).await.expect("a watch");
     commit(&store, [], [put("edges/prod2/a", "1")]).await;
     let seen = commit(&store, [], [put("edges/prod/a", "2"), put("routes/prod/a", "2")]).await;
-    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+    let batch = timeout(TIMEOUT, watch.next()).await.expect("in time").expect("a batch");
     assert_eq!(batch.revision, seen);
     assert_eq!(batch.changes, [(format!("{PREFIX}edges/prod/a"), Some(b"2".to_vec()))]);
 }
@@ -278,7 +273,7 @@ async fn a_list_and_the_watch_after_it_leave_no_gap(store: Arc<dyn Store>) {
         view.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
     let mut watch = store.watch(PREFIX, view.revision).await.expect("a watch");
     while !state.contains_key(&format!("{PREFIX}end")) {
-        match timeout(PATIENCE, watch.next()).await.expect("in time") {
+        match timeout(TIMEOUT, watch.next()).await.expect("in time") {
             Ok(batch) => {
                 for (key, value) in batch.changes {
                     match value {
@@ -288,7 +283,7 @@ async fn a_list_and_the_watch_after_it_leave_no_gap(store: Arc<dyn Store>) {
                 }
             }
             Err(WatchError::Compacted(_) | WatchError::Ended(_)) => {
-                panic!("200 revisions are kept by every store")
+                panic!("every store has the last 200 revisions")
             }
         }
     }
@@ -318,12 +313,11 @@ async fn a_closed_store_says_so(store: Arc<dyn Store>) {
     let txn = Txn { compares: Vec::new(), ops: vec![put("a", "2")] };
     assert!(matches!(store.commit(txn).await, Err(CommitError::Unavailable(_))));
     assert!(store.list(PREFIX).await.is_err());
-    let end = timeout(PATIENCE, watch.next()).await.expect("in time");
+    let end = timeout(TIMEOUT, watch.next()).await.expect("in time");
     assert!(matches!(end, Err(WatchError::Ended(_))));
 }
 
-/// However many requests it takes, and whatever is written meanwhile: what one transaction wrote is the same
-/// everywhere.
+/// A list that takes several requests is of one revision, also if others write meanwhile.
 async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
     const KEYS: usize = 1_300;
     let at_once = store.max_ops().min(100);
@@ -332,7 +326,7 @@ async fn a_large_list_is_of_one_revision(store: Arc<dyn Store>) {
         commit(&store, [], part.iter().map(|key| put(key, "first"))).await;
     }
     let ends = [keys[0].clone(), keys[KEYS - 1].clone()];
-    commit(&store, [], ends.iter().map(|key| put(key, "begun"))).await;
+    commit(&store, [], ends.iter().map(|key| put(key, "started"))).await;
     let writer = tokio::spawn({
         let store = Arc::clone(&store);
         async move {
@@ -362,7 +356,7 @@ async fn commit(
     ops: impl IntoIterator<Item = Op>,
 ) -> Revision {
     let txn = Txn { compares: compares.into_iter().collect(), ops: ops.into_iter().collect() };
-    timeout(PATIENCE, store.commit(txn)).await.expect("in time").expect("a commit")
+    timeout(TIMEOUT, store.commit(txn)).await.expect("in time").expect("a commit")
 }
 
 async fn contents(store: &Arc<dyn Store>, below: &str) -> BTreeMap<String, String> {

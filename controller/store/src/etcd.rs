@@ -1,14 +1,14 @@
-//! The store in etcd, for several controllers. Nothing else knows etcd.
+//! The store in etcd, for several controllers.
 //!
-//! A revision is etcd's. Reads are linearizable, so that a list is never older than what was acknowledged to
-//! anybody before it. A commit is one etcd transaction that compares modification revisions. Every call
-//! has a deadline, and goes on at another member when one does not answer.
+//! Revisions are etcd's. Reads are linearizable: a list has every write that was acknowledged before it. A commit is one
+//! etcd transaction that compares modification revisions. Every call has a deadline, and continues at another member when
+//! one does not answer.
 //!
-//! **A commit that gets no answer** may have happened. It is repeated only if it compares a key that it
-//! also writes: then at most one of the attempts can take effect. Whether an earlier one did is told by a
-//! key that every commit writes beside its own, below [`MARKS`].
+//! A commit that gets no answer may have happened. It is repeated only if it compares a key that it also writes: then at
+//! most one of the attempts can take effect. Every commit also writes a key below [`MARKS`], which shows whether an earlier
+//! attempt did.
 //!
-//! doc/decisions/0012-etcd.md has what is guaranteed and what not.
+//! doc/decisions/0012-etcd.md says what is guaranteed and what is not.
 
 use std::{
     fmt,
@@ -42,31 +42,30 @@ mod watch;
 
 pub use marks::PREFIX as MARKS;
 
-/// etcd's `--max-txn-ops` is 128 unless its operator says otherwise, of which a commit needs one itself.
+/// etcd's `--max-txn-ops` is 128 by default, and a commit needs one itself.
 const MAX_OPS: usize = 127;
-/// Entries of the first page of a list, and of any at most. For each page etcd counts all that follow: many small
+/// Entries of the first page of a list, and of any page. For each page etcd counts all entries that follow, so many small
 /// pages of a large mesh take seconds.
-const PAGE: usize = 512;
-const PAGE_MOST: usize = 16_384;
-/// And at least: so many of the largest values that etcd takes (1.5 MiB) fit into [`MAX_ANSWER`].
-const PAGE_LEAST: usize = 32;
-/// What a page is to have, judged by those before.
+const FIRST_PAGE: usize = 512;
+const MAX_PAGE: usize = 16_384;
+/// So many of the largest values that etcd takes (1.5 MiB) fit into [`MAX_ANSWER`].
+const MIN_PAGE: usize = 32;
+/// The size that pages should have, estimated from the page before.
 const PAGE_BYTES: usize = 512 << 10;
-/// The largest answer that is read: a page of large values.
+/// Bytes of an answer: a page of large values.
 const MAX_ANSWER: usize = 64 << 20;
-/// How often a list is begun again because etcd was compacted under it.
-const LISTS: usize = 3;
-/// How long the end of the background tasks is waited for.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// A list starts again if etcd was compacted meanwhile.
+const MAX_LISTS: usize = 3;
+/// For the background tasks to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where etcd is and how to get in.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// `http://HOST:PORT` or `https://HOST:PORT`, one of each member.
     pub endpoints: Vec<String>,
-    /// PEM: the CAs that members' certificates are from.
+    /// PEM: the CAs of the members' certificates.
     pub ca: Option<Vec<u8>>,
-    /// PEM: a client's certificate with its key.
+    /// PEM: a client certificate and its key.
     pub identity: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     /// User and password.
     pub user: Option<(String, Zeroizing<String>)>,
@@ -79,27 +78,26 @@ impl fmt::Debug for Config {
     }
 }
 
-/// A handle to the store.
 pub struct Etcd {
     members: Arc<Members>,
     marks: Arc<Marks>,
-    /// Whether the members are being looked after.
-    looked_after: AtomicBool,
+    /// Whether the members are being checked.
+    checking: AtomicBool,
     tasks: TaskTracker,
     closed: CancellationToken,
 }
 
 impl Etcd {
-    /// A handle, once it is sure that the configuration can be used. Nothing is connected before the first call.
+    /// Checks that the configuration can be used. Nothing is connected before the first call.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] if an endpoint is no URL, or a certificate or key is none.
+    /// [`ReadError::Unavailable`] if an endpoint, a certificate or the key is malformed.
     pub async fn open(config: &Config) -> Result<Self, ReadError> {
-        Members::check(config).await?;
+        Members::check_config(config).await?;
         Self::new(config)
     }
 
-    /// The same, of a configuration that is known to be good.
+    /// [`open`](Self::open) without checking certificates and key.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if there is no endpoint.
@@ -107,28 +105,29 @@ impl Etcd {
         Ok(Self {
             members: Arc::new(Members::new(config)?),
             marks: Arc::default(),
-            looked_after: AtomicBool::new(false),
+            checking: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
         })
     }
 
-    /// From the first watch on: who only makes a call or two needs none of it.
-    fn look_after(&self) {
-        if !self.looked_after.swap(true, Ordering::Relaxed) {
+    /// Starts the background checks of the members, with the first watch: a command that makes a call or two does not need
+    /// them.
+    fn start_checking(&self) {
+        if !self.checking.swap(true, Ordering::Relaxed) {
             let (members, closed) = (Arc::clone(&self.members), self.closed.clone());
             self.tasks.spawn(async move {
-                let looked = async {
-                    members.look().await;
-                    marks::clear(&members).await;
-                    members.look_on().await;
+                let checking = async {
+                    members.check_health().await;
+                    marks::delete_old(&members).await;
+                    members.keep_checking().await;
                 };
-                closed.run_until_cancelled(looked).await;
+                closed.run_until_cancelled(checking).await;
             });
         }
     }
 
-    /// Unless the store is closed, also while the call runs.
+    /// Runs a call, and aborts it when the store is closed.
     async fn unless_closed<T, E>(
         &self,
         call: impl Future<Output = Result<T, E>>,
@@ -140,7 +139,7 @@ impl Etcd {
 
     async fn list_all(&self, prefix: &str) -> Result<View, ReadError> {
         let mut last = String::new();
-        for _ in 0..LISTS {
+        for _ in 0..MAX_LISTS {
             match self.pages(prefix).await {
                 Ok(view) => return Ok(view),
                 Err(ListError::Compacted(fault)) => last = fault,
@@ -150,21 +149,21 @@ impl Etcd {
         Err(ReadError::Unavailable(last))
     }
 
-    async fn range(&self, wanted: &Page) -> Result<View, ReadError> {
-        let limit = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
-        let order = if wanted.from_end { SortOrder::Descend } else { SortOrder::Ascend };
-        let mut options = if wanted.start >= wanted.end || limit == 0 {
-            // To etcd 0 is no limit, and a range that is none a fault: only the revision is asked for.
+    async fn range(&self, page: &Page) -> Result<View, ReadError> {
+        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+        let order = if page.from_end { SortOrder::Descend } else { SortOrder::Ascend };
+        let mut options = if page.start >= page.end || limit == 0 {
+            // For etcd, 0 means no limit and an empty range is an error, so only the revision is requested.
             GetOptions::new().with_count_only()
         } else {
-            let range = GetOptions::new().with_range(wanted.end.as_str()).with_limit(limit);
+            let range = GetOptions::new().with_range(page.end.as_str()).with_limit(limit);
             range.with_sort(SortTarget::Key, order)
         };
-        if !wanted.values {
+        if !page.values {
             options = options.with_keys_only();
         }
         let found = self.members.read(|client| {
-            let (mut kv, key, options) = (kv(&client), wanted.start.as_str(), options.clone());
+            let (mut kv, key, options) = (kv(&client), page.start.as_str(), options.clone());
             async move { kv.get(key, Some(options)).await }
         });
         let mut found = found.await.map_err(|fault| ReadError::Unavailable(fault.text))?;
@@ -173,12 +172,12 @@ impl Etcd {
         Ok(View { revision, entries })
     }
 
-    /// The first page decides the revision, the others are of the same.
+    /// All pages are of the first page's revision.
     async fn pages(&self, prefix: &str) -> Result<View, ListError> {
         let end = range_end(prefix);
         let mut key = if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() };
         let mut view: Option<View> = None;
-        let (mut size, mut most) = (PAGE, PAGE_MOST);
+        let (mut size, mut max) = (FIRST_PAGE, MAX_PAGE);
         loop {
             let mut options = GetOptions::new()
                 .with_range(end.clone())
@@ -191,14 +190,14 @@ impl Etcd {
                 async move { kv.get(key, Some(options)).await }
             });
             let mut page = match page.await {
-                // The entries are larger than those before; or the path is slow, over which the first page came.
+                // These entries are larger than those before, or the network is slow although the first page came.
                 Err(fault)
-                    if size > PAGE_LEAST
+                    if size > MIN_PAGE
                         && (fault.fate == Fate::TooLarge
                             || fault.fate == Fate::Unknown && view.is_some()) =>
                 {
-                    most = (size / 4).max(PAGE_LEAST);
-                    size = most;
+                    max = (size / 4).max(MIN_PAGE);
+                    size = max;
                     continue;
                 }
                 page => page?,
@@ -208,22 +207,22 @@ impl Etcd {
             let more = page.more();
             let found = page.take_kvs();
             let bytes = found.iter().map(|found| found.key().len() + found.value().len()).sum();
-            size = page_size(found.len(), bytes).min(most);
+            size = page_size(found.len(), bytes).min(max);
             for found in found {
                 view.entries.push(entry(found)?);
             }
             let Some(last) = view.entries.last().filter(|_| more) else {
                 return Ok(std::mem::replace(view, View { revision, entries: Vec::new() }));
             };
-            // The next key that there can be.
+            // The next possible key.
             key = [last.key.as_bytes(), &[0]].concat();
         }
     }
 }
 
-/// Entries of the next page, by those of this one and their bytes.
+/// Entries of the next page, from the number of this page's entries and their bytes.
 fn page_size(entries: usize, bytes: usize) -> usize {
-    (PAGE_BYTES * entries.max(1) / bytes.max(1)).clamp(PAGE_LEAST, PAGE_MOST)
+    (PAGE_BYTES * entries.max(1) / bytes.max(1)).clamp(MIN_PAGE, MAX_PAGE)
 }
 
 impl Store for Etcd {
@@ -257,7 +256,7 @@ impl Store for Etcd {
         prefix: &'a str,
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>> {
-        self.look_after();
+        self.start_checking();
         let opened = async move {
             let closed = self.closed.clone();
             let watch = watch::open(Arc::clone(&self.members), prefix, from, closed).await?;
@@ -274,10 +273,10 @@ impl Store for Etcd {
     ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>> {
         let advertised = async move {
             let (lease, given) = lease::put(&self.members, key, value, ttl).await?;
-            let (held, keeper) = lease::hold(Arc::clone(&self.members), lease, given);
+            let (advertisement, renewer) = lease::hold(Arc::clone(&self.members), lease, given);
             let closed = self.closed.clone();
-            self.tasks.spawn(keeper.run(closed));
-            Ok(Box::new(held) as Box<dyn Advertisement>)
+            self.tasks.spawn(renewer.run(closed));
+            Ok(Box::new(advertisement) as Box<dyn Advertisement>)
         };
         Box::pin(self.unless_closed(advertised, CommitError::Unavailable))
     }
@@ -286,8 +285,8 @@ impl Store for Etcd {
         Box::pin(async {
             self.closed.cancel();
             self.tasks.close();
-            if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
-                tracing::debug!("etcd was left without a goodbye; leases expire by themselves");
+            if tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {
+                tracing::debug!("closed without an answer from etcd; leases expire by themselves");
             }
         })
     }
@@ -302,7 +301,7 @@ impl Drop for Etcd {
 const CLOSED: &str = "the etcd store is closed";
 
 enum ListError {
-    /// What was being read is not kept any more.
+    /// The list's revision was compacted.
     Compacted(String),
     Other(ReadError),
 }
@@ -331,7 +330,7 @@ fn entry(found: etcd_client::KeyValue) -> Result<Entry, ReadError> {
 fn text(key: Vec<u8>) -> Result<String, ReadError> {
     String::from_utf8(key).map_err(|error| {
         let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
-        ReadError::Corrupt(format!("the key {shown:?} is not text"))
+        ReadError::Corrupt(format!("the key {shown:?} is not UTF-8"))
     })
 }
 
@@ -339,7 +338,7 @@ fn kv(client: &etcd_client::Client) -> KvClient {
     client.kv_client().max_decoding_message_size(MAX_ANSWER)
 }
 
-/// The first key after all that begin with `prefix`.
+/// The first key after all that start with `prefix`.
 fn range_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
@@ -348,7 +347,7 @@ fn range_end(prefix: &str) -> Vec<u8> {
             return end;
         }
     }
-    // etcd's word for "without end".
+    // For etcd, this is a range without an end.
     vec![0]
 }
 

@@ -1,15 +1,15 @@
-//! The store behind a trait: keys with JSON values, transactions that compare, watches that resume.
+//! The store behind a trait: keys with JSON values, transactions with comparisons, watches that can be resumed.
 //!
-//! The shape is that of etcd, because that is the back end with the fewest freedoms; the embedded one
-//! ([`redb`]) does the same things on one file. The module `conformance` is what both must pass.
+//! The trait follows etcd, the back end with the fewest freedoms; the embedded one ([`redb`]) does the same on one file.
+//! Both pass the suite in the module `conformance`.
 //!
-//! Rules that every back end keeps:
+//! Every back end guarantees:
 //! - a [`Revision`] counts the store's committed transactions and only grows;
 //! - [`Store::list`] and [`Store::page`] answer from one revision, however many entries they return;
 //! - [`Store::commit`] is all or nothing, and durable before it answers;
-//! - a [`Watch`] gives every revision after the one it starts from, in order, each as a whole, or ends
-//!   with [`WatchError::Compacted`], after which the reader lists again and takes the difference;
-//! - an [`Advertisement`] is gone soon after its holder is, however that ended.
+//! - a [`Watch`] gives every revision after its start, in order, each as a whole, or ends with
+//!   [`WatchError::Compacted`], after which the reader lists again and computes the difference;
+//! - an [`Advertisement`]'s key is deleted soon after its holder is gone, however the holder ended.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm))]
 
@@ -36,7 +36,7 @@ pub type Revision = u64;
 pub struct Entry {
     /// The whole key, such as `/cframe/v1/edges/prod/aws-hk`.
     pub key: String,
-    /// The value: JSON in everything that this program writes.
+    /// JSON in everything that this program writes.
     pub value: Vec<u8>,
     /// The revision that wrote this value.
     pub modified: Revision,
@@ -45,55 +45,47 @@ pub struct Entry {
 /// Every entry under a prefix, all as of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// The revision that this is the state of.
     pub revision: Revision,
-    /// The entries, ordered by key.
+    /// Sorted by key.
     pub entries: Vec<Entry>,
 }
 
-/// A part of the keys, to be read in pieces of which each is as of its own revision.
+/// A range of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// The first key that may be in it.
+    /// Inclusive.
     pub start: String,
-    /// The first key after it.
+    /// Exclusive.
     pub end: String,
-    /// Entries at most.
     pub limit: usize,
-    /// The last entries, from the last on, instead of the first.
+    /// Return the last entries, the last one first, instead of the first ones.
     pub from_end: bool,
-    /// Without it values are empty, and cost nothing.
+    /// Without this, values are empty.
     pub values: bool,
 }
 
 /// A condition of a transaction: `key` was last written at `modified`, or is absent if that is 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compare {
-    /// The key to compare.
     pub key: String,
-    /// The revision of its last write that the writer decided upon; 0 means that it must be absent.
+    /// The revision of its last write; 0 means that it must be absent.
     pub modified: Revision,
 }
 
 /// One effect of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Sets a key.
     Put {
-        /// The key.
         key: String,
-        /// Its new value.
         value: Vec<u8>,
     },
-    /// Removes a key; it is no error if there is none.
+    /// It is no error if the key is absent.
     Delete {
-        /// The key.
         key: String,
     },
 }
 
 impl Op {
-    /// The key that this changes.
     pub fn key(&self) -> &str {
         match self {
             Self::Put { key, .. } | Self::Delete { key } => key,
@@ -101,31 +93,26 @@ impl Op {
     }
 }
 
-/// A write: if every comparison holds, all effects happen, else none. No key may occur in two effects.
+/// A write: if every comparison holds, all effects happen, otherwise none. No key may be in two effects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// What must still be so.
     pub compares: Vec<Compare>,
-    /// What happens then.
     pub ops: Vec<Op>,
 }
 
 /// What one revision changed under the watched prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// The revision.
     pub revision: Revision,
-    /// Its changes: key, and the new value unless the key was removed.
+    /// Key and new value; `None` if the key was deleted.
     pub changes: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// Why nothing could be read.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum ReadError {
-    /// What is stored is damaged. Nothing of it is served.
+    /// Stored data is damaged. None of it is served.
     #[error("the store is corrupt: {0}; restore it from a backup (`cframe-controller restore`)")]
     Corrupt(String),
-    /// The store cannot be reached or does not answer.
     #[error("the store does not answer: {0}")]
     Unavailable(String),
 }
@@ -133,19 +120,18 @@ pub enum ReadError {
 /// Why a transaction did not happen. After any of these except [`CommitError::Unavailable`] nothing of it did.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum CommitError {
-    /// A comparison failed: somebody else wrote the key in between.
+    /// A comparison failed: another writer wrote this key.
     #[error("{0} was changed by another writer at the same time")]
     Conflict(String),
-    /// There is no room. Reading goes on.
+    /// Reads still work.
     #[error("the store is full: {0}; free some space and try again")]
     Full(String),
-    /// The transaction is larger than the store takes.
     #[error("the change is too large for the store: {0}")]
     TooLarge(String),
-    /// What is stored is damaged.
+    /// Stored data is damaged.
     #[error("the store is corrupt: {0}; restore it from a backup (`cframe-controller restore`)")]
     Corrupt(String),
-    /// The store did not confirm: the transaction may or may not have happened.
+    /// The transaction may or may not have happened.
     #[error("the store did not confirm the write: {0}")]
     Unavailable(String),
 }
@@ -153,10 +139,10 @@ pub enum CommitError {
 /// Why a watch ended.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum WatchError {
-    /// The changes after the reader's revision are no longer kept: list again.
-    #[error("the changes after revision {0} are no longer kept")]
+    /// The store no longer has the changes after this revision: list again.
+    #[error("the changes after revision {0} are no longer available")]
     Compacted(Revision),
-    /// The store was closed or lost.
+    /// The store was closed, or the connection to it lost.
     #[error("the watch ended: {0}")]
     Ended(String),
 }
@@ -167,33 +153,31 @@ pub trait Watch: Send {
     fn next(&mut self) -> Boxed<'_, Result<Batch, WatchError>>;
 }
 
-/// A key that is in the store while this is held. Dropping it deletes the key, soon afterwards; so does the
-/// death of the process, within the time to live.
+/// A key that is in the store while this is held. Dropping it deletes the key soon afterwards. When the process dies, the
+/// key is deleted within the time to live.
 pub trait Advertisement: Send {
-    /// Waits until the store has taken the key away, because it could not be reached for as long as the time
-    /// to live, or was closed. Advertise again then. Cancel-safe.
+    /// Waits until the store has deleted the key, because it could not be reached for the time to live or was closed. Then
+    /// advertise again. Cancel-safe.
     fn lost(&mut self) -> Boxed<'_, ()>;
 }
 
-/// A store. One process may hold several handles to one.
+/// One process may have several handles to one store.
 pub trait Store: Send + Sync + 'static {
-    /// What kind of store this is, for `status`: `"embedded"`, `"etcd"`.
+    /// For `status`: `"embedded"`, `"etcd"`.
     fn kind(&self) -> &'static str;
 
-    /// How the store itself fares, for `status`, such as `"2 of 3 members"`; `None` if there is nothing to say.
+    /// For `status`, such as `"2 of 3 members"`; `None` if there is nothing to report.
     fn health(&self) -> Option<String> {
         None
     }
 
-    /// The most effects, and the most comparisons, that one transaction may have.
+    /// The maximum number of effects, and of comparisons, in one transaction.
     fn max_ops(&self) -> usize;
 
-    /// Everything whose key starts with `prefix`, as of one revision.
+    /// All entries whose key starts with `prefix`, as of one revision.
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>>;
 
-    /// A page of what is there.
-    ///
-    /// A store that can read a range does so; this lists everything below what the page's bounds have in common.
+    /// A range of entries, as of one revision. This default lists everything under the common prefix of the two bounds.
     fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
         Box::pin(async move {
             let View { revision, entries } = self.list(common(&page.start, &page.end)).await?;
@@ -212,7 +196,7 @@ pub trait Store: Send + Sync + 'static {
         })
     }
 
-    /// Carries a transaction out and answers with its revision once it is durable.
+    /// Carries out a transaction, and returns its revision once it is durable.
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>>;
 
     /// The changes under `prefix` after `from`.
@@ -222,8 +206,8 @@ pub trait Store: Send + Sync + 'static {
         from: Revision,
     ) -> Boxed<'a, Result<Box<dyn Watch>, WatchError>>;
 
-    /// Sets a key, whatever it was, for as long as the answer is held. `ttl` is whole seconds, at least 2, and how
-    /// long the key may outlive a process that died; a change of etcd's leader begins it anew.
+    /// Sets a key, also if it exists, for as long as the advertisement is held. `ttl` is how long the key may outlive a
+    /// process that died, in whole seconds, at least 2; a change of etcd's leader starts it again.
     fn advertise(
         &self,
         key: String,
@@ -231,12 +215,12 @@ pub trait Store: Send + Sync + 'static {
         ttl: Duration,
     ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>>;
 
-    /// Takes advertisements back, finishes what was begun and lets go of files and connections. Later calls
-    /// fail as unavailable.
+    /// Deletes advertised keys, completes what has started, and closes files and connections. Later calls fail as
+    /// unavailable.
     fn close(&self) -> Boxed<'_, ()>;
 }
 
-/// What two texts begin with alike.
+/// The common prefix of two texts.
 fn common<'a>(one: &'a str, other: &str) -> &'a str {
     let same = one.char_indices().zip(other.chars()).find(|((_, a), b)| a != b);
     let end = same.map_or(one.len().min(other.len()), |((at, _), _)| at);

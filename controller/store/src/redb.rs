@@ -1,17 +1,20 @@
 //! The embedded store: one redb file, one thread.
 //!
-//! All work is done by a thread of its own, so that no fsync runs on the runtime. Transactions that wait while one is
-//! being made durable are put into the next commit together: each compares against what the ones before
-//! it left, all share one fsync, and none is answered before it.
+//! A separate thread does all the work, so that no fsync blocks the runtime. Transactions that wait meanwhile go into the
+//! next commit together: each compares with what those before it left, all share one fsync, and none is answered before
+//! it.
 //!
-//! The file's checksums are verified at every open; a damaged page is an error that names it, never a
-//! missing entry. After an I/O error (a full disk) redb refuses everything until it is opened again; the
-//! thread does that before the next transaction, so that writes come back by themselves once there is room.
+//! The file's checksums are verified when it is opened: a damaged page is an error, never a missing entry. After an I/O error
+//! (a full disk) redb refuses everything until it is opened again. The thread does that before the next transaction, so
+//! writes work again once there is room.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -24,41 +27,43 @@ use super::{
     Watch, WatchError,
 };
 
+mod advertisement;
 mod file;
-mod held;
 mod history;
 #[cfg(test)]
 mod tests;
 
+use advertisement::{Dropped, RedbAdvertisement};
 use file::{
-    Failure, builder, changes, clear_held, commit, create_private, list, open_database, page,
+    Failure, builder, changes, commit, create_private, delete_left_over, list, open_database, page,
     prepare,
 };
-use held::{Dropped, Held};
 use history::{History, LogWatch};
 
-/// Requests waiting for the thread; more wait in their callers.
-const QUEUE: usize = 256;
-/// The most transactions that share one commit.
-const GROUP: usize = 128;
+/// Requests that wait for the thread; more wait in their callers.
+const MAX_QUEUE: usize = 256;
+/// Transactions that share one commit.
+const MAX_GROUP: usize = 128;
 
-/// Makes the database again after an I/O error.
+/// Opens the database, again after an I/O error.
 type Opener = Box<dyn FnMut() -> Result<Database, DatabaseError> + Send>;
 
-/// A handle to the store. Clones share it; the file is closed by [`Store::close`] or with the last of them.
+/// Clones share the store. [`Store::close`], or dropping the last clone, closes the file.
 #[derive(Clone)]
 pub struct Redb {
     jobs: mpsc::Sender<Job>,
     history: Arc<History>,
     dropped: Dropped,
+    /// The number of the next advertisement.
+    next_number: Arc<AtomicU64>,
 }
 
 impl Redb {
-    /// Opens the file, or makes it (mode 0600), and verifies every checksum in it.
+    /// Opens the file or creates it (mode 0600), and verifies all its checksums.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] if a page is damaged or the file is not a store; [`ReadError::Unavailable`] if
-    /// it cannot be opened, for instance because another process holds it.
+    /// [`ReadError::Corrupt`] if a page is damaged or the file is not a store; [`ReadError::Unavailable`] if it cannot be
+    /// opened, for instance because another process has it open.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let shown = path.display().to_string();
         create_private(path)
@@ -70,24 +75,35 @@ impl Redb {
     fn start(shown: &str, mut opener: Opener) -> Result<Self, ReadError> {
         let database = open_database(shown, &mut opener)?;
         let revision = prepare(&database)
-            .and_then(|revision| clear_held(&database, revision))
+            .and_then(|revision| delete_left_over(&database, revision))
             .map_err(|failure| failure.into_read(shown))?;
         let history = Arc::new(History::new(revision));
-        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (jobs, queue) = mpsc::channel(MAX_QUEUE);
         let dropped = Dropped::default();
         let worker = Worker {
             shown: shown.to_owned(),
             opener,
             database: Some(database),
             history: Arc::clone(&history),
-            held: BTreeMap::new(),
+            advertised: BTreeMap::new(),
             dropped: Arc::clone(&dropped),
         };
         thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || worker.run(queue))
             .map_err(|error| ReadError::Unavailable(format!("no thread for {shown}: {error}")))?;
-        Ok(Self { jobs, history, dropped })
+        Ok(Self { jobs, history, dropped, next_number: Arc::default() })
+    }
+
+    /// Sends a job to the thread, and waits for its answer.
+    async fn run_job<T, E>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Job,
+        closed: impl Fn() -> E,
+    ) -> Result<T, E> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
 
@@ -101,33 +117,23 @@ impl Store for Redb {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> Boxed<'a, Result<View, ReadError>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let job = Job::List { prefix: prefix.to_owned(), reply };
-            self.jobs.send(job).await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?
-        })
+        let prefix = prefix.to_owned();
+        let list = |reply| Job::List { prefix, reply };
+        Box::pin(self.run_job(list, || ReadError::Unavailable(CLOSED.to_owned())))
     }
 
     fn page<'a>(&'a self, page: &'a Page) -> Boxed<'a, Result<View, ReadError>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let job = Job::Page { page: page.clone(), reply };
-            self.jobs.send(job).await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| ReadError::Unavailable(CLOSED.to_owned()))?
-        })
+        let page = page.clone();
+        let read = |reply| Job::Page { page, reply };
+        Box::pin(self.run_job(read, || ReadError::Unavailable(CLOSED.to_owned())))
     }
 
     fn commit(&self, txn: Txn) -> Boxed<'_, Result<Revision, CommitError>> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let job = Job::Commit(Pending { txn, held: false, reply });
-            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?
-        })
+        let commit = |reply| Job::Commit(Pending { txn, advertisement: None, reply });
+        Box::pin(self.run_job(commit, || CommitError::Unavailable(CLOSED.to_owned())))
     }
 
-    /// There is no other process that could outlive this one, so the time to live does not matter.
+    /// The time to live is not needed: when the process dies, the next one deletes its keys.
     fn advertise(
         &self,
         key: String,
@@ -135,19 +141,19 @@ impl Store for Redb {
         _ttl: Duration,
     ) -> Boxed<'_, Result<Box<dyn Advertisement>, CommitError>> {
         Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let ops = vec![Op::Put { key: key.clone(), value }];
-            let txn = Txn { compares: Vec::new(), ops };
-            let job = Job::Commit(Pending { txn, held: true, reply });
-            self.jobs.send(job).await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))?;
-            answer.await.map_err(|_| CommitError::Unavailable(CLOSED.to_owned()))??;
-            let held = Held::new(
-                key,
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+            // Before the commit is sent, so that a caller who does not wait for the answer leaves no key behind. It is
+            // dropped after the answer's channel, which the thread relies on.
+            let advertisement = RedbAdvertisement::new(
+                (key.clone(), number),
                 Arc::clone(&self.dropped),
                 self.jobs.downgrade(),
                 self.history.subscribe(),
             );
-            Ok(Box::new(held) as Box<dyn Advertisement>)
+            let txn = Txn { compares: Vec::new(), ops: vec![Op::Put { key, value }] };
+            let commit = |reply| Job::Commit(Pending { txn, advertisement: Some(number), reply });
+            self.run_job(commit, || CommitError::Unavailable(CLOSED.to_owned())).await?;
+            Ok(Box::new(advertisement) as Box<dyn Advertisement>)
         })
     }
 
@@ -164,7 +170,7 @@ impl Store for Redb {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             if self.jobs.send(Job::Close { reply }).await.is_ok() {
-                // An error means that the thread has gone already, which is what was asked for.
+                // An error means that the thread has ended already.
                 let _ = answer.await;
             }
         })
@@ -183,29 +189,29 @@ enum Job {
         reply: oneshot::Sender<Result<View, ReadError>>,
     },
     Commit(Pending),
-    /// Something was [`Dropped`].
+    /// An advertisement was [dropped](Dropped).
     Drop,
     Close {
         reply: oneshot::Sender<()>,
     },
 }
 
-/// The thread. It ends on [`Job::Close`], or when the last handle is gone.
+/// The thread's state. It ends on [`Job::Close`], or when the last handle is dropped.
 struct Worker {
     shown: String,
     opener: Opener,
-    /// None after an I/O error, until it is opened again.
+    /// `None` after an I/O error, until it is opened again.
     database: Option<Database>,
     history: Arc<History>,
-    /// The keys that are advertised, and how many times.
-    held: BTreeMap<String, usize>,
+    /// Advertised keys, each with the numbers of its advertisements.
+    advertised: BTreeMap<String, BTreeSet<u64>>,
     dropped: Dropped,
 }
 
 struct Pending {
     txn: Txn,
-    /// Whether what it puts is advertised.
-    held: bool,
+    /// The number of the advertisement, if it is one.
+    advertisement: Option<u64>,
     reply: oneshot::Sender<Result<Revision, CommitError>>,
 }
 
@@ -215,7 +221,7 @@ impl Worker {
         while let Some(job) = next.take().or_else(|| queue.blocking_recv()) {
             match job {
                 Job::List { prefix, reply } => {
-                    // A caller that has gone needs no answer, here and below.
+                    // The caller may be gone, here and below.
                     let _ = reply.send(self.list(&prefix));
                 }
                 Job::Page { page, reply } => {
@@ -223,7 +229,7 @@ impl Worker {
                 }
                 Job::Commit(pending) => {
                     let mut group = vec![pending];
-                    while group.len() < GROUP && next.is_none() {
+                    while group.len() < MAX_GROUP && next.is_none() {
                         match queue.try_recv() {
                             Ok(Job::Commit(pending)) => group.push(pending),
                             Ok(other) => next = Some(other),
@@ -234,30 +240,30 @@ impl Worker {
                 }
                 Job::Drop => {}
                 Job::Close { reply } => {
-                    self.withdraw_all();
+                    self.delete_advertised();
                     drop(self.database.take());
                     self.history.end();
                     let _ = reply.send(());
                     return;
                 }
             }
-            // After every job: the word of it may have found no room in the queue.
-            self.withdraw();
+            // After every job, because `Job::Drop` is lost when the queue is full.
+            self.delete_dropped();
         }
-        self.withdraw_all();
+        self.delete_advertised();
         self.history.end();
     }
 
-    /// Deletes what is held no more.
-    fn withdraw(&mut self) {
+    /// Deletes advertised keys that nobody holds any more.
+    fn delete_dropped(&mut self) {
         let dropped =
             std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
         let mut ops = Vec::new();
-        for key in dropped {
-            let Some(times) = self.held.get_mut(&key) else { continue };
-            *times -= 1;
-            if *times == 0 {
-                self.held.remove(&key);
+        for (key, number) in dropped {
+            let Some(numbers) = self.advertised.get_mut(&key) else { continue };
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.advertised.remove(&key);
                 ops.push(Op::Delete { key });
             }
         }
@@ -265,33 +271,33 @@ impl Worker {
             let (reply, _) = oneshot::channel();
             self.commit(vec![Pending {
                 txn: Txn { compares: Vec::new(), ops },
-                held: false,
+                advertisement: None,
                 reply,
             }]);
         }
     }
 
-    fn withdraw_all(&mut self) {
-        let held = std::mem::take(&mut self.held).into_keys();
-        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        *dropped = held.collect();
-        self.held = dropped.iter().map(|key| (key.clone(), 1)).collect();
-        drop(dropped);
-        self.withdraw();
+    fn delete_advertised(&mut self) {
+        let all = self.advertised.iter();
+        let all =
+            all.flat_map(|(key, numbers)| numbers.iter().map(|number| (key.clone(), *number)));
+        let all: Vec<_> = all.collect();
+        *self.dropped.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        self.delete_dropped();
     }
 
     fn database(&mut self) -> Result<&Database, Failure> {
         if self.database.is_none() {
             let opened = (self.opener)().map_err(Failure::from)?;
-            // A commit that was not confirmed may have happened all the same.
+            // A commit that was not confirmed may still have happened.
             self.history.restart_at(prepare(&opened)?);
             self.database = Some(opened);
         }
         self.database.as_ref().ok_or(Failure::Other("closed".to_owned()))
     }
 
-    /// redb latches I/O errors: from the first on, only a new handle works.
-    fn after<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
+    /// After an I/O error only a new redb handle works.
+    fn close_on_error<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
         if result.is_err() {
             self.database = None;
         }
@@ -300,27 +306,30 @@ impl Worker {
 
     fn list(&mut self, prefix: &str) -> Result<View, ReadError> {
         let result = self.database().and_then(|database| list(database, prefix));
-        self.after(result).map_err(|failure| failure.into_read(&self.shown))
+        self.close_on_error(result).map_err(|failure| failure.into_read(&self.shown))
     }
 
-    fn page(&mut self, wanted: &Page) -> Result<View, ReadError> {
-        let result = self.database().and_then(|database| page(database, wanted));
-        self.after(result).map_err(|failure| failure.into_read(&self.shown))
+    fn page(&mut self, range: &Page) -> Result<View, ReadError> {
+        let result = self.database().and_then(|database| page(database, range));
+        self.close_on_error(result).map_err(|failure| failure.into_read(&self.shown))
     }
 
-    fn commit(&mut self, group: Vec<Pending>) {
+    fn commit(&mut self, mut group: Vec<Pending>) {
+        // The caller is gone, and its advertisement is dropped already, or will be.
+        group.retain(|pending| pending.advertisement.is_none() || !pending.reply.is_closed());
         let history = Arc::clone(&self.history);
         let result =
             self.database().and_then(|database| commit(database, history.revision(), &group));
-        match self.after(result) {
+        match self.close_on_error(result) {
             Ok(outcomes) => {
                 let mut batches = Vec::new();
                 let mut answers = Vec::new();
                 for (pending, outcome) in group.into_iter().zip(outcomes) {
                     if let Ok(revision) = outcome {
-                        if pending.held {
+                        if let Some(number) = pending.advertisement {
                             for op in &pending.txn.ops {
-                                *self.held.entry(op.key().to_owned()).or_default() += 1;
+                                let key = op.key().to_owned();
+                                self.advertised.entry(key).or_default().insert(number);
                             }
                         }
                         batches
@@ -335,7 +344,7 @@ impl Worker {
             }
             Err(failure) => {
                 let error = failure.into_commit(&self.shown);
-                tracing::error!(%error, "store");
+                tracing::error!(%error, "a commit of the store failed");
                 for pending in group {
                     let _ = pending.reply.send(Err(error.clone()));
                 }

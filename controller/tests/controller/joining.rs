@@ -151,6 +151,6 @@ async fn a_certificate_for_another_key_or_from_another_root_is_refused() {
 async fn a_name_that_is_taken_is_refused() {
     let joining = Joining::new().await;
     let error = joining.join("a", joining.mesh.root_signer()).await.unwrap_err();
-    assert!(error.contains("controller a is there already"), "{error}");
+    assert!(error.contains("controller a exists already"), "{error}");
     assert_eq!(joining.join("b", joining.mesh.root_signer()).await.unwrap(), member());
 }

@@ -317,7 +317,7 @@ fn a_second_controller_on_one_directory_is_refused() {
     let _running = program.run();
     let output = program.command(&["run", "--metrics-listen", "off"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("another process holds it"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("another process has it open"), "{}", stderr(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]

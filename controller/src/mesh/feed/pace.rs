@@ -52,7 +52,7 @@ pub(crate) struct DeferredUpdates {
 }
 
 impl DeferredUpdates {
-    /// An update that waits already keeps its time: it will be of the newest version then.
+    /// The time of an update that waits already does not change: it will be of the newest version then.
     pub(crate) fn add(&self, namespace: &Label, due: Instant) {
         self.lock().entry(namespace.clone()).or_insert(due);
         self.added.notify_one();

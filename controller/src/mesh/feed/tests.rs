@@ -54,7 +54,7 @@ fn entry(key: Key, value: Vec<u8>) -> Entry {
     Entry { key: key.to_string(), value, modified: 1 }
 }
 
-/// Adds a route, and says which version has it.
+/// Adds a route. Returns the version that has it.
 fn edit(state: &RwLock<State>, number: usize) -> Version {
     let mut state = state.write().unwrap();
     let mut draft = Draft::within(&space(), &state.namespaces[&space()]);
@@ -74,7 +74,7 @@ fn commit(state: &mut State, draft: Draft) -> Version {
     state.version(&space()).unwrap()
 }
 
-/// Denies a certificate, and says which version has that.
+/// Denies a certificate. Returns the version that has this.
 fn deny(state: &RwLock<State>) -> Version {
     let mut state = state.write().unwrap();
     let id = state.edge_id(&space(), &"e".parse().unwrap());
@@ -92,7 +92,7 @@ fn deny(state: &RwLock<State>) -> Version {
     commit(&mut state, draft)
 }
 
-/// What an edge makes of it.
+/// The state of an edge that applies the frames.
 fn follow(assembler: &mut Assembler, frames: &Frames) -> Version {
     let mut decoder = Decoder::new(frame::MAX_FRAME);
     for bytes in &frames.frames {
@@ -104,7 +104,7 @@ fn follow(assembler: &mut Assembler, frames: &Frames) -> Version {
 }
 
 #[test]
-fn a_version_is_encoded_once_for_all_edges_that_come_from_the_same() {
+fn a_version_is_encoded_once_for_all_edges_with_the_same_old_version() {
     let state = state(10);
     let mut version = state.read().unwrap().version(&space()).unwrap();
     let feed = Feed::new(version);
@@ -144,17 +144,17 @@ fn new_edges_between_edits_share_a_snapshot_until_an_eighth_of_it_has_changed() 
 }
 
 #[test]
-fn an_edge_is_never_sent_back_to_a_kept_snapshot() {
+fn an_edge_is_never_sent_back_to_a_stored_snapshot() {
     let state = state(100);
     let old = state.read().unwrap().version(&space()).unwrap();
     let feed = Feed::new(old);
     feed.frames(&state, &space(), None).unwrap();
-    let kept = feed.frames(&state, &space(), None).unwrap().unwrap();
+    let stored = feed.frames(&state, &space(), None).unwrap().unwrap();
     let newest = edit(&state, 100);
-    // A version between the two that this controller has never seen: nothing leads on from it, and the kept snapshot is
+    // A version between the two that this controller has never seen: it has no changes from there, and the stored snapshot is
     // older.
     let have = Version { mesh: old.mesh + 1, ..old };
-    assert!(!kept.to.at_least(&have));
+    assert!(!stored.to.at_least(&have));
     let frames = feed.frames(&state, &space(), Some(have)).unwrap().unwrap();
     assert_eq!((frames.from, frames.to), (None, newest));
     assert_eq!(feed.encoded().snapshots, 2);

@@ -1,4 +1,4 @@
-//! One revision taken in: what it changes here, and what that means for the edges.
+//! Applying one revision to the state, and what it changes for the edges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +18,11 @@ use crate::model::{
 };
 
 impl State {
-    /// Takes one revision in. On an error nothing has changed.
+    /// Applies one revision. After an error nothing has changed.
     ///
     /// # Errors
-    /// If a part cannot be understood, or the mesh's own record is removed: somebody empties the store, which
-    /// is no reason to take everything from the edges.
+    /// If a part cannot be understood, or the mesh's own record is deleted: when somebody empties the store, the edges keep
+    /// what they have.
     pub fn apply(&mut self, batch: &Batch) -> Result<Effects, LoadError> {
         let mut removed = Vec::new();
         let mut put = Vec::new();
@@ -38,7 +38,7 @@ impl State {
         self.check_namespaces(&put, &removed)?;
         self.revision = batch.revision;
         let mut touched = Touched::default();
-        // What is removed makes room for what is put, and contents go before their namespace.
+        // Removals come before additions, and contents before their namespace.
         removed.sort_by_key(|key| matches!(key, Key::Namespace(_)));
         for key in removed {
             self.remove(&key, &mut touched);
@@ -161,20 +161,20 @@ impl State {
 
     fn remove(&mut self, key: &Key, touched: &mut Touched) {
         match key {
-            // Refused before.
+            // Refused above.
             Key::Mesh => {}
             Key::Namespace(name) => {
                 if let Some(namespace) = self.namespaces.remove(name) {
                     let edges = namespace.edges.into_keys();
-                    touched.gone_edges.extend(edges.map(|edge| (name.clone(), edge)));
-                    touched.gone.insert(name.clone());
+                    touched.removed_edges.extend(edges.map(|edge| (name.clone(), edge)));
+                    touched.removed.insert(name.clone());
                 }
             }
             Key::Edge(space, name) => {
                 if let Some(namespace) = self.namespaces.get_mut(space)
                     && namespace.remove_edge(name, touched.of(space))
                 {
-                    touched.gone_edges.insert((space.clone(), name.clone()));
+                    touched.removed_edges.insert((space.clone(), name.clone()));
                 }
             }
             Key::Route(space, name) => {
@@ -226,8 +226,8 @@ impl State {
         };
         let mut effects = Effects {
             updated: BTreeSet::new(),
-            gone: touched.gone,
-            gone_edges: touched.gone_edges,
+            removed: touched.removed,
+            removed_edges: touched.removed_edges,
             trust: touched.trust,
         };
         for name in names {
@@ -248,17 +248,17 @@ impl State {
     }
 }
 
-/// What one revision touched, before it is known who is to be told.
+/// What one revision changes, before the affected namespaces are known.
 #[derive(Default)]
 pub(super) struct Touched {
     namespaces: BTreeMap<Label, Vec<Change>>,
     /// For every namespace.
     all: Vec<Change>,
-    /// The mesh's revision is another.
+    /// The mesh's revision changed, so every namespace's version did.
     every: bool,
     new: BTreeSet<Label>,
-    gone: BTreeSet<Label>,
-    gone_edges: BTreeSet<(Label, Label)>,
+    removed: BTreeSet<Label>,
+    removed_edges: BTreeSet<(Label, Label)>,
     trust: bool,
 }
 
@@ -272,7 +272,7 @@ impl Touched {
         match &entry.id.role {
             Role::Edge { namespace, .. } => self.of(namespace).push(change),
             Role::Controller { .. } => self.all.push(change),
-            // Edges accept no admin anyhow.
+            // Edges never accept admins.
             Role::Admin { .. } => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cframe_pki::identity::Role;
-use cframe_protocol::v1::{CallError, ErrorCode, Reply};
+use cframe_protocol::v1::{CallError, Changed, ErrorCode, Reply};
 use cframe_store::Revision;
 
 use super::{Caller, Replies, authorise, not_allowed};
@@ -31,13 +31,7 @@ impl Request<'_> {
         &self,
         decide: impl Fn(&State) -> Result<Draft, CallError>,
     ) -> Result<Reply, CallError> {
-        let decide = |state: &State| Ok((decide(state)?, ()));
-        let replica = &self.context.replica;
-        if self.dry_run {
-            return replica.dry_run(self.act, decide).map(Reply::Changed);
-        }
-        let written = replica.write(&self.call.lane, self.act, decide).await;
-        written.map(|(changed, ())| Reply::Changed(changed))
+        self.write(|state| Ok((decide(state)?, ())), |changed, ()| Reply::Changed(changed)).await
     }
 
     /// A write whose answer is what it created.
@@ -46,12 +40,20 @@ impl Request<'_> {
         decide: impl Fn(&State) -> Result<(Draft, T), CallError>,
         reply: impl Fn(T) -> Reply,
     ) -> Result<Reply, CallError> {
+        self.write(decide, |_, created| reply(created)).await
+    }
+
+    async fn write<T>(
+        &self,
+        decide: impl Fn(&State) -> Result<(Draft, T), CallError>,
+        reply: impl Fn(Changed, T) -> Reply,
+    ) -> Result<Reply, CallError> {
         let replica = &self.context.replica;
         if self.dry_run {
             return replica.dry_run(self.act, decide).map(Reply::Changed);
         }
-        let written = replica.write(&self.call.lane, self.act, decide).await;
-        written.map(|(_, created)| reply(created))
+        let (changed, created) = replica.write(&self.call.lane, self.act, decide).await?;
+        Ok(reply(changed, created))
     }
 
     /// A write that may be too large for one transaction: `step` is repeated, each with a record of its own, until the

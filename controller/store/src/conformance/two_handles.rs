@@ -6,8 +6,8 @@ use tokio::{task::JoinSet, time::timeout};
 
 use super::{advertise::advertise, *};
 
-/// By its watch and by a list after the write's answer, in both directions.
-pub(super) async fn a_write_through_one_is_seen_through_the_other(
+/// By the watch, and by a list after the write's answer, in both directions.
+pub(super) async fn a_write_through_one_handle_is_seen_through_the_other(
     one: Arc<dyn Store>,
     other: Arc<dyn Store>,
 ) {
@@ -21,18 +21,18 @@ pub(super) async fn a_write_through_one_is_seen_through_the_other(
         let text = round.to_string();
         let revision = commit(writer, [], [put("a", &text)]).await;
         let view = reader.list(PREFIX).await.expect("a list");
-        assert!(view.revision >= revision, "a list from before an acknowledged write");
+        assert!(view.revision >= revision, "a list without an acknowledged write");
         assert_eq!(contents(reader, "").await["a"], text);
         for watch in &mut watches {
-            let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+            let batch = timeout(TIMEOUT, watch.next()).await.expect("in time").expect("a batch");
             assert_eq!(batch.revision, revision);
         }
     }
 }
 
-/// Sixty-four writers of prefixes that overlap, half through each handle: as edges of a namespace do, each
-/// compares the namespace's record and writes it.
-pub(super) async fn of_overlapping_writers_through_two_one_wins(
+/// Sixty-four writers of overlapping prefixes, half through each handle. As for edges of a namespace, each compares the
+/// namespace's record and writes it.
+pub(super) async fn one_of_the_overlapping_writers_through_two_handles_wins(
     one: Arc<dyn Store>,
     other: Arc<dyn Store>,
 ) {
@@ -68,8 +68,7 @@ pub(super) async fn of_overlapping_writers_through_two_one_wins(
     }
 }
 
-/// As [`counters_lose_no_increment`], by both handles.
-pub(super) async fn counters_through_two_lose_no_increment(
+pub(super) async fn counters_through_two_handles_lose_no_increment(
     one: Arc<dyn Store>,
     other: Arc<dyn Store>,
 ) {
@@ -83,17 +82,20 @@ pub(super) async fn counters_through_two_lose_no_increment(
             }
         });
     }
-    timeout(PATIENCE, writers.join_all()).await.expect("the writers end");
+    timeout(TIMEOUT, writers.join_all()).await.expect("the writers end");
     let expected = (4 * EACH).to_string();
     assert_eq!(contents(&other, "").await, [("counter", expected.as_str())].map(owned).into());
 }
 
-/// Both that it is there and that it is gone.
-pub(super) async fn what_one_advertises_the_other_sees(one: Arc<dyn Store>, other: Arc<dyn Store>) {
+/// Both the key and its deletion.
+pub(super) async fn what_one_handle_advertises_the_other_sees(
+    one: Arc<dyn Store>,
+    other: Arc<dyn Store>,
+) {
     let from = other.list(PREFIX).await.expect("a list").revision;
     let mut watch = other.watch(PREFIX, from).await.expect("a watch");
     let held = advertise(&one, "alive/one").await;
-    let batch = timeout(PATIENCE, watch.next()).await.expect("in time").expect("a batch");
+    let batch = timeout(TIMEOUT, watch.next()).await.expect("in time").expect("a batch");
     assert_eq!(batch.changes, [(format!("{PREFIX}alive/one"), Some(b"here".to_vec()))]);
     drop(held);
     let batch = timeout(TTL / 2, watch.next()).await.expect("at once").expect("a batch");

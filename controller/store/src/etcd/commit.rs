@@ -1,12 +1,12 @@
-//! A transaction, once and only once, or with a true answer.
+//! A transaction takes effect at most once, and its answer is true.
 //!
-//! An attempt can end without an answer: the connection broke, the leader died with the proposal, or the
-//! member is slow. If the transaction compares a key that it also writes, it is made again. Whichever attempt
-//! comes first changes that key's revision, so no other takes effect, now or later. When a repeated attempt
-//! finds the comparison failed, it reads this commit's [mark](super::marks) in the same step:
-//! - the mark has this commit's number: an earlier attempt was it, at the mark's revision;
+//! An attempt can end without an answer: the connection broke, the leader died with the proposal, or the member is slow. If
+//! the transaction compares a key that it also writes, it is tried again. The first attempt that takes effect changes that
+//! key's revision, so no other can, now or later. When a repeated attempt fails its comparison, the same transaction reads
+//! this commit's [mark](super::marks):
+//! - it has this commit's number: an earlier attempt took effect, at the mark's revision;
 //! - it has an older number: no attempt took effect, and none can any more;
-//! - there is none: it is not known.
+//! - there is no mark: the outcome is unknown.
 
 use etcd_client::{Compare, CompareOp, GetOptions, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use super::{
     error::{Fate, Fault},
     kv,
     marks::{Mark, Marks},
-    members::{BUDGET, Members, Round},
+    members::{Members, Round, TOTAL_TIMEOUT},
     signed, unsigned,
 };
 use crate::{CommitError, Op, Revision, Txn};
@@ -29,16 +29,16 @@ pub(super) async fn commit(
     let size = txn.ops.len().max(txn.compares.len());
     if size > MAX_OPS {
         return Err(CommitError::TooLarge(format!(
-            "{size} changes or comparisons at once; {MAX_OPS} are possible"
+            "{size} changes or comparisons at once; the maximum is {MAX_OPS}"
         )));
     }
     let mark = marks.lend();
     let request = request(txn, &mark);
     let fenced = is_fenced(txn);
-    let deadline = Instant::now() + BUDGET;
+    let deadline = Instant::now() + TOTAL_TIMEOUT;
     let mut round = Round::default();
     // Whether an attempt may have taken effect.
-    let mut open = false;
+    let mut uncertain = false;
     loop {
         let member = members.current();
         let request = request.clone();
@@ -46,21 +46,21 @@ pub(super) async fn commit(
             members.attempt(member, |client| async move { kv(&client).txn(request).await });
         let fault = match attempt.await {
             Ok(answer) => {
-                let judged = judge(txn, &mark, &answer, open);
-                if !open {
+                let outcome = outcome(txn, &mark, &answer, uncertain);
+                if !uncertain {
                     mark.give_back();
                 }
-                return judged;
+                return outcome;
             }
             Err(fault) => fault,
         };
-        open |= fault.fate == Fate::Unknown;
-        let again = fault.is_passing() && (!open || fenced) && Instant::now() < deadline;
+        uncertain |= fault.fate == Fate::Unknown;
+        let again = fault.is_temporary() && (!uncertain || fenced) && Instant::now() < deadline;
         if !again {
-            if !open {
+            if !uncertain {
                 mark.give_back();
             }
-            return Err(refusal(fault, open));
+            return Err(commit_error(fault, uncertain));
         }
         tracing::debug!(reason = %fault.text, "a commit is tried again");
         round.next(members, member).await;
@@ -85,14 +85,14 @@ fn request(txn: &Txn, mark: &Mark<'_>) -> etcd_client::Txn {
         })
         .collect();
     effects.push(TxnOp::put(mark.key.as_str(), mark.value.clone(), None));
-    let mut looks = vec![TxnOp::get(mark.key.as_str(), None)];
+    let mut reads = vec![TxnOp::get(mark.key.as_str(), None)];
     let bare = GetOptions::new().with_keys_only();
     let keys = txn.compares.iter().map(|compare| compare.key.as_str());
-    looks.extend(keys.map(|key| TxnOp::get(key, Some(bare.clone()))));
-    etcd_client::Txn::new().when(compares).and_then(effects).or_else(looks)
+    reads.extend(keys.map(|key| TxnOp::get(key, Some(bare.clone()))));
+    etcd_client::Txn::new().when(compares).and_then(effects).or_else(reads)
 }
 
-/// Whether only one of several attempts can take effect: it writes a key that it compares. Deleting one that
+/// Whether only one of several attempts can take effect: the transaction writes a key that it compares. Deleting a key that
 /// must be absent writes nothing.
 fn is_fenced(txn: &Txn) -> bool {
     txn.compares.iter().any(|compare| {
@@ -103,11 +103,11 @@ fn is_fenced(txn: &Txn) -> bool {
     })
 }
 
-fn judge(
+fn outcome(
     txn: &Txn,
     mark: &Mark<'_>,
     answer: &TxnResponse,
-    open: bool,
+    uncertain: bool,
 ) -> Result<Revision, CommitError> {
     if answer.succeeded() {
         return match answer.header() {
@@ -121,7 +121,7 @@ fn judge(
         TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
     });
     let marked = found.next().flatten();
-    if open {
+    if uncertain {
         match marked {
             Some(marked) if marked.value() == mark.value => {
                 return Ok(unsigned(marked.mod_revision()));
@@ -129,7 +129,7 @@ fn judge(
             Some(_) => {}
             None => {
                 return Err(CommitError::Unavailable(
-                    "etcd gave no answer, and was changed since then".to_owned(),
+                    "etcd did not answer, and was changed since".to_owned(),
                 ));
             }
         }
@@ -141,8 +141,8 @@ fn judge(
     Err(CommitError::Conflict(key))
 }
 
-fn refusal(fault: Fault, open: bool) -> CommitError {
-    if open {
+fn commit_error(fault: Fault, uncertain: bool) -> CommitError {
+    if uncertain {
         return CommitError::Unavailable(fault.text);
     }
     fault.into_commit()
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_undoes_its_own_comparison_is_tried_again() {
+    fn only_a_transaction_that_writes_what_it_compares_is_tried_again() {
         let fenced = |compares: &[Compare], ops: &[Op]| {
             is_fenced(&Txn { compares: compares.to_vec(), ops: ops.to_vec() })
         };

@@ -1,4 +1,4 @@
-//! What an error of etcd means for the call that got it.
+//! What an error of etcd means for the call.
 
 use std::{error::Error as _, io};
 
@@ -6,20 +6,20 @@ use etcd_client::Error;
 
 use crate::CommitError;
 
-/// What became of a call that failed.
+/// What happened to a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It did not happen, and may work elsewhere or later.
+    /// It did not happen, and may work at another member or later.
     NotDone,
-    /// It did not happen, and with new credentials may work here.
+    /// It did not happen, and may work here with a new token.
     Stale,
-    /// It did not happen, and would not elsewhere: a password or a right is missing.
+    /// It did not happen, and would not elsewhere: a password or a permission is missing.
     Denied,
     /// It did not happen: etcd is over its quota.
     Full,
-    /// It did not happen: it is larger than etcd takes.
+    /// It did not happen: it is too large for etcd.
     TooLarge,
-    /// It did not happen: the revision is not kept any more.
+    /// It did not happen: the revision was compacted.
     Compacted,
     /// It did not happen: the lease has expired.
     NoLease,
@@ -31,12 +31,11 @@ pub(super) enum Fate {
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) fate: Fate,
-    /// For people, one line.
+    /// For logs and messages, one line.
     pub(super) text: String,
 }
 
 impl Fault {
-    /// What it means for a write.
     pub(super) fn into_commit(self) -> CommitError {
         match self.fate {
             Fate::Full => CommitError::Full(self.text),
@@ -59,15 +58,15 @@ mod code {
 
 const NO_LEADER: &str = "no leader";
 
-/// What etcd says (etcd's api/v3rpc/rpctypes/error.go), as far as it tells that nothing was done.
-const WORDS: [(&str, Fate); 16] = [
+/// Texts of etcd's errors (api/v3rpc/rpctypes/error.go) from which the fate is known.
+const TEXTS: [(&str, Fate); 16] = [
     (NO_LEADER, Fate::NotDone),
     ("too many requests", Fate::NotDone),
     ("not capable", Fate::NotDone),
     ("database space exceeded", Fate::Full),
     ("request is too large", Fate::TooLarge),
     ("received message larger than max", Fate::TooLarge),
-    // This side's own word (tonic).
+    // From tonic, on this side.
     ("decoded message length too large", Fate::TooLarge),
     ("too many operations in txn", Fate::TooLarge),
     ("revision has been compacted", Fate::Compacted),
@@ -81,15 +80,15 @@ const WORDS: [(&str, Fate); 16] = [
 ];
 
 impl Fault {
-    pub(super) fn of(endpoint: &str, error: &Error) -> Self {
+    pub(super) fn new(endpoint: &str, error: &Error) -> Self {
         let text = |what: &str| format!("etcd at {endpoint}: {what}");
         let status = match error {
             Error::GRpcStatus(status) => status,
             Error::TransportError(error) => {
-                return Self { fate: of_causes(Some(error)), text: text(&chain(error)) };
+                return Self { fate: fate_of_causes(Some(error)), text: text(&chain(error)) };
             }
             Error::LeaseKeepAliveError(what) => {
-                return Self { fate: by_words(what).unwrap_or(Fate::Unknown), text: text(what) };
+                return Self { fate: by_text(what).unwrap_or(Fate::Unknown), text: text(what) };
             }
             Error::InvalidArgs(_)
             | Error::InvalidUri(_)
@@ -104,63 +103,65 @@ impl Fault {
                 return Self { fate: Fate::Unknown, text: text(&error.to_string()) };
             }
         };
-        let said = status.message();
-        let fate = by_words(said).unwrap_or_else(|| match i32::from(status.code()) {
+        let message = status.message();
+        let fate = by_text(message).unwrap_or_else(|| match i32::from(status.code()) {
             code::PERMISSION_DENIED => Fate::Denied,
             code::UNAUTHENTICATED => Fate::Stale,
-            _ => of_causes(status.source()),
+            _ => fate_of_causes(status.source()),
         });
         let causes = status.source().map(chain).unwrap_or_default();
-        let shown = match (said.strip_prefix("etcdserver: ").unwrap_or(said), causes) {
-            (said, causes) if causes.is_empty() || causes.contains(said) && said.is_empty() => {
-                said.to_owned()
+        let shown = match (message.strip_prefix("etcdserver: ").unwrap_or(message), causes) {
+            (message, causes)
+                if causes.is_empty() || causes.contains(message) && message.is_empty() =>
+            {
+                message.to_owned()
             }
-            (said, causes) if said.is_empty() || causes.starts_with(said) => causes,
-            (said, causes) => format!("{said}: {causes}"),
+            (message, causes) if message.is_empty() || causes.starts_with(message) => causes,
+            (message, causes) => format!("{message}: {causes}"),
         };
         let shown = if shown.is_empty() { format!("{:?}", status.code()) } else { shown };
         Self { fate, text: text(&shown) }
     }
 
-    /// No answer in time.
-    pub(super) fn silent(endpoint: &str) -> Self {
+    /// There was no answer in time.
+    pub(super) fn timed_out(endpoint: &str) -> Self {
         Self { fate: Fate::Unknown, text: format!("etcd at {endpoint} does not answer") }
     }
 
-    /// Whether a member answered that it knows of no leader.
+    /// Whether a member answered that it has no leader.
     pub(super) fn is_leaderless(&self) -> bool {
         self.text.contains(NO_LEADER)
     }
 
-    /// Whether another try, at another member, can help a call that may be made twice.
-    pub(super) fn is_passing(&self) -> bool {
+    /// Whether a call that may be repeated should be, at another member.
+    pub(super) fn is_temporary(&self) -> bool {
         matches!(self.fate, Fate::NotDone | Fate::Stale | Fate::Unknown)
     }
 }
 
-fn by_words(said: &str) -> Option<Fate> {
-    WORDS.iter().find(|(words, _)| said.contains(words)).map(|(_, fate)| *fate)
+fn by_text(message: &str) -> Option<Fate> {
+    TEXTS.iter().find(|(text, _)| message.contains(text)).map(|(_, fate)| *fate)
 }
 
-/// A connection that was never made carried nothing.
-fn of_causes(mut cause: Option<&(dyn std::error::Error + 'static)>) -> Fate {
+/// Without a connection, nothing was sent.
+fn fate_of_causes(mut cause: Option<&(dyn std::error::Error + 'static)>) -> Fate {
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            let unmade = matches!(
+            let not_connected = matches!(
                 error.kind(),
                 io::ErrorKind::ConnectionRefused
                     | io::ErrorKind::HostUnreachable
                     | io::ErrorKind::NetworkUnreachable
                     | io::ErrorKind::AddrNotAvailable
             );
-            return if unmade { Fate::NotDone } else { Fate::Unknown };
+            return if not_connected { Fate::NotDone } else { Fate::Unknown };
         }
         cause = error.source();
     }
     Fate::Unknown
 }
 
-/// The causes that say something new, on one line.
+/// The error and those of its causes that add something, on one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut shown = error.to_string();
     let mut cause = error.source();

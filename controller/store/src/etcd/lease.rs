@@ -1,4 +1,4 @@
-//! A key under a lease: there while it is held, gone soon after its holder is.
+//! A key under a lease: it is deleted soon after its holder is gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{Advertisement, Boxed, CommitError};
 
-/// Takes a lease and puts the key under it. Answers with the lease and the time that etcd gives it.
+/// Takes a lease and puts the key under it. Returns the lease's id, and the time to live that etcd grants.
 pub(super) async fn put(
     members: &Members,
     key: String,
@@ -24,7 +24,7 @@ pub(super) async fn put(
     ttl: Duration,
 ) -> Result<(i64, Duration), CommitError> {
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-    // One that is granted without an answer expires.
+    // A lease that is granted without an answer expires.
     let granted =
         members.read(|client| async move { client.lease_client().grant(seconds, None).await });
     let granted = granted.await.map_err(Fault::into_commit)?;
@@ -38,25 +38,29 @@ pub(super) async fn put(
     Ok((lease, Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0)).max(ttl)))
 }
 
-/// Who holds the key, and who renews its lease meanwhile.
-pub(super) fn hold(members: Arc<Members>, lease: i64, ttl: Duration) -> (Held, Keeper) {
+/// The advertisement, and the task that renews its lease.
+pub(super) fn hold(
+    members: Arc<Members>,
+    lease: i64,
+    ttl: Duration,
+) -> (EtcdAdvertisement, Renewer) {
     let dropped = CancellationToken::new();
-    let (lost, told) = oneshot::channel();
-    let held = Held { dropped: dropped.clone(), lost: Some(told) };
-    (held, Keeper { members, lease, ttl, dropped, lost })
+    let (lost, receiver) = oneshot::channel();
+    let advertisement = EtcdAdvertisement { dropped: dropped.clone(), lost: Some(receiver) };
+    (advertisement, Renewer { members, lease, ttl, dropped, lost })
 }
 
-pub(super) struct Held {
+pub(super) struct EtcdAdvertisement {
     dropped: CancellationToken,
-    /// None after it was told.
+    /// `None` after it was received.
     lost: Option<oneshot::Receiver<()>>,
 }
 
-impl Advertisement for Held {
+impl Advertisement for EtcdAdvertisement {
     fn lost(&mut self) -> Boxed<'_, ()> {
         Box::pin(async {
             if let Some(lost) = &mut self.lost {
-                // Also when the keeper has ended in any other way.
+                // An error means that the task ended in another way.
                 let _ = lost.await;
                 self.lost = None;
             }
@@ -64,13 +68,13 @@ impl Advertisement for Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for EtcdAdvertisement {
     fn drop(&mut self) {
         self.dropped.cancel();
     }
 }
 
-pub(super) struct Keeper {
+pub(super) struct Renewer {
     members: Arc<Members>,
     lease: i64,
     ttl: Duration,
@@ -78,8 +82,8 @@ pub(super) struct Keeper {
     lost: oneshot::Sender<()>,
 }
 
-impl Keeper {
-    /// Until the key is dropped, the store closed, or the lease lost.
+impl Renewer {
+    /// Renews the lease until the advertisement is dropped, the store closed, or the lease lost.
     pub(super) async fn run(self, closed: CancellationToken) {
         let lost = tokio::select! {
             reason = self.renew() => Some(reason),
@@ -87,8 +91,8 @@ impl Keeper {
             () = closed.cancelled() => None,
         };
         if let Some(reason) = lost {
-            tracing::warn!(%reason, "what this controller advertises was lost");
-            // Nobody waits for it: nobody needs it.
+            tracing::warn!(%reason, "the lease of an advertised key was lost");
+            // It fails if nobody waits for it.
             let _ = self.lost.send(());
             return;
         }
@@ -99,25 +103,25 @@ impl Keeper {
         if let Err(fault) = revoked.await
             && fault.fate != Fate::NoLease
         {
-            tracing::debug!(reason = %fault.text, "a lease was left to expire");
+            tracing::debug!(reason = %fault.text, "a lease was not revoked; it will expire");
         }
     }
 
-    /// Three times in each time to live. Ends when the lease is lost, with the reason.
+    /// Renews three times in each time to live. Returns when the lease is lost, with the reason.
     async fn renew(&self) -> String {
         let mut round = Round::default();
         let mut renewed = Instant::now();
         let mut next = renewed + self.ttl / 3;
         loop {
             sleep_until(next).await;
-            let begun = Instant::now();
+            let started = Instant::now();
             let (member, lease) = (self.members.current(), self.lease);
             let attempt = self.members.attempt(member, |client| async move {
                 client.lease_client().keep_alive(lease).await.map(drop)
             });
             match attempt.await {
                 Ok(()) => {
-                    renewed = begun;
+                    renewed = started;
                     next = renewed + self.ttl / 3;
                 }
                 Err(fault) if fault.fate == Fate::NoLease => return fault.text,

@@ -1,9 +1,9 @@
-//! What every commit writes beside its own: a key of this handle with the commit's number. Whoever got no
-//! answer reads there whether it happened.
+//! Marks: every commit also writes a key of this handle with the commit's number. A commit that got no answer reads there
+//! whether it happened.
 //!
-//! A handle has a few such keys and lends one to each commit, so that what is in one is about the last commit
-//! that had it. It comes back with a sure answer only: an attempt without one may write it later. They are no
-//! part of the mesh and of no backup. Those of handles that are gone are cleared away after a day.
+//! A handle has a few such keys and lends one to each commit, so a mark is always about the last commit that had it. It is
+//! returned only after a certain answer: an attempt without one may still write it. Marks are not part of the mesh or of
+//! backups. Those of handles that are gone are deleted after a day.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -18,8 +18,8 @@ use super::{kv, members::Members, range_end};
 /// All marks are below this.
 pub const PREFIX: &str = "/cframe/commits/";
 
-/// How long the marks of a handle stay after its last commit, in seconds.
-const KEEP: u64 = 86_400;
+/// Seconds after a handle's last commit.
+const MAX_AGE: u64 = 86_400;
 
 #[derive(Debug)]
 pub(super) struct Marks {
@@ -29,13 +29,13 @@ pub(super) struct Marks {
 
 #[derive(Debug, Default)]
 struct Free {
-    /// Names that no commit has now.
+    /// Names that no commit has at the moment.
     names: Vec<usize>,
-    /// Names that there are.
+    /// The number of names so far.
     made: usize,
 }
 
-/// A mark that one commit has.
+/// A mark that is lent to one commit.
 #[derive(Debug)]
 pub(super) struct Mark<'a> {
     marks: &'a Marks,
@@ -77,15 +77,15 @@ impl Marks {
 }
 
 impl Mark<'_> {
-    /// Lends it to others: nothing of this commit is under way any more.
+    /// Nothing of this commit may be under way any more.
     pub(super) fn give_back(self) {
         let mut free = self.marks.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.names.push(self.name);
     }
 }
 
-/// Clears away the marks that nobody can need any more. What fails is left to the next start.
-pub(super) async fn clear(members: &Members) {
+/// Deletes old marks. After an error, the next start does it.
+pub(super) async fn delete_old(members: &Members) {
     let options = GetOptions::new().with_range(range_end(PREFIX));
     let found = members.read(|client| {
         let (mut kv, options) = (kv(&client), options.clone());
@@ -95,7 +95,7 @@ pub(super) async fn clear(members: &Members) {
     let now = unix_now();
     for found in found.take_kvs() {
         let old = serde_json::from_slice(found.value())
-            .is_ok_and(|value: Value| value.at.saturating_add(KEEP) < now);
+            .is_ok_and(|value: Value| value.at.saturating_add(MAX_AGE) < now);
         if !old {
             continue;
         }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_lent_again_only_after_a_sure_answer() {
+    fn a_name_is_lent_again_only_after_a_certain_answer() {
         let marks = Marks::default();
         let first = marks.lend();
         let key = first.key.clone();

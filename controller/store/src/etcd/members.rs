@@ -1,4 +1,4 @@
-//! The members of etcd: a connection to each, of which one is used until it fails.
+//! The members of etcd: a connection to each. One of them is used until it fails.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,26 +18,26 @@ use super::{
 };
 use crate::ReadError;
 
-/// How long one member may take for an answer. A proposal that went to a leader which has just died is
-/// lost without a word, so this is also how long a write waits before it is made again.
-pub(super) const ANSWER: Duration = Duration::from_secs(2);
-/// How long a call may take with all its attempts: a leader is elected within.
-pub(super) const BUDGET: Duration = Duration::from_secs(8);
-/// How long the others may take to have a leader, of which the first is used; and the pause between two questions.
-const PROBE: Duration = Duration::from_millis(500);
-const AGAIN: Duration = Duration::from_millis(50);
-/// The pause after no member did what was asked.
-const PAUSE: Duration = Duration::from_millis(100);
-/// etcd refuses more pings than one in 5 s.
-const PING: Duration = Duration::from_secs(6);
-const PONG: Duration = Duration::from_secs(3);
-/// How often all members are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// For one member's answer. A proposal to a leader that has just died is lost without an error, so this is also how long a
+/// write waits before it is tried again.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a call with all its attempts: an election takes less.
+pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// For another member to have a leader, and between two checks.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// After all members failed.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// etcd refuses more than one ping in 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two checks of all members.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct Members {
     all: Vec<Member>,
     options: ConnectOptions,
-    /// The one in use.
+    /// The index of the member in use.
     current: AtomicUsize,
 }
 
@@ -55,8 +55,8 @@ impl Members {
         let secure = |endpoint: &String| endpoint.starts_with("https://");
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
-            .with_connect_timeout(ANSWER)
-            .with_keep_alive(PING, PONG)
+            .with_connect_timeout(CALL_TIMEOUT)
+            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
             .with_keep_alive_while_idle(true)
             .with_auto_token_refresh(true);
         if config.endpoints.iter().any(secure) {
@@ -80,9 +80,9 @@ impl Members {
         Ok(Self { all: all.collect(), options, current: AtomicUsize::new(0) })
     }
 
-    /// Whether the endpoints and certificates can be used at all. Connects to nothing.
-    pub(super) async fn check(config: &Config) -> Result<(), ReadError> {
-        // With a user it would.
+    /// Whether the endpoints and certificates are well-formed. Connects to nothing.
+    pub(super) async fn check_config(config: &Config) -> Result<(), ReadError> {
+        // With a user it would connect.
         let bare = Self::new(&Config { user: None, ..config.clone() })?;
         for member in 0..bare.all.len() {
             bare.client(member).await.map_err(|fault| ReadError::Unavailable(fault.text))?;
@@ -90,57 +90,54 @@ impl Members {
         Ok(())
     }
 
-    /// The member in use.
+    /// The index of the member in use.
     pub(super) fn current(&self) -> usize {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Has another one used, if it still is this one that is: the first of the others that has a leader. The next in
-    /// the list may be the one whose loss has silenced this one.
+    /// Uses another member, if this one is still in use: the first of the others that has a leader. The next one in the list
+    /// may be the one whose failure made this one fail.
     pub(super) async fn leave(&self, member: usize) {
-        // Who fails later than another finds it left.
+        // A concurrent call may have left it already.
         if self.current() == member {
-            self.leave_for(member, self.led_but(member).await);
+            self.switch(member, self.other_with_leader(member).await);
         }
     }
 
-    /// The first of the others to have a leader; or one that answered, for it may yet; or the next.
-    async fn led_but(&self, member: usize) -> usize {
-        let next = self.after(member);
+    /// The first of the other members that has a leader; otherwise one that answered, as it may get a leader; otherwise the
+    /// next one.
+    async fn other_with_leader(&self, member: usize) -> usize {
+        let next = (member + 1) % self.all.len();
         if self.all.len() <= 2 {
             return next;
         }
         let answered = AtomicUsize::new(next);
         let others = (0..self.all.len()).filter(|other| *other != member);
-        let mut asked: FuturesUnordered<_> = others
+        let mut probes: FuturesUnordered<_> = others
             .map(|other| {
                 let answered = &answered;
                 async move {
                     loop {
-                        match self.is_led(other).await {
+                        match self.has_leader(other).await {
                             Some(true) => return other,
                             Some(false) => answered.store(other, Ordering::Relaxed),
                             None => {}
                         }
-                        sleep(AGAIN).await;
+                        sleep(PROBE_INTERVAL).await;
                     }
                 }
             })
             .collect();
-        let first = timeout(PROBE, asked.next()).await.ok().flatten();
+        let first = timeout(PROBE_TIMEOUT, probes.next()).await.ok().flatten();
         first.unwrap_or_else(|| answered.load(Ordering::Relaxed))
     }
 
-    fn after(&self, member: usize) -> usize {
-        (member + 1) % self.all.len()
-    }
-
-    fn leave_for(&self, member: usize, next: usize) {
-        let left =
+    fn switch(&self, member: usize, next: usize) {
+        let switched =
             self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
-        if left.is_ok() && next != member {
+        if switched.is_ok() && next != member {
             let (from, to) = (&self.all[member].endpoint, &self.all[next].endpoint);
-            tracing::info!(%from, %to, "another member of etcd is used");
+            tracing::info!(%from, %to, "using another member of etcd");
         }
     }
 
@@ -158,33 +155,33 @@ impl Members {
         F: Future<Output = Result<T, Error>>,
     {
         let endpoint = self.endpoint(member);
-        let client = match timeout(ANSWER, self.client(member)).await {
+        let client = match timeout(CALL_TIMEOUT, self.client(member)).await {
             Ok(client) => client.map_err(|mut fault| {
-                // The call itself was not made.
+                // The call itself was not sent.
                 if fault.fate == Fate::Unknown {
                     fault.fate = Fate::NotDone;
                 }
                 fault
             })?,
-            Err(_) => return Err(Fault { fate: Fate::NotDone, ..Fault::silent(endpoint) }),
+            Err(_) => return Err(Fault { fate: Fate::NotDone, ..Fault::timed_out(endpoint) }),
         };
-        let result = match timeout(ANSWER, call(client)).await {
-            Ok(result) => result.map_err(|error| Fault::of(endpoint, &error)),
-            Err(_) => Err(Fault::silent(endpoint)),
+        let result = match timeout(CALL_TIMEOUT, call(client)).await {
+            Ok(result) => result.map_err(|error| Fault::new(endpoint, &error)),
+            Err(_) => Err(Fault::timed_out(endpoint)),
         };
         if result.as_ref().is_err_and(|fault| fault.fate == Fate::Stale) {
-            // The client renews a token that has expired; not one from before a change of users or rights.
+            // The client renews an expired token by itself, but not one from before a change of users or permissions.
             *self.all[member].client.lock().await = None;
         }
         result
     }
 
-    /// A call that may be made several times, at one member after the other.
+    /// A call that may be repeated, at one member after the other.
     pub(super) async fn read<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let deadline = Instant::now() + BUDGET;
+        let deadline = Instant::now() + TOTAL_TIMEOUT;
         let mut round = Round::default();
         loop {
             let member = self.current();
@@ -192,7 +189,7 @@ impl Members {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
-            if !fault.is_passing() || Instant::now() >= deadline {
+            if !fault.is_temporary() || Instant::now() >= deadline {
                 return Err(fault);
             }
             round.next(self, member).await;
@@ -201,14 +198,14 @@ impl Members {
 
     async fn client(&self, member: usize) -> Result<Client, Fault> {
         let Member { endpoint, client, .. } = &self.all[member];
-        let mut kept = client.lock().await;
-        if let Some(client) = &*kept {
+        let mut open = client.lock().await;
+        if let Some(client) = &*open {
             return Ok(client.clone());
         }
-        let made = Client::connect([endpoint], Some(self.options.clone())).await;
-        let made = made.map_err(|error| Fault::of(endpoint, &error))?;
-        *kept = Some(made.clone());
-        Ok(made)
+        let connected = Client::connect([endpoint], Some(self.options.clone())).await;
+        let connected = connected.map_err(|error| Fault::new(endpoint, &error))?;
+        *open = Some(connected.clone());
+        Ok(connected)
     }
 
     /// `"2 of 3 members"`.
@@ -217,54 +214,54 @@ impl Members {
         format!("{up} of {} members", self.all.len())
     }
 
-    /// Whether a member has a leader, without which it takes part in nothing; `None` if it does not answer.
-    async fn is_led(&self, member: usize) -> Option<bool> {
-        let asked = self
+    /// Whether a member has a leader, without which it cannot do anything; `None` if it does not answer.
+    async fn has_leader(&self, member: usize) -> Option<bool> {
+        let status = self
             .attempt(member, |client| async move { client.maintenance_client().status().await });
-        match asked.await {
+        match status.await {
             Ok(status) => Some(status.leader() != 0),
             Err(fault) if fault.fate == Fate::Denied => Some(true),
             Err(fault) => fault.is_leaderless().then_some(false),
         }
     }
 
-    /// Asks every member how it is.
-    pub(super) async fn look(&self) {
+    /// Checks every member.
+    pub(super) async fn check_health(&self) {
         for (index, member) in self.all.iter().enumerate() {
-            let up = self.is_led(index).await == Some(true);
-            let was = member.up.swap(up, Ordering::Relaxed);
-            match (was, up) {
+            let up = self.has_leader(index).await == Some(true);
+            let was_up = member.up.swap(up, Ordering::Relaxed);
+            match (was_up, up) {
                 (true, false) => {
-                    tracing::warn!(endpoint = %member.endpoint, "a member of etcd is gone")
+                    tracing::warn!(endpoint = %member.endpoint, "a member of etcd does not work")
                 }
                 (false, true) => {
-                    tracing::info!(endpoint = %member.endpoint, "a member of etcd is back")
+                    tracing::info!(endpoint = %member.endpoint, "a member of etcd works again")
                 }
                 _ => {}
             }
         }
     }
 
-    /// The same again and again.
-    pub(super) async fn look_on(&self) {
+    /// Checks every member at an interval.
+    pub(super) async fn keep_checking(&self) {
         loop {
-            sleep(LOOK).await;
-            self.look().await;
+            sleep(CHECK_INTERVAL).await;
+            self.check_health().await;
         }
     }
 }
 
-/// Counts the members that were tried in vain.
+/// Counts the members that failed.
 #[derive(Default)]
 pub(super) struct Round(usize);
 
 impl Round {
-    /// Leaves a member; after the last one waits a little.
+    /// Leaves a member. After all have failed, waits a little.
     pub(super) async fn next(&mut self, members: &Members, member: usize) {
         members.leave(member).await;
         self.0 += 1;
         if self.0.is_multiple_of(members.all.len()) {
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The changes under a prefix, and the watchdog that notices when nobody would tell of them.
+//! The changes under a prefix, and a watchdog that notices when they would not be reported.
 //!
-//! etcd tells nothing while nothing changes, and a watch on a member that has stopped or is cut off looks the
-//! same. So after [`QUIET`] it is asked for its progress, and the watch ends when no word has come for
-//! [`DEAD`] after that. A member without a leader ends its watches by itself (`require_leader`).
+//! etcd sends nothing while nothing changes, and so does a member that has stopped or is cut off. So after
+//! [`IDLE_INTERVAL`] its progress is requested, and the watch ends if nothing comes for [`IDLE_TIMEOUT`] after that. A
+//! member without a leader ends its watches by itself (`require_leader`).
 //!
-//! Progress is taken as a sign of life alone: etcd before 3.4.25 and 3.5.8 can report a revision that it has
-//! not told of yet (etcd #15220).
+//! Progress only shows that the watch is alive: etcd before 3.4.25 and 3.5.8 can report a revision that it has not sent yet
+//! (etcd #15220).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -16,23 +16,23 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CLOSED, MAX_ANSWER,
     error::{Fate, Fault},
-    members::{BUDGET, Members, Round},
+    members::{Members, Round, TOTAL_TIMEOUT},
     range_end, signed, text, unsigned,
 };
 use crate::{Batch, Boxed, Revision, Watch, WatchError};
 
-/// After this long without a word, progress is asked for.
-const QUIET: Duration = Duration::from_secs(2);
-/// And after this long without an answer to that, the watch is over.
-const DEAD: Duration = Duration::from_secs(4);
+/// Without a message for this long, progress is requested.
+const IDLE_INTERVAL: Duration = Duration::from_secs(2);
+/// Without a message for this long after that, the watch ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(super) struct EtcdWatch {
     members: Arc<Members>,
     member: usize,
     stream: WatchStream,
-    parts: Parts,
-    heard: Instant,
-    asked: Option<Instant>,
+    batches: BatchAssembler,
+    received_at: Instant,
+    requested_at: Option<Instant>,
     closed: CancellationToken,
 }
 
@@ -52,23 +52,23 @@ pub(super) async fn open(
         .with_start_revision(signed(from.saturating_add(1)))
         .with_progress_notify()
         .with_fragment();
-    let deadline = Instant::now() + BUDGET;
+    let deadline = Instant::now() + TOTAL_TIMEOUT;
     let mut round = Round::default();
     loop {
         let member = members.current();
         let (key, options) = (key.clone(), options.clone());
-        let fault = match members.attempt(member, |client| begin(client, key, options)).await {
+        let fault = match members.attempt(member, |client| start(client, key, options)).await {
             Ok((stream, created)) => {
-                let mut parts = Parts { at: from, ..Parts::default() };
-                parts.take(created)?;
-                let heard = Instant::now();
+                let mut batches = BatchAssembler { at: from, ..BatchAssembler::default() };
+                batches.add(created)?;
+                let received_at = Instant::now();
                 return Ok(EtcdWatch {
                     members,
                     member,
                     stream,
-                    parts,
-                    heard,
-                    asked: None,
+                    batches,
+                    received_at,
+                    requested_at: None,
                     closed,
                 });
             }
@@ -77,15 +77,15 @@ pub(super) async fn open(
         if fault.fate == Fate::Compacted {
             return Err(WatchError::Compacted(from));
         }
-        if !fault.is_passing() || Instant::now() >= deadline {
+        if !fault.is_temporary() || Instant::now() >= deadline {
             return Err(WatchError::Ended(fault.text));
         }
         round.next(&members, member).await;
     }
 }
 
-/// The stream and its first word, which says that the watch is there.
-async fn begin(
+/// The stream and its first message, which confirms the watch.
+async fn start(
     client: Client,
     key: Vec<u8>,
     options: WatchOptions,
@@ -101,44 +101,44 @@ async fn begin(
 impl EtcdWatch {
     async fn advance(&mut self) -> Result<Batch, WatchError> {
         loop {
-            if let Some(batch) = self.parts.whole.pop_front() {
+            if let Some(batch) = self.batches.complete.pop_front() {
                 return Ok(batch);
             }
-            let limit = match self.asked {
-                None => self.heard + QUIET,
-                Some(asked) => asked + DEAD,
+            let limit = match self.requested_at {
+                None => self.received_at + IDLE_INTERVAL,
+                Some(requested_at) => requested_at + IDLE_TIMEOUT,
             };
-            // What has come is looked at before the clock: this may not have been asked for a while.
+            // Messages come before the clock: this may not have been polled for a while.
             tokio::select! {
                 biased;
                 () = self.closed.cancelled() => return Err(WatchError::Ended(CLOSED.to_owned())),
-                word = self.stream.message() => {
-                    self.heard = Instant::now();
-                    self.asked = None;
-                    match word {
-                        Ok(Some(word)) => self.parts.take(word)?,
+                message = self.stream.message() => {
+                    self.received_at = Instant::now();
+                    self.requested_at = None;
+                    match message {
+                        Ok(Some(message)) => self.batches.add(message)?,
                         Ok(None) => return Err(WatchError::Ended("etcd ended it".to_owned())),
-                        Err(error) => return Err(self.failed(&error)),
+                        Err(error) => return Err(self.end_reason(&error)),
                     }
                 }
                 () = sleep_until(limit) => {
-                    if self.asked.is_some() {
-                        let silent = Fault::silent(self.members.endpoint(self.member));
+                    if self.requested_at.is_some() {
+                        let silent = Fault::timed_out(self.members.endpoint(self.member));
                         return Err(WatchError::Ended(silent.text));
                     }
                     if let Err(error) = self.stream.request_progress().await {
-                        return Err(self.failed(&error));
+                        return Err(self.end_reason(&error));
                     }
-                    self.asked = Some(Instant::now());
+                    self.requested_at = Some(Instant::now());
                 }
             }
         }
     }
 
-    fn failed(&self, error: &etcd_client::Error) -> WatchError {
-        let fault = Fault::of(self.members.endpoint(self.member), error);
+    fn end_reason(&self, error: &etcd_client::Error) -> WatchError {
+        let fault = Fault::new(self.members.endpoint(self.member), error);
         match fault.fate {
-            Fate::Compacted => WatchError::Compacted(self.parts.at),
+            Fate::Compacted => WatchError::Compacted(self.batches.at),
             Fate::NotDone
             | Fate::Stale
             | Fate::Denied
@@ -155,7 +155,7 @@ impl Watch for EtcdWatch {
         Box::pin(async {
             let batch = self.advance().await;
             if matches!(batch, Err(WatchError::Ended(_))) {
-                // The list and the watch that follow are not to wait for it too.
+                // The list and the watch that follow should not use this member.
                 self.members.leave(self.member).await;
             }
             batch
@@ -163,52 +163,52 @@ impl Watch for EtcdWatch {
     }
 }
 
-/// Puts revisions together: one may come in several fragments, several in one response.
+/// Assembles batches: a revision may come in several fragments, and several in one response.
 #[derive(Debug, Default)]
-struct Parts {
-    /// The last revision that was given out or is being put together.
+struct BatchAssembler {
+    /// The last revision that is complete or being assembled.
     at: Revision,
-    /// It has begun, and more of it may come.
-    begun: Option<Batch>,
-    whole: VecDeque<Batch>,
+    /// More of it may come.
+    incomplete: Option<Batch>,
+    complete: VecDeque<Batch>,
 }
 
-impl Parts {
-    fn take(&mut self, word: WatchResponse) -> Result<(), WatchError> {
-        let WatchResponse(word) = word;
-        if word.compact_revision > 0 {
+impl BatchAssembler {
+    fn add(&mut self, message: WatchResponse) -> Result<(), WatchError> {
+        let WatchResponse(message) = message;
+        if message.compact_revision > 0 {
             return Err(WatchError::Compacted(self.at));
         }
-        if word.canceled {
-            return Err(WatchError::Ended(format!("etcd cancelled it: {}", word.cancel_reason)));
+        if message.canceled {
+            return Err(WatchError::Ended(format!("etcd cancelled it: {}", message.cancel_reason)));
         }
-        let newest = word.header.map_or(0, |header| unsigned(header.revision));
+        let newest = message.header.map_or(0, |header| unsigned(header.revision));
         if newest < self.at {
             return Err(WatchError::Ended(format!(
                 "this member of etcd is at revision {newest}, before {}",
                 self.at
             )));
         }
-        for event in word.events {
+        for event in message.events {
             let Some(kv) = event.kv else { continue };
             let revision = unsigned(kv.mod_revision);
             let key = text(kv.key).map_err(|error| WatchError::Ended(error.to_string()))?;
             let change = (key, (event.r#type == PUT).then_some(kv.value));
-            self.change(revision, change);
+            self.add_change(revision, change);
         }
-        if !word.fragment {
-            self.whole.extend(self.begun.take());
+        if !message.fragment {
+            self.complete.extend(self.incomplete.take());
         }
         Ok(())
     }
 
-    fn change(&mut self, revision: Revision, change: (String, Option<Vec<u8>>)) {
-        if let Some(begun) = self.begun.as_mut().filter(|begun| begun.revision == revision) {
-            begun.changes.push(change);
+    fn add_change(&mut self, revision: Revision, change: (String, Option<Vec<u8>>)) {
+        if let Some(batch) = self.incomplete.as_mut().filter(|batch| batch.revision == revision) {
+            batch.changes.push(change);
         } else if revision > self.at {
-            self.whole.extend(self.begun.take());
+            self.complete.extend(self.incomplete.take());
             self.at = revision;
-            self.begun = Some(Batch { revision, changes: vec![change] });
+            self.incomplete = Some(Batch { revision, changes: vec![change] });
         }
     }
 }
@@ -225,22 +225,22 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_given_out_when_it_is_whole() {
-        let mut parts = Parts { at: 4, ..Parts::default() };
-        parts.change(5, change("a"));
-        parts.change(5, change("b"));
-        assert!(parts.whole.is_empty(), "more may come");
-        parts.change(6, change("c"));
-        let batch = parts.whole.pop_front().unwrap();
+    fn a_batch_is_complete_when_the_next_revision_starts() {
+        let mut batches = BatchAssembler { at: 4, ..BatchAssembler::default() };
+        batches.add_change(5, change("a"));
+        batches.add_change(5, change("b"));
+        assert!(batches.complete.is_empty(), "more may come");
+        batches.add_change(6, change("c"));
+        let batch = batches.complete.pop_front().unwrap();
         assert_eq!((batch.revision, batch.changes.len()), (5, 2));
-        assert!(parts.whole.is_empty());
-        assert_eq!(parts.begun.as_ref().map(|begun| begun.revision), Some(6));
+        assert!(batches.complete.is_empty());
+        assert_eq!(batches.incomplete.as_ref().map(|batch| batch.revision), Some(6));
     }
 
     #[test]
-    fn what_was_given_out_is_not_again() {
-        let mut parts = Parts { at: 4, ..Parts::default() };
-        parts.change(4, change("a"));
-        assert!(parts.begun.is_none());
+    fn an_earlier_revision_is_ignored() {
+        let mut batches = BatchAssembler { at: 4, ..BatchAssembler::default() };
+        batches.add_change(4, change("a"));
+        assert!(batches.incomplete.is_none());
     }
 }

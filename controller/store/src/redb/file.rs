@@ -1,4 +1,4 @@
-//! What is in the file: tables, and the transactions on them.
+//! The file's tables, and the transactions on them.
 
 use std::{io, path::Path};
 
@@ -13,23 +13,23 @@ use crate::{CommitError, Entry, Op, Page, ReadError, Revision, Txn, View};
 /// key → revision of the last write (8 bytes, big-endian), then the value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// The keys that are advertised: those that a process left behind are deleted by the next one.
-const HELD: TableDefinition<'_, &str, ()> = TableDefinition::new("held");
+/// Advertised keys: the next process deletes those that a process left behind.
+const ADVERTISED: TableDefinition<'_, &str, ()> = TableDefinition::new("held");
 const REVISION: &str = "revision";
 const FORMAT: &str = "format";
-/// The layout above. A file of a later one is refused.
+/// The version of the layout above. A later one is refused.
 const FORMAT_VERSION: u64 = 1;
 
-/// redb's page cache. The controller reads the whole store once, and then only writes.
-const CACHE: usize = 8 << 20;
+/// redb's page cache in bytes. It is small, because the controller reads the whole store once and then only writes.
+const CACHE_SIZE: usize = 8 << 20;
 pub(super) fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+    builder.set_cache_size(CACHE_SIZE).set_check_integrity_on_open(true);
     builder
 }
 
 pub(super) fn open_database(shown: &str, opener: &mut Opener) -> Result<Database, ReadError> {
-    // A damaged file must not take the process with it, whatever redb does on one.
+    // redb may panic on a damaged file.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(opener)) {
         Ok(opened) => opened.map_err(|error| Failure::from(error).into_read(shown)),
         Err(_) => Err(ReadError::Corrupt(format!("{shown} cannot be read as a store"))),
@@ -47,12 +47,12 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
         .map(drop)
 }
 
-/// Makes the tables of a new file; answers with the revision.
+/// Creates the tables of a new file. Returns the revision.
 pub(super) fn prepare(database: &Database) -> Result<Revision, Failure> {
-    let write = database.begin_write().map_err(Failure::of)?;
+    let write = database.begin_write().map_err(Failure::new)?;
     let revision = {
-        write.open_table(ENTRIES).map_err(Failure::of)?;
-        let mut meta = write.open_table(META).map_err(Failure::of)?;
+        write.open_table(ENTRIES).map_err(Failure::new)?;
+        let mut meta = write.open_table(META).map_err(Failure::new)?;
         let format = meta.get(FORMAT).map_err(Failure::from)?.map(|format| format.value());
         match format {
             None => {
@@ -69,42 +69,45 @@ pub(super) fn prepare(database: &Database) -> Result<Revision, Failure> {
         let revision = meta.get(REVISION).map_err(Failure::from)?.map(|revision| revision.value());
         revision.ok_or_else(|| Failure::Corrupt("it has no revision".to_owned()))?
     };
-    write.commit().map_err(Failure::of)?;
+    write.commit().map_err(Failure::new)?;
     Ok(revision)
 }
 
-/// Deletes what a process that died had advertised; answers with the revision.
-pub(super) fn clear_held(database: &Database, revision: Revision) -> Result<Revision, Failure> {
-    let write = database.begin_write().map_err(Failure::of)?;
+/// Deletes the keys that a process advertised which has died. Returns the revision.
+pub(super) fn delete_left_over(
+    database: &Database,
+    revision: Revision,
+) -> Result<Revision, Failure> {
+    let write = database.begin_write().map_err(Failure::new)?;
     let mut keys = Vec::new();
     {
-        let mut held = write.open_table(HELD).map_err(Failure::of)?;
-        for found in held.iter().map_err(Failure::from)? {
+        let mut advertised = write.open_table(ADVERTISED).map_err(Failure::new)?;
+        for found in advertised.iter().map_err(Failure::from)? {
             keys.push(found.map_err(Failure::from)?.0.value().to_owned());
         }
-        let mut table = write.open_table(ENTRIES).map_err(Failure::of)?;
+        let mut table = write.open_table(ENTRIES).map_err(Failure::new)?;
         for key in &keys {
             table.remove(key.as_str()).map_err(Failure::from)?;
-            held.remove(key.as_str()).map_err(Failure::from)?;
+            advertised.remove(key.as_str()).map_err(Failure::from)?;
         }
         if !keys.is_empty() {
-            let mut meta = write.open_table(META).map_err(Failure::of)?;
+            let mut meta = write.open_table(META).map_err(Failure::new)?;
             meta.insert(REVISION, revision + 1).map_err(Failure::from)?;
         }
     }
-    write.commit().map_err(Failure::of)?;
+    write.commit().map_err(Failure::new)?;
     Ok(if keys.is_empty() { revision } else { revision + 1 })
 }
 
 fn revision(read: &ReadTransaction) -> Result<Revision, Failure> {
-    let meta = read.open_table(META).map_err(Failure::of)?;
+    let meta = read.open_table(META).map_err(Failure::new)?;
     Ok(meta.get(REVISION).map_err(Failure::from)?.map_or(0, |revision| revision.value()))
 }
 
 pub(super) fn list(database: &Database, prefix: &str) -> Result<View, Failure> {
-    let read = database.begin_read().map_err(Failure::of)?;
+    let read = database.begin_read().map_err(Failure::new)?;
     let revision = revision(&read)?;
-    let table = read.open_table(ENTRIES).map_err(Failure::of)?;
+    let table = read.open_table(ENTRIES).map_err(Failure::new)?;
     let mut entries = Vec::new();
     for item in table.range(prefix..).map_err(Failure::from)? {
         let (key, stored) = item.map_err(Failure::from)?;
@@ -118,20 +121,20 @@ pub(super) fn list(database: &Database, prefix: &str) -> Result<View, Failure> {
     Ok(View { revision, entries })
 }
 
-pub(super) fn page(database: &Database, wanted: &Page) -> Result<View, Failure> {
-    let read = database.begin_read().map_err(Failure::of)?;
+pub(super) fn page(database: &Database, range: &Page) -> Result<View, Failure> {
+    let read = database.begin_read().map_err(Failure::new)?;
     let revision = revision(&read)?;
-    let table = read.open_table(ENTRIES).map_err(Failure::of)?;
+    let table = read.open_table(ENTRIES).map_err(Failure::new)?;
     let mut entries = Vec::new();
-    if wanted.start < wanted.end {
-        let mut range =
-            table.range(wanted.start.as_str()..wanted.end.as_str()).map_err(Failure::from)?;
-        while entries.len() < wanted.limit {
-            let item = if wanted.from_end { range.next_back() } else { range.next() };
+    if range.start < range.end {
+        let mut items =
+            table.range(range.start.as_str()..range.end.as_str()).map_err(Failure::from)?;
+        while entries.len() < range.limit {
+            let item = if range.from_end { items.next_back() } else { items.next() };
             let Some(item) = item else { break };
             let (key, stored) = item.map_err(Failure::from)?;
             let (modified, value) = split(key.value(), stored.value())?;
-            let value = if wanted.values { value.to_vec() } else { Vec::new() };
+            let value = if range.values { value.to_vec() } else { Vec::new() };
             entries.push(Entry { key: key.value().to_owned(), value, modified });
         }
     }
@@ -144,13 +147,13 @@ pub(super) fn commit(
     base: Revision,
     group: &[Pending],
 ) -> Result<Vec<Result<Revision, CommitError>>, Failure> {
-    let write = database.begin_write().map_err(Failure::of)?;
+    let write = database.begin_write().map_err(Failure::new)?;
     let mut revision = base;
     let mut outcomes = Vec::with_capacity(group.len());
     {
-        let mut table = write.open_table(ENTRIES).map_err(Failure::of)?;
-        let mut held = write.open_table(HELD).map_err(Failure::of)?;
-        for Pending { txn, held: is_held, .. } in group {
+        let mut table = write.open_table(ENTRIES).map_err(Failure::new)?;
+        let mut advertised = write.open_table(ADVERTISED).map_err(Failure::new)?;
+        for Pending { txn, advertisement, .. } in group {
             if let Some(key) = first_conflict(&table, txn)? {
                 outcomes.push(Err(CommitError::Conflict(key)));
                 continue;
@@ -162,22 +165,22 @@ pub(super) fn commit(
                         let mut stored = revision.to_be_bytes().to_vec();
                         stored.extend_from_slice(value);
                         table.insert(key.as_str(), stored.as_slice()).map_err(Failure::from)?;
-                        if *is_held {
-                            held.insert(key.as_str(), ()).map_err(Failure::from)?;
+                        if advertisement.is_some() {
+                            advertised.insert(key.as_str(), ()).map_err(Failure::from)?;
                         }
                     }
                     Op::Delete { key } => {
                         table.remove(key.as_str()).map_err(Failure::from)?;
-                        held.remove(key.as_str()).map_err(Failure::from)?;
+                        advertised.remove(key.as_str()).map_err(Failure::from)?;
                     }
                 }
             }
             outcomes.push(Ok(revision));
         }
-        let mut meta = write.open_table(META).map_err(Failure::of)?;
+        let mut meta = write.open_table(META).map_err(Failure::new)?;
         meta.insert(REVISION, revision).map_err(Failure::from)?;
     }
-    write.commit().map_err(Failure::of)?;
+    write.commit().map_err(Failure::new)?;
     Ok(outcomes)
 }
 
@@ -213,7 +216,7 @@ pub(super) fn changes(ops: Vec<Op>) -> Vec<(String, Option<Vec<u8>>)> {
         .collect()
 }
 
-/// What went wrong below, before it is known for whom.
+/// An error of the file, before it becomes one of a read or of a commit.
 pub(super) enum Failure {
     Full(String),
     Corrupt(String),
@@ -221,7 +224,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn of(error: impl Into<redb::Error>) -> Self {
+    pub(super) fn new(error: impl Into<redb::Error>) -> Self {
         let error = error.into();
         let shown = error.to_string();
         #[expect(clippy::wildcard_enum_match_arm, reason = "redb's error is non-exhaustive")]
@@ -252,7 +255,7 @@ impl Failure {
 
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
-        Self::of(error)
+        Self::new(error)
     }
 }
 
@@ -260,7 +263,8 @@ impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
         if matches!(error, DatabaseError::DatabaseAlreadyOpen) {
             return Self::Other(
-                "another process holds it; is a controller running on this directory?".to_owned(),
+                "another process has it open; is a controller running on this directory?"
+                    .to_owned(),
             );
         }
         // redb reports a file that is no database as invalid data.
@@ -269,7 +273,7 @@ impl From<DatabaseError> for Failure {
         {
             return Self::Corrupt(error.to_string());
         }
-        Self::of(error)
+        Self::new(error)
     }
 }
 

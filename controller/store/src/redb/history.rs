@@ -1,4 +1,4 @@
-//! The last revisions, for watches.
+//! The last revisions, for watches. They are in memory: only one process has the file open.
 
 use std::{
     collections::VecDeque,
@@ -10,13 +10,11 @@ use tokio::sync::watch;
 use super::CLOSED;
 use crate::{Batch, Boxed, Revision, Watch, WatchError};
 
-/// Revisions kept. A watch that falls further behind lists again.
-const KEPT: usize = 4096;
+/// A watch that falls further behind lists again.
+const MAX_REVISIONS: usize = 4096;
 
-/// The last revisions, for watches: one process holds the file, so that memory is enough.
 pub(super) struct History {
-    kept: Mutex<VecDeque<Arc<Batch>>>,
-    /// The newest revision; the channel closes when the store does.
+    batches: Mutex<VecDeque<Arc<Batch>>>,
     newest: watch::Sender<Newest>,
 }
 
@@ -29,7 +27,7 @@ pub(super) struct Newest {
 impl History {
     pub(super) fn new(revision: Revision) -> Self {
         let (newest, _) = watch::channel(Newest { revision, open: true });
-        Self { kept: Mutex::default(), newest }
+        Self { batches: Mutex::default(), newest }
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -42,18 +40,18 @@ impl History {
 
     pub(super) fn extend(&self, batches: Vec<Arc<Batch>>) {
         let Some(revision) = batches.last().map(|batch| batch.revision) else { return };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(batches);
-        let over = kept.len().saturating_sub(KEPT);
-        kept.drain(..over);
-        drop(kept);
+        let mut stored = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.extend(batches);
+        let over = stored.len().saturating_sub(MAX_REVISIONS);
+        stored.drain(..over);
+        drop(stored);
         self.newest.send_modify(|newest| newest.revision = revision);
     }
 
-    /// After an uncertain commit the kept revisions may lack one: watches list again.
+    /// After an unconfirmed commit the history may lack a revision: watches must list again.
     pub(super) fn restart_at(&self, revision: Revision) {
         if revision != self.revision() {
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.batches.lock().unwrap_or_else(PoisonError::into_inner).clear();
             self.newest.send_modify(|newest| newest.revision = revision);
         }
     }
@@ -73,10 +71,10 @@ impl History {
         if at == newest {
             return Ok(None);
         }
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = kept.front().and_then(|first| (at + 1).checked_sub(first.revision));
+        let stored = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = stored.front().and_then(|first| (at + 1).checked_sub(first.revision));
         index
-            .and_then(|index| kept.get(usize::try_from(index).ok()?))
+            .and_then(|index| stored.get(usize::try_from(index).ok()?))
             .map(|batch| Some(Arc::clone(batch)))
             .ok_or(WatchError::Compacted(at))
     }

@@ -37,7 +37,7 @@ async fn two_handles_to_an_embedded_store_conform() {
 }
 
 #[tokio::test]
-async fn what_a_dead_process_advertised_is_gone_after_opening_again() {
+async fn what_a_dead_process_advertised_is_deleted_when_the_file_is_opened_again() {
     let directory = TempDir::new().unwrap();
     let (path, copy) = (directory.path().join("store.redb"), directory.path().join("copy.redb"));
     let store = Redb::open(&path).unwrap();
@@ -46,7 +46,7 @@ async fn what_a_dead_process_advertised_is_gone_after_opening_again() {
     let _held = store.advertise("alive/one".to_owned(), b"x".to_vec(), ttl).await.unwrap();
     let before = store.list("").await.unwrap();
     assert_eq!(before.entries.len(), 2);
-    // As a kill leaves it.
+    // The file as a killed process leaves it.
     std::fs::copy(&path, &copy).unwrap();
 
     let store = Redb::open(&copy).unwrap();
@@ -55,6 +55,19 @@ async fn what_a_dead_process_advertised_is_gone_after_opening_again() {
     assert!(view.revision > before.revision, "it is a change like any other");
     store.close().await;
     assert_eq!(Redb::open(&copy).unwrap().list("").await.unwrap().revision, view.revision);
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_wait_for_its_advertisement_leaves_no_key() {
+    let directory = TempDir::new().unwrap();
+    let store = Redb::open(&directory.path().join("store.redb")).unwrap();
+    for round in 0..50 {
+        let ttl = Duration::from_secs(5);
+        let advertising = store.advertise("alive/one".to_owned(), b"x".to_vec(), ttl);
+        let _ = tokio::time::timeout(Duration::from_micros(round * 100), advertising).await;
+        store.commit(put("a", "1")).await.unwrap();
+        assert_eq!(store.list("alive/").await.unwrap().entries, []);
+    }
 }
 
 #[tokio::test]
@@ -78,12 +91,12 @@ async fn what_was_written_is_there_after_opening_again() {
 }
 
 #[tokio::test]
-async fn a_second_process_is_told_that_the_file_is_taken() {
+async fn a_second_process_gets_an_error_that_names_the_cause() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("store.redb");
-    let _held = Redb::open(&path).unwrap();
+    let _open = Redb::open(&path).unwrap();
     let error = Redb::open(&path).err().unwrap();
-    assert!(error.to_string().contains("another process holds it"), "{error}");
+    assert!(error.to_string().contains("another process has it open"), "{error}");
 }
 
 #[tokio::test]
@@ -116,7 +129,7 @@ async fn a_damaged_page_is_named_and_never_served() {
         match Redb::open(&copy) {
             Err(ReadError::Corrupt(_)) => damaged += 1,
             Err(other) => panic!("{other}"),
-            // A page that no tree refers to any more.
+            // No tree refers to that page any more.
             Ok(store) => {
                 let view = store.list("").await.unwrap();
                 assert_eq!(view.entries.len(), 200);
@@ -136,7 +149,7 @@ async fn a_file_that_is_no_store_is_refused() {
 }
 
 #[tokio::test]
-async fn a_full_disk_fails_writes_only_and_they_come_back_with_the_room() {
+async fn a_full_disk_fails_writes_only_until_there_is_room_again() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("store.redb");
     let disk = Arc::new(Disk::default());
@@ -162,7 +175,7 @@ async fn a_full_disk_fails_writes_only_and_they_come_back_with_the_room() {
     let error = store.commit(put("during", &"x".repeat(100_000))).await.unwrap_err();
     assert!(matches!(error, CommitError::Full(_)), "{error:?}");
     let view = store.list("").await;
-    assert!(view.is_ok_and(|view| view.entries.len() == 1), "reads go on");
+    assert!(view.is_ok_and(|view| view.entries.len() == 1), "reads still work");
 
     disk.full.store(false, Ordering::SeqCst);
     let revision = store.commit(put("after", "2")).await.unwrap();
@@ -173,7 +186,7 @@ async fn a_full_disk_fails_writes_only_and_they_come_back_with_the_room() {
     assert_eq!(keys, ["after", "before"]);
 }
 
-/// A disk that, once it is full, takes writes only where it has taken some before.
+/// A disk that, once it is full, takes writes only where it took some before.
 struct Quota {
     backend: FileBackend,
     disk: Arc<Disk>,

@@ -189,7 +189,7 @@ async fn an_interrupted_init_is_repeated_or_found_to_be_done() {
     std::fs::write(&marker, "").unwrap();
     std::fs::remove_file(program.file("admin.toml")).unwrap();
     failed(&program.command(&["run", "--metrics-listen", "off"]), 3, "init");
-    failed(&program.init(), 1, "did make the mesh");
+    failed(&program.init(), 1, "made the mesh");
     let _running = program.spawn();
     program.ready().await;
     succeeded(&program.command(&["admin", "--admin-context", &program.shown("admin.toml")]));

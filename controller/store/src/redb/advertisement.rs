@@ -1,4 +1,4 @@
-//! What is advertised in the file, while it is held.
+//! Advertised keys of the file.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,45 +7,45 @@ use tokio::sync::{mpsc, watch};
 use super::{Job, history::Newest};
 use crate::{Advertisement, Boxed};
 
-/// Keys that are held no more, for the thread to delete.
-pub(super) type Dropped = Arc<Mutex<Vec<String>>>;
+/// Dropped advertisements by key and number, for the thread.
+pub(super) type Dropped = Arc<Mutex<Vec<(String, u64)>>>;
 
-pub(super) struct Held {
-    key: String,
+pub(super) struct RedbAdvertisement {
+    id: (String, u64),
     dropped: Dropped,
-    /// Weak: what is advertised keeps no file open.
+    /// Weak, so that it does not keep the file open.
     jobs: mpsc::WeakSender<Job>,
     newest: watch::Receiver<Newest>,
 }
 
-impl Held {
+impl RedbAdvertisement {
     pub(super) fn new(
-        key: String,
+        id: (String, u64),
         dropped: Dropped,
         jobs: mpsc::WeakSender<Job>,
         newest: watch::Receiver<Newest>,
     ) -> Self {
-        Self { key, dropped, jobs, newest }
+        Self { id, dropped, jobs, newest }
     }
 }
 
-impl Advertisement for Held {
+impl Advertisement for RedbAdvertisement {
     fn lost(&mut self) -> Boxed<'_, ()> {
         Box::pin(async {
-            // Both an end and a sender that is gone mean that the store was closed.
+            // An error means that the store was closed too.
             let _ = self.newest.wait_for(|newest| !newest.open).await;
         })
     }
 }
 
-impl Drop for Held {
+impl Drop for RedbAdvertisement {
     fn drop(&mut self) {
         self.dropped
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(std::mem::take(&mut self.key));
+            .push(std::mem::take(&mut self.id));
         if let Some(jobs) = self.jobs.upgrade() {
-            // A full queue is as good: the thread looks after each job.
+            // If the queue is full, the thread deletes the key after its current job.
             let _ = jobs.try_send(Job::Drop);
         }
     }
