@@ -1,4 +1,4 @@
-//! Dumps of a store, and stores from a dump.
+//! Dumps a store as text, and makes a new store from a dump.
 //!
 //! A dump is text, one JSON value per line: a header, the entries as they are in the store, and an end with their number and
 //! their SHA-256, so that a truncated file is noticed. With a passphrase, the keys of the CA and of the controller come

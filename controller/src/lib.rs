@@ -1,7 +1,7 @@
 //! The controller of a cframe mesh.
 //!
 //! - [`model`]: what is known of the mesh; [`sessions`]: of its edges' sessions.
-//! - [`decide`]: what calls change. Pure.
+//! - [`decide`]: what calls change. Pure, apart from signing and random secrets, which are made first.
 //! - [`mesh`]: writing to the store and following it; [`audit`]: who did what.
 //! - [`serve`]: the ports, edges' sessions, enrolment, calls, HTTP and the local socket.
 //! - `upkeep`: what a controller does by itself; `peers`: its questions to the other controllers.

@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 use cframe_console::{args, exit::Exit, output};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Options, Place};
+use crate::config::{CommonFlags, Options};
 use exit::exit_code;
 
 /// The gateway of a cframe mesh.
@@ -19,7 +19,7 @@ use exit::exit_code;
 #[command(name = "cframe-edge", version, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
-    place: Place,
+    common: CommonFlags,
     #[command(subcommand)]
     command: Command,
 }
@@ -88,8 +88,8 @@ enum Output {
 
 /// Parses and executes the command line.
 pub fn main() -> ExitCode {
-    let Cli { place, command } = args::parse();
-    match dispatch(&place, command) {
+    let Cli { common, command } = args::parse();
+    match dispatch(&common, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let exit = exit_code(&error);
@@ -101,16 +101,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(place: &Place, command: Command) -> anyhow::Result<()> {
+fn dispatch(common: &CommonFlags, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Join { token, listen, replace } => enroll::join(place, &token, listen, replace),
-        Command::Run { flags } => daemon::run(place, &flags),
-        Command::Status { output } => show::status(place, output),
-        Command::Doctor { output } => show::doctor(place, output),
-        Command::Down => daemon::down(place),
-        Command::Csr => enroll::csr(place),
+        Command::Join { token, listen, replace } => enroll::join(common, &token, listen, replace),
+        Command::Run { flags } => daemon::run(common, &flags),
+        Command::Status { output } => show::status(common, output),
+        Command::Doctor { output } => show::doctor(common, output),
+        Command::Down => daemon::down(common),
+        Command::Csr => enroll::csr(common),
         Command::Import { answer, listen, replace } => {
-            enroll::import(place, &answer, listen, replace)
+            enroll::import(common, &answer, listen, replace)
         }
         Command::Version => {
             Ok(output::print(concat!("cframe-edge ", env!("CARGO_PKG_VERSION"), "\n"))?)
@@ -161,7 +161,7 @@ mod tests {
             ["cframe-edge", "status", "--data-dir", "/x"],
         ] {
             let cli = args::try_parse_from::<Cli, _>(line).unwrap();
-            assert_eq!(cli.place.data_dir, Some(PathBuf::from("/x")));
+            assert_eq!(cli.common.data_dir, Some(PathBuf::from("/x")));
         }
     }
 }

@@ -46,7 +46,7 @@ pub enum Forwarding {
 
 /// Flags that every command has.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Place {
+pub struct CommonFlags {
     /// Instance of this edge on its host: also its TUN device's name [default: cframe0]
     #[arg(long, global = true)]
     pub instance: Option<String>,
@@ -62,7 +62,7 @@ pub struct Place {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Only in the file: on the command line it is in [`Place`].
+    /// Only in the file: on the command line it is in [`CommonFlags`].
     #[arg(skip)]
     pub instance: Option<String>,
     /// UDP port of links [default: as enrolled, 58423]
@@ -105,7 +105,7 @@ pub enum ConfigError {
     UnderlayMtu(u16),
 }
 
-impl Place {
+impl CommonFlags {
     /// The instance, its paths, and the content of the file. A file that is missing counts as empty,
     /// unless it was named.
     pub fn resolve(&self) -> Result<(Instance, Paths, Options), ConfigError> {
@@ -122,8 +122,8 @@ impl Place {
 
 impl Config {
     /// Merges flags, file and defaults. clap has merged the environment into the flags.
-    pub fn load(place: &Place, flags: &Options) -> Result<Self, ConfigError> {
-        let (instance, paths, file) = place.resolve()?;
+    pub fn load(common: &CommonFlags, flags: &Options) -> Result<Self, ConfigError> {
+        let (instance, paths, file) = common.resolve()?;
         let config = Self {
             instance,
             paths,
@@ -159,22 +159,22 @@ fn read(path: &Path, named: bool) -> Result<Options, ConfigError> {
 mod tests {
     use super::*;
 
-    fn place(dir: &Path) -> Place {
-        Place { data_dir: Some(dir.to_owned()), ..Place::default() }
+    fn common(dir: &Path) -> CommonFlags {
+        CommonFlags { data_dir: Some(dir.to_owned()), ..CommonFlags::default() }
     }
 
-    fn with_file(text: &str) -> (tempfile::TempDir, Place) {
+    fn with_file(text: &str) -> (tempfile::TempDir, CommonFlags) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("edge.toml"), text).unwrap();
-        let place = place(dir.path());
-        (dir, place)
+        let common = common(dir.path());
+        (dir, common)
     }
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let (_dir, place) = with_file("listen = 1111\nsnat = true\nlog = 'debug'\n");
+        let (_dir, common) = with_file("listen = 1111\nsnat = true\nlog = 'debug'\n");
         let flags = Options { listen: Some(2222), snat: Some(false), ..Options::default() };
-        let config = Config::load(&place, &flags).unwrap();
+        let config = Config::load(&common, &flags).unwrap();
         assert_eq!((config.listen, config.snat), (Some(2222), false));
         assert_eq!(config.log, "debug");
         assert_eq!(config.underlay_mtu, 1500);
@@ -183,16 +183,16 @@ mod tests {
 
     #[test]
     fn the_instance_of_the_file_counts_unless_a_flag_names_another() {
-        let (_dir, mut place) = with_file("instance = 'prod'\n");
-        assert_eq!(place.resolve().unwrap().0.name(), "prod");
-        place.instance = Some("other".to_owned());
-        assert_eq!(place.resolve().unwrap().0.name(), "other");
+        let (_dir, mut common) = with_file("instance = 'prod'\n");
+        assert_eq!(common.resolve().unwrap().0.name(), "prod");
+        common.instance = Some("other".to_owned());
+        assert_eq!(common.resolve().unwrap().0.name(), "other");
     }
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
-        let (_dir, place) = with_file("lisen = 1\n");
-        let error = place.resolve().unwrap_err();
+        let (_dir, common) = with_file("lisen = 1\n");
+        let error = common.resolve().unwrap_err();
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("lisen"), "{cause}");
     }
@@ -200,8 +200,9 @@ mod tests {
     #[test]
     fn a_default_file_may_be_missing_and_a_named_one_may_not() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(place(dir.path()).resolve().is_ok());
-        let named = Place { config: Some(dir.path().join("none.toml")), ..place(dir.path()) };
+        assert!(common(dir.path()).resolve().is_ok());
+        let named =
+            CommonFlags { config: Some(dir.path().join("none.toml")), ..common(dir.path()) };
         assert!(matches!(named.resolve(), Err(ConfigError::Read(..))));
     }
 
@@ -217,8 +218,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused() {
-        let (_dir, place) = with_file("underlay_mtu = 576\n");
-        let error = Config::load(&place, &Options::default()).unwrap_err();
+        let (_dir, common) = with_file("underlay_mtu = 576\n");
+        let error = Config::load(&common, &Options::default()).unwrap_err();
         assert!(matches!(error, ConfigError::UnderlayMtu(576)));
     }
 

@@ -1,4 +1,7 @@
 //! The system around the core: TUN, socket, netlink, kernel settings, and the loop that connects them.
+//!
+//! Routes: [`reconcile`] says what should be in the kernel's table (pure), `routes/keeper` compares and
+//! corrects, [`netlink`] writes.
 
 pub mod driver;
 pub mod netlink;

@@ -22,7 +22,7 @@ const MAX_BYTES: usize = 12 * 1024;
 const MAX_ELEMENTS: usize = 16;
 /// A longer text that is base64 is a certificate, of which only a digest is stored.
 const MIN_CERTIFICATE: usize = 200;
-/// Not secret, but the hash of something that is: never stored.
+/// The hash of a token's secret: never stored.
 const HASH_FIELD: &str = "secret_hash";
 
 /// One key that was written, with those of its fields that differ. `null` stands for an absent key.

@@ -82,7 +82,7 @@ pub(crate) fn delete(
         return Err(conflict("this is you; have another admin remove you"));
     }
     let mut draft = Draft::default();
-    draft.remove(Key::Admin(name.clone()), admin.modified);
+    draft.delete(Key::Admin(name.clone()), admin.modified);
     for (serial, cert) in state.valid_certs(&id(state, name), now) {
         draft.deny(state, serial, cert, now, "the admin was removed");
     }

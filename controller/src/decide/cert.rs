@@ -200,7 +200,7 @@ fn row(state: &State, serial: Serial, cert: &CertRecord, now: u64) -> CertRow {
     }
 }
 
-/// Together with the roots they are one change, which must fit into one frame to every edge.
+/// The roots and all revoked issuing CAs go to each edge as one change, which must fit into one frame.
 const MAX_REVOKED_ISSUERS: usize = 256;
 
 pub(crate) fn revoke_issuer(

@@ -169,7 +169,7 @@ fn one_prefix(
 
 /// Warnings about a new prefix that contains the address of an edge or a controller. It is allowed, because the edges'
 /// own packets have a mark that keeps them on the underlay, but often a mistake.
-pub fn captured_endpoints(state: &State, space: &Namespace, net: IpNet) -> Vec<String> {
+pub fn endpoints_within_prefix(state: &State, space: &Namespace, net: IpNet) -> Vec<String> {
     let edges = space.edges.iter().flat_map(|(name, edge)| {
         edge.record.endpoints.iter().map(move |endpoint| (endpoint, format!("edge {name}")))
     });
@@ -183,7 +183,7 @@ pub fn captured_endpoints(state: &State, space: &Namespace, net: IpNet) -> Vec<S
 }
 
 /// Warnings about new endpoints of an edge that are in a prefix of the namespace, or on the loopback.
-pub fn endpoints_captured(
+pub fn prefixes_around_endpoints(
     space: &Namespace,
     edge: &Label,
     endpoints: &[Endpoint],

@@ -54,7 +54,7 @@ pub(crate) fn delete(
     if !alive {
         draft.compare(Key::Alive(name.clone()), 0);
     }
-    draft.remove(Key::Controller(name.clone()), found.modified);
+    draft.delete(Key::Controller(name.clone()), found.modified);
     let issuers: Vec<_> =
         state.issuers.iter().filter(|(_, issuer)| issuer.record.controller == *name).collect();
     for (spki, issuer) in &issuers {

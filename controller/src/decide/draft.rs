@@ -59,13 +59,13 @@ impl Draft {
     }
 
     /// Deletes a record, and requires that it is unchanged.
-    pub fn remove(&mut self, key: Key, modified: Revision) {
+    pub fn delete(&mut self, key: Key, modified: Revision) {
         self.compare(key.clone(), modified);
-        self.delete(key);
+        self.delete_unchecked(key);
     }
 
     /// Deletes a record that another comparison guards.
-    pub fn delete(&mut self, key: Key) {
+    pub fn delete_unchecked(&mut self, key: Key) {
         self.txn.ops.push(Op::Delete { key: key.to_string() });
     }
 
@@ -135,7 +135,8 @@ impl Draft {
         }
     }
 
-    /// A key for which a concurrent write would be overwritten; no draft may have one. Edges and routes are guarded by
+    /// Returns a key that the draft writes without a comparison, so that a concurrent write to it would be lost. It must
+    /// be `None`. Edges and routes are guarded by
     /// their namespace's record, which every write to them increments, and new certificates by their random serials.
     pub fn unguarded(&self) -> Option<&str> {
         let compares = |key: &str| self.txn.compares.iter().any(|compare| compare.key == key);

@@ -91,7 +91,7 @@ pub(crate) fn delete(
     let space = check::namespace(state, namespace)?;
     let old = find(space, namespace, name)?;
     let mut draft = Draft::within(namespace, space);
-    draft.remove(Key::Edge(namespace.clone(), name.clone()), old.modified);
+    draft.delete(Key::Edge(namespace.clone(), name.clone()), old.modified);
     draft.bump_namespace(namespace, space);
     let routes: Vec<_> = space.routes_of(name).map(|(route, _)| route.clone()).collect();
     if !routes.is_empty() {
@@ -99,11 +99,11 @@ pub(crate) fn delete(
         draft.warnings.push(format!("its {} routes are removed too: {names}", routes.len()));
     }
     for route in routes {
-        draft.delete(Key::Route(namespace.clone(), route));
+        draft.delete_unchecked(Key::Route(namespace.clone(), route));
     }
     for (id, token) in &state.tokens {
         if token.record.namespace == *namespace && token.record.edge == *name {
-            draft.remove(Key::Token(*id), token.modified);
+            draft.delete(Key::Token(*id), token.modified);
         }
     }
     deny_certs(&mut draft, state, namespace, name, now, "the edge was removed");
@@ -211,11 +211,16 @@ fn check_edge(
     draft.warnings.extend(check::edge_prefixes(space, name, &edge.cidrs)?);
     let known = |net: &&IpNet| old.is_some_and(|old| old.cidrs.contains(net));
     for net in edge.cidrs.iter().filter(|net| !known(net)) {
-        draft.warnings.extend(check::captured_endpoints(state, space, *net));
+        draft.warnings.extend(check::endpoints_within_prefix(state, space, *net));
     }
     let same = old.is_some_and(|old| old.endpoints == edge.endpoints);
     if !same {
-        draft.warnings.extend(check::endpoints_captured(space, name, &edge.endpoints, &edge.cidrs));
+        draft.warnings.extend(check::prefixes_around_endpoints(
+            space,
+            name,
+            &edge.endpoints,
+            &edge.cidrs,
+        ));
         draft.warnings.extend(check::unreachable_pairs(space, name, &edge.endpoints));
     }
     Ok(())

@@ -75,18 +75,18 @@ pub(crate) fn delete(
     }
     let mut draft = Draft::within(name, space);
     draft.namespace = None;
-    draft.delete(Key::Namespace(name.clone()));
+    draft.delete_unchecked(Key::Namespace(name.clone()));
     for (edge, stored) in &space.edges {
-        draft.remove(Key::Edge(name.clone(), edge.clone()), stored.modified);
+        draft.delete(Key::Edge(name.clone(), edge.clone()), stored.modified);
         let why = format!("namespace {name} was removed");
         super::edge::deny_certs(&mut draft, state, name, edge, now, &why);
     }
     for route in space.routes.keys() {
-        draft.delete(Key::Route(name.clone(), route.clone()));
+        draft.delete_unchecked(Key::Route(name.clone(), route.clone()));
     }
     for (id, token) in &state.tokens {
         if token.record.namespace == *name {
-            draft.remove(Key::Token(*id), token.modified);
+            draft.delete(Key::Token(*id), token.modified);
         }
     }
     Ok(draft)

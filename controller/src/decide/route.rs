@@ -40,7 +40,7 @@ pub(crate) fn add(
     }
     let mut draft = Draft::within(namespace, space);
     draft.warnings.extend(check::route_prefix(space, edge, prefix)?);
-    draft.warnings.extend(check::captured_endpoints(state, space, prefix));
+    draft.warnings.extend(check::endpoints_within_prefix(state, space, prefix));
     let key = Key::Route(namespace.clone(), name.clone());
     draft.compare(key.clone(), 0);
     draft.put(key, &RouteRecord { prefix, edge: edge.clone() });
@@ -54,7 +54,7 @@ pub(crate) fn delete(state: &State, namespace: &Label, name: &Label) -> Result<D
     let mut draft = Draft::within(namespace, space);
     let key = Key::Route(namespace.clone(), name.clone());
     draft.compare(key.clone(), old.modified);
-    draft.delete(key);
+    draft.delete_unchecked(key);
     draft.bump_namespace(namespace, space);
     Ok(draft)
 }

@@ -1,8 +1,8 @@
 //! Removals that are larger than one transaction of the store.
 //!
-//! etcd takes 128 effects in one. What belongs to an edge or a namespace is therefore removed before it, in steps, of
-//! which each is a whole transaction and leaves a valid mesh: first routes, then edges. If the controller crashes
-//! between two steps, the same call continues.
+//! etcd takes 128 operations in one. So what belongs to an edge or a namespace is removed first, in several
+//! transactions, routes before edges. After each of them the mesh is valid. If the controller crashes between two of
+//! them, the same call continues.
 
 use cframe_pki::identity::Label;
 use cframe_protocol::v1::CallError;
@@ -13,11 +13,11 @@ use crate::model::{
     record::{Key, TokenRecord},
 };
 
-/// Effects of a transaction that a step leaves free: for those that every write has, and for the certificates of the last
-/// edge.
+/// How many of the operations of a transaction a step does not use: room for those that every write adds, and for the
+/// certificates of the last edge.
 pub(crate) const SPARE: usize = 24;
 
-/// Removes routes of an edge, then its tokens. `room` is the number of effects.
+/// Removes routes of an edge, then its tokens. `room` is the number of operations.
 pub(crate) fn of_edge(
     state: &State,
     namespace: &Label,
@@ -27,7 +27,7 @@ pub(crate) fn of_edge(
     let space = check::namespace(state, namespace)?;
     let mut draft = Draft::within(namespace, space);
     for (route, _) in space.routes_of(edge).take(room) {
-        draft.delete(Key::Route(namespace.clone(), route.clone()));
+        draft.delete_unchecked(Key::Route(namespace.clone(), route.clone()));
     }
     remove_tokens(&mut draft, state, room, |token| {
         token.namespace == *namespace && token.edge == *edge
@@ -46,7 +46,7 @@ pub(crate) fn of_namespace(
     let space = check::namespace(state, namespace)?;
     let mut draft = Draft::within(namespace, space);
     for route in space.routes.keys().take(room) {
-        draft.delete(Key::Route(namespace.clone(), route.clone()));
+        draft.delete_unchecked(Key::Route(namespace.clone(), route.clone()));
     }
     remove_tokens(&mut draft, state, room, |token| token.namespace == *namespace);
     if draft.txn.ops.is_empty() {
@@ -55,7 +55,7 @@ pub(crate) fn of_namespace(
             if draft.size() >= room {
                 break;
             }
-            draft.remove(Key::Edge(namespace.clone(), name.clone()), stored.modified);
+            draft.delete(Key::Edge(namespace.clone(), name.clone()), stored.modified);
             edge::deny_certs(&mut draft, state, namespace, name, now, &why);
         }
     }
@@ -72,7 +72,7 @@ fn remove_tokens(
     let left = room.saturating_sub(draft.txn.ops.len());
     let tokens = state.tokens.iter().filter(|(_, token)| is_one(&token.record));
     for (id, token) in tokens.take(left) {
-        draft.remove(Key::Token(*id), token.modified);
+        draft.delete(Key::Token(*id), token.modified);
     }
 }
 

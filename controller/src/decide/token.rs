@@ -164,7 +164,7 @@ pub(crate) fn revoke(state: &State, id: &str) -> Result<Draft, CallError> {
         ));
     };
     let mut draft = Draft { namespace: Some(token.record.namespace.clone()), ..Draft::default() };
-    draft.remove(Key::Token(key), token.modified);
+    draft.delete(Key::Token(key), token.modified);
     Ok(draft)
 }
 

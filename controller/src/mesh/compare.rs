@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Replica, follow_error::FollowError};
 use crate::model::{State, record::Key};
 
-/// While the watch has not brought memory as far as the list.
+/// Time between two checks while memory is still behind the list.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Keys in a log line.
 const MAX_LOGGED_KEYS: usize = 5;

@@ -34,12 +34,13 @@ use crate::{
 
 /// Locks that the [lanes](crate::decide::call::Lane) share.
 const LANE_LOCKS: usize = 64;
-/// A write that takes longer to come back restarts the watch, at another member of etcd if there is one: the store has
-/// taken the write.
+/// How long the watch may take to deliver a write that the store has accepted. After that the watch is restarted, at
+/// another member of etcd if there is one.
 pub(super) const LATE_AFTER: Duration = Duration::from_millis(200);
 const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
-/// How long memory may be behind a list. etcd also counts writes that are not watched, so memory may never reach the
-/// list's revision; and a dead watch has ended before this.
+/// How long a difference between memory and a list may last before it counts as an error. Waiting for the list's revision
+/// is not enough: etcd also counts writes that are not watched, so memory may never reach it. A dead watch is noticed
+/// earlier.
 const COMPARE_GRACE: Duration = Duration::from_secs(8);
 
 /// This controller's copy of the mesh.

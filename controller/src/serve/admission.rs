@@ -68,9 +68,9 @@ impl Limits {
 
 /// What to do with a connection attempt.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum Decision {
     /// Start the handshake. Dropping the place frees it.
-    Accept(Place),
+    Accept(Slot),
     /// Have the source prove its address.
     Retry,
     /// Send a refusal. A QUIC client ends the attempt and comes back after a random delay. An ignored one would send four
@@ -106,9 +106,9 @@ struct Source {
     handshakes: u32,
 }
 
-/// A connection's place. It is also a handshake's until [`established`](Self::established).
+/// A connection's slot. It is also a handshake's until [`established`](Self::established).
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     counts: Arc<Counts>,
     source: IpAddr,
     validated: bool,
@@ -121,16 +121,16 @@ impl Admission {
     }
 
     /// Decides about an attempt. `validated`: the source has proven its address.
-    pub(super) fn judge(&self, from: SocketAddr, validated: bool, now: Instant) -> Verdict {
+    pub(super) fn judge(&self, from: SocketAddr, validated: bool, now: Instant) -> Decision {
         let handshakes = self.counts.handshakes.load(Ordering::Relaxed);
         if handshakes >= self.limits.handshakes {
-            return Verdict::Refuse("busy");
+            return Decision::Refuse("busy");
         }
         if handshakes >= self.limits.validate_from && !validated {
-            return Verdict::Retry;
+            return Decision::Retry;
         }
         if self.counts.connections.load(Ordering::Relaxed) >= self.limits.connections {
-            return Verdict::Ignore("full");
+            return Decision::Ignore("full");
         }
         let source = source_of(from.ip());
         if let Err(verdict) = self.count_source(source, validated, now) {
@@ -139,25 +139,25 @@ impl Admission {
         self.counts.handshakes.fetch_add(1, Ordering::Relaxed);
         self.counts.connections.fetch_add(1, Ordering::Relaxed);
         let counts = Arc::clone(&self.counts);
-        Verdict::Accept(Place { counts, source, validated, in_handshake: true })
+        Decision::Accept(Slot { counts, source, validated, in_handshake: true })
     }
 
-    fn count_source(&self, source: IpAddr, validated: bool, now: Instant) -> Result<(), Verdict> {
+    fn count_source(&self, source: IpAddr, validated: bool, now: Instant) -> Result<(), Decision> {
         let mut sources = self.counts.sources();
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {
             sources.retain(|_, source| source.connections > 0 || !source.bucket.is_full(now));
             if sources.len() >= MAX_SOURCES {
-                return Err(Verdict::Ignore("rate"));
+                return Err(Decision::Ignore("rate"));
             }
         }
         let source = sources.entry(source).or_default();
         if validated && source.handshakes >= self.limits.share {
-            return Err(Verdict::Refuse("share"));
+            return Err(Decision::Refuse("share"));
         }
         if source.connections >= self.limits.per_source
             || !source.bucket.take(self.limits.rate, now)
         {
-            return Err(Verdict::Ignore("rate"));
+            return Err(Decision::Ignore("rate"));
         }
         source.connections += 1;
         source.handshakes += u32::from(validated);
@@ -171,7 +171,7 @@ impl Counts {
     }
 }
 
-impl Place {
+impl Slot {
     /// The handshake is complete.
     pub(super) fn established(&mut self) {
         if std::mem::take(&mut self.in_handshake) {
@@ -189,7 +189,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.established();
         self.counts.connections.fetch_sub(1, Ordering::Relaxed);
@@ -222,11 +222,11 @@ mod tests {
         let now = Instant::now();
         let _one = admission.judge(address(1), false, now);
         let two = admission.judge(address(2), false, now);
-        assert!(matches!(admission.judge(address(3), false, now), Verdict::Retry));
+        assert!(matches!(admission.judge(address(3), false, now), Decision::Retry));
         let three = admission.judge(address(3), true, now);
-        assert!(matches!(three, Verdict::Accept(_)));
+        assert!(matches!(three, Decision::Accept(_)));
         drop((two, three));
-        assert!(matches!(admission.judge(address(4), false, now), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(4), false, now), Decision::Accept(_)));
     }
 
     #[test]
@@ -234,33 +234,33 @@ mod tests {
         let admission = Admission::new(LIMITS);
         let now = Instant::now();
         for _ in 0..3 {
-            assert!(matches!(admission.judge(address(1), true, now), Verdict::Accept(_)));
+            assert!(matches!(admission.judge(address(1), true, now), Decision::Accept(_)));
         }
-        assert!(matches!(admission.judge(address(1), true, now), Verdict::Ignore("rate")));
-        assert!(matches!(admission.judge(address(2), true, now), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, now), Decision::Ignore("rate")));
+        assert!(matches!(admission.judge(address(2), true, now), Decision::Accept(_)));
         let later = now + Duration::from_secs(1);
-        assert!(matches!(admission.judge(address(1), true, later), Verdict::Accept(_)));
-        assert!(matches!(admission.judge(address(1), true, later), Verdict::Ignore("rate")));
+        assert!(matches!(admission.judge(address(1), true, later), Decision::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, later), Decision::Ignore("rate")));
     }
 
     #[test]
     fn one_source_leaves_connections_to_others() {
         let admission = Admission::new(LIMITS);
         let now = Instant::now();
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for second in 0..6 {
             // It waits for its bucket to fill, and keeps its connections.
             let later = now + Duration::from_secs(second);
-            if let Verdict::Accept(mut place) = admission.judge(address(1), true, later) {
-                place.established();
+            if let Decision::Accept(mut slot) = admission.judge(address(1), true, later) {
+                slot.established();
                 places.push(place);
             }
         }
         assert_eq!(places.len(), 3);
         let later = now + Duration::from_secs(10);
-        assert!(matches!(admission.judge(address(2), true, later), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(2), true, later), Decision::Accept(_)));
         places.pop();
-        assert!(matches!(admission.judge(address(1), true, later), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, later), Decision::Accept(_)));
     }
 
     #[test]
@@ -276,21 +276,21 @@ mod tests {
         let now = Instant::now();
         // All that one host can get: what needs no proven address, and its share.
         let stranger = admission.judge(address(1), false, now);
-        assert!(matches!(admission.judge(address(1), false, now), Verdict::Retry));
-        let mut places = Vec::new();
-        while let Verdict::Accept(place) = admission.judge(address(1), true, now) {
+        assert!(matches!(admission.judge(address(1), false, now), Decision::Retry));
+        let mut slots = Vec::new();
+        while let Decision::Accept(place) = admission.judge(address(1), true, now) {
             places.push(place);
         }
         assert_eq!(places.len(), 2);
-        assert!(matches!(admission.judge(address(1), true, now), Verdict::Refuse("share")));
-        assert!(matches!(admission.judge(address(2), true, now), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, now), Decision::Refuse("share")));
+        assert!(matches!(admission.judge(address(2), true, now), Decision::Accept(_)));
         // A completed handshake makes room for another, and so does one that was given up.
         places[0].established();
         let third = admission.judge(address(1), true, now);
-        assert!(matches!(third, Verdict::Accept(_)));
-        assert!(matches!(admission.judge(address(1), true, now), Verdict::Refuse("share")));
+        assert!(matches!(third, Decision::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, now), Decision::Refuse("share")));
         drop((third, stranger));
-        assert!(matches!(admission.judge(address(1), true, now), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(1), true, now), Decision::Accept(_)));
     }
 
     #[test]
@@ -298,8 +298,8 @@ mod tests {
         let admission = Admission::new(Limits { share: 1, ..LIMITS });
         let now = Instant::now();
         let spoofed = [(); 2].map(|()| admission.judge(address(1), false, now));
-        assert!(spoofed.iter().all(|verdict| matches!(verdict, Verdict::Accept(_))));
-        assert!(matches!(admission.judge(address(1), true, now), Verdict::Accept(_)));
+        assert!(spoofed.iter().all(|verdict| matches!(verdict, Decision::Accept(_))));
+        assert!(matches!(admission.judge(address(1), true, now), Decision::Accept(_)));
     }
 
     #[test]
@@ -314,23 +314,23 @@ mod tests {
     fn handshakes_and_connections_are_bounded() {
         let admission = Admission::new(LIMITS);
         let now = Instant::now();
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for last in 0..4 {
-            let Verdict::Accept(place) = admission.judge(address(last), true, now) else {
+            let Decision::Accept(place) = admission.judge(address(last), true, now) else {
                 panic!("there is room")
             };
             places.push(place);
         }
-        assert!(matches!(admission.judge(address(9), true, now), Verdict::Refuse("busy")));
-        places.iter_mut().for_each(Place::established);
+        assert!(matches!(admission.judge(address(9), true, now), Decision::Refuse("busy")));
+        places.iter_mut().for_each(Slot::established);
         for last in 10..12 {
-            let Verdict::Accept(place) = admission.judge(address(last), true, now) else {
+            let Decision::Accept(place) = admission.judge(address(last), true, now) else {
                 panic!("there is room")
             };
             places.push(place);
         }
-        assert!(matches!(admission.judge(address(13), true, now), Verdict::Ignore("full")));
+        assert!(matches!(admission.judge(address(13), true, now), Decision::Ignore("full")));
         places.clear();
-        assert!(matches!(admission.judge(address(13), true, now), Verdict::Accept(_)));
+        assert!(matches!(admission.judge(address(13), true, now), Decision::Accept(_)));
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     RunError, admin,
-    admission::{Admission, Limits, Verdict},
+    admission::{Admission, Decision, Limits},
     calls::Caller,
     enroll, session,
 };
@@ -113,25 +113,25 @@ pub(super) async fn accept(
     while let Some(Some(incoming)) = stop.run_until_cancelled(endpoint.accept()).await {
         let validated = incoming.remote_address_validated();
         match admission.judge(incoming.remote_address(), validated, Instant::now()) {
-            Verdict::Accept(mut place) => {
+            Decision::Accept(mut slot) => {
                 let (context, stop) = (Arc::clone(&context), stop.clone());
                 connections.spawn(async move {
                     if let Some(connection) = handshake(&context, port, incoming).await {
-                        place.established();
+                        slot.established();
                         serve(port, &context, &connection, &stop).await;
                     }
                 });
             }
-            Verdict::Retry => {
+            Decision::Retry => {
                 context.replica.metrics.refused("retry");
                 // This fails only for a validated address.
                 let _ = incoming.retry();
             }
-            Verdict::Refuse(reason) => {
+            Decision::Refuse(reason) => {
                 context.replica.metrics.refused(reason);
                 incoming.refuse();
             }
-            Verdict::Ignore(reason) => {
+            Decision::Ignore(reason) => {
                 context.replica.metrics.refused(reason);
                 incoming.ignore();
             }

@@ -53,23 +53,23 @@ pub(crate) fn expired(state: &State, now: u64) -> Draft {
     let tokens = state.tokens.iter().filter(|(_, token)| token.record.expires <= now);
     for (id, token) in tokens.take(left) {
         left -= 1;
-        draft.remove(Key::Token(*id), token.modified);
+        draft.delete(Key::Token(*id), token.modified);
     }
     let is_old = |not_after: u64| not_after.saturating_add(KEEP_EXPIRED) <= now;
     let certs = state.certs.iter().filter(|(_, cert)| is_old(cert.record.not_after));
     for (serial, cert) in certs.take(left) {
         left -= 1;
-        draft.remove(Key::Cert(*serial), cert.modified);
+        draft.delete(Key::Cert(*serial), cert.modified);
     }
     let issuers = state.issuers.iter().filter(|(_, issuer)| is_old(issuer.record.not_after));
     for (spki, issuer) in issuers.take(MAX_BATCH) {
-        draft.remove(Key::Issuer(*spki), issuer.modified);
+        draft.delete(Key::Issuer(*spki), issuer.modified);
     }
     let is_over = |entry: &DenyEntry| entry.expires.saturating_add(KEEP_DENIED) <= now;
     let denied = state.denied.iter().filter(|(_, denied)| is_over(&denied.record.entry));
     // Each may also write its namespace's record.
     for (serial, denied) in denied.take(left / 2) {
-        draft.remove(Key::Denied(*serial), denied.modified);
+        draft.delete(Key::Denied(*serial), denied.modified);
         draft.bump_for(state, &denied.record.entry.id.role);
     }
     draft

@@ -22,7 +22,7 @@ const REFILL_TIME: Duration = Duration::from_secs(2);
 const RETRY_FROM: usize = 32;
 /// With this many unfinished handshakes new ones are ignored.
 const MAX_UNFINISHED: usize = 512;
-/// Sources with a bucket. More sources have no rate limit, only [`MAX_UNFINISHED`].
+/// Sources with a bucket. Those beyond this number are limited by [`MAX_UNFINISHED`] alone.
 const MAX_SOURCES: usize = 4096;
 /// Minimum time between two removals of full buckets.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);

@@ -64,7 +64,8 @@ pub(crate) struct Link {
     pub(crate) armed: Option<Instant>,
 }
 
-/// The certificate that the peer showed. The peer watches ours.
+/// The certificate that the peer showed. Each side closes the link when the other's certificate
+/// expires.
 #[derive(Default)]
 pub(crate) struct PeerCertificate {
     pub(crate) identity: Option<PeerIdentity>,

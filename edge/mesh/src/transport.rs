@@ -20,8 +20,8 @@ pub(crate) const MIN_MTU: u16 = 1200;
 /// A keep-alive is sent when nothing else was for this time. It also keeps NAT mappings, which
 /// expire after 30 s at the earliest (RFC 4787 REQ-5 requires 2 min, but many NATs use 30 s).
 const KEEP_ALIVE: Duration = Duration::from_millis(2500);
-/// It starts with the first packet that is not answered, which is sent at most [`KEEP_ALIVE`] after
-/// an outage: together less than ten seconds.
+/// Counted from the first packet without an answer. One is sent at most [`KEEP_ALIVE`] after an outage
+/// starts, so the outage is noticed in less than ten seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Assumed before the first measurement; the first handshake retransmission comes after 3 × this.
 const INITIAL_RTT: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ use cframe_protocol::v1::Settings;
 
 use super::{exit::Coded, log, runtime};
 use crate::{
-    config::{Config, Options, Place},
+    config::{CommonFlags, Config, Options},
     host::{
         netlink::Kernel,
         snat,
@@ -24,8 +24,8 @@ use crate::{
     process,
 };
 
-pub(super) fn run(place: &Place, flags: &Options) -> Result<()> {
-    let config = Config::load(place, flags)?;
+pub(super) fn run(common: &CommonFlags, flags: &Options) -> Result<()> {
+    let config = Config::load(common, flags)?;
     let filter = log::start(&config)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
@@ -34,7 +34,8 @@ pub(super) fn run(place: &Place, flags: &Options) -> Result<()> {
         let mut signals = tokio::task::JoinSet::new();
         // Before the start: a SIGHUP during it must not end the process.
         let caught = CaughtSignals::new().context("signals cannot be caught")?;
-        let handler = SignalHandler { place: place.clone(), flags: flags.clone(), filter, reload };
+        let handler =
+            SignalHandler { common: common.clone(), flags: flags.clone(), filter, reload };
         signals.spawn(handler.run(caught, shutdown.clone()));
         let result = process::run(config, shutdown, reloads).await;
         signals.shutdown().await;
@@ -63,7 +64,7 @@ impl CaughtSignals {
 
 /// Stops the process on SIGTERM and SIGINT, and reloads its configuration on SIGHUP.
 struct SignalHandler {
-    place: Place,
+    common: CommonFlags,
     flags: Options,
     filter: log::Filter,
     reload: mpsc::Sender<Config>,
@@ -92,15 +93,15 @@ impl SignalHandler {
 
     /// Loads the configuration and applies its log filter. An error is logged.
     fn load(&self) -> Option<Config> {
-        let loaded = Config::load(&self.place, &self.flags)
+        let loaded = Config::load(&self.common, &self.flags)
             .map_err(anyhow::Error::from)
             .and_then(|config| self.filter.set(&config.log).map(|()| config));
         loaded.inspect_err(|error| error!("configuration not reloaded: {error:#}")).ok()
     }
 }
 
-pub(super) fn down(place: &Place) -> Result<()> {
-    let (instance, paths, _) = place.resolve()?;
+pub(super) fn down(common: &CommonFlags) -> Result<()> {
+    let (instance, paths, _) = common.resolve()?;
     runtime()?.block_on(async {
         match local::status(&paths.socket).await {
             Err(AskError::NotRunning(_)) => {}

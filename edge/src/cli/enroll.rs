@@ -14,7 +14,7 @@ use cframe_protocol::{session, v1::Enrolled};
 
 use super::{exit::Coded, runtime};
 use crate::{
-    config::{Options, Place},
+    config::{CommonFlags, Options},
     instance::{DEFAULT, Instance, Paths},
     local,
     state::{self, Cut},
@@ -24,12 +24,17 @@ use crate::{
 /// For a whole enrolment.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) fn join(place: &Place, token: &str, listen: Option<u16>, replace: bool) -> Result<()> {
+pub(super) fn join(
+    common: &CommonFlags,
+    token: &str,
+    listen: Option<u16>,
+    replace: bool,
+) -> Result<()> {
     let token: JoinToken = match token {
         "-" => read_stdin()?.parse()?,
         token => token.parse()?,
     };
-    let target = Target::resolve(place, listen, replace)?;
+    let target = Target::resolve(common, listen, replace)?;
     let data = &target.paths.data;
     files::ensure_private_dir(data)?;
     if !replace {
@@ -59,8 +64,8 @@ fn check_token_is_needed(data: &Path) -> Result<()> {
     Err(Coded::error(Exit::Conflict, text))
 }
 
-pub(super) fn csr(place: &Place) -> Result<()> {
-    let (_, paths, _) = place.resolve()?;
+pub(super) fn csr(common: &CommonFlags) -> Result<()> {
+    let (_, paths, _) = common.resolve()?;
     let key = state::pending_key(&paths.data)?;
     print!("{}", key.csr_pem()?);
     eprintln!(
@@ -72,12 +77,12 @@ pub(super) fn csr(place: &Place) -> Result<()> {
 }
 
 pub(super) fn import(
-    place: &Place,
+    common: &CommonFlags,
     answer: &Path,
     listen: Option<u16>,
     replace: bool,
 ) -> Result<()> {
-    let target = Target::resolve(place, listen, replace)?;
+    let target = Target::resolve(common, listen, replace)?;
     let enrolled = match answer.to_str() {
         Some("-") => state::parse_answer(read_stdin()?.as_bytes())?,
         _ => state::read_answer(answer)?,
@@ -88,7 +93,7 @@ pub(super) fn import(
 
 /// Where an enrolment is saved.
 struct Target<'a> {
-    place: &'a Place,
+    common: &'a CommonFlags,
     instance: Instance,
     paths: Paths,
     /// The content of the configuration file.
@@ -98,9 +103,9 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn resolve(place: &'a Place, listen: Option<u16>, replace: bool) -> Result<Self> {
-        let (instance, paths, file) = place.resolve()?;
-        Ok(Self { place, instance, paths, file, listen, replace })
+    fn resolve(common: &'a CommonFlags, listen: Option<u16>, replace: bool) -> Result<Self> {
+        let (instance, paths, file) = common.resolve()?;
+        Ok(Self { common, instance, paths, file, listen, replace })
     }
 
     fn save(self, key: PrivateKey, enrolled: &Enrolled) -> Result<()> {
@@ -121,7 +126,7 @@ impl<'a> Target<'a> {
         let identity = state::save_identity(data, key, enrolled)?;
         self.write_config()?;
         let running = runtime()?.block_on(local::status(&self.paths.socket)).ok();
-        report(self.place, &self.paths, &identity, running);
+        report(self.common, &self.paths, &identity, running);
         Ok(())
     }
 
@@ -142,7 +147,7 @@ impl<'a> Target<'a> {
     }
 }
 
-fn report(place: &Place, paths: &Paths, identity: &PeerIdentity, running: Option<Status>) {
+fn report(common: &CommonFlags, paths: &Paths, identity: &PeerIdentity, running: Option<Status>) {
     let days = cframe_pki::renewal::days_left(identity.not_after, cframe_pki::unix_now());
     println!("joined as {}, certificate for {days} days", identity.id);
     println!("  identity       {}", paths.data.display());
@@ -160,10 +165,10 @@ fn report(place: &Place, paths: &Paths, identity: &PeerIdentity, running: Option
         None => {}
     }
     let mut run = "cframe-edge run".to_owned();
-    if let Some(dir) = &place.data_dir {
+    if let Some(dir) = &common.data_dir {
         run.push_str(&format!(" --data-dir {}", dir.display()));
     }
-    if let Some(instance) = place.instance.as_deref().filter(|name| *name != DEFAULT) {
+    if let Some(instance) = common.instance.as_deref().filter(|name| *name != DEFAULT) {
         run.push_str(&format!(" --instance {instance}"));
     }
     println!("next: {run}");

@@ -5,13 +5,13 @@ use cframe_console::{exit::Exit, output::print};
 
 use super::{Output, exit::Coded, runtime};
 use crate::{
-    config::Place,
+    config::CommonFlags,
     doctor::{findings, gather},
     local, status,
 };
 
-pub(super) fn status(place: &Place, output: Output) -> Result<()> {
-    let (_, paths, _) = place.resolve()?;
+pub(super) fn status(common: &CommonFlags, output: Output) -> Result<()> {
+    let (_, paths, _) = common.resolve()?;
     let found = runtime()?.block_on(local::status(&paths.socket))?;
     match output {
         Output::Table => print(&status::render(&found))?,
@@ -20,8 +20,8 @@ pub(super) fn status(place: &Place, output: Output) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn doctor(place: &Place, output: Output) -> Result<()> {
-    let (instance, paths, _) = place.resolve()?;
+pub(super) fn doctor(common: &CommonFlags, output: Output) -> Result<()> {
+    let (instance, paths, _) = common.resolve()?;
     let facts = runtime()?.block_on(gather(&instance, &paths));
     let findings = findings(&facts);
     match output {

@@ -29,7 +29,7 @@ use rtnetlink::{
 use rustix::io::Errno;
 use tokio::task::AbortHandle;
 
-use super::reconcile::{Place, Route};
+use super::reconcile::{Route, RouteKey};
 use batch::{Batches, Kind};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, watch};
@@ -103,20 +103,20 @@ impl Kernel {
         [self.port, self.batches.port]
     }
 
-    /// Adds routes, each replacing the one in its place. Tries all of them, and returns the first refusal.
+    /// Adds routes, each replacing the one at its key. Tries all of them, and returns the first refusal.
     pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
         let messages = routes.iter().filter_map(|route| message::of_route(route, table));
         self.batches.run(Kind::Put, messages.collect()).await
     }
 
-    /// Deletes the routes in these places, if there are any. Tries all of them, and returns the first
+    /// Deletes the routes at these keys, if there are any. Tries all of them, and returns the first
     /// refusal.
-    pub async fn delete_places(
+    pub async fn delete_keys(
         &self,
         table: u32,
-        places: &BTreeSet<Place>,
+        keys: &BTreeSet<RouteKey>,
     ) -> Result<(), NetlinkError> {
-        let messages = places.iter().map(|place| message::of_place(place, table));
+        let messages = keys.iter().map(|key| message::of_key(key, table));
         self.batches.run(Kind::Delete, messages.collect()).await
     }
 

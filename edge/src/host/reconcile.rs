@@ -6,7 +6,7 @@
 //! always takes precedence.
 //!
 //! [`Intent::at`] decides what one place of the table should contain. One edit evaluates it for the
-//! places that it affects, and a full reconcile for all places, wanted or present.
+//! keys that it affects, and a full reconcile for all keys, wanted or present.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,9 +24,9 @@ pub mod metric {
     pub const ALL: [u32; 3] = [THROW, DEVICE, UNREACHABLE];
 }
 
-/// A place in the table. The kernel has one route per place.
+/// The key of a route in the table. The kernel has one route per key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct RouteKey {
     pub net: IpNet,
     /// One of [`metric`].
     pub metric: u32,
@@ -51,7 +51,7 @@ pub enum Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    pub place: Place,
+    pub key: RouteKey,
     pub target: Target,
 }
 
@@ -83,7 +83,7 @@ pub struct Intent {
 pub struct Plan {
     /// Routes to delete, as indices of the list that was given.
     pub stale: Vec<usize>,
-    /// Routes to add, each replacing the one in its place.
+    /// Routes to add, each replacing the one at its key.
     pub missing: Vec<Route>,
 }
 
@@ -145,9 +145,9 @@ impl Intent {
         &self.local
     }
 
-    /// What a place should contain.
-    pub fn at(&self, place: &Place) -> Option<Target> {
-        let Place { net, metric } = place;
+    /// What a key should contain.
+    pub fn at(&self, key: &RouteKey) -> Option<Target> {
+        let RouteKey { net, metric } = key;
         match *metric {
             metric::THROW => {
                 let inside = self.local.connected.contains(net) && covers_any(&self.foreign, net);
@@ -163,42 +163,42 @@ impl Intent {
         }
     }
 
-    /// The places that a change of `nets` can affect: their own, and those of the connected subnets inside
+    /// The keys that a change of `nets` can affect: their own, and those of the connected subnets inside
     /// them.
-    pub fn affected(&self, nets: impl IntoIterator<Item = IpNet>) -> BTreeSet<Place> {
+    pub fn affected(&self, nets: impl IntoIterator<Item = IpNet>) -> BTreeSet<RouteKey> {
         let mut affected: BTreeSet<IpNet> = nets.into_iter().collect();
         let inside: Vec<IpNet> =
             self.local.connected.iter().filter(|net| covers_any(&affected, net)).copied().collect();
         affected.extend(inside);
-        places(affected)
+        keys(affected)
     }
 
-    /// All places that should contain a route.
-    pub fn wanted(&self) -> BTreeMap<Place, Target> {
-        places(self.foreign.iter().chain(&self.local.connected).copied())
+    /// All keys that should contain a route.
+    pub fn wanted(&self) -> BTreeMap<RouteKey, Target> {
+        keys(self.foreign.iter().chain(&self.local.connected).copied())
             .into_iter()
-            .filter_map(|place| self.at(&place).map(|target| (place, target)))
+            .filter_map(|key| self.at(&key).map(|target| (key, target)))
             .collect()
     }
 
     /// How to correct a whole table.
     ///
-    /// A wrong route whose place gets a new one is not stale: the new one replaces it, so there is no
+    /// A wrong route whose key gets a new one is not stale: the new one replaces it, so there is no
     /// moment without a route.
     pub fn plan(&self, table: &[Route]) -> Plan {
         let mut missing = self.wanted();
         let mut wrong = Vec::new();
         for (index, route) in table.iter().enumerate() {
-            if self.at(&route.place) == Some(route.target) {
-                missing.remove(&route.place);
+            if self.at(&route.key) == Some(route.target) {
+                missing.remove(&route.key);
             } else {
-                wrong.push((index, route.place));
+                wrong.push((index, route.key));
             }
         }
-        wrong.retain(|(_, place)| !missing.contains_key(place));
+        wrong.retain(|(_, key)| !missing.contains_key(key));
         Plan {
             stale: wrong.into_iter().map(|(index, _)| index).collect(),
-            missing: missing.into_iter().map(|(place, target)| Route { place, target }).collect(),
+            missing: missing.into_iter().map(|(key, target)| Route { key, target }).collect(),
         }
     }
 
@@ -217,8 +217,8 @@ fn covers_any(nets: &BTreeSet<IpNet>, net: &IpNet) -> bool {
     std::iter::successors(Some(*net), IpNet::supernet).any(|wider| nets.contains(&wider.trunc()))
 }
 
-fn places(nets: impl IntoIterator<Item = IpNet>) -> BTreeSet<Place> {
-    let all = |net| metric::ALL.map(|metric| Place { net, metric });
+fn keys(nets: impl IntoIterator<Item = IpNet>) -> BTreeSet<RouteKey> {
+    let all = |net| metric::ALL.map(|metric| RouteKey { net, metric });
     nets.into_iter().flat_map(all).collect()
 }
 

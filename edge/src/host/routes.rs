@@ -15,7 +15,7 @@ use crate::{instance::Instance, status::RouteStatus};
 /// Requests and events that wait.
 const BACKLOG: usize = 32;
 
-/// A handle to the task. The task ends when all handles are dropped, or when it is cancelled.
+/// A handle to the task, which ends when it is cancelled or all handles are dropped.
 #[derive(Clone, Debug)]
 pub struct Routes {
     requests: mpsc::Sender<Request>,
@@ -97,7 +97,7 @@ impl Routes {
 
     /// Sets the addresses whose paths make up the underlay.
     pub async fn set_remotes(&self, remotes: BTreeSet<IpAddr>) {
-        // The task ends only with the process.
+        // Fails only when the task was cancelled.
         let _ = self.requests.send(Request::Remotes(remotes)).await;
     }
 

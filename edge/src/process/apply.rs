@@ -1,4 +1,4 @@
-//! A state of a controller on its way through the parts: trust, then the core, then the kernel.
+//! Applies a desired state from a controller: first trust, then the core, then the kernel.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 

@@ -108,9 +108,9 @@ fn decide(state: &State, step: &Step) -> Draft {
                 return Draft::default();
             }
             for (route, _) in namespace.routes_of(&name) {
-                draft.delete(Key::Route(space(), route.clone()));
+                draft.delete_unchecked(Key::Route(space(), route.clone()));
             }
-            draft.delete(Key::Edge(space(), name));
+            draft.delete_unchecked(Key::Edge(space(), name));
             draft.bump_namespace(&space(), namespace);
         }
         Step::Route { name, edge, third } => {
@@ -133,7 +133,7 @@ fn decide(state: &State, step: &Step) -> Draft {
             if !namespace.routes.contains_key(&name) {
                 return Draft::default();
             }
-            draft.delete(Key::Route(space(), name));
+            draft.delete_unchecked(Key::Route(space(), name));
             draft.bump_namespace(&space(), namespace);
         }
         Step::Deny { serial, controller } => {
@@ -154,7 +154,7 @@ fn decide(state: &State, step: &Step) -> Draft {
         Step::Forgive { serial } => {
             let serial = Serial::from_bytes([*serial; 16]);
             let Some(denied) = state.denied.get(&serial) else { return Draft::default() };
-            draft.delete(Key::Denied(serial));
+            draft.delete_unchecked(Key::Denied(serial));
             draft.bump_for(state, &denied.record.entry.id.role);
         }
         Step::Mtu { mtu } => {

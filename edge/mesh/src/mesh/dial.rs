@@ -12,8 +12,8 @@ use crate::{
     timers::Key,
 };
 
-/// Added to a round trip after this edge moved: from then on, what a dialled link receives was sent
-/// to the new address.
+/// After this edge has moved, it waits one round trip plus this. What a dialled link receives later was
+/// sent to the new address.
 const MIGRATION_MARGIN: Duration = Duration::from_millis(20);
 /// After a new certificate, all links are replaced within this time.
 const RENEWAL_SPREAD: Duration = Duration::from_secs(20);

@@ -35,7 +35,7 @@ pub(super) struct Batches {
 /// What to do with each route of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Adds it, or replaces the one in its place.
+    /// Adds it, or replaces the one in its key.
     Put,
     /// Deletes it, if it is there.
     Delete,

@@ -16,7 +16,7 @@ use rtnetlink::IpVersion;
 
 use super::{Exit, RULE_PRIORITY};
 use crate::{
-    host::reconcile::{Place, Route, Target},
+    host::reconcile::{Route, RouteKey, Target},
     instance::{MARK, MARK_MASK},
 };
 
@@ -33,7 +33,7 @@ pub struct Address {
 }
 
 pub(super) fn of_route(route: &Route, table: u32) -> Option<RouteMessage> {
-    let Place { net, metric } = route.place;
+    let RouteKey { net, metric } = route.key;
     let mut message = RouteMessage::default();
     message.header.address_family = family(net.addr().is_ipv6());
     message.header.destination_prefix_length = net.prefix_len();
@@ -61,17 +61,17 @@ pub(super) fn of_route(route: &Route, table: u32) -> Option<RouteMessage> {
     Some(message)
 }
 
-/// For a deletion by place: the kernel compares only the attributes that are there (`fib_table_delete`,
+/// For a deletion by key: the kernel compares only the attributes that are there (`fib_table_delete`,
 /// `ip6_route_del`).
-pub(super) fn of_place(place: &Place, table: u32) -> RouteMessage {
+pub(super) fn of_key(key: &RouteKey, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = family(place.net.addr().is_ipv6());
-    message.header.destination_prefix_length = place.net.prefix_len();
+    message.header.address_family = family(key.net.addr().is_ipv6());
+    message.header.destination_prefix_length = key.net.prefix_len();
     message.header.scope = RouteScope::NoWhere;
     message.attributes = vec![
-        RouteAttribute::Destination(place.net.addr().into()),
+        RouteAttribute::Destination(key.net.addr().into()),
         RouteAttribute::Table(table),
-        RouteAttribute::Priority(place.metric),
+        RouteAttribute::Priority(key.metric),
     ];
     message
 }
@@ -100,7 +100,7 @@ pub(super) fn to_route(message: &RouteMessage) -> Option<Route> {
         (RouteType::Throw, _) => Target::Throw,
         _ => Target::Foreign,
     };
-    Some(Route { place: Place { net, metric }, target })
+    Some(Route { key: RouteKey { net, metric }, target })
 }
 
 pub(super) fn table(message: &RouteMessage) -> u32 {
@@ -280,7 +280,7 @@ mod tests {
 
     fn route(net: &str, metric: u32, target: Target) -> Route {
         let net = net.parse().unwrap();
-        Route { place: Place { net, metric }, target }
+        Route { key: RouteKey { net, metric }, target }
     }
 
     #[test]

@@ -30,8 +30,8 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn unreachable(net: String) -> Route {
-    let place = Place { net: net.parse().unwrap(), metric: metric::UNREACHABLE };
-    Route { place, target: Target::Unreachable }
+    let key = RouteKey { net: net.parse().unwrap(), metric: metric::UNREACHABLE };
+    Route { key, target: Target::Unreachable }
 }
 
 fn many() -> Vec<Route> {
@@ -46,8 +46,8 @@ fn a_refusal_in_a_batch_is_named_and_does_not_affect_the_rest() {
     runtime().block_on(async {
         let kernel = Kernel::open().unwrap();
         let mut routes = many();
-        let place = Place { net: "10.200.7.0/24".parse().unwrap(), metric: metric::DEVICE };
-        routes.insert(500, Route { place, target: Target::Device { index: 999, source: None } });
+        let key = RouteKey { net: "10.200.7.0/24".parse().unwrap(), metric: metric::DEVICE };
+        routes.insert(500, Route { key, target: Target::Device { index: 999, source: None } });
         let error = kernel.put(TABLE, &routes).await.unwrap_err();
         assert!(error.to_string().contains("10.200.7.0/24"), "{error}");
         assert_eq!(kernel.table(TABLE).await.unwrap().len(), 1000);
@@ -62,8 +62,8 @@ fn deleting_routes_that_are_already_gone_is_no_error() {
     runtime().block_on(async {
         let kernel = Kernel::open().unwrap();
         kernel.put(TABLE, &many()[..700]).await.unwrap();
-        let places = many().iter().map(|route| route.place).collect();
-        kernel.delete_places(TABLE, &places).await.unwrap();
+        let keys = many().iter().map(|route| route.key).collect();
+        kernel.delete_keys(TABLE, &keys).await.unwrap();
         assert!(kernel.table(TABLE).await.unwrap().is_empty());
     });
 }

@@ -2,7 +2,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// A kernel's table: one route per place, except where another program has added more.
+/// A kernel's table: one route per key, except where another program has added more.
 #[derive(Clone, Debug, Default)]
 struct Kernel(Vec<Route>);
 
@@ -14,15 +14,15 @@ impl Kernel {
             !plan.stale.contains(&(index - 1))
         });
         for route in &plan.missing {
-            match self.0.iter_mut().find(|found| found.place == route.place) {
+            match self.0.iter_mut().find(|found| found.key == route.key) {
                 Some(found) => *found = *route,
                 None => self.0.push(*route),
             }
         }
     }
 
-    fn by_place(&self) -> BTreeMap<Place, Target> {
-        self.0.iter().map(|route| (route.place, route.target)).collect()
+    fn by_place(&self) -> BTreeMap<RouteKey, Target> {
+        self.0.iter().map(|route| (route.key, route.target)).collect()
     }
 }
 
@@ -45,7 +45,7 @@ fn targets() -> impl Strategy<Value = Target> {
 fn routes() -> impl Strategy<Value = Route> {
     let metrics = prop_oneof![Just(50u32), Just(100), Just(4096), Just(1)];
     (nets(), metrics, targets())
-        .prop_map(|(net, metric, target)| Route { place: Place { net, metric }, target })
+        .prop_map(|(net, metric, target)| Route { key: RouteKey { net, metric }, target })
 }
 
 fn intents() -> impl Strategy<Value = Intent> {
@@ -75,7 +75,7 @@ proptest! {
         intent in intents(),
         table in vec(routes(), 0..30),
     ) {
-        let unique: BTreeMap<Place, Route> = table.iter().map(|route| (route.place, *route)).collect();
+        let unique: BTreeMap<RouteKey, Route> = table.iter().map(|route| (route.key, *route)).collect();
         let mut kernel = Kernel(unique.into_values().collect());
         kernel.execute(&intent.plan(&kernel.0));
         prop_assert_eq!(kernel.by_place(), intent.wanted());
@@ -108,19 +108,19 @@ proptest! {
         // A change of this site's prefixes can change every route's source address; any other change is local.
         prop_assume!(before.own() == after.own());
         let affected = after.affected([net]);
-        let changed = |place: &Place| before.at(place) != after.at(place);
+        let changed = |key: &RouteKey| before.at(key) != after.at(key);
         let nets: Vec<IpNet> =
             before.foreign.iter().chain(&after.foreign).chain(&before.local.connected).copied().collect();
-        for place in places(nets).iter().filter(|place| changed(place)) {
-            prop_assert!(affected.contains(place), "{:?}", place);
+        for key in keys(nets).iter().filter(|key| changed(key)) {
+            prop_assert!(affected.contains(key), "{:?}", key);
         }
     }
 
     #[test]
     fn every_prefix_always_has_an_unreachable_route_behind_it(intent in intents()) {
         for net in intent.foreign() {
-            let place = Place { net: *net, metric: metric::UNREACHABLE };
-            prop_assert_eq!(intent.at(&place), Some(Target::Unreachable));
+            let key = RouteKey { net: *net, metric: metric::UNREACHABLE };
+            prop_assert_eq!(intent.at(&key), Some(Target::Unreachable));
         }
     }
 }
@@ -146,7 +146,7 @@ fn a_connected_subnet_inside_a_foreign_prefix_gets_a_throw_route() {
         .wanted()
         .iter()
         .filter(|(_, target)| **target == Target::Throw)
-        .map(|(place, _)| place.net.to_string())
+        .map(|(key, _)| key.net.to_string())
         .collect();
     assert_eq!(throws, ["172.17.0.0/16"]);
 }
@@ -161,7 +161,7 @@ fn a_connected_subnet_takes_precedence_over_an_equal_foreign_prefix() {
 #[test]
 fn a_prefix_inside_a_local_subnet_is_local_and_one_inside_another_tunnels_route_is_not() {
     let mut intent = intent(&["10.1.2.0/24"], &[], &["10.1.0.0/16"], &[]);
-    let throw = Place { net: "10.1.2.0/24".parse().unwrap(), metric: metric::THROW };
+    let throw = RouteKey { net: "10.1.2.0/24".parse().unwrap(), metric: metric::THROW };
     assert_eq!(intent.at(&throw), Some(Target::Throw));
     let mut local = intent.local().clone();
     local.subnets.clear();
@@ -178,7 +178,7 @@ fn the_source_is_an_address_inside_this_site() {
         &["203.0.113.7", "10.1.0.5", "fd00:9::1"],
     );
     let device =
-        |net: &str| intent.at(&Place { net: net.parse().unwrap(), metric: metric::DEVICE });
+        |net: &str| intent.at(&RouteKey { net: net.parse().unwrap(), metric: metric::DEVICE });
     let source = Some("10.1.0.5".parse().unwrap());
     assert_eq!(device("10.2.0.0/16"), Some(Target::Device { index: 7, source }));
     assert_eq!(device("fd00:2::/32"), Some(Target::Device { index: 7, source: None }));

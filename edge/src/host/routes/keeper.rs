@@ -1,4 +1,4 @@
-//! The task itself. Nothing else in this program writes to the table.
+//! The task itself. While it runs, nothing else in this program writes to the table.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use super::{Edit, HostEvent, Request, Setup};
 use crate::{
     host::{
         netlink::{Affected, Found, Kernel, NetlinkError, Notifications, watch},
-        reconcile::{Intent, Local, Place, Plan, Route},
+        reconcile::{Intent, Local, Plan, Route, RouteKey},
         sysctl::{self, Forwarding},
         tun::QUEUE_LEN,
     },
@@ -177,7 +177,7 @@ impl Keeper {
         let nets = edits.iter().map(|edit| match edit {
             Edit::Own(net) | Edit::Foreign(net) | Edit::Gone(net) => *net,
         });
-        let before: Vec<(Place, bool)> = self.held(self.intent.affected(nets.clone()));
+        let before: Vec<(RouteKey, bool)> = self.held(self.intent.affected(nets.clone()));
         let sources = [false, true].map(|v6| self.intent.source(v6));
         for edit in edits {
             match edit {
@@ -202,31 +202,28 @@ impl Keeper {
         self.forward();
     }
 
-    /// Whether each of these places should hold a route.
-    fn held(&self, places: BTreeSet<Place>) -> Vec<(Place, bool)> {
-        places.into_iter().map(|place| (place, self.intent.at(&place).is_some())).collect()
+    /// Whether each of these keys should hold a route.
+    fn held(&self, keys: BTreeSet<RouteKey>) -> Vec<(RouteKey, bool)> {
+        keys.into_iter().map(|key| (key, self.intent.at(&key).is_some())).collect()
     }
 
-    /// Updates the places that an edit affects. `before`: whether each held a route before the edit.
+    /// Updates the keys that an edit affects. `before`: whether each held a route before the edit.
     async fn apply(
         &self,
-        before: &[(Place, bool)],
-        affected: BTreeSet<Place>,
+        before: &[(RouteKey, bool)],
+        affected: BTreeSet<RouteKey>,
     ) -> Result<(), NetlinkError> {
-        let wanted = |place: &Place| self.intent.at(place).map(|target| (*place, target));
-        let put: Vec<Route> = affected
+        let wanted = |key: &RouteKey| self.intent.at(key).map(|target| (*key, target));
+        let put: Vec<Route> =
+            affected.iter().filter_map(wanted).map(|(key, target)| Route { key, target }).collect();
+        let gone: BTreeSet<RouteKey> = before
             .iter()
-            .filter_map(wanted)
-            .map(|(place, target)| Route { place, target })
-            .collect();
-        let gone: BTreeSet<Place> = before
-            .iter()
-            .filter(|(place, held)| *held && self.intent.at(place).is_none())
-            .map(|(place, _)| *place)
+            .filter(|(key, held)| *held && self.intent.at(key).is_none())
+            .map(|(key, _)| *key)
             .collect();
         let table = self.instance.table();
         self.kernel.put(table, &put).await?;
-        self.kernel.delete_places(table, &gone).await
+        self.kernel.delete_keys(table, &gone).await
     }
 
     async fn check(&mut self, affected: Affected) {
@@ -366,9 +363,9 @@ impl Keeper {
             Ok(found) => {
                 let plan = self.plan(&found);
                 status.installed = wanted.len() - plan.missing.len();
-                let missing = plan.missing.iter().map(|route| describe(&route.place));
+                let missing = plan.missing.iter().map(|route| describe(&route.key));
                 status.missing = missing.take(MAX_LISTED).collect();
-                let stale = plan.stale.iter().map(|index| describe(&found[*index].route.place));
+                let stale = plan.stale.iter().map(|index| describe(&found[*index].route.key));
                 status.stale = stale.take(MAX_LISTED).collect();
             }
             Err(error) => status.error = Some(chain(&error)),
@@ -410,8 +407,8 @@ impl Keeper {
     }
 }
 
-fn describe(place: &Place) -> String {
-    format!("{} metric {}", place.net, place.metric)
+fn describe(key: &RouteKey) -> String {
+    format!("{} metric {}", key.net, key.metric)
 }
 
 fn chain(error: &NetlinkError) -> String {
