@@ -2,7 +2,6 @@
 
 use std::{env, fmt, process::ExitCode};
 
-use anyhow::Context as _;
 use cframe_console::{
     args,
     exit::Exit,
@@ -162,11 +161,18 @@ fn start_log(format: LogFormat, verbose: u8) -> anyhow::Result<()> {
         _ => "debug,cframe_controller=trace,cframe_protocol=trace",
     };
     let directives = env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
-    let directives = directives.as_deref().unwrap_or(usual);
-    let filter = log::filter(directives).with_context(|| {
-        format!("RUST_LOG is {directives:?}: use a level, such as info, or MODULE=LEVEL, separated by commas")
-    })?;
-    log::start(filter, format, true).map(drop)
+    // The variable is shared with other programs: what is wrong for this one must not stop it.
+    let filter = directives.as_deref().map(log::filter).transpose();
+    let unusable = filter.as_ref().err().map(ToString::to_string);
+    let filter = match filter {
+        Ok(Some(filter)) => filter,
+        Ok(None) | Err(_) => log::filter(usual)?,
+    };
+    log::start(filter, format, true)?;
+    if let Some(error) = unusable {
+        tracing::warn!(%error, "RUST_LOG is ignored");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

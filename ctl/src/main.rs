@@ -36,9 +36,8 @@ fn start_log(verbose: u8) {
         1 => "cfctl=debug,cframe_protocol=debug,cframe_pki=debug",
         _ => "trace",
     };
-    let started = log::filter(directives)
-        .map_err(Into::into)
-        .and_then(|filter| log::start(filter, LogFormat::Text, true));
+    let started =
+        log::filter(directives).and_then(|filter| log::start(filter, LogFormat::Text, true));
     if let Err(error) = started {
         eprintln!("warning: {error:#}");
     }

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
     Registry,
-    filter::{LevelFilter, ParseError, Targets},
+    filter::{LevelFilter, Targets},
     fmt,
     prelude::*,
     reload,
@@ -27,15 +27,34 @@ pub enum LogFormat {
 }
 
 /// Reads a filter: a level, or `MODULE=LEVEL`, or several of these separated by commas. Modules that it does not
-/// cover log errors.
+/// cover log nothing.
 ///
 /// # Errors
-/// For a level or a module that cannot be one.
-pub fn filter(text: &str) -> Result<Targets, ParseError> {
-    let filter: Targets = text.parse()?;
-    Ok(match filter.default_level() {
-        Some(_) => filter,
-        None => filter.with_default(LevelFilter::ERROR),
+/// For a part that is neither.
+pub fn filter(text: &str) -> anyhow::Result<Targets> {
+    let mut filter = Targets::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        filter = match part.split_once('=') {
+            None => filter.with_default(level(part)?),
+            Some((module, name)) => {
+                let is_module = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+                ensure!(
+                    !module.is_empty() && module.chars().all(is_module),
+                    "{module:?} in the log filter is not a module"
+                );
+                filter.with_target(module, level(name)?)
+            }
+        };
+    }
+    Ok(filter)
+}
+
+fn level(name: &str) -> anyhow::Result<LevelFilter> {
+    let level = Some(name).filter(|name| !name.is_empty()).and_then(|name| name.parse().ok());
+    level.with_context(|| {
+        format!(
+            "{name:?} in the log filter is not a level: use off, error, warn, info, debug or trace"
+        )
     })
 }
 
@@ -63,4 +82,32 @@ pub fn start(filter: Targets, format: LogFormat, target: bool) -> anyhow::Result
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init().context("logging")?;
     Ok(Filter(handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_level_and_levels_of_modules() {
+        let logs = |text: &str, module: &str| {
+            let filter = filter(text).unwrap();
+            [Level::ERROR, Level::INFO, Level::DEBUG]
+                .map(|level| filter.would_enable(module, &level))
+        };
+        assert_eq!(logs("info", "x"), [true, true, false]);
+        assert_eq!(logs("info, ,x=debug,", "x"), [true, true, true]);
+        assert_eq!(logs("info, x=debug", "y"), [true, true, false]);
+        assert_eq!(logs("x=info", "y"), [false, false, false]);
+        assert_eq!(logs("", "x"), [false, false, false]);
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused() {
+        for text in ["loud", "x=", "x=loud", "=info", "x[span]=debug", "x y=info"] {
+            assert!(filter(text).is_err(), "{text}");
+        }
+    }
 }

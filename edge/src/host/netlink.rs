@@ -106,7 +106,7 @@ impl Kernel {
     /// Adds routes, each replacing the one at its key. Tries all of them, and returns the first refusal.
     pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
         let messages = routes.iter().filter_map(|route| message::of_route(route, table));
-        self.batches.run(Kind::Put, messages.collect()).await
+        self.batches.run(Kind::Put, messages).await
     }
 
     /// Deletes the routes at these keys, if there are any. Tries all of them, and returns the first
@@ -117,13 +117,13 @@ impl Kernel {
         keys: &BTreeSet<RouteKey>,
     ) -> Result<(), NetlinkError> {
         let messages = keys.iter().map(|key| message::of_key(key, table));
-        self.batches.run(Kind::Delete, messages.collect()).await
+        self.batches.run(Kind::Delete, messages).await
     }
 
     /// Deletes these routes. Tries all of them, and returns the first refusal.
     pub async fn delete_found(&self, found: &[&Found]) -> Result<(), NetlinkError> {
         let messages = found.iter().map(|found| found.message.clone());
-        self.batches.run(Kind::Delete, messages.collect()).await
+        self.batches.run(Kind::Delete, messages).await
     }
 
     /// All routes of a table.

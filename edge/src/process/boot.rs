@@ -10,7 +10,7 @@ use cframe_pki::{
     tls::{self, LiveCredentials},
     verifier::{PeerVerifier, Policy},
 };
-use cframe_protocol::session::{Client, EdgeSession};
+use cframe_protocol::session::Client;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -82,9 +82,7 @@ pub(super) async fn boot(
         tls: Arc::new(tls::control_client(&credentials, verifier)),
         mark: Some(config.instance.mark()),
     };
-    let session =
-        EdgeSession::new(client.clone(), have.clone(), env!("CARGO_PKG_VERSION"), boot_id);
-    let (uplink, session_events) = Uplink::start(session, client, config.controllers, &cancel);
+    let (uplink, commands) = Uplink::new(client, config.controllers);
 
     let Stored { state, identity, enrolment, snapshot, .. } = stored;
     let (id, dir) = (identity.id, state.dir.clone());
@@ -104,18 +102,19 @@ pub(super) async fn boot(
         cancel,
         tasks,
     };
-    if let Some(have) = have {
+    if let Some(have) = have.clone() {
         info!(version = %have.version, edges = have.edges.len(), prefixes = have.prefixes.len(),
             "starting from the state on disk");
         process.apply_state(have, None).await;
     }
     // After the tables are filled: packets that are read before would be dropped.
     process.driver.set_tun(Some(tun));
+    let session = process.uplink.start(have, boot_id, commands, &process.cancel);
     if config.snat {
         process.snat.apply(true).await;
     }
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
-    let (session, driver, host) = (session_events, driver_events, host_events);
+    let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))
 }
 

@@ -226,7 +226,7 @@ mod tests {
         assert!(retained.is_empty());
     }
 
-    fn unsaved(dir: &Path) -> DesiredState {
+    fn empty(dir: &Path, tasks: &mut JoinSet<()>) -> DesiredState {
         let enrolment = Enrolment {
             trust: cframe_pki::bundle::TrustBundle::default(),
             controllers: Vec::new(),
@@ -235,13 +235,29 @@ mod tests {
         };
         let (id, own) = ("spiffe://mesh.example/ns/prod/edge/idc", "idc".parse().unwrap());
         let dir = dir.to_owned();
-        DesiredState::new(own, id.parse().unwrap(), dir, enrolment, None, &mut JoinSet::new())
+        DesiredState::new(own, id.parse().unwrap(), dir, enrolment, None, tasks)
+    }
+
+    #[tokio::test]
+    async fn a_start_finds_the_state_that_was_saved_last_and_the_retained_denials() {
+        let (dir, mut tasks) = (tempfile::tempdir().unwrap(), JoinSet::new());
+        let mut desired = empty(dir.path(), &mut tasks);
+        let expires = unix_now() + 86_400;
+        desired.replace(Arc::new(state(1, &[(1, expires)])), None, unix_now());
+        desired.save();
+        desired.replace(Arc::new(state(2, &[(2, expires)])), None, unix_now());
+        desired.save();
+        desired.finish_saving().await;
+        let saved = snapshot::load(&dir.path().join(snapshot::FILE)).unwrap().unwrap();
+        assert_eq!(*saved.desired, state(2, &[(2, expires)]));
+        assert!(saved.denied.denies_key(Fingerprint::from_bytes([1; 32])));
+        assert!(!saved.denied.denies_key(Fingerprint::from_bytes([2; 32])), "it is in the state");
     }
 
     #[tokio::test]
     async fn a_delta_changes_what_it_says_and_one_for_another_state_what_differs() {
         let dir = tempfile::tempdir().unwrap();
-        let mut desired = unsaved(dir.path());
+        let mut desired = empty(dir.path(), &mut JoinSet::new());
         let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
         let mut first = state(1, &[]);
         first.prefixes.insert(net("10.1.0.0/16"), "idc".parse().unwrap());

@@ -7,6 +7,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tracing::warn;
 
 /// The least time between two writes.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
@@ -55,9 +56,13 @@ async fn write_all<T: Clone + Send + Sync + 'static>(
         loop {
             let Some(value) = changes.borrow_and_update().clone() else { break };
             let write = write.clone();
-            if matches!(tokio::task::spawn_blocking(move || write(value)).await, Ok(true)) {
-                sleep(WRITE_INTERVAL).await;
-                break;
+            match tokio::task::spawn_blocking(move || write(value)).await {
+                Ok(true) => {
+                    sleep(WRITE_INTERVAL).await;
+                    break;
+                }
+                Ok(false) => {}
+                Err(error) => warn!(%error, "a write to disk has failed"),
             }
             if timeout(RETRY_DELAY, closed(&mut changes)).await.is_ok() {
                 break;

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use cframe_protocol::{
     session::{Client, Command, DEAD_AFTER, EdgeSession, Event, SessionError},
-    v1::Endpoint,
+    v1::{Desired, Endpoint},
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,8 @@ pub(super) struct Uplink {
     configured: Vec<Endpoint>,
     client: Client,
     commands: mpsc::Sender<Command>,
-    task: JoinHandle<()>,
+    /// None until it is started.
+    task: Option<JoinHandle<()>>,
     /// The controller of the session, while there is one.
     pub(super) controller: Option<SocketAddr>,
     /// Since when there is a session, or none.
@@ -40,26 +42,39 @@ pub(super) struct Uplink {
 }
 
 impl Uplink {
-    /// Starts the session's task, which ends on `cancel`. `client` is the one that the session has.
-    pub(super) fn start(
-        session: EdgeSession,
+    /// Without a session yet. Commands wait in the channel that is returned.
+    pub(super) fn new(
         client: Client,
         configured: Vec<Endpoint>,
-        cancel: &CancellationToken,
-    ) -> (Self, mpsc::Receiver<Event>) {
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(BACKLOG);
-        let (sender, events) = mpsc::channel(BACKLOG);
         let uplink = Self {
             configured,
             client,
             commands,
-            task: tokio::spawn(session.run(sender, receiver, cancel.clone())),
+            task: None,
             controller: None,
             since: Instant::now(),
             error: None,
             warned: None,
         };
-        (uplink, events)
+        (uplink, receiver)
+    }
+
+    /// Starts the session's task, which ends on `cancel`. The session says which state the edge has applied, so
+    /// it starts after that state is in the core and the kernel.
+    pub(super) fn start(
+        &mut self,
+        have: Option<Arc<Desired>>,
+        boot_id: [u8; 16],
+        commands: mpsc::Receiver<Command>,
+        cancel: &CancellationToken,
+    ) -> mpsc::Receiver<Event> {
+        let session =
+            EdgeSession::new(self.client.clone(), have, env!("CARGO_PKG_VERSION"), boot_id);
+        let (sender, events) = mpsc::channel(BACKLOG);
+        self.task = Some(tokio::spawn(session.run(sender, commands, cancel.clone())));
+        events
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -126,7 +141,9 @@ impl Uplink {
 
     /// Waits for the session's goodbye.
     pub(super) async fn finish(self) {
-        let _ = timeout(GOODBYE_TIMEOUT, self.task).await;
+        if let Some(task) = self.task {
+            let _ = timeout(GOODBYE_TIMEOUT, task).await;
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Batches {
 /// What to do with each route of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Adds it, or replaces the one in its key.
+    /// Adds it, or replaces the one at its key.
     Put,
     /// Deletes it, if it is there.
     Delete,
@@ -53,13 +53,13 @@ impl Batches {
         self.task.is_finished()
     }
 
-    /// Tries all of them, and returns the first refusal.
+    /// Tries all of them, and returns the first refusal. Messages are made a batch at a time.
     pub(super) async fn run(
         &self,
         kind: Kind,
-        messages: Vec<RouteMessage>,
+        messages: impl Iterator<Item = RouteMessage>,
     ) -> Result<(), NetlinkError> {
-        let mut messages = messages.into_iter().map(|message| request(kind, message)).peekable();
+        let mut messages = messages.map(|message| request(kind, message)).peekable();
         let mut result = Ok(());
         while messages.peek().is_some() {
             let batch = messages.by_ref().take(SIZE).collect();
