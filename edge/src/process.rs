@@ -1,7 +1,7 @@
 //! The edge as a process: everything around the data plane, in one task.
 //!
-//! [`EdgeProcess`] consists of parts that own their state. Its loop hands each event to the part
-//! that it concerns; an event that concerns several goes through [`apply`] or [`session`],
+//! `EdgeProcess` consists of parts that own their state. Its loop hands each event to the part
+//! that it concerns; an event that concerns several goes through `apply` or `session`,
 //! which fix the order.
 //!
 //! Further tasks are in the process's set and end with it: netlink's sockets, the route keeper, the

@@ -69,7 +69,7 @@ impl Limits {
 /// What to do with a connection attempt.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// Start the handshake. Dropping the place frees it.
+    /// Start the handshake. Dropping the slot frees it.
     Accept(Slot),
     /// Have the source prove its address.
     Retry,
@@ -133,8 +133,8 @@ impl Admission {
             return Decision::Ignore("full");
         }
         let source = source_of(from.ip());
-        if let Err(verdict) = self.count_source(source, validated, now) {
-            return verdict;
+        if let Err(decision) = self.count_source(source, validated, now) {
+            return decision;
         }
         self.counts.handshakes.fetch_add(1, Ordering::Relaxed);
         self.counts.connections.fetch_add(1, Ordering::Relaxed);
@@ -253,13 +253,13 @@ mod tests {
             let later = now + Duration::from_secs(second);
             if let Decision::Accept(mut slot) = admission.judge(address(1), true, later) {
                 slot.established();
-                places.push(place);
+                slots.push(slot);
             }
         }
-        assert_eq!(places.len(), 3);
+        assert_eq!(slots.len(), 3);
         let later = now + Duration::from_secs(10);
         assert!(matches!(admission.judge(address(2), true, later), Decision::Accept(_)));
-        places.pop();
+        slots.pop();
         assert!(matches!(admission.judge(address(1), true, later), Decision::Accept(_)));
     }
 
@@ -278,14 +278,14 @@ mod tests {
         let stranger = admission.judge(address(1), false, now);
         assert!(matches!(admission.judge(address(1), false, now), Decision::Retry));
         let mut slots = Vec::new();
-        while let Decision::Accept(place) = admission.judge(address(1), true, now) {
-            places.push(place);
+        while let Decision::Accept(slot) = admission.judge(address(1), true, now) {
+            slots.push(slot);
         }
-        assert_eq!(places.len(), 2);
+        assert_eq!(slots.len(), 2);
         assert!(matches!(admission.judge(address(1), true, now), Decision::Refuse("share")));
         assert!(matches!(admission.judge(address(2), true, now), Decision::Accept(_)));
         // A completed handshake makes room for another, and so does one that was given up.
-        places[0].established();
+        slots[0].established();
         let third = admission.judge(address(1), true, now);
         assert!(matches!(third, Decision::Accept(_)));
         assert!(matches!(admission.judge(address(1), true, now), Decision::Refuse("share")));
@@ -316,21 +316,21 @@ mod tests {
         let now = Instant::now();
         let mut slots = Vec::new();
         for last in 0..4 {
-            let Decision::Accept(place) = admission.judge(address(last), true, now) else {
+            let Decision::Accept(slot) = admission.judge(address(last), true, now) else {
                 panic!("there is room")
             };
-            places.push(place);
+            slots.push(slot);
         }
         assert!(matches!(admission.judge(address(9), true, now), Decision::Refuse("busy")));
-        places.iter_mut().for_each(Slot::established);
+        slots.iter_mut().for_each(Slot::established);
         for last in 10..12 {
-            let Decision::Accept(place) = admission.judge(address(last), true, now) else {
+            let Decision::Accept(slot) = admission.judge(address(last), true, now) else {
                 panic!("there is room")
             };
-            places.push(place);
+            slots.push(slot);
         }
         assert!(matches!(admission.judge(address(13), true, now), Decision::Ignore("full")));
-        places.clear();
+        slots.clear();
         assert!(matches!(admission.judge(address(13), true, now), Decision::Accept(_)));
     }
 }

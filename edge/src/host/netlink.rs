@@ -105,8 +105,7 @@ impl Kernel {
 
     /// Adds routes, each replacing the one at its key. Tries all of them, and returns the first refusal.
     pub async fn put(&self, table: u32, routes: &[Route]) -> Result<(), NetlinkError> {
-        let messages = routes.iter().filter_map(|route| message::of_route(route, table));
-        self.batches.run(Kind::Put, messages).await
+        self.batches.run(Kind::Put, routes, move |route| message::of_route(route, table)).await
     }
 
     /// Deletes the routes at these keys, if there are any. Tries all of them, and returns the first
@@ -116,14 +115,13 @@ impl Kernel {
         table: u32,
         keys: &BTreeSet<RouteKey>,
     ) -> Result<(), NetlinkError> {
-        let messages = keys.iter().map(|key| message::of_key(key, table));
-        self.batches.run(Kind::Delete, messages).await
+        let keys: Vec<&RouteKey> = keys.iter().collect();
+        self.batches.run(Kind::Delete, &keys, move |key| Some(message::of_key(key, table))).await
     }
 
     /// Deletes these routes. Tries all of them, and returns the first refusal.
     pub async fn delete_found(&self, found: &[&Found]) -> Result<(), NetlinkError> {
-        let messages = found.iter().map(|found| found.message.clone());
-        self.batches.run(Kind::Delete, messages).await
+        self.batches.run(Kind::Delete, found, |found| Some(found.message.clone())).await
     }
 
     /// All routes of a table.

@@ -54,16 +54,17 @@ impl Batches {
     }
 
     /// Tries all of them, and returns the first refusal. Messages are made a batch at a time.
-    pub(super) async fn run(
+    pub(super) async fn run<T: Sync>(
         &self,
         kind: Kind,
-        messages: impl Iterator<Item = RouteMessage>,
+        items: &[T],
+        message: impl Fn(&T) -> Option<RouteMessage> + Send + Sync,
     ) -> Result<(), NetlinkError> {
-        let mut messages = messages.map(|message| request(kind, message)).peekable();
         let mut result = Ok(());
-        while messages.peek().is_some() {
-            let batch = messages.by_ref().take(SIZE).collect();
-            result = result.and(self.run_batch(kind, batch).await);
+        for some in items.chunks(SIZE) {
+            let requests = some.iter().filter_map(&message).map(|message| request(kind, message));
+            let requests = requests.collect();
+            result = result.and(self.run_batch(kind, requests).await);
         }
         result
     }
