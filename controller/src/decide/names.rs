@@ -4,11 +4,11 @@ use std::fmt::Display;
 
 use cframe_protocol::v1::Lacking;
 
-/// The first few names; if there are more, how many in all.
+/// The first few names. A list may have been cut before, so its length says nothing of how many there are.
 pub(crate) fn list_names<T: Display>(names: impl IntoIterator<Item = T>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
     match names.get(..5) {
-        Some(few) if names.len() > 5 => format!("{}, … ({} in all)", few.join(", "), names.len()),
+        Some(few) if names.len() > 5 => format!("{}, …", few.join(", ")),
         _ => names.join(", "),
     }
 }

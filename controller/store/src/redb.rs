@@ -317,6 +317,9 @@ impl Worker {
     fn commit(&mut self, mut group: Vec<Pending>) {
         // The caller is gone, and its advertisement is dropped already, or will be.
         group.retain(|pending| pending.advertisement.is_none() || !pending.reply.is_closed());
+        if group.is_empty() {
+            return;
+        }
         let history = Arc::clone(&self.history);
         let result =
             self.database().and_then(|database| commit(database, history.revision(), &group));

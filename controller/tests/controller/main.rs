@@ -10,6 +10,7 @@ mod authorities;
 mod enrolment;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod every_call;
 mod half_open;
 mod joining;
 mod membership;

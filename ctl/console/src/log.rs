@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{
@@ -35,7 +35,12 @@ pub fn filter(text: &str) -> anyhow::Result<Targets> {
     let mut filter = Targets::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         filter = match part.split_once('=') {
-            None => filter.with_default(level(part)?),
+            None => match part.parse::<LevelFilter>() {
+                Ok(level) => filter.with_default(level),
+                Err(_) => bail!(
+                    "{part:?} in the log filter is neither a level, such as info, nor MODULE=LEVEL"
+                ),
+            },
             Some((module, name)) => {
                 let is_module = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
                 ensure!(

@@ -123,12 +123,14 @@ async fn renew<C: Controller>(session: &mut Session<'_, '_, C>) -> Result<Exit, 
     for HolderRow { id, .. } in edges {
         if dry_run {
             answer.pending.push(name(&id));
-        } else if ask_to_renew(session, &id).await? {
-            asked.insert(id);
-            let done = count(asked.len(), "edge");
-            session.console.progress(&format!("{done} asked to renew"));
-            sleep(RENEW_INTERVAL).await;
+            continue;
         }
+        if ask_to_renew(session, &id).await? {
+            asked.insert(id);
+        }
+        let done = count(asked.len(), "edge");
+        session.console.progress(&format!("{done} asked to renew"));
+        sleep(RENEW_INTERVAL).await;
     }
     let deadline = Instant::now() + session.options.timeout;
     let mut left = outdated(session).await?;
