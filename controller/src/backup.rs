@@ -187,9 +187,6 @@ pub fn parse(dump: &[u8]) -> Result<Dump, BackupError> {
 ///
 /// Several transactions may be necessary. The mesh's own record comes last: until then the store has no mesh, and the next
 /// attempt deletes what an interrupted one left.
-///
-/// # Errors
-/// If the store has a mesh or does not take the dump, the dump has no valid mesh, or another restore runs at the same time.
 pub async fn restore(
     store: &dyn Store,
     dump: &Dump,

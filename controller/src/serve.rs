@@ -104,9 +104,6 @@ pub enum RunError {
 }
 
 /// Runs a controller until `stop`.
-///
-/// # Errors
-/// If it cannot start, was removed from the mesh, or has a bug. Nothing else ends it.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let Parts { store, issuer, credentials, resets, control, enroll, clock, .. } = parts;
     let name = credentials.identity().id.role.name().clone();

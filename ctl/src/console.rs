@@ -41,9 +41,6 @@ pub trait Answer {
 
 impl Console<'_> {
     /// Prints an answer in the format of `-o`.
-    ///
-    /// # Errors
-    /// When standard output can't be written. A reader that has gone away is no error.
     pub fn answer(&mut self, answer: &impl Answer) -> Result<(), Failure> {
         let text = match self.style.format {
             Format::Table => answer.table(false, self.style.color_out),
@@ -120,8 +117,6 @@ impl Console<'_> {
 }
 
 impl Console<'_> {
-    /// # Errors
-    /// A usage failure when there is no terminal to ask on.
     pub fn require_terminal(&self, action: &str) -> Result<(), Failure> {
         if self.style.interactive {
             return Ok(());

@@ -98,8 +98,6 @@ impl Contexts {
             })
     }
 
-    /// # Errors
-    /// When there is no file, it is malformed, or users other than its owner may access it.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let bytes = files::read_secret(path).map_err(|error| unreadable(path, error))?;
         Ok(Self::parse(&bytes).with_context(|| format!("{}", path.display()))?)

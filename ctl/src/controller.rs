@@ -25,9 +25,6 @@ pub trait Controller {
 
     /// Makes a call whose answer does not end by itself, and passes on each piece until `each`
     /// breaks off. The next call uses a new connection.
-    ///
-    /// # Errors
-    /// Also when the controller stops sending.
     fn follow(
         &mut self,
         call: Call,

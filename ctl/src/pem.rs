@@ -16,9 +16,6 @@ pub fn certificates(text: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> 
 }
 
 /// Reads a signing request, PEM or DER, and returns it as DER.
-///
-/// # Errors
-/// When it is not signed by its key, or the key is not on P-256.
 pub fn signing_request(content: &[u8]) -> anyhow::Result<Vec<u8>> {
     // DER starts with the tag of a SEQUENCE, which is `0` in ASCII: no PEM text does.
     let der = if content.starts_with(&[0x30]) {

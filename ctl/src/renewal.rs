@@ -27,10 +27,6 @@ pub(crate) fn is_due(identity: &PeerIdentity, now: u64) -> bool {
 }
 
 /// Renews the certificate of the context `name` in the file `path`, with a new key.
-///
-/// # Errors
-/// When the controller refuses or the file can't be written. The old certificate then stays in the
-/// file.
 pub(crate) async fn renew(
     controller: &mut impl Controller,
     path: &Path,

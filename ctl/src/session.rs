@@ -88,9 +88,6 @@ impl<C: Controller> Session<'_, '_, C> {
     }
 
     /// Finds out whether a person must confirm, before anything is sent.
-    ///
-    /// # Errors
-    /// A usage failure when confirmation is needed and there is no terminal.
     pub(crate) fn consent(&self, action: &str) -> Result<Consent, Failure> {
         if self.options.dry_run {
             return Ok(Consent::Needed);

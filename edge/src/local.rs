@@ -71,9 +71,6 @@ pub struct Server {
 
 impl Server {
     /// Listens with mode 0600, replacing a file that an earlier process has left.
-    ///
-    /// # Errors
-    /// When the path is too long for a socket (107 bytes), or the directory cannot be created.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(parent) = path.parent()
             && !parent.exists()

@@ -56,9 +56,6 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs the edge until `shutdown`. `reloads` delivers new configurations, of which log filter,
 /// forwarding and snat are applied; each also makes the edge check for new credentials on disk.
-///
-/// # Errors
-/// When the edge cannot start, or one of its tasks or the data plane ends.
 pub async fn run(
     config: Config,
     shutdown: CancellationToken,

@@ -49,9 +49,6 @@ pub struct State {
 
 impl State {
     /// Creates the directory if it is missing, and locks it until this is dropped.
-    ///
-    /// # Errors
-    /// When other users may access it, or another process has locked it.
     pub fn open(dir: &Path) -> Result<Self> {
         files::ensure_private_dir(dir)?;
         let path = dir.join(LOCK);
@@ -106,9 +103,6 @@ pub fn existing(dir: &Path) -> Option<SpiffeId> {
 }
 
 /// Checks and saves an enrolment, the certificate last. Returns the identity of the certificate.
-///
-/// # Errors
-/// When the certificate is for another edge or another key, or a file cannot be written.
 pub fn save_identity(dir: &Path, key: PrivateKey, enrolled: &Enrolled) -> Result<PeerIdentity> {
     let credentials = credentials(key, enrolled)?;
     let identity = credentials.identity()?;
@@ -143,9 +137,6 @@ pub fn parse_answer(text: &[u8]) -> Result<Enrolled> {
 }
 
 /// The credentials of an enrolment.
-///
-/// # Errors
-/// When the certificate is not for this key, or not for the edge that the answer names.
 pub fn credentials(key: PrivateKey, enrolled: &Enrolled) -> Result<Credentials> {
     let chain: Vec<CertificateDer<'static>> =
         enrolled.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();

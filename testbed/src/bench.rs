@@ -75,10 +75,6 @@ pub struct Options {
 
 /// Measures and writes the report. As another user than root it executes the program again, see
 /// [`privilege::ensure()`].
-///
-/// # Errors
-/// If the lab can't be created, on a signal, and for unknown names of scenarios or contenders. A
-/// contender that is not available or fails is noted in the report.
 pub fn run(options: &Options) -> Result<()> {
     let dir = directory(options)?;
     let path = dir.join("results.json");

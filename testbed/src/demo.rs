@@ -20,9 +20,6 @@ use sites::DemoSites;
 /// otherwise, and always after SIGINT, SIGTERM or SIGHUP, it is removed.
 ///
 /// With `started`, the Unix time of a first step before this one, the time since then is printed too.
-///
-/// # Errors
-/// If the lab can't be created or removed, or on a signal. Errors inside the mesh are in the summary.
 pub fn run(keep: bool, started: Option<u64>) -> Result<bool> {
     privilege::ensure_tun()?;
     Signals::block_on(async |signals| {

@@ -19,10 +19,6 @@ const NEEDED: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (21
 
 /// Makes sure that labs can be created. As another user than root it **executes the program
 /// again**, with the same arguments, in a new user, network and mount namespace, so call it first.
-///
-/// # Errors
-///
-/// Names what the kernel refuses, and the setting that would allow it.
 pub fn ensure() -> Result<()> {
     static ONCE: Mutex<()> = Mutex::new(());
     let _one_at_a_time = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,10 +38,6 @@ pub fn is_inside() -> bool {
 }
 
 /// Checks that edges can open `/dev/net/tun`, which without root depends on its mode.
-///
-/// # Errors
-///
-/// Names the command that fixes it.
 pub fn ensure_tun() -> Result<()> {
     let tun = Path::new("/dev/net/tun");
     if !tun.exists() {

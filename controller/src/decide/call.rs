@@ -71,7 +71,6 @@ pub enum Lane {
     HolderOf(Serial),
 }
 
-/// Describes a call.
 pub fn describe(call: &Call) -> Descriptor {
     Descriptor { name: call.name(), ..describe_unnamed(call) }
 }

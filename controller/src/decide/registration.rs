@@ -22,9 +22,6 @@ use crate::model::{
 };
 
 /// Adds a controller, or replaces its registration.
-///
-/// # Errors
-/// If all controllers together have more addresses than an edge can store.
 pub(crate) fn register(
     draft: &mut Draft,
     state: &State,

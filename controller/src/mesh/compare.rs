@@ -57,9 +57,6 @@ impl<'a> Comparison<'a> {
     }
 
     /// Runs until one more stage has ended. Cancel-safe.
-    ///
-    /// # Errors
-    /// If memory differs from the store, or the store cannot be read.
     pub(super) async fn step(&mut self) -> Result<(), FollowError> {
         match &mut self.stage {
             Stage::Idle { until } => {

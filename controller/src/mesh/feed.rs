@@ -114,9 +114,6 @@ impl Feed {
 
     /// Updates from `have` to the newest state, or to an intermediate one, from which the next call continues. `None` if
     /// the namespace was removed.
-    ///
-    /// # Errors
-    /// If one change alone is too large for a frame.
     pub fn frames(
         &self,
         state: &RwLock<State>,

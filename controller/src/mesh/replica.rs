@@ -98,9 +98,6 @@ pub enum OpenError {
 
 impl Replica {
     /// Reads the whole store. `controller` and `retention` are for the audit log.
-    ///
-    /// # Errors
-    /// If a part of the store cannot be read or understood: nothing is served then.
     pub async fn open(
         store: Arc<dyn Store>,
         clock: Clock,

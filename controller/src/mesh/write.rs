@@ -49,9 +49,6 @@ impl Replica {
     ///
     /// `decide` runs again if another controller changed what it read. A decision to change nothing leaves no record;
     /// [`record_outcome`](Self::record_outcome) does.
-    ///
-    /// # Errors
-    /// Those of the decision, or why the store did not take it.
     pub async fn write<T>(
         &self,
         lane: &Lane,

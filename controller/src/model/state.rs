@@ -73,8 +73,6 @@ pub enum LoadError {
 }
 
 impl State {
-    /// # Errors
-    /// If any part cannot be understood or is missing: a damaged store is not served at all.
     pub fn load(view: &View) -> Result<Self, LoadError> {
         let mut mesh = None;
         let mut changes = Vec::with_capacity(view.entries.len());

@@ -15,7 +15,10 @@ use cframe_pki::{
 };
 use cframe_protocol::{
     frame::{self, Frame, Incoming, Malformed, Message},
-    session::{CloseCode, DEAD_AFTER, FrameReader, FrameWriter, PING_AFTER, ReadError, WriteError},
+    session::{
+        CloseCode, DEAD_AFTER, FrameReader, FrameWriter, PING_AFTER, ReadError, WriteError,
+        transport::EDGE_STREAMS,
+    },
     v1::{
         AdminReply, AdminRequest, CallError, EdgeHello, Enrolled, ErrorCode, FromEdge, Goodbye,
         GoodbyeReason, Ping, Pong, RenewNow, RenewReply, Version,
@@ -87,7 +90,7 @@ pub(super) async fn serve(
     stop: &CancellationToken,
 ) {
     let Role::Edge { namespace, name } = peer.id.role.clone() else { return };
-    connection.set_max_concurrent_bi_streams(1u32.into());
+    connection.set_max_concurrent_bi_streams(EDGE_STREAMS.into());
     let edge = EdgeIdentity { peer, address: connection.remote_address(), namespace, name };
     let end = serve_session(context, connection, &edge, stop).await;
     let code = match &end {

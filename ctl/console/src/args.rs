@@ -10,9 +10,6 @@ pub fn parse<C: Parser>() -> C {
 }
 
 /// Parses arguments, the program's name first.
-///
-/// # Errors
-/// Usage errors, and requests for help and version.
 pub fn try_parse_from<C: Parser, T>(
     arguments: impl IntoIterator<Item = T>,
 ) -> Result<C, clap::Error>

@@ -28,9 +28,6 @@ pub enum LogFormat {
 
 /// Reads a filter: a level, or `MODULE=LEVEL`, or several of these separated by commas. Modules that it does not
 /// cover log nothing.
-///
-/// # Errors
-/// For a part that is neither.
 pub fn filter(text: &str) -> anyhow::Result<Targets> {
     let mut filter = Targets::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -67,17 +64,12 @@ fn level(name: &str) -> anyhow::Result<LevelFilter> {
 pub struct Filter(reload::Handle<Targets, Registry>);
 
 impl Filter {
-    /// # Errors
-    /// When logging has ended.
     pub fn set(&self, filter: Targets) -> anyhow::Result<()> {
         self.0.reload(filter).context("logging")
     }
 }
 
 /// Starts logging. With `target`, lines of text name the module that they come from.
-///
-/// # Errors
-/// When this process logs already.
 pub fn start(filter: Targets, format: LogFormat, target: bool) -> anyhow::Result<Filter> {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(io::stderr);

@@ -9,17 +9,11 @@ use clap::Command;
 use clap_complete::Shell;
 
 /// Prints to standard output. A reader that has gone away is no error.
-///
-/// # Errors
-/// When standard output can't be written.
 pub fn print(text: &str) -> io::Result<()> {
     write(&mut io::stdout().lock(), text).map(drop)
 }
 
 /// Writes and flushes. Returns false when the reader has gone away.
-///
-/// # Errors
-/// When the text can't be written.
 pub fn write(out: &mut (impl Write + ?Sized), text: &str) -> io::Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),

@@ -225,9 +225,6 @@ impl Edge {
     }
 
     /// `cframe-edge status -o json`.
-    ///
-    /// # Errors
-    /// When the edge doesn't run.
     pub fn status(&self) -> Result<Value> {
         self.gateway.status()
     }

@@ -90,9 +90,6 @@ async fn run_session(
 }
 
 /// Returns the version to acknowledge if the update is complete.
-///
-/// # Errors
-/// If the update does not start at the state that this edge has: a fault of the controller.
 fn check_update(
     update: &Update,
     have: Option<Version>,

@@ -59,10 +59,6 @@ impl Runner {
     }
 
     /// Runs a section.
-    ///
-    /// # Errors
-    /// At the first command that fails, exceeds its timeout or has other output, with its line in the document; or if
-    /// more pings were lost than the section allows.
     pub fn run_section(&self, section: &Section) -> Result<Report> {
         if section.max_lost.is_some() {
             self.pinger

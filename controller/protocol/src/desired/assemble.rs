@@ -38,7 +38,6 @@ struct Pending {
 /// A whole state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assembled {
-    /// The state.
     pub state: Arc<Desired>,
     /// How it differs from the state before; `None` for a snapshot.
     pub delta: Option<Delta>,

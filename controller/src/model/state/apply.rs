@@ -19,10 +19,6 @@ use crate::model::{
 
 impl State {
     /// Applies one revision. After an error nothing has changed.
-    ///
-    /// # Errors
-    /// If a part cannot be understood, or the mesh's own record is deleted: when somebody empties the store, the edges keep
-    /// what they have.
     pub fn apply(&mut self, batch: &Batch) -> Result<Effects, LoadError> {
         let mut removed = Vec::new();
         let mut put = Vec::new();
