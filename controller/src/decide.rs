@@ -1,4 +1,4 @@
-//! Decisions: what a call changes, as a transaction ([`draft::Draft`]) or a refusal. Pure functions of the
+//! Decisions: what a call changes, as a transaction ([`draft::Draft`]) or a refusal. Functions of the
 //! [state](crate::model::State); they run again when another controller changed what they read.
 
 pub mod access;

@@ -20,7 +20,7 @@ pub struct Config {
     pub paths: Paths,
     /// UDP port of links; `None`: the port of the enrolment.
     pub listen: Option<u16>,
-    /// A filter of tracing-subscriber, such as `info` or `cframe_edge=debug`.
+    /// A level, or `MODULE=LEVEL`, or several separated by commas.
     pub log: String,
     pub log_format: LogFormat,
     pub forwarding: Forwarding,
