@@ -70,7 +70,7 @@ build_demo() {
 # The programs and the testbed each by themselves: features that the testbed wants of a library are not theirs.
 build_dist() {
     if [ ! -x "$(target_dir)/dist/testbed" ]; then
-        echo "Building with every optimisation, once: about 12 minutes on 2 cores"
+        echo "Building with every optimisation, once: 8 to 9 minutes on 2 cores"
     fi
     cargo build --profile dist --locked -p cframe-controller -p cframe-edge -p cfctl
     cargo build --profile dist --locked -p cframe-testbed
