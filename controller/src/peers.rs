@@ -189,7 +189,7 @@ async fn connect(context: &Context, name: &Label) -> Result<Arc<AdminConnection>
 
 #[cfg(test)]
 mod tests {
-    use cframe_protocol::v1::SessionRow;
+    use cframe_protocol::v1::{Problems, SessionRow};
 
     use super::*;
 
@@ -204,6 +204,7 @@ mod tests {
             address: "192.0.2.1:1".parse().unwrap(),
             applied: None,
             links: Vec::new(),
+            problems: Problems::default(),
         };
         let rows = vec![row("prod", "hk"), row("prod", "xx"), row("test", "hk")];
         let mut reply = Reply::Sessions(rows);

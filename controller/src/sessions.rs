@@ -13,7 +13,7 @@ use cframe_pki::{
     identity::Label,
     verifier::{PeerIdentity, Refusal},
 };
-use cframe_protocol::v1::{GoodbyeReason, LinkReport, Report, Version};
+use cframe_protocol::v1::{GoodbyeReason, LinkReport, Problems, Report, Version};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -84,6 +84,8 @@ pub struct LastSeen {
     pub applied: Option<Version>,
     /// Its links, as last reported; empty without a session.
     pub links: Vec<LinkReport>,
+    /// What is wrong there, as last reported; empty without a session.
+    pub problems: Problems,
 }
 
 /// A session's entry in the registry; dropping it ends the entry.
@@ -158,16 +160,21 @@ impl Registry {
         run(NamespaceEdges(self.lock().namespaces.get(namespace)))
     }
 
-    /// A namespace's edges that have, or had, a session here, without their links.
+    /// A namespace's edges that have, or had, a session here, without their links and problems.
     pub fn edges_of(&self, namespace: &Label) -> Vec<(Label, LastSeen)> {
         let edges = self.lock();
         let edges = edges.namespaces.get(namespace).into_iter().flatten();
         edges
             .map(|(name, edge)| {
-                let LastSeen { online, since, software, address, applied, links: _ } = &edge.seen;
+                let LastSeen { online, since, software, address, applied, links: _, problems: _ } =
+                    &edge.seen;
                 let (software, links) = (software.clone(), Vec::new());
+                let problems = Problems::default();
                 let (online, since, address, applied) = (*online, *since, *address, *applied);
-                (name.clone(), LastSeen { online, since, software, address, applied, links })
+                (
+                    name.clone(),
+                    LastSeen { online, since, software, address, applied, links, problems },
+                )
             })
             .collect()
     }
@@ -240,6 +247,10 @@ impl Entry<'_> {
         self.update(|seen| seen.links = report.links);
     }
 
+    pub fn set_problems(&self, problems: Problems) {
+        self.update(|seen| seen.problems = problems);
+    }
+
     fn update(&self, change: impl FnOnce(&mut LastSeen)) {
         if let Some(edge) = self.own_edge(&mut self.registry.lock()) {
             change(&mut edge.seen);
@@ -263,6 +274,7 @@ impl Drop for Entry<'_> {
             edge.seen.online = false;
             // Without a session nobody knows whether its links are still up.
             edge.seen.links = Vec::new();
+            edge.seen.problems = Problems::default();
             edge.seen.since = now;
             edges.sessions -= 1;
         }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod instance;
 pub mod local;
 pub mod notify;
+pub mod problem;
 pub mod process;
 pub mod snapshot;
 pub mod state;

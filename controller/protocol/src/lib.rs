@@ -3,6 +3,7 @@
 //! - [`frame`]: encoding and decoding of frames, with limits. Pure.
 //! - [`v1`]: the messages of `cframe-control/1` and `cframe-enroll/1`.
 //! - [`desired`]: an edge's desired state: deltas, cutting them into updates, assembling updates. Pure.
+//! - [`problem`]: the catalogue of problems that edges and controllers report.
 //! - `session` (a feature, on by default): frames over QUIC streams, an edge's session, admin calls,
 //!   enrolment, and the QUIC settings of both ends.
 
@@ -10,6 +11,7 @@
 
 pub mod desired;
 pub mod frame;
+pub mod problem;
 #[cfg(feature = "session")]
 pub mod session;
 pub mod v1;

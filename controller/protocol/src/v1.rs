@@ -11,6 +11,7 @@
 //! | 7, 8 | [`RenewRequest`], [`RenewReply`] | edge → controller → edge |
 //! | 9 | [`Goodbye`] | controller → edge |
 //! | 10 | [`RenewNow`] | controller → edge |
+//! | 11 | [`Problems`] | edge → controller |
 //! | 20, 21 | [`EnrollRequest`], [`EnrollReply`] | joining edge → controller → edge |
 //! | 40, 41 | [`AdminRequest`], [`AdminReply`] | admin or controller → controller → back |
 //!
@@ -25,6 +26,7 @@ mod edge;
 mod endpoint;
 mod enroll;
 mod error;
+mod problem;
 mod reply;
 mod rows;
 mod version;
@@ -40,6 +42,7 @@ pub use edge::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use enroll::{EnrollReply, EnrollRequest, Enrolled};
 pub use error::{CallError, ErrorCode};
+pub use problem::{Problem, Problems};
 pub use reply::{AdminEnrolled, AdminReply, Behind, Changed, Progress, Reply, TokenMade};
 pub use rows::{
     AdminRow, CertRow, CertState, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceRow,

@@ -21,7 +21,7 @@ use cframe_protocol::{
     },
     v1::{
         AdminReply, AdminRequest, CallError, EdgeHello, Enrolled, ErrorCode, FromEdge, Goodbye,
-        GoodbyeReason, Ping, Pong, RenewNow, RenewReply, Version,
+        GoodbyeReason, Ping, Pong, Problems, RenewNow, RenewReply, Version,
     },
 };
 use quinn::Connection;
@@ -220,6 +220,7 @@ fn register<'a>(context: &'a Context, edge: &EdgeIdentity, hello: EdgeHello) -> 
         address: *address,
         applied: hello.have,
         links: Vec::new(),
+        problems: Problems::default(),
     };
     let (key, clock) = ((namespace.clone(), name.clone()), context.replica.clock());
     context.replica.sessions.enter(key, peer.clone(), seen, clock)
@@ -347,6 +348,10 @@ impl Session<'_> {
             FromEdge::Pong(_) => Ok(()),
             FromEdge::Report(report) => {
                 self.entry.set_report(report);
+                Ok(())
+            }
+            FromEdge::Problems(problems) => {
+                self.entry.set_problems(problems);
                 Ok(())
             }
             FromEdge::RenewRequest(request) => {

@@ -115,8 +115,10 @@ fn is_newer(one: &LastSeen, other: &LastSeen) -> bool {
 }
 
 fn from_row(row: SessionRow) -> ((Label, Label), LastSeen) {
-    let SessionRow { namespace, edge, online, since, software, address, applied, links } = row;
-    ((namespace, edge), LastSeen { online, since, software, address, applied, links })
+    let SessionRow { namespace, edge, online, since, software, address, applied, links, problems } =
+        row;
+    let seen = LastSeen { online, since, software, address, applied, links, problems };
+    ((namespace, edge), seen)
 }
 
 /// This controller's own sessions, for another controller.
@@ -133,6 +135,7 @@ pub(crate) fn own_rows(registry: &Registry, filter: SessionFilter<'_>) -> Vec<Se
         software: seen.software.clone(),
         address: seen.address,
         applied: seen.applied,
+        problems: seen.problems.clone(),
         links: if filter.brief { links_in_brief(&seen.links) } else { seen.links.clone() },
     })
 }
@@ -144,6 +147,8 @@ fn links_in_brief(links: &[LinkReport]) -> Vec<LinkReport> {
 
 #[cfg(test)]
 mod tests {
+    use cframe_protocol::v1::Problems;
+
     use super::*;
 
     fn row(online: bool, since: u64) -> SessionRow {
@@ -156,6 +161,7 @@ mod tests {
             address: "192.0.2.1:1".parse().unwrap(),
             applied: None,
             links: Vec::new(),
+            problems: Problems::default(),
         }
     }
 

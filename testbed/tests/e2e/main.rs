@@ -14,6 +14,7 @@ mod cluster;
 mod controller;
 mod enrolment;
 mod host;
+mod hosts;
 mod impostor;
 mod initial;
 mod lab;

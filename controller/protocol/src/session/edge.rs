@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     desired::{Assembler, Refused},
-    v1::{CallError, Desired, EdgeHello, Endpoint, ErrorCode, Report, Version},
+    v1::{CallError, Desired, EdgeHello, Endpoint, ErrorCode, Problems, Report, Version},
 };
 
 pub use outbox::Event;
@@ -38,6 +38,8 @@ pub struct EdgeSession {
     assembler: Assembler,
     acked: Option<Version>,
     report: Option<Report>,
+    /// The latest, which every new session starts with.
+    problems: Problems,
     renewing: bool,
     outbox: Outbox,
     stay: Duration,
@@ -61,6 +63,9 @@ pub enum Command {
     /// Sends a report. Without a session the latest one is sent later. Links beyond
     /// [`Report::MAX_LINKS`] are left out.
     Report(Report),
+    /// Sends the edge's problems. They are sent again at the start of every session. Problems beyond
+    /// [`Problems::MAX`] are counted only.
+    Problems(Problems),
     /// Requests a certificate for a new key. [`Event::RenewReply`] is the answer; without a session it
     /// follows at once.
     Renew {
@@ -128,6 +133,7 @@ impl EdgeSession {
             acked: have.as_ref().map(|state| state.version),
             assembler: Assembler::new(have),
             report: None,
+            problems: Problems::default(),
             renewing: false,
             outbox: Outbox::default(),
             stay: STAY,
@@ -214,6 +220,7 @@ impl EdgeSession {
         match command {
             Command::Ack(version) => self.acked = Some(version),
             Command::Report(report) => self.report = Some(limit_links(report)),
+            Command::Problems(problems) => self.problems = limit_problems(problems),
             Command::Client(client) => self.client = client,
             Command::Renew { .. } => self.refuse_renewal(),
             // The next handshake uses the new trust.
@@ -248,6 +255,13 @@ impl EdgeSession {
             boot: self.boot,
         }
     }
+}
+
+fn limit_problems(mut all: Problems) -> Problems {
+    let beyond = all.problems.len().saturating_sub(Problems::MAX);
+    all.problems.truncate(Problems::MAX);
+    all.more = all.more.saturating_add(u32::try_from(beyond).unwrap_or(u32::MAX));
+    all
 }
 
 fn limit_links(mut report: Report) -> Report {

@@ -3,7 +3,7 @@
 use cframe_pki::identity::Label;
 use serde::{Deserialize, Serialize};
 
-use super::{CallError, Enrolled, Update, Version};
+use super::{CallError, Enrolled, Problems, Update, Version};
 use crate::frame::{message, messages};
 
 /// Edge → controller: the first frame of a session.
@@ -120,6 +120,7 @@ messages! {
         Pong(Pong),
         Report(Report),
         RenewRequest(RenewRequest),
+        Problems(Problems),
     }
 }
 

@@ -9,7 +9,7 @@ use cframe_pki::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, LinkReport, Settings, Version};
+use super::{Endpoint, LinkReport, Problems, Settings, Version};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceRow {
@@ -177,4 +177,5 @@ pub struct SessionRow {
     pub applied: Option<Version>,
     /// From its last report.
     pub links: Vec<LinkReport>,
+    pub problems: Problems,
 }

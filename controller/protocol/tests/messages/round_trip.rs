@@ -32,6 +32,9 @@ proptest! {
     fn report(message in any::report()) { check(&message)?; }
 
     #[test]
+    fn problems(message in any::problems()) { check(&message)?; }
+
+    #[test]
     fn renew_request(csr: Vec<u8>) { check(&RenewRequest { csr })?; }
 
     #[test]

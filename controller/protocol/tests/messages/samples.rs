@@ -10,6 +10,7 @@ use cframe_pki::{
 };
 use cframe_protocol::{
     frame::{Frame, Incoming, Message, encode},
+    problem::{Code, Severity},
     v1::*,
 };
 
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("ping", Ping { nonce: 7, version: None }),
         sample("pong", Pong { nonce: 300, version: Some(version()) }),
         sample("report", report()),
+        sample("problems", problems()),
         sample("renew-request", RenewRequest { csr: vec![0x30, 0x82, 1, 0] }),
         sample("renew-reply-ok", RenewReply { result: Ok(enrolled()) }),
         sample("renew-reply-error", RenewReply { result: Err(error(ErrorCode::NotAllowed)) }),
@@ -94,6 +96,18 @@ pub(crate) fn report() -> Report {
         cert_not_after: 1_765_000_000,
         applied: None,
     }
+}
+
+pub(crate) fn problems() -> Problems {
+    let problem = Problem {
+        code: Code::ForwardingOff.into(),
+        severity: Severity::Error,
+        about: "eth1".into(),
+        text: "net.ipv4.conf.eth1.forwarding is 0".into(),
+        fix: Some("sysctl -w net.ipv4.conf.eth1.forwarding=1".into()),
+        since_unix: 1_763_000_100,
+    };
+    Problems { problems: vec![problem], more: 2 }
 }
 
 fn link(peer: &str) -> LinkReport {
@@ -358,6 +372,7 @@ pub(crate) fn session_rows() -> Vec<SessionRow> {
         address: "203.0.113.9:4500".parse().unwrap(),
         applied: Some(version()),
         links: vec![link("idc")],
+        problems: problems(),
     };
     let gone =
         SessionRow { edge: "idc".parse().unwrap(), online: false, applied: None, ..row.clone() };

@@ -7,7 +7,7 @@ use cframe_pki::{
     bundle::{DenyEntry, TrustBundle},
     identity::{Label, MeshName, SpiffeId},
 };
-use cframe_protocol::v1::*;
+use cframe_protocol::{problem::Severity, v1::*};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::{
     collection::{btree_map, btree_set, vec},
@@ -157,6 +157,25 @@ pub(crate) fn link() -> impl Strategy<Value = LinkReport> {
 pub(crate) fn report() -> impl Strategy<Value = Report> {
     (vec(link(), 0..40), any::<u64>(), option::of(version()))
         .prop_map(|(links, cert_not_after, applied)| Report { links, cert_not_after, applied })
+}
+
+fn problem() -> impl Strategy<Value = Problem> {
+    let severity = prop_oneof![Just(Severity::Warning), Just(Severity::Error)];
+    let texts = (".{0,40}", ".{0,200}", option::of(".{0,200}"));
+    (label(), severity, texts, any::<u64>()).prop_map(
+        |(code, severity, (about, text, fix), since_unix)| Problem {
+            code,
+            severity,
+            about,
+            text,
+            fix,
+            since_unix,
+        },
+    )
+}
+
+pub(crate) fn problems() -> impl Strategy<Value = Problems> {
+    (vec(problem(), 0..4), any::<u32>()).prop_map(|(problems, more)| Problems { problems, more })
 }
 
 pub(crate) fn enrolled() -> impl Strategy<Value = Enrolled> {

@@ -8,7 +8,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Command, EdgeSession, End, Outside, SessionError, limit_links, lost_connection};
+use super::{
+    Command, EdgeSession, End, Outside, SessionError, limit_links, limit_problems, lost_connection,
+};
 use crate::{
     desired::Assembled,
     frame::{MAX_FRAME, Message},
@@ -87,6 +89,9 @@ impl EdgeSession {
         if let Some(report) = self.report.take() {
             live.send(&report).await?;
         }
+        if !self.problems.problems.is_empty() {
+            live.send(&self.problems).await?;
+        }
         // Random, so that edges don't move at the same time.
         let mut move_at = Instant::now() + self.stay.mul_f64(0.75 + rand::random::<f64>() / 2.0);
         let mut moving: Option<Moving> = None;
@@ -161,6 +166,10 @@ impl EdgeSession {
                 live.send(&Ack { version }).await
             }
             Command::Report(report) => live.send(&limit_links(report)).await,
+            Command::Problems(problems) => {
+                self.problems = limit_problems(problems);
+                live.send(&self.problems).await
+            }
             Command::Renew { csr } => {
                 self.renewing = true;
                 live.send(&RenewRequest { csr }).await

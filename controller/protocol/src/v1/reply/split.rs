@@ -6,8 +6,8 @@ use crate::{
     frame::{BUDGET, seq_cost},
     v1::{
         AdminRow, AuditRow, CaStatus, CertRow, CertState, EdgeRow, HolderRow, IssuerRow, Lacking,
-        LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, RegistrationRow, Reply, RootRow,
-        RouteRow, SessionRow, TokenRow,
+        LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Problem, Problems, RegistrationRow,
+        Reply, RootRow, RouteRow, SessionRow, TokenRow,
     },
 };
 
@@ -170,7 +170,9 @@ impl EdgeLinks for SessionRow {
 
     fn continued(&self, links: Vec<LinkReport>) -> Self {
         let (namespace, edge) = (self.namespace.clone(), self.edge.clone());
-        Self { namespace, edge, software: String::new(), links, ..*self }
+        let Self { online, since, address, applied, .. } = *self;
+        let (software, problems) = (String::new(), Problems::default());
+        Self { namespace, edge, online, since, software, address, applied, links, problems }
     }
 }
 
@@ -314,7 +316,17 @@ impl Weigh for SessionRow {
             + self.software.len()
             + links
             + seq_cost(self.links.len(), size_of::<LinkReport>())
+            + weigh_problems(&self.problems)
     }
+}
+
+fn weigh_problems(all: &Problems) -> usize {
+    let text = |problem: &Problem| {
+        let fix = problem.fix.as_ref().map_or(0, String::len);
+        4 * TEXT + problem.code.as_str().len() + problem.about.len() + problem.text.len() + fix
+    };
+    let texts: usize = all.problems.iter().map(text).sum();
+    texts + seq_cost(all.problems.len(), size_of::<Problem>())
 }
 
 impl Weigh for NamespaceStatus {

@@ -122,11 +122,25 @@ fn session_row() -> impl Strategy<Value = SessionRow> {
     (
         (label(), label(), any::<(bool, u64)>()),
         ("[0-9.]{0,9}", address(), option::of(version())),
-        vec(link(), 0..6),
+        (vec(link(), 0..6), problems()),
     )
         .prop_map(
-            |((namespace, edge, (online, since)), (software, address, applied), links)| {
-                SessionRow { namespace, edge, online, since, software, address, applied, links }
+            |(
+                (namespace, edge, (online, since)),
+                (software, address, applied),
+                (links, problems),
+            )| {
+                SessionRow {
+                    namespace,
+                    edge,
+                    online,
+                    since,
+                    software,
+                    address,
+                    applied,
+                    links,
+                    problems,
+                }
             },
         )
 }

@@ -1,0 +1,72 @@
+//! What is wrong with this edge: the types in which every check answers.
+//!
+//! A check looks at facts that were measured and answers with a [`Check`]. `judge` makes all of them, in
+//! one place; `doctor`, `status`, metrics, the log and the controllers show its problems.
+
+use cframe_protocol::problem::{Code, Severity};
+use serde::{Deserialize, Serialize};
+
+/// Something that is wrong now. The code and what it is about identify it while it lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub code: Code,
+    /// A peer, prefix or device; empty if it is about the edge as a whole.
+    pub about: String,
+    /// One sentence with what was seen and, if it is known, the cause.
+    pub text: String,
+    /// A command that ends it when it is pasted into a root shell on this host, or else what to do.
+    pub fix: Option<String>,
+}
+
+/// The result of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was checked, in one or two words.
+    pub what: &'static str,
+    /// What was found to be right, or the problems.
+    pub result: Result<String, Vec<Problem>>,
+}
+
+/// A problem as `status` and `doctor` show it. The JSON is stable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemStatus {
+    pub code: String,
+    /// `warning` or `error`.
+    pub severity: String,
+    pub about: String,
+    pub text: String,
+    pub fix: Option<String>,
+    /// When it started, in Unix seconds.
+    pub since: u64,
+}
+
+impl Problem {
+    pub fn new(code: Code, about: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { code, about: about.into(), text: text.into(), fix: None }
+    }
+
+    #[must_use]
+    pub fn fix(self, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..self }
+    }
+
+    pub fn severity(&self) -> Severity {
+        self.code.severity()
+    }
+}
+
+impl Check {
+    pub fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, result: Ok(found.into()) }
+    }
+
+    pub fn bad(what: &'static str, problem: Problem) -> Self {
+        Self { what, result: Err(vec![problem]) }
+    }
+
+    /// Good with this text if there are no problems.
+    pub fn of(what: &'static str, problems: Vec<Problem>, good: impl Into<String>) -> Self {
+        let result = if problems.is_empty() { Ok(good.into()) } else { Err(problems) };
+        Self { what, result }
+    }
+}

@@ -1,0 +1,1 @@
+//! The edge's own firewall table: it is kept, and holds whatever routing does.

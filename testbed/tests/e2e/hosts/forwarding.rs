@@ -1,0 +1,1 @@
+//! Whether the host forwards packets between site and mesh, measured.

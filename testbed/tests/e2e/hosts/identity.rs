@@ -1,0 +1,1 @@
+//! Identities, clocks, certificates and files that are not as they should be.

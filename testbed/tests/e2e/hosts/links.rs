@@ -1,0 +1,1 @@
+//! Links that do not come up, each for another reason.

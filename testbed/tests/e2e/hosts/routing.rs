@@ -1,0 +1,1 @@
+//! Rules, routes and kernel settings of other programs.
