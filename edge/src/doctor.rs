@@ -1,47 +1,103 @@
-//! `doctor`: what is wrong on this host, and how to fix it.
-//!
-//! [`gather`] reads the host's state; [`findings`] judges it, from nothing else.
+//! `doctor` without a running process: what disk and kernel say, judged by the same checks.
 
-mod firewall;
-mod gather;
-mod judge;
+use std::{fs, io, path::Path};
 
-use std::fmt;
+use cframe_pki::unix_now;
+use cframe_protocol::problem::Code;
 
-use serde::Serialize;
+use crate::{
+    instance::{Instance, Paths},
+    judge::own::{self, Clock, OwnFacts, Validity},
+    local::AskError,
+    problem::{Check, Problem, ProblemStatus, Report},
+    snapshot, state, sys,
+};
 
-pub use firewall::ForwardPolicy;
-pub use gather::{Captured, Certificate, Facts, gather};
-pub use judge::findings;
+const TUN: &str = "/dev/net/tun";
 
-/// The result of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub ok: bool,
-    /// What was checked.
-    pub check: &'static str,
-    pub found: String,
-    /// What to do, unless it is ok.
-    pub fix: Option<String>,
+/// `error`: why the process could not be asked.
+pub fn offline_report(instance: &Instance, paths: &Paths, error: &AskError) -> Report {
+    let mut checks = vec![process(instance, error)];
+    // A user who may not use the socket may not read the key either: that is said once.
+    if !matches!(error, AskError::NotAllowed(_)) {
+        checks.push(tun_device(Path::new(TUN)));
+        checks.extend(own::checks(&read(&paths.data)));
+    }
+    let now = unix_now();
+    Report::new(&checks, |problem| ProblemStatus::new(problem, now))
 }
 
-impl Finding {
-    fn good(check: &'static str, found: impl Into<String>) -> Self {
-        Self { ok: true, check, found: found.into(), fix: None }
+fn process(instance: &Instance, error: &AskError) -> Check {
+    if let AskError::NotAllowed(_) = error {
+        let text = format!("this user may not ask the process of {instance} or read its files");
+        let problem = Problem::new(Code::NotAllowed, "", text);
+        return Check::bad("permission", problem.fix("sudo cframe-edge doctor"));
     }
-
-    fn bad(check: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { ok: false, check, found: found.into(), fix: Some(fix.into()) }
-    }
+    let text = format!("{error}; the other lines are what can be checked without it");
+    let fix = "systemctl start cframe-edge";
+    Check::bad("process", Problem::new(Code::NotRunning, "", text).fix(fix))
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = if self.ok { '✓' } else { '✗' };
-        write!(f, "{mark} {}: {}", self.check, self.found)?;
-        match &self.fix {
-            Some(fix) => write!(f, "\n    → {fix}"),
-            None => Ok(()),
+fn tun_device(path: &Path) -> Check {
+    let what = "TUN";
+    let (text, fix) = match fs::File::options().read(true).write(true).open(path) {
+        Ok(_) => return Check::good(what, "the kernel has TUN devices"),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            (format!("{} may not be opened", path.display()), "sudo cframe-edge doctor")
         }
+        Err(error) => {
+            let text = format!("the kernel has no TUN devices: {}: {error}", path.display());
+            (text, "modprobe tun")
+        }
+    };
+    Check::bad(what, Problem::new(Code::NoTunDevice, "", text).fix(fix))
+}
+
+/// What the data directory and the kernel say.
+fn read(data: &Path) -> OwnFacts {
+    let synchronised = sys::clock_is_synchronised().ok();
+    let clock = Clock { now: unix_now(), confirmed: None, synchronised };
+    let mut facts = OwnFacts { clock, ..OwnFacts::default() };
+    facts.certificate = Some(match state::load(data) {
+        Ok((_, identity, _)) => {
+            let (not_before, not_after) = (identity.not_before, identity.not_after);
+            Ok(Validity { not_before, not_after })
+        }
+        Err(error) => Err(format!("{error:#}")),
+    });
+    match snapshot::load(&data.join(snapshot::FILE)) {
+        Ok(snapshot) => facts.clock.confirmed = snapshot.map(|snapshot| snapshot.saved),
+        Err(error) => facts.damaged = Some(format!("{:#}", anyhow::Error::new(error))),
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(report: &Report) -> Vec<&str> {
+        report.problems.iter().map(|problem| problem.code.as_str()).collect()
+    }
+
+    #[test]
+    fn without_a_process_files_are_judged_and_without_permission_only_that_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Instance::default().paths(Some(dir.path()));
+        let stopped = AskError::NotRunning(paths.socket.clone());
+        let found = offline_report(&Instance::default(), &paths, &stopped);
+        let found = codes(&found);
+        assert!(found.contains(&"not-running") && found.contains(&"certificate-invalid"));
+        let forbidden = AskError::NotAllowed(paths.socket.clone());
+        let found = offline_report(&Instance::default(), &paths, &forbidden);
+        assert_eq!(codes(&found), ["not-allowed"]);
+    }
+
+    #[test]
+    fn a_missing_tun_device_is_named_with_its_fix() {
+        let check = tun_device(Path::new("/dev/none/tun"));
+        let problem = &check.result.unwrap_err()[0];
+        assert_eq!(problem.code, Code::NoTunDevice);
+        assert_eq!(problem.fix.as_deref(), Some("modprobe tun"));
     }
 }

@@ -4,6 +4,7 @@
 //!   thread that moves packets.
 //! - [`process`]: everything else in one task, which is the session with a controller, the desired
 //!   state, names, and the certificate's renewal.
+//! - [`judge`]: what is wrong, from measured facts.
 //! - [`local`], [`status`], [`doctor`]: what the edge reports on its own host.
 //! - [`cli`]: the program.
 
@@ -14,6 +15,7 @@ pub mod config;
 pub mod doctor;
 pub mod host;
 pub mod instance;
+pub mod judge;
 pub mod local;
 pub mod notify;
 pub mod problem;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::status::Status;
+use crate::{problem::Report, status::Status};
 
 /// In bytes.
 const MAX_REQUEST: u64 = 1024;
@@ -32,12 +32,15 @@ const MAX_CLIENTS: usize = 8;
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
     Status,
+    /// Checks everything now.
+    Doctor,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
     Status(Box<Status>),
+    Doctor(Report),
     Error(String),
 }
 
@@ -153,11 +156,30 @@ pub(crate) async fn call(request: Request, calls: &mpsc::Sender<Call>) -> Respon
 
 /// Asks the running process for its status.
 pub async fn status(path: &Path) -> Result<Status, AskError> {
-    let response = timeout(TIMEOUT, send(path, Request::Status)).await;
+    match ask(path, Request::Status).await? {
+        Response::Status(status) => Ok(*status),
+        Response::Doctor(_) | Response::Error(_) => Err(unexpected(path)),
+    }
+}
+
+/// Has the running process check everything.
+pub async fn doctor(path: &Path) -> Result<Report, AskError> {
+    match ask(path, Request::Doctor).await? {
+        Response::Doctor(report) => Ok(report),
+        Response::Status(_) | Response::Error(_) => Err(unexpected(path)),
+    }
+}
+
+fn unexpected(path: &Path) -> AskError {
+    AskError::Failed(path.to_owned(), io::ErrorKind::InvalidData.into())
+}
+
+async fn ask(path: &Path, request: Request) -> Result<Response, AskError> {
+    let response = timeout(TIMEOUT, send(path, request)).await;
     let failed = |error| AskError::Failed(path.to_owned(), error);
     match response.map_err(|_| failed(io::ErrorKind::TimedOut.into()))? {
-        Ok(Response::Status(status)) => Ok(*status),
         Ok(Response::Error(text)) => Err(AskError::Refused(text)),
+        Ok(response) => Ok(response),
         Err(error) => {
             let kind = error.kind();
             let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
@@ -234,5 +256,6 @@ mod tests {
     #[test]
     fn a_line_is_what_is_documented() {
         assert_eq!(serde_json::to_string(&Request::Status).unwrap(), r#"{"op":"status"}"#);
+        assert_eq!(serde_json::to_string(&Request::Doctor).unwrap(), r#"{"op":"doctor"}"#);
     }
 }

@@ -11,6 +11,7 @@ use tokio::{
 
 use crate::{
     local::{self, Call, Request, Response},
+    problem::ProblemStatus,
     status::{LinkStatus, Status},
 };
 
@@ -56,7 +57,7 @@ async fn answer(mut stream: TcpStream, calls: &mpsc::Sender<Call>) -> std::io::R
 async fn scrape(calls: &mpsc::Sender<Call>) -> String {
     match local::call(Request::Status, calls).await {
         Response::Status(status) => render(&status),
-        Response::Error(_) => String::new(),
+        Response::Doctor(_) | Response::Error(_) => String::new(),
     }
 }
 
@@ -65,6 +66,7 @@ fn render(status: &Status) -> String {
     // Writing to a string cannot fail.
     let _ = plain(&mut out, status);
     let _ = links(&mut out, status);
+    let _ = problems(&mut out, status);
     out
 }
 
@@ -115,6 +117,19 @@ fn links(out: &mut String, status: &Status) -> std::fmt::Result {
         for link in &status.links {
             writeln!(out, "cframe_edge_{name}{{peer=\"{}\"}} {}", link.peer, value(link))?;
         }
+    }
+    Ok(())
+}
+
+fn problems(out: &mut String, status: &Status) -> std::fmt::Result {
+    head(out, "problem", "Problems that last, by code and by what they are about: 1 each.")?;
+    for ProblemStatus { code, severity, about, .. } in &status.problems {
+        // A name, prefix or device: nothing that has to be escaped, but texts of others may be in it.
+        let about = about.replace(['\\', '"', '\n'], "?");
+        writeln!(
+            out,
+            "cframe_edge_problem{{code=\"{code}\",severity=\"{severity}\",about=\"{about}\"}} 1"
+        )?;
     }
     Ok(())
 }

@@ -3,8 +3,12 @@
 //! A check looks at facts that were measured and answers with a [`Check`]. `judge` makes all of them, in
 //! one place; `doctor`, `status`, metrics, the log and the controllers show its problems.
 
+mod report;
+
 use cframe_protocol::problem::{Code, Severity};
 use serde::{Deserialize, Serialize};
+
+pub use report::{CheckStatus, Report};
 
 /// Something that is wrong now. The code and what it is about identify it while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +68,39 @@ impl Check {
         Self { what, result: Err(vec![problem]) }
     }
 
+    /// The problems that checks found.
+    pub fn problems(checks: &[Self]) -> Vec<Problem> {
+        checks.iter().filter_map(|check| check.result.as_ref().err()).flatten().cloned().collect()
+    }
+
     /// Good with this text if there are no problems.
     pub fn of(what: &'static str, problems: Vec<Problem>, good: impl Into<String>) -> Self {
         let result = if problems.is_empty() { Ok(good.into()) } else { Err(problems) };
         Self { what, result }
+    }
+}
+
+impl ProblemStatus {
+    /// `since` is in Unix seconds.
+    pub fn new(problem: &Problem, since: u64) -> Self {
+        Self {
+            code: problem.code.to_string(),
+            severity: problem.severity().to_string(),
+            about: problem.about.clone(),
+            text: problem.text.clone(),
+            fix: problem.fix.clone(),
+            since,
+        }
+    }
+
+    /// One line, and one for the fix.
+    pub fn render(&self) -> String {
+        let mark = if self.severity == Severity::Error.to_string() { '✗' } else { '!' };
+        let about = if self.about.is_empty() { String::new() } else { format!(" {}", self.about) };
+        let mut out = format!("{mark} {}{about}: {}\n", self.code, self.text);
+        if let Some(fix) = &self.fix {
+            out.push_str(&format!("    → {fix}\n"));
+        }
+        out
     }
 }

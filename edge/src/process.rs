@@ -102,6 +102,7 @@ impl EdgeProcess {
         }
         loop {
             let report_at = self.reports.due.into();
+            let judge_at = self.reports.judge_at.into();
             let reopen_at = self.device.reopen_at;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -131,6 +132,7 @@ impl EdgeProcess {
                 }
                 _ = resolve.tick() => self.links.resolve_all(&self.desired),
                 _ = housekeeping.tick() => self.keep_house().await,
+                () = sleep_until(judge_at) => drop(self.judge().await),
             }
         }
     }
@@ -143,11 +145,13 @@ impl EdgeProcess {
             DriverEvent::Mesh(event) => {
                 self.links.handle_event(event, &self.desired);
                 self.reports.bring_forward(Instant::now());
+                self.reports.judge_soon(Instant::now());
             }
         }
     }
 
     async fn handle_host_event(&mut self, event: HostEvent) {
+        self.reports.judge_soon(Instant::now());
         match event {
             HostEvent::UnderlayChanged => {
                 self.driver.address_changed();

@@ -9,6 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::problem::ProblemStatus;
+
 pub use table::render;
 
 // fields: the top level of a JSON document; each part has a struct of its own.
@@ -36,8 +38,8 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// Of all links together.
     pub traffic: Traffic,
-    /// What is wrong, one sentence each.
-    pub problems: Vec<String>,
+    /// What is wrong, the worst first.
+    pub problems: Vec<ProblemStatus>,
 }
 
 /// The desired state.

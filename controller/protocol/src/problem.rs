@@ -218,11 +218,40 @@ impl From<Code> for Label {
     }
 }
 
+/// `doc/problems.md`: every code with its meaning.
+pub fn document() -> String {
+    let mut text = "# Problems\n\nMade from `controller/protocol/src/problem.rs`. `cfctl status`, \
+        `cframe-edge doctor`, `cframe-edge status`, the log and the metric\n\
+        `cframe_edge_problem{code=\"…\"}` name problems by these codes. An **error** is traffic that \
+        should pass and does not:\n`cfctl status` and `doctor` exit with 7. A **warning** alone leaves \
+        the exit code at 0.\n"
+        .to_owned();
+    for code in Code::ALL {
+        let (name, severity, title, meaning) =
+            (code.name(), code.severity(), code.title(), code.meaning());
+        text.push_str(&format!("\n## {name}\n\n{severity}: {title}.\n\n{meaning}\n"));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn the_document_is_made_from_the_catalogue() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../doc/problems.md");
+        if std::env::var_os("CFRAME_WRITE_DOCUMENTS").is_some() {
+            std::fs::write(path, document()).unwrap();
+        }
+        let current = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            current == document(),
+            "CFRAME_WRITE_DOCUMENTS=1 cargo test -p cframe-protocol writes doc/problems.md"
+        );
+    }
 
     #[test]
     fn every_name_is_a_label_of_its_own_and_is_read_back() {

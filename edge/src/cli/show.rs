@@ -4,11 +4,7 @@ use anyhow::Result;
 use cframe_console::{exit::Exit, output::print};
 
 use super::{Output, exit::Coded, runtime};
-use crate::{
-    config::CommonFlags,
-    doctor::{findings, gather},
-    local, status,
-};
+use crate::{config::CommonFlags, doctor::offline_report, local, status};
 
 pub(super) fn status(common: &CommonFlags, output: Output) -> Result<()> {
     let (_, paths, _) = common.resolve()?;
@@ -22,16 +18,16 @@ pub(super) fn status(common: &CommonFlags, output: Output) -> Result<()> {
 
 pub(super) fn doctor(common: &CommonFlags, output: Output) -> Result<()> {
     let (instance, paths, _) = common.resolve()?;
-    let facts = runtime()?.block_on(gather(&instance, &paths));
-    let findings = findings(&facts);
+    let report = match runtime()?.block_on(local::doctor(&paths.socket)) {
+        Ok(report) => report,
+        Err(error) => offline_report(&instance, &paths, &error),
+    };
     match output {
-        Output::Table => {
-            print(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
-        }
-        Output::Json => print(&(serde_json::to_string_pretty(&findings)? + "\n"))?,
+        Output::Table => print(&report.render())?,
+        Output::Json => print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
     }
-    match findings.iter().filter(|finding| !finding.ok).count() {
-        0 => Ok(()),
-        wrong => Err(Coded::error(Exit::Unhealthy, format!("{wrong} to fix"))),
+    match report.ok {
+        true => Ok(()),
+        false => Err(Coded::error(Exit::Unhealthy, "not healthy")),
     }
 }

@@ -162,18 +162,23 @@ impl DesiredState {
         }
     }
 
+    /// When a controller last confirmed the state, in Unix seconds.
+    pub(super) fn confirmed(&self) -> Option<u64> {
+        self.confirmed
+    }
+
+    /// Why the state is not on disk, if it could not be written.
+    pub(super) fn save_error(&self) -> Option<String> {
+        self.saver.error()
+    }
+
     pub(super) async fn finish_saving(self) {
         self.saver.finish().await;
     }
 }
 
-/// Returns whether it was saved.
-fn save_snapshot(path: &Path, snapshot: &Snapshot) -> bool {
-    let result = snapshot::save(path, snapshot).map_err(anyhow::Error::new);
-    if let Err(error) = &result {
-        warn!("the state was not saved; a restart would use an older one: {error:#}");
-    }
-    result.is_ok()
+fn save_snapshot(path: &Path, snapshot: &Snapshot) -> Result<(), String> {
+    snapshot::save(path, snapshot).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
 }
 
 /// At a new epoch of the store, adds the denials of the epoch before. Drops those that have expired.

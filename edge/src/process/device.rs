@@ -10,6 +10,7 @@ use crate::{
         routes::Routes,
         tun::{Tun, TunError},
     },
+    judge::own::DeviceFacts,
     status::DeviceStatus,
 };
 
@@ -22,12 +23,17 @@ pub(super) struct Device {
     pub(super) index: Option<u32>,
     /// When to try again, while there is none.
     pub(super) reopen_at: Option<Instant>,
+    /// Why it cannot be made.
+    error: Option<String>,
 }
 
 impl Device {
     pub(super) fn open(name: &str, mtu: u16) -> Result<(Self, Tun), TunError> {
         let tun = Tun::open(name, mtu)?;
-        Ok((Self { name: name.to_owned(), index: Some(tun.index), reopen_at: None }, tun))
+        Ok((
+            Self { name: name.to_owned(), index: Some(tun.index), reopen_at: None, error: None },
+            tun,
+        ))
     }
 
     pub(super) async fn handle_removal(&mut self, mtu: u16, driver: &Driver, routes: &Routes) {
@@ -45,19 +51,24 @@ impl Device {
         match Tun::open(&self.name, mtu) {
             Ok(tun) => {
                 self.index = Some(tun.index);
-                self.reopen_at = None;
+                (self.reopen_at, self.error) = (None, None);
                 driver.set_tun(Some(tun));
                 routes.set_device(self.index, mtu).await;
                 info!(device = self.name, "the device was made again");
             }
             Err(error) => {
+                self.error = Some(format!("{:#}", anyhow::Error::new(error)));
                 if self.reopen_at.is_none() {
-                    warn!("the device cannot be made: {:#}", anyhow::Error::new(error));
                     routes.set_device(None, mtu).await;
                 }
                 self.reopen_at = Some(Instant::now() + REOPEN_DELAY);
             }
         }
+    }
+
+    /// `present` as the driver has it.
+    pub(super) fn facts(&self, present: bool) -> DeviceFacts {
+        DeviceFacts { name: self.name.clone(), present, error: self.error.clone() }
     }
 
     /// `present` as the driver has it: it may know of a removal before this part does.

@@ -26,7 +26,6 @@ use crate::{
 };
 pub(super) use refusals::Refusals;
 use renewal::Renewal;
-pub(super) use renewal::expiry;
 
 pub(super) struct Identity {
     pub(super) name: Label,

@@ -18,26 +18,34 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct LatestWriter<T> {
     latest: watch::Sender<Option<T>>,
+    /// Why the last write failed.
+    error: watch::Receiver<Option<String>>,
     finished: oneshot::Receiver<()>,
 }
 
 impl<T: Clone + Send + Sync + 'static> LatestWriter<T> {
-    /// `write` may block. It logs its own errors and returns whether it succeeded.
+    /// `write` may block. A failed write is tried again.
     pub(super) fn start(
         tasks: &mut JoinSet<()>,
-        write: impl Fn(T) -> bool + Clone + Send + Sync + 'static,
+        write: impl Fn(T) -> Result<(), String> + Clone + Send + Sync + 'static,
     ) -> Self {
         let (latest, changes) = watch::channel(None);
         let (finish, finished) = oneshot::channel();
+        let (outcome, error) = watch::channel(None);
         tasks.spawn(async move {
-            write_all(changes, write).await;
+            write_all(changes, write, outcome).await;
             let _ = finish.send(());
         });
-        Self { latest, finished }
+        Self { latest, error, finished }
     }
 
     pub(super) fn save(&self, value: T) {
         self.latest.send_replace(Some(value));
+    }
+
+    /// Why the last write failed, if it did.
+    pub(super) fn error(&self) -> Option<String> {
+        self.error.borrow().clone()
     }
 
     /// Waits until the latest value is on disk, or until the timeout.
@@ -49,7 +57,8 @@ impl<T: Clone + Send + Sync + 'static> LatestWriter<T> {
 
 async fn write_all<T: Clone + Send + Sync + 'static>(
     mut changes: watch::Receiver<Option<T>>,
-    write: impl Fn(T) -> bool + Clone + Send + 'static,
+    write: impl Fn(T) -> Result<(), String> + Clone + Send + 'static,
+    outcome: watch::Sender<Option<String>>,
 ) {
     // A value that was sent before the sender was dropped is still seen here.
     while changes.changed().await.is_ok() {
@@ -57,11 +66,12 @@ async fn write_all<T: Clone + Send + Sync + 'static>(
             let Some(value) = changes.borrow_and_update().clone() else { break };
             let write = write.clone();
             match tokio::task::spawn_blocking(move || write(value)).await {
-                Ok(true) => {
+                Ok(Ok(())) => {
+                    outcome.send_replace(None);
                     sleep(WRITE_INTERVAL).await;
                     break;
                 }
-                Ok(false) => {}
+                Ok(Err(error)) => drop(outcome.send_replace(Some(error))),
                 Err(error) => warn!(%error, "a write to disk has failed"),
             }
             if timeout(RETRY_DELAY, closed(&mut changes)).await.is_ok() {
@@ -86,7 +96,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         let target = path.clone();
         let writer = LatestWriter::start(&mut tasks, move |text: &str| {
-            std::fs::write(&target, text).is_ok()
+            std::fs::write(&target, text).map_err(|error| error.to_string())
         });
         writer.save("state");
         // Time for a first, failing attempt.

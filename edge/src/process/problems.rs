@@ -1,38 +1,63 @@
-//! What is wrong with this edge, as sentences for `status`.
+//! The judgement of the whole edge: every few seconds, after events, and on demand.
 
-use cframe_pki::{identity::Label, unix_now};
-use cframe_protocol::v1::Desired;
+mod ledger;
 
-use super::{EdgeProcess, identity::expiry};
+use std::time::Instant;
+
+use cframe_pki::unix_now;
+use cframe_protocol::session::Command;
+
+use super::EdgeProcess;
+use crate::{
+    judge::{
+        self, Facts,
+        own::{Clock, OwnFacts, Validity},
+    },
+    problem::{Check, Report},
+    sys,
+};
+pub(super) use ledger::Ledger;
 
 impl EdgeProcess {
-    /// `route_error`: what the kernel refuses.
-    pub(super) fn problems(&self, route_error: Option<&str>) -> Vec<String> {
-        let renewal_error = self.identity.renewal.error.as_ref();
-        let mut problems = Vec::new();
-        problems.extend(route_error.map(|error| format!("the kernel refuses routes: {error}")));
-        problems.extend(self.snat.error.clone());
-        problems
-            .extend(renewal_error.map(|error| format!("the certificate was not renewed: {error}")));
-        problems.extend(expiry(&self.identity.certificate(), unix_now()));
-        problems.extend(no_endpoints(&self.identity.name, &self.desired.applied));
-        problems
+    /// Judges, and reports to log and controller what has changed.
+    pub(super) async fn judge(&mut self) -> Vec<Check> {
+        self.reports.schedule_judgement(Instant::now());
+        let checks = judge::checks(&self.facts().await);
+        let ledger = &mut self.reports.ledger;
+        ledger.update(Check::problems(&checks), unix_now(), Instant::now());
+        if let Some(problems) = ledger.take_report(Instant::now()) {
+            self.uplink.send(Command::Problems(problems)).await;
+        }
+        checks
     }
-}
 
-/// Peers that no link is possible with, because neither side can be dialled.
-fn no_endpoints(own: &Label, desired: &Desired) -> Vec<String> {
-    let without =
-        |name: &Label| desired.edges.get(name).is_some_and(|state| state.endpoints.is_empty());
-    if !without(own) {
-        return Vec::new();
+    /// For `doctor`: everything is measured now.
+    pub(super) async fn examine(&mut self) -> Report {
+        let checks = self.judge().await;
+        Report::new(&checks, |problem| self.reports.ledger.status(problem))
     }
-    let peers = desired.edges.keys().filter(|name| *name != own && without(name));
-    let sentence = |name: &Label| {
-        format!(
-            "neither this edge nor {name} has an endpoint, so no link is possible: \
-             give one of them an endpoint (cfctl edge set)"
-        )
-    };
-    peers.map(sentence).collect()
+
+    async fn facts(&self) -> Facts {
+        let mesh = self.driver.status().await;
+        Facts { own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)) }
+    }
+
+    fn own_facts(&self, tun: bool) -> OwnFacts {
+        let certificate = self.identity.certificate();
+        let (not_before, not_after) = (certificate.not_before, certificate.not_after);
+        OwnFacts {
+            clock: Clock {
+                now: unix_now(),
+                confirmed: self.desired.confirmed(),
+                synchronised: sys::clock_is_synchronised().ok(),
+            },
+            certificate: Some(Ok(Validity { not_before, not_after })),
+            renewal_error: self.identity.renewal.error.clone(),
+            cut_off: self.identity.cut.as_ref().map(|cut| cut.reason.clone()),
+            controller: Some(self.uplink.status(Instant::now())),
+            device: Some(self.device.facts(tun)),
+            not_saved: self.desired.save_error(),
+            damaged: None,
+        }
+    }
 }

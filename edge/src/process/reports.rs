@@ -9,10 +9,14 @@ use cframe_pki::unix_now;
 use cframe_protocol::v1::{LinkReport, Report, Version};
 use tracing::info;
 
-use super::links::Links;
+use super::{links::Links, problems::Ledger};
 use crate::host::driver::MeshStatus;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the edge is judged when nothing happens.
+const JUDGE_INTERVAL: Duration = Duration::from_secs(2);
+/// After an event: others often follow it at once.
+const JUDGE_DELAY: Duration = Duration::from_millis(300);
 /// The least time between two reports, when links change.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -24,17 +28,37 @@ pub(super) struct Reports {
     sent: Instant,
     /// Drops by reason, as they were when last logged.
     drops_logged: BTreeMap<&'static str, u64>,
+    /// What is wrong.
+    pub(super) ledger: Ledger,
+    /// When that is judged next.
+    pub(super) judge_at: Instant,
 }
 
 impl Reports {
     pub(super) fn new(started: Instant) -> Self {
         let now = Instant::now();
-        Self { started, due: now, sent: now, drops_logged: BTreeMap::new() }
+        Self {
+            started,
+            due: now,
+            sent: now,
+            drops_logged: BTreeMap::new(),
+            ledger: Ledger::default(),
+            judge_at: now + JUDGE_INTERVAL,
+        }
     }
 
     /// A link has changed: the next report is due as soon as the minimal interval allows.
     pub(super) fn bring_forward(&mut self, now: Instant) {
         self.due = self.due.min((self.sent + MIN_REPORT_INTERVAL).max(now));
+    }
+
+    /// Something has happened that may start or end a problem.
+    pub(super) fn judge_soon(&mut self, now: Instant) {
+        self.judge_at = self.judge_at.min(now + JUDGE_DELAY);
+    }
+
+    pub(super) fn schedule_judgement(&mut self, now: Instant) {
+        self.judge_at = now + JUDGE_INTERVAL;
     }
 
     pub(super) fn schedule_next(&mut self, now: Instant) {

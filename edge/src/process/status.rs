@@ -11,8 +11,9 @@ use crate::{
 };
 
 impl EdgeProcess {
-    pub(super) async fn answer(&self, call: Call) {
+    pub(super) async fn answer(&mut self, call: Call) {
         let response = match call.request {
+            Request::Doctor => Response::Doctor(self.examine().await),
             Request::Status => match self.status().await {
                 Some(status) => Response::Status(Box::new(status)),
                 None => Response::Error("the data plane has stopped".to_owned()),
@@ -57,7 +58,7 @@ impl EdgeProcess {
                 received_packets: counters.received,
                 received_bytes: counters.received_bytes,
             },
-            problems: self.problems(routes.error.as_deref()),
+            problems: self.reports.ledger.statuses(),
             routes,
         })
     }

@@ -93,7 +93,7 @@ fn tail(out: &mut String, status: &Status) -> std::fmt::Result {
         }
     }
     for problem in &status.problems {
-        writeln!(out, "problem: {problem}")?;
+        out.push_str(&problem.render());
     }
     Ok(())
 }

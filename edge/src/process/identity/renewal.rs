@@ -91,7 +91,7 @@ impl Renewal {
 }
 
 /// The certificate has expired, or expires soon. `clock` is in Unix seconds.
-pub(in crate::process) fn expiry(certificate: &PeerIdentity, clock: u64) -> Option<String> {
+fn expiry(certificate: &PeerIdentity, clock: u64) -> Option<String> {
     let PeerIdentity { not_before, not_after, .. } = *certificate;
     if clock > not_after {
         return Some(

@@ -31,7 +31,7 @@ impl LastSeen {
             // Without the file, peers come by themselves, only later.
             write(&path, &known)
                 .inspect_err(|error| debug!(%error, "last-seen.json not saved"))
-                .is_ok()
+                .map_err(|error| error.to_string())
         });
         Self { known, writer }
     }

@@ -1,0 +1,20 @@
+//! What is wrong, judged from facts in one place. Pure.
+//!
+//! Each area of the process measures its facts; `status`, `doctor`, metrics, the log and the controllers
+//! show what is found here.
+
+pub mod own;
+
+use crate::problem::Check;
+use own::OwnFacts;
+
+/// What was measured on this host and on its links.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub own: OwnFacts,
+}
+
+/// All checks, in the order in which one would fix them.
+pub fn checks(facts: &Facts) -> Vec<Check> {
+    own::checks(&facts.own)
+}
