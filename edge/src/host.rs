@@ -5,7 +5,9 @@
 
 pub mod driver;
 pub mod netlink;
+pub mod ownership;
 pub mod reconcile;
+pub(crate) mod router_advertisements;
 pub mod routes;
 pub mod snat;
 pub mod socket;

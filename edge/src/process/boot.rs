@@ -5,7 +5,7 @@ mod stored;
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cframe_pki::{
     tls::{self, LiveCredentials},
     verifier::{PeerVerifier, Policy},
@@ -28,6 +28,8 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
+        netlink::Kernel,
+        ownership::{Owner, owner, refusal},
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
@@ -55,6 +57,9 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
+    if let Owner::Other(device) = owner(&Kernel::open()?, &config.instance).await? {
+        bail!("{}", refusal(&device));
+    }
     let (device, tun) = Device::open(config.instance.name(), mtu)?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
     let socket = Socket::bind(listen, config.instance.mark())?;
@@ -69,7 +74,12 @@ pub(super) async fn boot(
             .context("cannot start the data plane")?;
 
     let forwarding = config.forwarding == Forwarding::Set;
-    let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
+    let setup = Setup {
+        instance: config.instance.clone(),
+        forwarding,
+        data: config.paths.data.clone(),
+        cancel: cancel.clone(),
+    };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
     routes.set_device(device.index, mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
