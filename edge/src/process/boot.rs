@@ -33,7 +33,9 @@ use crate::{
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
+        tun::Tun,
     },
+    instance::Instance,
     local::{Call, Server},
     metrics, state,
 };
@@ -57,10 +59,7 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
-    if let Owner::Other(device) = owner(&Kernel::open()?, &config.instance).await? {
-        bail!("{}", refusal(&device));
-    }
-    let (device, tun) = Device::open(config.instance.name(), mtu)?;
+    let (device, tun) = open_device(&config.instance, mtu).await?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
     let socket = Socket::bind(listen, config.instance.mark())?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
@@ -126,6 +125,14 @@ pub(super) async fn boot(
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
     let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))
+}
+
+/// Makes the device, or takes over the one that an earlier process has left.
+async fn open_device(instance: &Instance, mtu: u16) -> Result<(Device, Tun)> {
+    if let Owner::Other(device) = owner(&Kernel::open()?, instance).await? {
+        bail!("{}", refusal(&device));
+    }
+    Ok(Device::open(instance.name(), mtu)?)
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.
