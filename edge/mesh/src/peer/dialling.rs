@@ -114,7 +114,9 @@ impl Dialling {
 }
 
 impl Attempt {
-    fn new(remote: SocketAddr) -> Self {
+    /// Nothing is known of this address yet.
+    #[must_use]
+    pub fn new(remote: SocketAddr) -> Self {
         let none = Probed::default();
         Self {
             remote,
