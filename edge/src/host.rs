@@ -3,6 +3,7 @@
 //! Routes: [`reconcile`] says what should be in the kernel's table (pure), `routes/keeper` compares and
 //! corrects, [`netlink`] writes.
 
+pub mod conntrack;
 pub mod driver;
 pub mod netlink;
 pub mod ownership;

@@ -63,7 +63,7 @@ pub(super) async fn boot(
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
     let socket = Socket::bind(listen, config.instance.mark())?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
-    let links = Links::new(socket.port().unwrap_or(listen), last_seen);
+    let links = Links::new(socket.port().unwrap_or(listen), config.instance.mark(), last_seen);
     let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
