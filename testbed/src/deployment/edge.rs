@@ -201,6 +201,16 @@ impl Edge {
         self.gateway.run(args)
     }
 
+    /// Runs a line in a root shell of its host, as somebody who pastes it there. `cframe-edge` is found, and uses this
+    /// edge's data directory.
+    pub fn shell(&self, line: &str) -> Result<Output> {
+        let Gateway { host, programs, dir, .. } = &self.gateway;
+        let mut command = clean_command(host, "sh".into());
+        command.args(["-c", line]).env("CFRAME_EDGE_DATA_DIR", dir);
+        command.env("PATH", programs.search_path());
+        run(command, COMMAND_TIMEOUT)
+    }
+
     /// Kills it with SIGKILL. The TUN device and the routes stay.
     pub fn kill9(&mut self) -> Result<()> {
         self.gateway.transcript.typed(&self.gateway.host, "pkill -KILL cframe-edge");

@@ -7,4 +7,6 @@ mod forwarding;
 mod identity;
 mod links;
 mod routing;
+#[allow(dead_code, reason = "until the tests use it")]
+mod support;
 mod truth;
