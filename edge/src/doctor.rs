@@ -56,7 +56,7 @@ fn tun_device(path: &Path) -> Check {
 /// What the data directory and the kernel say.
 fn read(data: &Path) -> OwnFacts {
     let synchronised = sys::clock_is_synchronised().ok();
-    let clock = Clock { now: unix_now(), confirmed: None, synchronised };
+    let clock = Clock { now: unix_now(), confirmed: None, controller: None, synchronised };
     let mut facts = OwnFacts { clock, ..OwnFacts::default() };
     facts.certificate = Some(match state::load(data) {
         Ok((_, identity, _)) => {

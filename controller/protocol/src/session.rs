@@ -89,15 +89,40 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// The reason if the peer refused our certificate: a TLS alert about certificates (RFC 8446 §6.2, as in
-/// RFC 9001 §4.8). In TLS 1.3 the client's handshake has finished by then, so that an established
-/// connection ends with this.
-pub fn certificate_refused(error: &ConnectionError) -> Option<String> {
-    // From bad_certificate to access_denied, and certificate_required.
-    const ALERTS: [std::ops::RangeInclusive<u64>; 2] = [0x12a..=0x131, 0x174..=0x174];
-    let ConnectionError::ConnectionClosed(close) = error else {
-        return None;
-    };
-    let code = u64::from(close.error_code);
-    ALERTS.iter().any(|alerts| alerts.contains(&code)).then(|| close.to_string())
+/// A TLS alert about a certificate (RFC 8446 §6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateAlert(u8);
+
+impl CertificateAlert {
+    const EXPIRED: u8 = 45;
+
+    /// The alert by which the peer refused our certificate. In TLS 1.3 the client's handshake has finished
+    /// by then, so that an established connection ends with this.
+    pub fn of(error: &ConnectionError) -> Option<Self> {
+        let ConnectionError::ConnectionClosed(close) = error else {
+            return None;
+        };
+        // CRYPTO_ERROR is 0x100 and the alert (RFC 9001 §4.8).
+        let alert = u64::from(close.error_code).checked_sub(0x100)?;
+        // From bad_certificate to access_denied, and certificate_required.
+        matches!(alert, 42..=49 | 116).then(|| u8::try_from(alert).ok().map(Self))?
+    }
+
+    /// Whether the certificate has expired, or is not valid yet, by the peer's clock.
+    pub fn is_about_time(self) -> bool {
+        self.0 == Self::EXPIRED
+    }
+}
+
+impl fmt::Display for CertificateAlert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            44 => "it is revoked",
+            Self::EXPIRED => "by its clock it has expired, or is not valid yet",
+            48 => "it is of another mesh, or of a root CA that is not trusted",
+            49 => "its identity may not do this",
+            116 => "none was sent",
+            other => return write!(f, "TLS alert {other}"),
+        })
+    }
 }

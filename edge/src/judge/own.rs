@@ -38,8 +38,19 @@ pub struct Clock {
     pub now: u64,
     /// When the state on disk was confirmed by a controller.
     pub confirmed: Option<u64>,
+    /// What controllers' certificates say of this clock.
+    pub controller: Option<Skew>,
     /// Whether the kernel considers the clock synchronised; `None` if it cannot be read.
     pub synchronised: Option<bool>,
+}
+
+/// How this clock differs from a controller's, at least. In seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skew {
+    Ahead(u64),
+    Behind(u64),
+    /// A controller finds this edge's certificate expired or not valid yet, and this clock does not.
+    Unknown,
 }
 
 /// Validity of the certificate, in Unix seconds.
@@ -58,32 +69,50 @@ pub struct DeviceFacts {
 }
 
 pub fn checks(facts: &OwnFacts) -> Vec<Check> {
-    let mut checks = vec![clock(facts)];
-    checks.extend(certificate(facts));
+    let clock = clock(facts);
+    let right = clock.result.is_ok();
+    let mut checks = vec![clock];
     checks.extend(membership(facts));
-    checks.extend(controller(facts));
+    // By a wrong clock certificates look expired, and no controller answers: the cause is said once.
+    if right {
+        checks.extend(certificate(facts));
+        checks.extend(controller(facts));
+    }
     checks.extend(facts.device.as_ref().map(device));
     checks.push(files(facts));
     checks
 }
 
 fn clock(facts: &OwnFacts) -> Check {
-    let Clock { now, confirmed, synchronised } = facts.clock;
+    let Clock { now, confirmed, controller, synchronised } = facts.clock;
     let not_before = match &facts.certificate {
         Some(Ok(validity)) => validity.not_before,
         Some(Err(_)) | None => 0,
     };
-    let behind = if now < not_before {
-        Some(format!("{} behind the start of this edge's certificate", span(not_before - now)))
-    } else {
-        let saved = confirmed.filter(|saved| now + CLOCK_TOLERANCE < *saved);
-        saved.map(|saved| format!("{} behind the last word of a controller", span(saved - now)))
+    let saved = confirmed.filter(|saved| now + CLOCK_TOLERANCE < *saved);
+    let wrong = match controller {
+        Some(Skew::Ahead(secs)) => Some(format!(
+            "this host's clock is at least {} ahead, or the controllers' is behind: their certificates look expired",
+            span(secs)
+        )),
+        Some(Skew::Behind(secs)) => Some(format!(
+            "this host's clock is at least {} behind, or the controllers' is ahead: their certificates look not valid yet",
+            span(secs)
+        )),
+        _ if now < not_before => Some(format!(
+            "this host's clock is {} behind the start of this edge's certificate",
+            span(not_before - now)
+        )),
+        Some(Skew::Unknown) => Some(
+            "this host's clock and the controllers' differ: they find this edge's certificate expired, or not valid yet"
+                .to_owned(),
+        ),
+        None => saved.map(|saved| {
+            format!("this host's clock is {} behind the last word of a controller", span(saved - now))
+        }),
     };
-    if let Some(behind) = behind {
-        let text =
-            format!("this host's clock is at least {behind}: peers' certificates look invalid");
-        let problem = Problem::new(Code::ClockWrong, "", text);
-        return Check::bad("clock", problem.fix(CLOCK_FIX));
+    if let Some(text) = wrong {
+        return Check::bad("clock", Problem::new(Code::ClockWrong, "", text).fix(CLOCK_FIX));
     }
     let found = match synchronised {
         Some(true) => "synchronised",
@@ -201,7 +230,12 @@ mod tests {
 
     fn healthy() -> OwnFacts {
         OwnFacts {
-            clock: Clock { now: NOW, confirmed: Some(NOW), synchronised: Some(true) },
+            clock: Clock {
+                now: NOW,
+                confirmed: Some(NOW),
+                controller: None,
+                synchronised: Some(true),
+            },
             certificate: Some(Ok(Validity { not_before: NOW - DAY, not_after: NOW + 29 * DAY })),
             controller: Some(ControllerStatus {
                 connected: Some("203.0.113.1:58422".parse().unwrap()),
@@ -233,6 +267,10 @@ mod tests {
         assert_eq!(codes(|facts| facts.clock.now = NOW - 2 * DAY), [Code::ClockWrong]);
         assert_eq!(codes(|facts| facts.clock.confirmed = Some(NOW + DAY)), [Code::ClockWrong]);
         assert_eq!(codes(|facts| facts.clock.confirmed = Some(NOW + 30)), []);
+        for skew in [Skew::Ahead(60 * DAY), Skew::Behind(DAY), Skew::Unknown] {
+            let wrong = codes(|facts| facts.clock.controller = Some(skew));
+            assert_eq!(wrong, [Code::ClockWrong]);
+        }
     }
 
     #[test]

@@ -75,8 +75,8 @@ pub(super) async fn boot(
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
 
     let have = stored.snapshot.as_ref().map(|snapshot| Arc::clone(&snapshot.desired));
-    let verifier =
-        PeerVerifier::new(trust.clone(), Policy::Controller).with_observer(refusals.observer());
+    let verifier = PeerVerifier::new(trust.clone(), Policy::Controller)
+        .with_observer(refusals.controllers_observer());
     let client = Client {
         addresses: merge_controllers(&config.controllers, &stored.controllers()),
         tls: Arc::new(tls::control_client(&credentials, verifier)),

@@ -11,7 +11,7 @@ use super::EdgeProcess;
 use crate::{
     judge::{
         self, Facts,
-        own::{Clock, OwnFacts, Validity},
+        own::{Clock, OwnFacts, Skew, Validity},
     },
     problem::{Check, Report},
     sys,
@@ -42,6 +42,15 @@ impl EdgeProcess {
         Facts { own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)) }
     }
 
+    /// What the controllers' certificates say of this clock, unless one of them was accepted since.
+    fn clock_skew(&self) -> Option<Skew> {
+        if self.uplink.is_connected() {
+            return None;
+        }
+        let refused = self.uplink.refused_for_time.then_some(Skew::Unknown);
+        self.identity.refusals.clock_skew().or(refused)
+    }
+
     fn own_facts(&self, tun: bool) -> OwnFacts {
         let certificate = self.identity.certificate();
         let (not_before, not_after) = (certificate.not_before, certificate.not_after);
@@ -49,6 +58,7 @@ impl EdgeProcess {
             clock: Clock {
                 now: unix_now(),
                 confirmed: self.desired.confirmed(),
+                controller: self.clock_skew(),
                 synchronised: sys::clock_is_synchronised().ok(),
             },
             certificate: Some(Ok(Validity { not_before, not_after })),

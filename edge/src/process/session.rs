@@ -1,13 +1,14 @@
 //! The session with a controller, and what it decides: out of the mesh and back in, renewal, and joining
 //! again.
 
+use cframe_pki::unix_now;
 use cframe_protocol::{
     session::{CloseCode, Command, Event, SessionError},
     v1::GoodbyeReason,
 };
 use tracing::{error, info, warn};
 
-use super::EdgeProcess;
+use super::{EdgeProcess, uplink::is_about_time};
 use crate::host::driver::MeshChange;
 
 impl EdgeProcess {
@@ -55,7 +56,10 @@ impl EdgeProcess {
         {
             self.leave_mesh(reason).await;
         }
-        if matches!(error, SessionError::CertificateRefused(_)) {
+        // A wrong clock ends, and joining again does not help against it.
+        let is_refused = matches!(error, SessionError::CertificateRefused(_));
+        let is_expired = self.identity.certificate().not_after < unix_now();
+        if is_refused && (is_expired || !is_about_time(error)) {
             self.record_refusal(&error.to_string());
         }
         // `join` may have run in the meantime.

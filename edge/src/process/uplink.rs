@@ -37,6 +37,8 @@ pub(super) struct Uplink {
     /// Since when there is a session, or none.
     since: Instant,
     error: Option<String>,
+    /// Whether the last controller refused this edge's certificate for its times.
+    pub(super) refused_for_time: bool,
     /// When the absence of controllers was last logged.
     warned: Option<Instant>,
 }
@@ -56,6 +58,7 @@ impl Uplink {
             controller: None,
             since: Instant::now(),
             error: None,
+            refused_for_time: false,
             warned: None,
         };
         (uplink, receiver)
@@ -91,6 +94,7 @@ impl Uplink {
         self.controller = Some(controller);
         self.since = Instant::now();
         self.error = None;
+        self.refused_for_time = false;
         self.warned = None;
     }
 
@@ -110,6 +114,7 @@ impl Uplink {
             warn!(%error, "no session with a controller; retrying");
         }
         self.error = Some(error.to_string());
+        self.refused_for_time = is_about_time(error);
         was_connected
     }
 
@@ -145,6 +150,11 @@ impl Uplink {
             let _ = timeout(GOODBYE_TIMEOUT, task).await;
         }
     }
+}
+
+/// Whether a controller considers this edge's certificate expired or not valid yet.
+pub(super) fn is_about_time(error: &SessionError) -> bool {
+    matches!(error, SessionError::CertificateRefused(alert) if alert.is_about_time())
 }
 
 /// Each controller once, in a fixed order.

@@ -2,6 +2,7 @@
 //! faults the programs say what is wrong, and nothing leaves in the clear.
 
 mod addresses;
+mod clock;
 mod firewall;
 mod forwarding;
 mod identity;

@@ -6,8 +6,8 @@ use cframe_pki::identity::PeerIdentity;
 use tokio::time::timeout;
 
 use super::{
-    Client, CloseCode, Connected, FrameReader, FrameWriter, ReadError, Unreachable, WriteError,
-    certificate_refused,
+    CertificateAlert, Client, CloseCode, Connected, FrameReader, FrameWriter, ReadError,
+    Unreachable, WriteError,
 };
 use crate::{
     frame::MAX_FRAME,
@@ -147,7 +147,7 @@ impl From<WriteError> for CallFailure {
 }
 
 fn lost(error: quinn::ConnectionError) -> CallFailure {
-    match certificate_refused(&error) {
+    match CertificateAlert::of(&error) {
         Some(reason) => {
             let message = format!("the controller refuses this certificate: {reason}");
             CallError::new(ErrorCode::NotAllowed, message).into()

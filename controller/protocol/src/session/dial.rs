@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{CloseCode, transport};
+use super::{CertificateAlert, CloseCode, transport};
 use crate::v1::Endpoint;
 
 /// Between the starts of two attempts, unless the earlier one fails sooner.
@@ -76,10 +76,22 @@ pub enum DialError {
     Panicked,
 }
 
-/// rustls prints this reason of our own verifier in its debug form.
+/// rustls prints the reasons of our own verifier in its debug form, or with times that nobody can read.
 fn handshake_text(error: &quinn::ConnectionError) -> String {
+    if let Some(alert) = CertificateAlert::of(error) {
+        return format!("it refuses this certificate: {alert}");
+    }
     let text = error.to_string();
-    if text.contains("PinMismatch") { Refusal::PinMismatch.to_string() } else { text }
+    match text {
+        _ if text.contains("PinMismatch") => Refusal::PinMismatch.to_string(),
+        _ if text.contains("NotValidYet") || text.contains("not valid yet") => {
+            "its certificate is not valid yet by this host's clock".to_owned()
+        }
+        _ if text.contains("certificate expired") => {
+            "its certificate has expired by this host's clock".to_owned()
+        }
+        _ => text,
+    }
 }
 
 impl DialError {

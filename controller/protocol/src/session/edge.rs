@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Client, CloseCode, Connected, ReadError, Unreachable, backoff::Backoff, certificate_refused,
+    CertificateAlert, Client, CloseCode, Connected, ReadError, Unreachable, backoff::Backoff,
 };
 use crate::{
     desired::{Assembler, Refused},
@@ -86,7 +86,7 @@ pub enum SessionError {
     #[error("the controller has closed the session: {0}")]
     Closed(CloseCode),
     #[error("the controller refuses the certificate: {0}")]
-    CertificateRefused(String),
+    CertificateRefused(CertificateAlert),
     #[error("the controller is not trusted any more: {0}")]
     Untrusted(Refusal),
     #[error("the connection to the controller is lost: {0}")]
@@ -322,7 +322,7 @@ fn lost_connection(error: quinn::ConnectionError) -> SessionError {
     if let Some(code) = CloseCode::of(&error) {
         return SessionError::Closed(code);
     }
-    match certificate_refused(&error) {
+    match CertificateAlert::of(&error) {
         Some(reason) => SessionError::CertificateRefused(reason),
         None => SessionError::Lost(error),
     }

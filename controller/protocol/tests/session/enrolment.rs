@@ -89,7 +89,7 @@ async fn nothing_is_sent_to_a_server_with_another_root() {
     };
     let (result, error) = tokio::join!(enroll(&token, vec![1], None, LIMIT), waiting);
     assert!(matches!(result, Err(EnrollFailure::Unreachable(_))), "{result:?}");
-    let alert = cframe_protocol::session::certificate_refused(&error);
+    let alert = cframe_protocol::session::CertificateAlert::of(&error);
     assert!(alert.is_some(), "{error}");
 }
 
