@@ -17,7 +17,7 @@ use crate::tool;
 /// whole internet. They are /26 prefixes of 64.0.0.0/7 and later, in the main table.
 pub fn add_routes(host: &Host, count: u32) -> Result<()> {
     ensure!(count <= 500_000, "{count} routes: 500,000 at most");
-    host.ip("link add flood0 type dummy\nlink set flood0 up")?;
+    host.ip("link add flood0 type bridge\nlink set flood0 up")?;
     let mut lines = String::new();
     for number in 0..count {
         let [a, b, c, d] = (0x4000_0000 + (number << 6)).to_be_bytes();

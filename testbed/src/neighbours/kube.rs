@@ -61,7 +61,7 @@ pub fn calico(host: &Host, iptables: Iptables) -> Result<()> {
 }
 
 const CALICO: &str = r"
-ip link add wireguard.cali type dummy
+ip link add wireguard.cali type bridge
 ip link set wireguard.cali up
 ip route add 192.168.199.0/24 dev wireguard.cali table 1
 ip rule add pref 99 not fwmark 0x100000/0x100000 lookup 1
@@ -86,7 +86,7 @@ pub fn cilium(host: &Host) -> Result<()> {
 }
 
 const CILIUM: &str = r"
-ip link add cilium_host type dummy
+ip link add cilium_host type bridge
 ip link set cilium_host up
 ip route add local 0.0.0.0/0 dev lo table 2004
 ip route add 10.244.0.0/24 dev cilium_host table 2005

@@ -8,6 +8,6 @@ mod forwarding;
 mod identity;
 mod links;
 mod routing;
-#[allow(dead_code, reason = "until the tests use it")]
+#[allow(dead_code, reason = "others use it soon")]
 mod support;
 mod truth;
