@@ -92,9 +92,11 @@ fn rules_of_kubernetes_let_foreign_packets_pass_and_a_reboot_removes_all_of_them
     }
     neighbours::calico(host, Iptables::Nft).unwrap();
     neighbours::cilium(host).unwrap();
-    neighbours::second_default_route(host, "172.30.0.0/16").unwrap();
     host.ip("tuntap add dev cframe9 mode tun\nlink set cframe9 up").unwrap();
     assert!(passes(&site, &far));
+    // For the packets of the site there is only the uplink now.
+    neighbours::second_default_route(host, "172.30.0.0/16").unwrap();
+    assert!(!passes(&site, &far));
     neighbours::reboot(host, true).unwrap();
     assert_eq!(state(), before);
     assert!(passes(&site, &far));

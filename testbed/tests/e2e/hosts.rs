@@ -10,4 +10,5 @@ mod links;
 mod routing;
 #[allow(dead_code, reason = "others use it soon")]
 mod support;
+mod start;
 mod truth;

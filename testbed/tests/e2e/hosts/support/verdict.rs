@@ -106,9 +106,9 @@ impl Verdict {
         let (start, mut code) = (Instant::now(), None);
         let waited = wait_for(within, || {
             let Some(sample) = self.shared.samples().last().cloned() else { return false };
-            let broken = !self.all_pass();
             code = sample.code.filter(|_| sample.at > start);
-            code.is_some_and(|code| (code == UNHEALTHY) == broken)
+            let Some(unhealthy) = code.map(|code| code == UNHEALTHY) else { return false };
+            unhealthy == !self.all_pass() || unhealthy && sample.unseen
         });
         assert!(
             waited.is_ok(),

@@ -4,35 +4,35 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use super::Bed;
-use super::faults::{FAULTS, Fault};
+use super::faults::{FAULTS, Fault, Seen};
+use super::{Bed, side_by_side};
 use crate::hosts::support::SHOWN;
-use crate::lab::{figure, shared};
+use crate::lab::figure;
 
 const SEED: u64 = 11;
 const COMBINATIONS: usize = 25;
 
 #[test]
 fn in_combinations_of_two_faults_the_status_is_true() {
-    let mut bed = Bed::start("combinations", shared());
-    for (number, [first, second]) in combinations().into_iter().enumerate() {
-        let name = format!("{} + {}", first.name, second.name);
-        bed.verdict.set_unseen([first, second].iter().any(|fault| fault.is_only_reported()));
-        first.apply(&mut bed);
-        second.apply(&mut bed);
-        let code = bed.verdict.wait_true(&name, SHOWN);
-        // One ends: the other must still be reported.
-        first.undo(&mut bed);
-        let then = bed.verdict.wait_true(&name, SHOWN);
-        second.undo(&mut bed);
-        let took = bed.verdict.wait_well(&name, SHOWN);
-        figure(
-            &format!("combination {number}, {name}"),
-            format_args!("exit {code}, then {then}, well after {took:.1?} (bound {SHOWN:?})"),
-        );
-        bed.clear.check(&name);
+    side_by_side("combinations", &combinations(), try_both);
+}
+
+fn try_both(bed: &mut Bed, [first, second]: &[&Fault; 2]) {
+    let name = format!("{} + {}", first.name, second.name);
+    let both = [first, second];
+    bed.verdict.set_unseen(both.iter().any(|fault| fault.seen == Seen::OnlyReported));
+    first.apply(bed);
+    second.apply(bed);
+    if both.iter().any(|fault| fault.seen == Seen::Lost) {
+        assert!(bed.verdict.wait_broken(SHOWN), "{name}: all packets pass");
     }
-    bed.verdict.check("in combinations of two");
+    let code = bed.verdict.wait_true(&name, SHOWN);
+    first.undo(bed);
+    second.undo(bed);
+    let took = bed.verdict.wait_well(&name, SHOWN);
+    bed.verdict.set_unseen(false);
+    figure(&name, format_args!("exit {code}, well again after {took:.1?} (bound {SHOWN:?})"));
+    bed.clear.check(&name);
 }
 
 /// Pairs of different faults.

@@ -1,7 +1,6 @@
 //! The faults of which each is made alone.
 
-use super::Bed;
-use crate::lab::shared;
+use super::{Bed, side_by_side};
 
 /// A fault with its end.
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +13,8 @@ pub(super) struct Fault {
     pub(super) edge: &'static str,
     /// Whether the cause is on the gateway, so that its `doctor` must find it.
     pub(super) at_gateway: bool,
-    /// Whether the problem has a fix, which is pasted.
-    pub(super) pasted: bool,
+    /// Whether its fix must be a command. A fix that is a command is pasted in any case.
+    pub(super) has_command: bool,
     make: Make,
 }
 
@@ -51,7 +50,7 @@ impl Fault {
             seen: Seen::Lost,
             edge: "aws-hk",
             at_gateway: true,
-            pasted: true,
+            has_command: true,
             make: Make::Script(apply, undo),
         }
     }
@@ -69,21 +68,17 @@ impl Fault {
             seen: Seen::Lost,
             edge: "aws-hk",
             at_gateway: false,
-            pasted: false,
+            has_command: false,
             make,
         }
     }
 
     const fn recovers(name: &'static str, apply: &'static str) -> Self {
-        Self { seen: Seen::Recovers, pasted: false, ..Self::script(name, &[], apply, "true") }
+        Self { seen: Seen::Recovers, has_command: false, ..Self::script(name, &[], apply, "true") }
     }
 
-    pub(super) fn is_only_reported(&self) -> bool {
-        self.seen == Seen::OnlyReported
-    }
-
-    const fn without_fix(self) -> Self {
-        Self { pasted: false, ..self }
+    const fn without_command(self) -> Self {
+        Self { has_command: false, ..self }
     }
 
     pub(super) fn unhealthy(&self) -> bool {
@@ -99,7 +94,8 @@ impl Fault {
 
     pub(super) fn undo(&self, bed: &mut Bed) {
         match self.make {
-            Make::Script(_, undo) => bed.run(undo),
+            // In a combination, some of it may be gone.
+            Make::Script(_, undo) => bed.run(&format!("set +e\n{undo}\ntrue")),
             Make::Code(_, undo) => undo(bed),
         }
     }
@@ -130,12 +126,12 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault::script(
         "A1 UDP dropped at the gateway",
         &["port-blocked", "link-down"],
-        "nft add table inet f\n\
-         nft add chain inet f in '{ type filter hook input priority 0; }'\n\
-         nft add rule inet f in udp dport 58423 drop",
-        "nft delete table inet f",
+        "nft add table inet f1\n\
+         nft add chain inet f1 in '{ type filter hook input priority 0; }'\n\
+         nft add rule inet f1 in udp dport 58423 drop",
+        "nft delete table inet f1",
     )
-    .without_fix(),
+    .without_command(),
     Fault::code(
         "A6 an edge has not joined",
         &["not-joined"],
@@ -178,21 +174,21 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault::script(
         "B2 a drop in another table, toward the tunnel only",
         BLOCKED,
-        "nft add table inet f\n\
-         nft add chain inet f fwd '{ type filter hook forward priority 20; }'\n\
-         nft add rule inet f fwd oifname cframe0 drop",
-        "nft delete table inet f",
+        "nft add table inet f2\n\
+         nft add chain inet f2 fwd '{ type filter hook forward priority 20; }'\n\
+         nft add rule inet f2 fwd oifname cframe0 drop",
+        "nft delete table inet f2",
     )
-    .without_fix(),
+    .without_command(),
     Fault::script(
         "B2 a drop before routing, from the tunnel only",
         BLOCKED,
-        "nft add table ip f\n\
-         nft add chain ip f pre '{ type filter hook prerouting priority -310; }'\n\
-         nft add rule ip f pre iifname cframe0 drop",
-        "nft delete table ip f",
+        "nft add table ip f3\n\
+         nft add chain ip f3 pre '{ type filter hook prerouting priority -310; }'\n\
+         nft add rule ip f3 pre iifname cframe0 drop",
+        "nft delete table ip f3",
     )
-    .without_fix(),
+    .without_command(),
     Fault::script(
         "B2 IPv6 only",
         BLOCKED,
@@ -211,7 +207,7 @@ pub(super) const FAULTS: &[Fault] = &[
             bed.run("nft delete table inet firewalld");
         },
     )
-    .without_fix(),
+    .without_command(),
     Fault::script(
         "B3 the site is masqueraded",
         &["masqueraded"],
@@ -231,7 +227,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "ip link add br-f type bridge\nip addr add 172.18.0.1/16 dev br-f\nip link set br-f up",
         "ip link del br-f 2>/dev/null || true",
     )
-    .without_fix(),
+    .without_command(),
     Fault::recovers(
         "B9 forwarding of the LAN's device",
         "sysctl -qw net.ipv4.conf.eth1.forwarding=0",
@@ -251,7 +247,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "iptables -t raw -A PREROUTING -d 172.30.0.10 ! -i eth1 -j DROP",
         "iptables -t raw -F PREROUTING",
     )
-    .without_fix(),
+    .without_command(),
     Fault::script(
         "B15 a drop in a chain of docker under policy ACCEPT",
         BLOCKED,
@@ -264,7 +260,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "ip route del default",
         "ip route add default via 203.0.113.1 dev eth0",
     )
-    .without_fix(),
+    .without_command(),
 ];
 
 impl Fault {
@@ -278,13 +274,11 @@ impl Fault {
     }
 }
 
+/// Half of the faults each, in labs side by side.
 #[test]
 fn each_fault_is_named_within_ten_seconds_and_its_end_too() {
-    let mut bed = Bed::start("faults", shared());
     // For trying out: the faults whose name contains this.
     let only = std::env::var("CFRAME_TEST_FAULT").unwrap_or_default();
-    for fault in FAULTS.iter().filter(|fault| fault.name.contains(&only)) {
-        bed.try_fault(fault);
-    }
-    bed.verdict.check("in each fault");
+    let faults: Vec<&Fault> = FAULTS.iter().filter(|fault| fault.name.contains(&only)).collect();
+    side_by_side("faults", &faults, |bed, fault| bed.try_fault(fault));
 }

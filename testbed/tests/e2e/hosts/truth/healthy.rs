@@ -7,11 +7,11 @@ use cframe_testbed::privilege;
 
 use super::{Bed, WATCHED};
 use crate::hosts::support::{SHOWN, doctor};
-use crate::lab::{MS, figure, shared};
+use crate::lab::{MS, figure};
 
 #[test]
 fn docker_firewalld_and_kubernetes_that_let_packets_pass_are_no_problem() {
-    let bed = Bed::start("healthy", shared());
+    let bed = Bed::start("healthy");
     // Each gateway has another neighbour.
     neighbours::firewalld(bed.sz.host(), &["cframe0"]).unwrap();
     for iptables in [Iptables::Nft, Iptables::Legacy] {
@@ -60,18 +60,13 @@ fn a_docker_engine_whose_policy_drops_forwarded_packets_is_named_and_its_fix_wor
         println!("docker needs root: not tried");
         return;
     }
-    let bed = Bed::start("docker-drop", shared());
+    let bed = Bed::start("docker-drop");
     let docker = Docker::start(bed.hk.host()).unwrap();
     bed.run("iptables -P FORWARD DROP");
     assert!(bed.verdict.wait_broken(SHOWN));
-    let problem = super::super::support::wait_problem(
-        &bed.lab.deployment,
-        "forward-blocked",
-        "prod/aws-hk",
-        SHOWN,
-    );
+    let problem = wait_problem(&bed.lab.deployment, "forward-blocked", "prod/aws-hk", SHOWN);
     figure("docker: fix", &problem["fix"]);
-    super::super::support::paste_fix_at(&bed.hk, &problem);
+    paste_fix_at(&bed.hk, &problem);
     bed.verdict.wait_well("docker after its fix", SHOWN);
     // What docker makes again when a container starts does not undo it.
     docker.network("site", "172.20.0.0/16").unwrap();
