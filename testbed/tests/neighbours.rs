@@ -18,11 +18,12 @@ fn router(lab: &mut Lab) -> (Site, Host) {
     let site = site.build().unwrap();
     let far = lab.add_network(&site, "10.44.0.0/16").unwrap();
     site.edge().sysctl("ipv4.ip_forward", "1").unwrap();
+    site.edge().sysctl("ipv6.conf.all.forwarding", "1").unwrap();
     (site, far)
 }
 
 fn passes(site: &Site, far: &Host) -> bool {
-    let ping = site.workload().ping(far.address()).count(2).linger(Duration::from_millis(200));
+    let ping = site.workload().ping(far.address()).count(3);
     ping.run_to_end().unwrap().received > 0
 }
 
@@ -69,7 +70,7 @@ fn firewalld_forwards_only_between_devices_that_it_trusts() {
     let (site, far) = router(&mut lab);
     assert!(passes(&site, &far));
     neighbours::firewalld(site.edge(), &[]).unwrap();
-    let back = far.ping(site.workload().address()).count(2).linger(Duration::from_millis(200));
+    let back = far.ping(site.workload().address()).count(3);
     assert_eq!(back.run_to_end().unwrap().received, 0);
     run_script(site.edge(), "nft delete table inet firewalld").unwrap();
     neighbours::firewalld(site.edge(), &["eth2"]).unwrap();

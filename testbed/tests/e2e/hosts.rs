@@ -8,7 +8,7 @@ mod forwarding;
 mod identity;
 mod links;
 mod routing;
+mod start;
 #[allow(dead_code, reason = "others use it soon")]
 mod support;
-mod start;
 mod truth;

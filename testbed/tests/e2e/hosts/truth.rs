@@ -14,7 +14,7 @@ use cframe_testbed::deployment::Edge;
 use cframe_testbed::{Lab, ThreeSites, neighbours, privilege};
 use serde_json::Value;
 
-use super::support::{Clear, FIXED, MeshStatus, SHOWN, UNHEALTHY, Verdict, doctor, paste_fix_at};
+use super::support::{Clear, FIXED, MeshStatus, SHOWN, UNHEALTHY, Verdict, doctor};
 use crate::lab::{HK, IDC, SECOND, SZ, TestLab, figure, shared, wait_for};
 use faults::{Fault, Seen};
 

@@ -6,7 +6,7 @@ use cframe_testbed::neighbours::{self, Docker, Iptables};
 use cframe_testbed::privilege;
 
 use super::{Bed, WATCHED};
-use crate::hosts::support::{SHOWN, doctor};
+use crate::hosts::support::{SHOWN, doctor, paste_fix_at, wait_problem};
 use crate::lab::{MS, figure};
 
 #[test]
