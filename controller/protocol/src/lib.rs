@@ -4,6 +4,7 @@
 //! - [`v1`]: the messages of `cframe-control/1` and `cframe-enroll/1`.
 //! - [`desired`]: an edge's desired state: deltas, cutting them into updates, assembling updates. Pure.
 //! - [`problem`]: the catalogue of problems that edges and controllers report.
+//! - [`reserved`]: addresses of clouds' own services, which are never routed into a mesh.
 //! - `session` (a feature, on by default): frames over QUIC streams, an edge's session, admin calls,
 //!   enrolment, and the QUIC settings of both ends.
 
@@ -12,6 +13,7 @@
 pub mod desired;
 pub mod frame;
 pub mod problem;
+pub mod reserved;
 #[cfg(feature = "session")]
 pub mod session;
 pub mod v1;
