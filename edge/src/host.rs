@@ -5,8 +5,11 @@
 
 pub mod driver;
 pub mod netlink;
+pub mod networks;
+pub mod owner;
 pub mod reconcile;
 pub mod routes;
+pub mod rules;
 pub mod snat;
 pub mod socket;
 pub mod sysctl;

@@ -39,7 +39,10 @@ impl EdgeProcess {
 
     async fn facts(&self) -> Facts {
         let mesh = self.driver.status().await;
-        Facts { own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)) }
+        Facts {
+            own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
+            routing: self.routes.facts().await,
+        }
     }
 
     /// What the controllers' certificates say of this clock, unless one of them was accepted since.
