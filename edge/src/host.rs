@@ -6,10 +6,11 @@
 pub mod conntrack;
 pub mod driver;
 pub mod netlink;
-pub mod ownership;
+pub mod networks;
+pub mod owner;
 pub mod reconcile;
-pub(crate) mod router_advertisements;
 pub mod routes;
+pub mod rules;
 pub mod snat;
 pub mod socket;
 pub mod sysctl;

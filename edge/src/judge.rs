@@ -5,8 +5,9 @@
 
 pub mod links;
 pub mod own;
+mod routing;
 
-use crate::problem::Check;
+use crate::{host::routes::RoutingFacts, problem::Check};
 use links::LinkFacts;
 use own::OwnFacts;
 
@@ -15,11 +16,13 @@ use own::OwnFacts;
 pub struct Facts {
     pub own: OwnFacts,
     pub links: LinkFacts,
+    pub routing: Option<RoutingFacts>,
 }
 
 /// All checks, in the order in which one would fix them.
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = own::checks(&facts.own);
     checks.extend(links::checks(&facts.links));
+    checks.extend(facts.routing.iter().flat_map(routing::checks));
     checks
 }

@@ -5,7 +5,7 @@ mod stored;
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use cframe_pki::{
     tls::{self, LiveCredentials},
     verifier::{PeerVerifier, Policy},
@@ -28,14 +28,11 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
-        netlink::Kernel,
-        ownership::{Owner, owner, refusal},
+        owner::check_owner,
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
-        tun::Tun,
     },
-    instance::Instance,
     local::{Call, Server},
     metrics, state,
 };
@@ -59,11 +56,12 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
-    let (device, tun) = open_device(&config.instance, mtu).await?;
+    check_owner(&config.instance).await?;
+    let (device, tun) = Device::open(config.instance.name(), mtu)?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
-    let socket = Socket::bind(listen, config.instance.mark())?;
+    let socket = Socket::bind(listen, config.mark.value)?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
-    let links = Links::new(socket.port().unwrap_or(listen), config.instance.mark(), last_seen);
+    let links = Links::new(socket.port().unwrap_or(listen), config.mark.value, last_seen);
     let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
@@ -75,6 +73,7 @@ pub(super) async fn boot(
     let forwarding = config.forwarding == Forwarding::Set;
     let setup = Setup {
         instance: config.instance.clone(),
+        mark: config.mark,
         forwarding,
         data: config.paths.data.clone(),
         cancel: cancel.clone(),
@@ -89,7 +88,7 @@ pub(super) async fn boot(
     let client = Client {
         addresses: merge_controllers(&config.controllers, &stored.controllers()),
         tls: Arc::new(tls::control_client(&credentials, verifier)),
-        mark: Some(config.instance.mark()),
+        mark: Some(config.mark.value),
     };
     let (uplink, commands) = Uplink::new(client, config.controllers);
 
@@ -125,14 +124,6 @@ pub(super) async fn boot(
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
     let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))
-}
-
-/// Makes the device, or takes over the one that an earlier process has left.
-async fn open_device(instance: &Instance, mtu: u16) -> Result<(Device, Tun)> {
-    if let Owner::Other(device) = owner(&Kernel::open()?, instance).await? {
-        bail!("{}", refusal(&device));
-    }
-    Ok(Device::open(instance.name(), mtu)?)
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.
