@@ -14,6 +14,7 @@ pub mod config;
 pub mod doctor;
 pub mod host;
 pub mod instance;
+pub mod judge;
 pub mod local;
 pub mod notify;
 pub mod problem;

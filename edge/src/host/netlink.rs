@@ -29,7 +29,10 @@ use rtnetlink::{
 use rustix::io::Errno;
 use tokio::task::AbortHandle;
 
-use super::reconcile::{Route, RouteKey};
+use super::{
+    reconcile::{Route, RouteKey},
+    tun::DEVICE_GROUP,
+};
 use batch::{Batches, Kind};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, watch};
@@ -194,10 +197,14 @@ impl Kernel {
         Ok(messages.iter().map(to_device).collect())
     }
 
-    /// Sets queue length and MTU (in bytes) of a device and brings it up.
+    /// Sets queue length, MTU (in bytes) and group of a device and brings it up.
     pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
-        let message =
-            LinkUnspec::new_with_index(index).txqueuelen(queue).mtu(u32::from(mtu)).up().build();
+        let message = LinkUnspec::new_with_index(index)
+            .txqueuelen(queue)
+            .mtu(u32::from(mtu))
+            .link_group(DEVICE_GROUP)
+            .up()
+            .build();
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("device {index}: MTU {mtu}, queue {queue}"))
     }

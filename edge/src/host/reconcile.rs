@@ -213,7 +213,7 @@ impl Intent {
 
 /// Whether one of `nets` contains `net`. It costs one lookup per prefix length, however many `nets` there
 /// are.
-fn covers_any(nets: &BTreeSet<IpNet>, net: &IpNet) -> bool {
+pub(super) fn covers_any(nets: &BTreeSet<IpNet>, net: &IpNet) -> bool {
     std::iter::successors(Some(*net), IpNet::supernet).any(|wider| nets.contains(&wider.trunc()))
 }
 

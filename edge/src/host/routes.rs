@@ -6,10 +6,10 @@ mod keeper;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::netlink::NetlinkError;
+use super::{netlink::NetlinkError, reconcile::Local};
 use crate::{instance::Instance, status::RouteStatus};
 
 /// Requests and events that wait.
@@ -40,6 +40,13 @@ pub enum Edit {
     Gone(IpNet),
 }
 
+/// The host's networks, and its addresses with the numbers of their devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    pub local: Local,
+    pub addresses: BTreeSet<(u32, IpAddr)>,
+}
+
 enum Request {
     Edit(Vec<Edit>, oneshot::Sender<()>),
     Device(Option<u32>, u16, oneshot::Sender<()>),
@@ -55,6 +62,8 @@ pub struct Setup {
     pub instance: Instance,
     /// Switch forwarding on as prefixes need it.
     pub forwarding: bool,
+    /// Gets the host's networks, for the firewall.
+    pub networks: watch::Sender<Networks>,
     pub cancel: CancellationToken,
 }
 

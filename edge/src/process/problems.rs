@@ -11,7 +11,6 @@ impl EdgeProcess {
         let renewal_error = self.identity.renewal.error.as_ref();
         let mut problems = Vec::new();
         problems.extend(route_error.map(|error| format!("the kernel refuses routes: {error}")));
-        problems.extend(self.snat.error.clone());
         problems
             .extend(renewal_error.map(|error| format!("the certificate was not renewed: {error}")));
         problems.extend(expiry(&self.identity.certificate(), unix_now()));

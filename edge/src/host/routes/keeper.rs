@@ -8,13 +8,13 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch as value},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tracing::{debug, error, info, warn};
 
-use super::{Edit, HostEvent, Request, Setup};
+use super::{Edit, HostEvent, Networks, Request, Setup};
 use crate::{
     host::{
         netlink::{Affected, Found, Kernel, NetlinkError, Notifications, watch},
@@ -55,6 +55,7 @@ pub(super) struct Keeper {
     remotes: BTreeSet<IpAddr>,
     underlay: BTreeSet<(u32, Option<IpAddr>)>,
     forwarding: bool,
+    networks: value::Sender<Networks>,
     error: Option<String>,
     /// Whether the prefixes are known. Until then the table stays as an earlier process has left it: an
     /// empty table would let packets leave unencrypted.
@@ -81,6 +82,7 @@ impl Keeper {
             remotes: BTreeSet::new(),
             underlay: BTreeSet::new(),
             forwarding: setup.forwarding,
+            networks: setup.networks,
             error: None,
             armed: false,
             events,
@@ -301,6 +303,7 @@ impl Keeper {
     async fn refresh_local(&mut self) -> Result<bool, NetlinkError> {
         let addresses = self.kernel.addresses().await?;
         let connected = self.kernel.connected(self.device).await?;
+        let by_device = addresses.iter().map(|address| (address.device, address.ip)).collect();
         let addresses = addresses
             .into_iter()
             .filter(|address| Some(address.device) != self.device)
@@ -308,7 +311,14 @@ impl Keeper {
             .collect();
         let subnets = connected.iter().filter(|(_, own)| *own).map(|(net, _)| *net).collect();
         let connected = connected.into_iter().map(|(net, _)| net).collect();
-        Ok(self.intent.set_local(Local { connected, subnets, addresses }))
+        let local = Local { connected, subnets, addresses };
+        let networks = Networks { local: local.clone(), addresses: by_device };
+        self.networks.send_if_modified(|known| {
+            let changed = *known != networks;
+            *known = networks;
+            changed
+        });
+        Ok(self.intent.set_local(local))
     }
 
     async fn check_underlay(&mut self) {
