@@ -1,4 +1,4 @@
-//! `run` and `down`.
+//! `run`, `guard` and `down`.
 
 use std::path::PathBuf;
 
@@ -17,9 +17,9 @@ use super::{exit::Coded, log, runtime};
 use crate::{
     config::{CommonFlags, Config, Options},
     host::{
+        firewall,
         netlink::Kernel,
         owner::{self, OwnerError},
-        snat,
         sysctl::Saved,
         tun::{Tun, TunError},
     },
@@ -104,6 +104,24 @@ impl SignalHandler {
     }
 }
 
+/// Installs the firewall table from the state on disk, without an identity or a network.
+pub(super) fn guard(common: &CommonFlags) -> Result<()> {
+    let config = Config::load(common, &Options::default())?;
+    let instance = &config.instance;
+    // A device of this name that is no TUN is somebody else's, and packets may not leave by it.
+    let device = std::path::Path::new("/sys/class/net").join(instance.name());
+    if device.exists() && !device.join("tun_flags").exists() {
+        let text =
+            format!("{instance} is a device of this host: name another instance (--instance)");
+        return Err(Coded::error(Exit::Conflict, text));
+    }
+    let prefixes = runtime()?.block_on(process::guard(&config))?;
+    println!(
+        "{prefixes} prefixes of the saved state are guarded: nothing leaves for them in the clear"
+    );
+    Ok(())
+}
+
 pub(super) fn down(common: &CommonFlags) -> Result<()> {
     let (instance, paths, _) = common.resolve()?;
     runtime()?.block_on(async {
@@ -157,8 +175,8 @@ async fn remove(instance: &Instance, data: PathBuf) -> Result<()> {
     if let Some(index) = device {
         kernel.delete_device(index).await.with_context(|| format!("device {instance}"))?;
     }
-    snat::disable(instance).await?;
     let restored = Saved::new(data).restore();
+    firewall::remove(instance).await?;
     println!(
         "removed: {rules} rules, {} routes, {} device",
         found.len(),

@@ -34,7 +34,7 @@ use tokio::task::AbortHandle;
 
 use super::{
     reconcile::{Route, RouteKey},
-    tun::ALIAS,
+    tun::{ALIAS, DEVICE_GROUP},
 };
 use batch::{Batches, Kind};
 pub use culprit::Culprit;
@@ -213,12 +213,13 @@ impl Kernel {
         Ok(messages.iter().map(to_device).collect())
     }
 
-    /// Sets queue length and MTU (in bytes) of a device, marks it as this program's, and brings it up.
+    /// Sets queue length, MTU (in bytes) and group of a device, marks it as this program's, and brings it up.
     pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index)
             .txqueuelen(queue)
             .mtu(u32::from(mtu))
             .alias(ALIAS)
+            .link_group(DEVICE_GROUP)
             .up()
             .build();
         let result = self.handle.link().set(message).execute().await;

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::reconcile::{Local, Rank, covers_any, covers_strictly, inside, last_net};
+use super::reconcile::{HostNetworks, Local, Rank, covers_any, covers_strictly, inside, last_net};
 
 /// Gateway routes are not listed by device, because one device can have all routes of the internet.
 type Key = (IpNet, u32);
@@ -211,6 +211,15 @@ impl Networks {
         }
         local.addresses = self.sources_by_rank();
         local
+    }
+
+    /// What other parts of the program need to know.
+    pub fn published(&self, foreign: &BTreeSet<IpNet>) -> HostNetworks {
+        let usable = self.addresses.iter().filter(|(_, (_, rank))| rank.is_some());
+        HostNetworks {
+            local: self.local(foreign),
+            addresses: usable.map(|(key, _)| *key).collect(),
+        }
     }
 
     /// The device of a network, for messages.

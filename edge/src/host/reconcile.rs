@@ -71,6 +71,13 @@ pub struct Local {
     pub addresses: Vec<(IpAddr, Rank)>,
 }
 
+/// The host's networks, and its addresses with the numbers of their devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostNetworks {
+    pub local: Local,
+    pub addresses: BTreeSet<(u32, IpAddr)>,
+}
+
 /// How good an address is as a source: the lowest is best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {

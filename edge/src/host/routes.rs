@@ -11,10 +11,10 @@ mod underlay;
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::netlink::NetlinkError;
+use super::{netlink::NetlinkError, reconcile::HostNetworks};
 use crate::{
     instance::{Instance, Mark},
     status::RouteStatus,
@@ -71,6 +71,8 @@ pub struct Setup {
     pub forwarding: bool,
     /// The data directory, where settings are saved that `down` puts back.
     pub data: PathBuf,
+    /// Gets the host's networks, for the firewall.
+    pub networks: watch::Sender<HostNetworks>,
     pub cancel: CancellationToken,
 }
 

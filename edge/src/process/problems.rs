@@ -52,6 +52,7 @@ impl EdgeProcess {
             own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
             links,
             routing: self.routes.facts().await,
+            firewall: self.firewall.facts().await,
         }
     }
 

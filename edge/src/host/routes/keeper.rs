@@ -7,7 +7,7 @@ mod table;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch as value},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -23,7 +23,7 @@ use crate::{
     host::{
         netlink::{Affected, Kernel, NetlinkError, Notifications, Pending, watch},
         networks::{Change, Networks},
-        reconcile::{Intent, RouteKey},
+        reconcile::{HostNetworks, Intent, RouteKey},
     },
     instance::{Instance, Mark},
 };
@@ -60,6 +60,8 @@ pub(super) struct Keeper {
     /// Whether the prefixes are known. Until then the table stays as an earlier process has left it: an
     /// empty table would let packets leave unencrypted.
     armed: bool,
+    /// Gets the host's networks.
+    published: value::Sender<HostNetworks>,
     events: mpsc::Sender<HostEvent>,
 }
 
@@ -99,6 +101,7 @@ impl Keeper {
             schedule: Schedule { pending: None, pass: now, read_host: None, may_read_host: now },
             error: None,
             armed: false,
+            published: setup.networks,
             events,
         })
     }
@@ -136,7 +139,7 @@ impl Keeper {
     pub(super) async fn read_host(&mut self) -> Result<(), NetlinkError> {
         let dump = self.kernel.host().await?;
         self.networks.clear(self.intent.foreign(), dump);
-        self.intent.set_local(self.networks.local(self.intent.foreign()));
+        self.update_local();
         self.underlay.update(&self.kernel, self.mark).await?;
         Ok(())
     }
@@ -200,7 +203,7 @@ impl Keeper {
             }
         }
         // What local networks overlap has changed with the prefixes.
-        let local = self.intent.set_local(self.networks.local(self.intent.foreign()));
+        let local = self.update_local();
         if !self.armed {
             self.armed = true;
             self.reconcile().await;
@@ -275,9 +278,21 @@ impl Keeper {
         }
     }
 
+    /// Computes the local networks again; see [`Intent::set_local`].
+    fn update_local(&mut self) -> Option<BTreeSet<RouteKey>> {
+        let networks = self.networks.published(self.intent.foreign());
+        let affected = self.intent.set_local(networks.local.clone());
+        self.published.send_if_modified(|known| {
+            let changed = *known != networks;
+            *known = networks;
+            changed
+        });
+        affected
+    }
+
     /// Uses the host's networks as they are now.
     async fn use_networks(&mut self) {
-        match self.intent.set_local(self.networks.local(self.intent.foreign())) {
+        match self.update_local() {
             None => {
                 info!("another source address: all routes change");
                 self.reconcile().await;

@@ -30,7 +30,7 @@ impl Keeper {
             Some(index) => self.kernel.set_device(index, QUEUE_LEN, mtu).await,
             None => Ok(()),
         };
-        self.intent.set_local(self.networks.local(self.intent.foreign()));
+        self.update_local();
         self.reconcile().await;
         if self.armed {
             self.restart_ways().await;
