@@ -25,7 +25,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{netlink::Kernel, networks::Networks, reconcile::HostNetworks, routes::Edit};
-use crate::{config::OwnPrefixes, instance::Instance};
+use crate::{
+    config::OwnPrefixes,
+    instance::{Instance, Mark},
+};
 pub use facts::{FirewallFacts, Uncovered, Undone};
 pub use nft::NftError;
 pub use watch::Culprit;
@@ -41,6 +44,7 @@ pub struct Firewall {
 #[derive(Debug)]
 pub struct Setup {
     pub instance: Instance,
+    pub mark: Mark,
     pub snat: bool,
     pub own_prefixes: OwnPrefixes,
     /// The first eight bytes of probe packets.
@@ -152,5 +156,5 @@ async fn read_networks(instance: &Instance, foreign: &BTreeSet<IpNet>) -> HostNe
     let mut networks = Networks::default();
     networks.set_tun(tun);
     networks.clear(foreign, kernel.host().await.unwrap_or_default());
-    networks.published(foreign)
+    networks.published()
 }

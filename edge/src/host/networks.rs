@@ -195,31 +195,38 @@ impl Networks {
     /// The networks that take precedence over the mesh, and the addresses that can be sources. Only what
     /// overlaps a prefix of another site is in it.
     pub fn local(&self, foreign: &BTreeSet<IpNet>) -> Local {
-        let mut local = Local { routes: self.inner.clone(), ..Local::default() };
+        let overlaps =
+            |net: &IpNet| covers_any(foreign, net) || inside(foreign, *net).next().is_some();
+        let mut local = self.connected(overlaps);
+        local.routes = self.inner.clone();
+        local.addresses = self.sources_by_rank();
+        local
+    }
+
+    /// Networks without a gateway that are wanted, without those of the TUN and link-local ones.
+    fn connected(&self, wanted: impl Fn(&IpNet) -> bool) -> Local {
+        let mut local = Local::default();
         for key in self.direct.values().flatten() {
             let Some(route) = self.routes.get(key) else { continue };
             let net = route.net;
-            if Some(route.device) == self.tun || net.prefix_len() == 0 || is_link_local(net) {
-                continue;
-            }
-            if covers_any(foreign, &net) || inside(foreign, net).next().is_some() {
+            let counts =
+                Some(route.device) != self.tun && net.prefix_len() != 0 && !is_link_local(net);
+            if counts && wanted(&net) {
                 local.connected.insert(net);
                 if route.kind == RouteKind::Subnet {
                     local.subnets.insert(net);
                 }
             }
         }
-        local.addresses = self.sources_by_rank();
         local
     }
 
-    /// What other parts of the program need to know.
-    pub fn published(&self, foreign: &BTreeSet<IpNet>) -> HostNetworks {
+    /// What other parts of the program need to know: all networks of the host, also those that overlap no
+    /// prefix of another site.
+    pub fn published(&self) -> HostNetworks {
         let usable = self.addresses.iter().filter(|(_, (_, rank))| rank.is_some());
-        HostNetworks {
-            local: self.local(foreign),
-            addresses: usable.map(|(key, _)| *key).collect(),
-        }
+        let local = Local { routes: self.inner.clone(), ..self.connected(|_| true) };
+        HostNetworks { local, addresses: usable.map(|(key, _)| *key).collect() }
     }
 
     /// The device of a network, for messages.

@@ -55,6 +55,7 @@ fn setup(
 ) -> Setup {
     Setup {
         instance: config.instance.clone(),
+        mark: config.mark,
         snat: config.snat,
         own_prefixes: config.own_prefixes,
         probe,

@@ -75,7 +75,7 @@ enum Script {
 
 impl Keeper {
     pub(super) async fn new(setup: Setup) -> Self {
-        let Setup { instance, snat, own_prefixes, probe, known, networks, .. } = setup;
+        let Setup { instance, mark, snat, own_prefixes, probe, known, networks, .. } = setup;
         let table = format!("cframe-{instance}");
         let failed = |error: &std::io::Error| warn!(%error, "nf_tables cannot be watched");
         let mut watch = Watch::open(table.clone()).inspect_err(failed).ok();
@@ -83,7 +83,7 @@ impl Keeper {
         if let (Some(watch), Some(query)) = (&mut watch, &query) {
             watch.ignore(query.port);
         }
-        let mut ruleset = Ruleset { snat, own_prefixes, probe, ..Ruleset::new(instance) };
+        let mut ruleset = Ruleset { mark, snat, own_prefixes, probe, ..Ruleset::new(instance) };
         let foreign = known.iter().flatten().filter_map(|edit| match edit {
             Edit::Foreign(net) => Some(*net),
             Edit::Own(_) | Edit::Gone(_) => None,

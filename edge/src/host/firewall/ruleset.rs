@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::{
     config::OwnPrefixes,
     host::reconcile::{Intent, RouteKey, Target, covers_any, metric},
-    instance::Instance,
+    instance::{Instance, Mark},
 };
 pub(super) use script::{Changes, Installed, changes, name, removal, table, trace};
 
@@ -24,6 +24,8 @@ pub(super) use script::{Changes, Installed, changes, name, removal, table, trace
 #[derive(Clone, Debug)]
 pub struct Ruleset {
     pub instance: Instance,
+    /// Of the edge's own packets.
+    pub mark: Mark,
     /// Prefixes of the mesh and networks of the host.
     pub intent: Intent,
     /// The host's addresses with the numbers of their devices.
@@ -50,6 +52,7 @@ impl Ruleset {
     pub fn new(instance: Instance) -> Self {
         Self {
             instance,
+            mark: Mark::default(),
             intent: Intent::default(),
             addresses: BTreeSet::new(),
             own_prefixes: OwnPrefixes::Auto,

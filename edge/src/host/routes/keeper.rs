@@ -272,6 +272,8 @@ impl Keeper {
         }
         if local {
             self.use_networks().await;
+        } else {
+            self.publish_networks();
         }
         if underlay {
             self.check_underlay().await;
@@ -280,14 +282,17 @@ impl Keeper {
 
     /// Computes the local networks again; see [`Intent::set_local`].
     fn update_local(&mut self) -> Option<BTreeSet<RouteKey>> {
-        let networks = self.networks.published(self.intent.foreign());
-        let affected = self.intent.set_local(networks.local.clone());
+        self.publish_networks();
+        self.intent.set_local(self.networks.local(self.intent.foreign()))
+    }
+
+    fn publish_networks(&self) {
+        let networks = self.networks.published();
         self.published.send_if_modified(|known| {
             let changed = *known != networks;
             *known = networks;
             changed
         });
-        affected
     }
 
     /// Uses the host's networks as they are now.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{Destination, Ruleset};
 use crate::{
     host::{firewall::Dropped, tun::DEVICE_GROUP},
-    instance::{Instance, MARK, MARK_MASK},
+    instance::{Instance, Mark},
 };
 
 /// UDP ports of probe packets, as of traceroute.
@@ -30,7 +30,7 @@ pub(in crate::host::firewall) fn table(
     destinations: &Changes,
     dropped: Dropped,
 ) -> String {
-    let Ruleset { instance, snat, probe, .. } = ruleset;
+    let Ruleset { instance, mark, snat, probe, .. } = ruleset;
     let mut text = removal(instance);
     line(&mut text, format_args!("table {} {{", name(instance)));
     for (counter, packets) in [("leaks", dropped.foreign), ("uncovered", dropped.uncovered)] {
@@ -50,7 +50,7 @@ pub(in crate::host::firewall) fn table(
     }
     text.push_str("chain foreign {\ncounter name leaks drop\n}\n");
     text.push_str("chain destinations4 {\n}\nchain destinations6 {\n}\n");
-    text.push_str(&guard(instance));
+    text.push_str(&guard(instance, *mark));
     if *snat {
         text.push_str(&masquerading(instance));
     }
@@ -66,12 +66,12 @@ pub(in crate::host::firewall) fn table(
 /// mark that another program sets, not by DNAT. After 300, where probe packets are caught.
 ///
 /// The edge's own packets have its mark and come from no device.
-fn guard(instance: &Instance) -> String {
+fn guard(instance: &Instance, Mark { value, mask }: Mark) -> String {
     format!(
         "chain guard {{\n\
          type filter hook postrouting priority 400; policy accept;\n\
          oifname \"{instance}\" accept\n\
-         meta mark & {MARK_MASK:#x} == {MARK:#x} iif 0 accept\n\
+         meta mark & {mask:#x} == {value:#x} iif 0 accept\n\
          oifname \"lo\" accept\n\
          oifgroup {DEVICE_GROUP} accept\n\
          meta nfproto vmap {{ ipv4 : goto destinations4, ipv6 : goto destinations6 }}\n\
