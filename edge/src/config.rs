@@ -11,7 +11,7 @@ use cframe_protocol::v1::Endpoint;
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Instance, InstanceError, Paths};
+use crate::instance::{Instance, InstanceError, Mark, Paths};
 
 /// What `run` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Config {
     /// The largest IP packet of the underlay, in bytes.
     pub underlay_mtu: u16,
     pub metrics_listen: Option<SocketAddr>,
+    /// The mark of the edge's own packets.
+    pub mark: Mark,
     /// Dialled besides the controllers that the mesh names.
     pub controllers: Vec<Endpoint>,
 }
@@ -87,6 +89,9 @@ pub struct Options {
     /// Serve Prometheus metrics here, such as 127.0.0.1:9584
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Mark of the edge's own packets, which keeps them out of its tunnel [default: 0x1040/0x1040]
+    #[arg(long, value_name = "VALUE/MASK")]
+    pub mark: Option<Mark>,
     /// Controllers to dial besides those that the mesh names, HOST:PORT
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
@@ -134,6 +139,7 @@ impl Config {
             snat: flags.snat.or(file.snat).unwrap_or(false),
             underlay_mtu: flags.underlay_mtu.or(file.underlay_mtu).unwrap_or(1500),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
+            mark: flags.mark.or(file.mark).unwrap_or_default(),
             controllers: match flags.controllers.is_empty() {
                 true => file.controllers,
                 false => flags.controllers.clone(),

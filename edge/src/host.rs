@@ -3,10 +3,14 @@
 //! Routes: [`reconcile`] says what should be in the kernel's table (pure), `routes/keeper` compares and
 //! corrects, [`netlink`] writes.
 
+pub mod conntrack;
 pub mod driver;
 pub mod netlink;
+pub mod networks;
+pub mod owner;
 pub mod reconcile;
 pub mod routes;
+pub mod rules;
 pub mod snat;
 pub mod socket;
 pub mod sysctl;

@@ -3,18 +3,26 @@
 //! Each area of the process measures its facts; `status`, `doctor`, metrics, the log and the controllers
 //! show what is found here.
 
+pub mod links;
 pub mod own;
+mod routing;
 
-use crate::problem::Check;
+use crate::{host::routes::RoutingFacts, problem::Check};
+use links::LinkFacts;
 use own::OwnFacts;
 
 /// What was measured on this host and on its links.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub own: OwnFacts,
+    pub links: LinkFacts,
+    pub routing: Option<RoutingFacts>,
 }
 
 /// All checks, in the order in which one would fix them.
 pub fn checks(facts: &Facts) -> Vec<Check> {
-    own::checks(&facts.own)
+    let mut checks = own::checks(&facts.own);
+    checks.extend(links::checks(&facts.links));
+    checks.extend(facts.routing.iter().flat_map(routing::checks));
+    checks
 }

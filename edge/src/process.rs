@@ -161,7 +161,7 @@ impl EdgeProcess {
             HostEvent::DeviceGone(index) if self.device.index == Some(index) => {
                 self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
             }
-            HostEvent::DeviceGone(_) => {}
+            HostEvent::DeviceGone(_) | HostEvent::Changed => {}
         }
     }
 

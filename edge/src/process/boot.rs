@@ -28,6 +28,7 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
+        owner::check_owner,
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
@@ -55,11 +56,12 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
+    check_owner(&config.instance).await?;
     let (device, tun) = Device::open(config.instance.name(), mtu)?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
-    let socket = Socket::bind(listen, config.instance.mark())?;
+    let socket = Socket::bind(listen, config.mark.value)?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
-    let links = Links::new(socket.port().unwrap_or(listen), last_seen);
+    let links = Links::new(socket.port().unwrap_or(listen), config.mark.value, last_seen);
     let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
@@ -69,7 +71,13 @@ pub(super) async fn boot(
             .context("cannot start the data plane")?;
 
     let forwarding = config.forwarding == Forwarding::Set;
-    let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
+    let setup = Setup {
+        instance: config.instance.clone(),
+        mark: config.mark,
+        forwarding,
+        data: config.paths.data.clone(),
+        cancel: cancel.clone(),
+    };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
     routes.set_device(device.index, mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
@@ -80,7 +88,7 @@ pub(super) async fn boot(
     let client = Client {
         addresses: merge_controllers(&config.controllers, &stored.controllers()),
         tls: Arc::new(tls::control_client(&credentials, verifier)),
-        mark: Some(config.instance.mark()),
+        mark: Some(config.mark.value),
     };
     let (uplink, commands) = Uplink::new(client, config.controllers);
 

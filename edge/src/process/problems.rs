@@ -11,6 +11,7 @@ use super::EdgeProcess;
 use crate::{
     judge::{
         self, Facts,
+        links::LinkFacts,
         own::{Clock, OwnFacts, Skew, Validity},
     },
     problem::{Check, Report},
@@ -37,9 +38,21 @@ impl EdgeProcess {
         Report::new(&checks, |problem| self.reports.ledger.status(problem))
     }
 
-    async fn facts(&self) -> Facts {
+    async fn facts(&mut self) -> Facts {
         let mesh = self.driver.status().await;
-        Facts { own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)) }
+        let links = match &mesh {
+            // Without the mesh, no link is expected.
+            Some(mesh) if !self.identity.is_cut_off() => {
+                let id = self.identity.certificate().id.clone();
+                self.links.facts(&id, &self.identity.name, mesh, &self.desired)
+            }
+            Some(_) | None => LinkFacts::default(),
+        };
+        Facts {
+            own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
+            links,
+            routing: self.routes.facts().await,
+        }
     }
 
     /// What the controllers' certificates say of this clock, unless one of them was accepted since.

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod clock;
+mod devices;
 mod firewall;
 mod forwarding;
 mod identity;
