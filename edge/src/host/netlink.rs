@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, fmt::Debug, net::IpAddr};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteMessage, RouteType},
     rule::RuleMessage,
 };
@@ -213,6 +213,19 @@ impl Kernel {
         let message = LinkUnspec::new_with_index(index).up().build();
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("bringing device {index} up"))
+    }
+
+    /// Whether there is a device of this name that is no TUN.
+    pub async fn has_other_device(&self, name: &str) -> Result<bool, NetlinkError> {
+        let dump = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> =
+            dump.try_collect().await.map_err(|error| into_error(error, "reading devices"))?;
+        let is_tun = |message: &LinkMessage| {
+            message.attributes.iter().any(|attribute| {
+                matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)))
+            })
+        };
+        Ok(messages.iter().any(|message| to_device(message).name == name && !is_tun(message)))
     }
 
     /// Deletes a device, if it is there.
