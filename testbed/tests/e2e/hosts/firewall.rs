@@ -289,6 +289,8 @@ fn an_edit_is_in_the_table_soon_and_down_removes_only_that() {
         let mut args = vec!["route", change, "pods", "-n", "prod"];
         if expected {
             args.extend(["--cidr", "10.44.0.0/16", "--edge", "aws-hk"]);
+        } else {
+            args.push("--yes");
         }
         pair.lab.deployment.ctl_ok(&args).unwrap();
         let applied = || table(&host).contains("10.44.0.0 : goto foreign") == expected;
