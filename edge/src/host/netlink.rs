@@ -232,6 +232,19 @@ impl Kernel {
         refused(result, || format!("bringing device {index} up"))
     }
 
+    /// Whether there is a device of this name that is no TUN.
+    pub async fn has_other_device(&self, name: &str) -> Result<bool, NetlinkError> {
+        let dump = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> =
+            dump.try_collect().await.map_err(|error| into_error(error, "reading devices"))?;
+        let is_tun = |message: &LinkMessage| {
+            message.attributes.iter().any(|attribute| {
+                matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)))
+            })
+        };
+        Ok(messages.iter().any(|message| to_device(message).name == name && !is_tun(message)))
+    }
+
     /// Deletes a device, if it is there.
     pub async fn delete_device(&self, index: u32) -> Result<(), NetlinkError> {
         let result = self.handle.link().del(index).execute().await;
