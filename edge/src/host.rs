@@ -5,6 +5,7 @@
 
 pub mod driver;
 pub mod netlink;
+pub mod probe;
 pub mod reconcile;
 pub mod routes;
 pub mod snat;

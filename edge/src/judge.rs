@@ -3,18 +3,24 @@
 //! Each area of the process measures its facts; `status`, `doctor`, metrics, the log and the controllers
 //! show what is found here.
 
+pub mod forwarding;
 pub mod own;
 
 use crate::problem::Check;
+use forwarding::ForwardingFacts;
 use own::OwnFacts;
 
 /// What was measured on this host and on its links.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub own: OwnFacts,
+    /// `None` before the first measurement.
+    pub forwarding: Option<ForwardingFacts>,
 }
 
 /// All checks, in the order in which one would fix them.
 pub fn checks(facts: &Facts) -> Vec<Check> {
-    own::checks(&facts.own)
+    let mut checks = own::checks(&facts.own);
+    checks.extend(facts.forwarding.iter().flat_map(forwarding::checks));
+    checks
 }

@@ -11,6 +11,7 @@ mod apply;
 mod boot;
 mod desired;
 mod device;
+mod forwarding;
 mod identity;
 mod latest_writer;
 mod links;
@@ -46,6 +47,7 @@ use crate::{
 };
 use desired::DesiredState;
 use device::Device;
+use forwarding::Measurement;
 use identity::Identity;
 use links::Links;
 use reports::Reports;
@@ -69,6 +71,7 @@ pub async fn run(
     result
 }
 
+// fields: the parts of the process, each with a task or a state of its own
 struct EdgeProcess {
     instance: Instance,
     identity: Identity,
@@ -78,6 +81,7 @@ struct EdgeProcess {
     links: Links,
     reports: Reports,
     snat: Snat,
+    forwarding: Measurement,
     driver: Driver,
     routes: Routes,
     cancel: CancellationToken,
@@ -132,6 +136,7 @@ impl EdgeProcess {
                 }
                 _ = resolve.tick() => self.links.resolve_all(&self.desired),
                 _ = housekeeping.tick() => self.keep_house().await,
+                () = self.forwarding.probe.changed() => self.reports.judge_soon(Instant::now()),
                 () = sleep_until(judge_at) => drop(self.judge().await),
             }
         }

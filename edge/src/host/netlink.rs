@@ -6,6 +6,7 @@
 )]
 
 mod batch;
+mod forwarding;
 mod message;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use tokio::task::AbortHandle;
 
 use super::reconcile::{Route, RouteKey};
 use batch::{Batches, Kind};
+pub(crate) use forwarding::{HostAddress, Way};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, watch};
 

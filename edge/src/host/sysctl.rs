@@ -42,6 +42,14 @@ pub(crate) fn prepare_device(name: &str) {
     }
 }
 
+/// Keeps the kernel from sending anything of its own through a device that only measures.
+pub(crate) fn silence_device(name: &str) {
+    let key = format!("ipv6/conf/{name}/disable_ipv6");
+    if let Err(error) = write(&key, "1") {
+        debug!(%key, %error, "setting not applied");
+    }
+}
+
 /// Switches forwarding on where it is needed and off; it is never switched off.
 pub(crate) fn forward(needed: Forwarding) {
     if needed.v4 {

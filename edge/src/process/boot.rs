@@ -19,6 +19,7 @@ use super::{
     EdgeProcess, Inputs,
     desired::DesiredState,
     device::Device,
+    forwarding::Measurement,
     identity::{Identity, Refusals},
     links::{LastSeen, Links},
     reports::Reports,
@@ -28,6 +29,7 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
+        probe::{self, Probe},
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
@@ -64,9 +66,12 @@ pub(super) async fn boot(
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
         Core { config: &config, stored: &stored, credentials: &credentials, verifier, boot_id };
+    let (watcher, arrivals) = probe::watcher(state::random()?);
     let (driver, driver_events) =
-        Driver::start(core.build(&tun, &name, &links)?, socket, trust.clone())
+        Driver::start(core.build(&tun, &name, &links)?, socket, trust.clone(), watcher)
             .context("cannot start the data plane")?;
+    let (instance, stop) = (config.instance.clone(), cancel.clone());
+    let probe = Probe::start(instance, driver.injector(), arrivals, stop, &mut tasks);
 
     let forwarding = config.forwarding == Forwarding::Set;
     let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
@@ -96,6 +101,7 @@ pub(super) async fn boot(
         links,
         reports: Reports::new(started),
         snat: Snat::new(config.instance.clone()),
+        forwarding: Measurement::new(probe),
         instance: config.instance,
         driver,
         routes,

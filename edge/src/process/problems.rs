@@ -33,13 +33,20 @@ impl EdgeProcess {
 
     /// For `doctor`: everything is measured now.
     pub(super) async fn examine(&mut self) -> Report {
+        self.forwarding.probe.now().await;
         let checks = self.judge().await;
         Report::new(&checks, |problem| self.reports.ledger.status(problem))
     }
 
-    async fn facts(&self) -> Facts {
+    async fn facts(&mut self) -> Facts {
         let mesh = self.driver.status().await;
-        Facts { own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)) }
+        if let Some(mesh) = &mesh {
+            self.update_forwarding(mesh);
+        }
+        Facts {
+            own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
+            forwarding: self.forwarding.probe.facts(),
+        }
     }
 
     /// What the controllers' certificates say of this clock, unless one of them was accepted since.
