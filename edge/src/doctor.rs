@@ -6,7 +6,7 @@ use cframe_pki::unix_now;
 use cframe_protocol::problem::Code;
 
 use crate::{
-    instance::{Instance, Paths},
+    instance::Paths,
     judge::own::{self, Clock, OwnFacts, Validity},
     local::AskError,
     problem::{Check, Problem, ProblemStatus, Report},
@@ -16,8 +16,8 @@ use crate::{
 const TUN: &str = "/dev/net/tun";
 
 /// `error`: why the process could not be asked.
-pub fn offline_report(instance: &Instance, paths: &Paths, error: &AskError) -> Report {
-    let mut checks = vec![process(instance, error)];
+pub fn offline_report(paths: &Paths, error: &AskError) -> Report {
+    let mut checks = vec![process(error)];
     // A user who may not use the socket may not read the key either: that is said once.
     if !matches!(error, AskError::NotAllowed(_)) {
         checks.push(tun_device(Path::new(TUN)));
@@ -27,9 +27,9 @@ pub fn offline_report(instance: &Instance, paths: &Paths, error: &AskError) -> R
     Report::new(&checks, |problem| ProblemStatus::new(problem, now))
 }
 
-fn process(instance: &Instance, error: &AskError) -> Check {
-    if let AskError::NotAllowed(_) = error {
-        let text = format!("this user may not ask the process of {instance} or read its files");
+fn process(error: &AskError) -> Check {
+    if let AskError::NotAllowed(path) = error {
+        let text = format!("this user may not use {}", path.display());
         let problem = Problem::new(Code::NotAllowed, "", text);
         return Check::bad("permission", problem.fix("sudo cframe-edge doctor"));
     }
@@ -75,6 +75,7 @@ fn read(data: &Path) -> OwnFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Instance;
 
     fn codes(report: &Report) -> Vec<&str> {
         report.problems.iter().map(|problem| problem.code.as_str()).collect()
@@ -85,11 +86,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = Instance::default().paths(Some(dir.path()));
         let stopped = AskError::NotRunning(paths.socket.clone());
-        let found = offline_report(&Instance::default(), &paths, &stopped);
+        let found = offline_report(&paths, &stopped);
         let found = codes(&found);
         assert!(found.contains(&"not-running") && found.contains(&"certificate-invalid"));
         let forbidden = AskError::NotAllowed(paths.socket.clone());
-        let found = offline_report(&Instance::default(), &paths, &forbidden);
+        let found = offline_report(&paths, &forbidden);
         assert_eq!(codes(&found), ["not-allowed"]);
     }
 

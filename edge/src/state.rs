@@ -82,7 +82,8 @@ impl State {
 
 /// The identity in a directory, and its enrolment.
 pub fn load(dir: &Path) -> Result<(Credentials, PeerIdentity, Enrolment)> {
-    if !dir.join(Credentials::CHAIN_FILE).exists() {
+    // What cannot be seen is an error of its own below, and no reason to join again.
+    if dir.join(Credentials::CHAIN_FILE).try_exists().is_ok_and(|exists| !exists) {
         bail!("no identity in {}: join first, with cframe-edge join TOKEN", dir.display());
     }
     let credentials = Credentials::load(dir)?;

@@ -1,10 +1,18 @@
 //! `status` and `doctor`.
 
+use std::io::ErrorKind;
+
 use anyhow::Result;
 use cframe_console::{exit::Exit, output::print};
 
 use super::{Output, exit::Coded, runtime};
-use crate::{config::CommonFlags, doctor::offline_report, local, status};
+use crate::{
+    config::{CommonFlags, ConfigError},
+    doctor::offline_report,
+    instance::Instance,
+    local::{self, AskError},
+    status,
+};
 
 pub(super) fn status(common: &CommonFlags, output: Output) -> Result<()> {
     let (_, paths, _) = common.resolve()?;
@@ -17,10 +25,16 @@ pub(super) fn status(common: &CommonFlags, output: Output) -> Result<()> {
 }
 
 pub(super) fn doctor(common: &CommonFlags, output: Output) -> Result<()> {
-    let (instance, paths, _) = common.resolve()?;
-    let report = match runtime()?.block_on(local::doctor(&paths.socket)) {
-        Ok(report) => report,
-        Err(error) => offline_report(&instance, &paths, &error),
+    let report = match common.resolve() {
+        Ok((_, paths, _)) => match runtime()?.block_on(local::doctor(&paths.socket)) {
+            Ok(report) => report,
+            Err(error) => offline_report(&paths, &error),
+        },
+        Err(ConfigError::Read(path, error)) if error.kind() == ErrorKind::PermissionDenied => {
+            let paths = Instance::default().paths(None);
+            offline_report(&paths, &AskError::NotAllowed(path))
+        }
+        Err(error) => return Err(error.into()),
     };
     match output {
         Output::Table => print(&report.render())?,

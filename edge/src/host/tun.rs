@@ -44,7 +44,9 @@ pub enum TunError {
         "not allowed to create the device {0}: CAP_NET_ADMIN and read-write access to /dev/net/tun are needed"
     )]
     NotAllowed(String),
-    #[error("device {name}: {what}: {source}")]
+    #[error("the kernel has no TUN devices (/dev/net/tun is missing): modprobe tun")]
+    NoDevices,
+    #[error("device {name}: {what}")]
     Failed { name: String, what: &'static str, source: io::Error },
 }
 
@@ -63,6 +65,7 @@ impl Tun {
             match Errno::from_io_error(&error) {
                 Some(Errno::BUSY) => TunError::Busy(name.to_owned()),
                 Some(Errno::PERM | Errno::ACCESS) => TunError::NotAllowed(name.to_owned()),
+                Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => TunError::NoDevices,
                 _ => failed("creating it")(error),
             }
         })?;

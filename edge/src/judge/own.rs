@@ -202,7 +202,7 @@ fn files(facts: &OwnFacts) -> Check {
     let mut problems = Vec::new();
     if let Some(error) = &facts.not_saved {
         let text = format!("the state was not saved, a restart would use an older one: {error}");
-        let fix = "make room, or make the data directory writable; it is tried again every 10 s";
+        let fix = "make room, or make the data directory writable; it is tried again every 4 s";
         problems.push(Problem::new(Code::StateNotSaved, "", text).fix(fix));
     }
     if let Some(error) = &facts.damaged {

@@ -12,7 +12,7 @@ use tracing::warn;
 /// The least time between two writes.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 /// The least time between two attempts on a disk that refuses them.
-const RETRY_DELAY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+const RETRY_DELAY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 4 });
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]

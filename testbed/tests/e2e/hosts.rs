@@ -8,4 +8,5 @@ mod forwarding;
 mod identity;
 mod links;
 mod routing;
+mod start;
 mod truth;

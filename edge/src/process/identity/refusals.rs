@@ -22,8 +22,8 @@ pub(in crate::process) struct Refusals(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     counts: BTreeMap<&'static str, Count>,
-    /// When a controller's certificate was last refused for its times, and for which.
-    controller_time: Option<(Instant, Refusal)>,
+    /// When a controller's certificate was last refused for its times, and by how much.
+    controller_time: Option<(Instant, Skew)>,
 }
 
 #[derive(Debug, Default)]
@@ -48,9 +48,8 @@ impl Refusals {
         let state = Arc::clone(&self.0);
         Arc::new(move |refusal, claimed| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let times = matches!(refusal, Refusal::Expired { .. } | Refusal::NotYetValid { .. });
-            if controllers && times {
-                state.controller_time = Some((Instant::now(), refusal.clone()));
+            if let Some(skew) = skew(refusal).filter(|_| controllers) {
+                state.controller_time = Some((Instant::now(), skew));
             }
             let reason = state.counts.entry(refusal.label()).or_default();
             reason.total += 1;
@@ -65,17 +64,8 @@ impl Refusals {
     /// within the last minute.
     pub(in crate::process) fn clock_skew(&self) -> Option<Skew> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, refusal) = state.controller_time.as_ref()?;
-        match refusal {
-            _ if at.elapsed() > SKEW_LIFETIME => None,
-            Refusal::Expired { not_after, now } => {
-                Some(Skew::Ahead(now.saturating_sub(*not_after)))
-            }
-            Refusal::NotYetValid { not_before, now } => {
-                Some(Skew::Behind(not_before.saturating_sub(*now)))
-            }
-            _ => None,
-        }
+        let (at, skew) = state.controller_time.as_ref()?;
+        (at.elapsed() <= SKEW_LIFETIME).then_some(*skew)
     }
 
     /// By `certificate_<reason>`.
@@ -85,6 +75,17 @@ impl Refusals {
             state.counts.iter().map(|(label, count)| (format!("certificate_{label}"), count.total));
         named.collect()
     }
+}
+
+/// How far this clock is from the times of the certificate that was refused, if it was for them.
+fn skew(refusal: &Refusal) -> Option<Skew> {
+    if let Refusal::Expired { not_after, now } = refusal {
+        return Some(Skew::Ahead(now.saturating_sub(*not_after)));
+    }
+    if let Refusal::NotYetValid { not_before, now } = refusal {
+        return Some(Skew::Behind(not_before.saturating_sub(*now)));
+    }
+    None
 }
 
 #[cfg(test)]
