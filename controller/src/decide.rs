@@ -13,6 +13,7 @@ pub(crate) mod edge;
 pub(crate) mod issuing;
 pub(crate) mod join;
 pub(crate) mod names;
+pub(crate) mod problems;
 pub(crate) mod namespace;
 pub(crate) mod registration;
 pub(crate) mod route;

@@ -42,6 +42,7 @@ use crate::{
     upkeep,
 };
 
+mod address;
 mod admin;
 mod admission;
 mod calls;

@@ -196,7 +196,7 @@ fn describe(context: &str, failure: CallFailure) -> Failure {
                 let message = format!("the controller closed the connection: {error}");
                 Failure::new(Exit::Unreachable, message).hint("try again")
             }
-            Some(CloseCode::Done | CloseCode::Protocol) | None => {
+            Some(CloseCode::Done | CloseCode::Protocol | CloseCode::InUse) | None => {
                 Failure::new(Exit::Unreachable, CallFailure::Lost(error).to_string())
                     .hint(CHECK_FIRST)
             }

@@ -131,6 +131,7 @@ mod tests {
         };
         let state = cframe_protocol::v1::EdgeState {
             endpoints: vec!["203.0.113.7:58423".parse().unwrap()],
+            joined: true,
         };
         desired.edges.insert("aws-hk".parse().unwrap(), state);
         for net in ["172.30.0.0/16", "fd00:30::/64"] {

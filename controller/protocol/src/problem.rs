@@ -61,6 +61,11 @@ macro_rules! catalogue {
                 }
             }
 
+            /// A heading for a number of problems: `300 edges have not joined yet`.
+            pub fn heading(self, count: u32) -> String {
+                if count == 1 { self.title().to_owned() } else { plural(self.title(), count) }
+            }
+
             /// What was measured, and what to do: for `doc/problems.md`.
             pub fn meaning(self) -> &'static str {
                 match self {
@@ -199,6 +204,23 @@ catalogue! {
         "Something that is not renewed by itself ends soon.";
 }
 
+/// Puts the number into a title that starts with what is counted; behind any other.
+fn plural(title: &str, count: u32) -> String {
+    let replaced = [
+        ("an edge has ", "edges have "),
+        ("an edge is ", "edges are "),
+        ("a link is ", "links are "),
+        ("an endpoint does ", "endpoints do "),
+        ("an endpoint leads ", "endpoints lead "),
+        ("an identity is ", "identities are "),
+    ];
+    let found = replaced.iter().find_map(|(one, many)| Some((title.strip_prefix(one)?, many)));
+    match found {
+        Some((rest, many)) => format!("{count} {many}{rest}"),
+        None => format!("{title} ({count})"),
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -266,5 +288,13 @@ mod tests {
             assert!(code.meaning().ends_with('.') && !code.title().ends_with('.'), "{code}");
         }
         assert!("nonsense".parse::<Code>().is_err());
+    }
+
+    #[test]
+    fn a_heading_has_the_number() {
+        assert_eq!(Code::NotJoined.heading(1), "an edge has not joined yet");
+        assert_eq!(Code::NotJoined.heading(300), "300 edges have not joined yet");
+        assert_eq!(Code::LinkDown.heading(2), "2 links are down");
+        assert_eq!(Code::StoreProblem.heading(2), "the store cannot be used (2)");
     }
 }

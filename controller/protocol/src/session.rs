@@ -45,6 +45,8 @@ pub enum CloseCode {
     Shutdown = 4,
     /// This side is overloaded. The peer should retry later, or connect to another controller.
     Busy = 5,
+    /// Another host with the same identity has a session.
+    InUse = 6,
 }
 
 impl CloseCode {
@@ -53,8 +55,15 @@ impl CloseCode {
         let ConnectionError::ApplicationClosed(close) = error else {
             return None;
         };
-        let all =
-            [Self::Done, Self::Protocol, Self::Revoked, Self::Removed, Self::Shutdown, Self::Busy];
+        let all = [
+            Self::Done,
+            Self::Protocol,
+            Self::Revoked,
+            Self::Removed,
+            Self::Shutdown,
+            Self::Busy,
+            Self::InUse,
+        ];
         all.into_iter().find(|code| VarInt::from(*code) == close.error_code)
     }
 }
@@ -66,6 +75,7 @@ impl From<GoodbyeReason> for CloseCode {
             GoodbyeReason::Revoked => Self::Revoked,
             GoodbyeReason::Removed => Self::Removed,
             GoodbyeReason::Replaced => Self::Done,
+            GoodbyeReason::InUse => Self::InUse,
         }
     }
 }
@@ -85,6 +95,7 @@ impl fmt::Display for CloseCode {
             Self::Removed => "removed",
             Self::Shutdown => "shutdown",
             Self::Busy => "busy",
+            Self::InUse => "identity in use",
         })
     }
 }

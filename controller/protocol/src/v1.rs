@@ -46,7 +46,8 @@ pub use problem::{Problem, Problems};
 pub use reply::{AdminEnrolled, AdminReply, Behind, Changed, Progress, Reply, TokenMade};
 pub use rows::{
     AdminRow, CertRow, CertState, ControllerRow, EdgeLiveness, EdgeRow, MeshStatus, NamespaceRow,
-    NamespaceStatus, RegistrationRow, RouteRow, Running, SessionRow, TokenRow,
+    NamespaceStatus, ProblemExample, ProblemGroup, RegistrationRow, Rival, RouteRow, Running,
+    SessionDetail, SessionRow, TokenRow,
 };
 pub use version::{ParseVersionError, Version};
 

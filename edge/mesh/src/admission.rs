@@ -16,10 +16,12 @@ use std::{
 const BURST: f64 = 32.0;
 /// Handshakes of all sources together that have not proven their address.
 const UNPROVEN_BURST: f64 = 64.0;
+/// Path probes that are answered, of all sources together.
+const PROBE_BURST: f64 = 256.0;
 /// The time in which an empty bucket becomes full.
 const REFILL_TIME: Duration = Duration::from_secs(2);
 /// With this many unfinished handshakes all sources must prove their address.
-const RETRY_FROM: usize = 32;
+pub(crate) const RETRY_FROM: usize = 32;
 /// With this many unfinished handshakes new ones are ignored.
 const MAX_UNFINISHED: usize = 512;
 /// Sources with a bucket. Those beyond this number are limited by [`MAX_UNFINISHED`] alone.
@@ -41,6 +43,7 @@ pub(crate) enum Admission {
 #[derive(Debug, Default)]
 pub(crate) struct Admissions {
     unproven: Option<Bucket>,
+    probes: Option<Bucket>,
     sources: HashMap<IpAddr, Bucket>,
     swept: Option<Instant>,
     /// Handshake datagrams admitted at this instant.
@@ -56,6 +59,11 @@ impl Admissions {
         };
         self.datagrams = Some((now, count));
         count <= MAX_HANDSHAKE_DATAGRAMS
+    }
+
+    /// Whether one more path probe may be answered.
+    pub(crate) fn admit_probe(&mut self, now: Instant) -> bool {
+        self.probes.get_or_insert(Bucket::full(now, PROBE_BURST)).try_take(now, PROBE_BURST)
     }
 
     /// Decides about a first packet. `validated`: the source has answered a Retry. `unfinished`:

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use cframe_pki::identity::SpiffeId;
+use ipnet::IpNet;
 use quinn_proto::crypto::{
     ClientConfig as ClientCrypto, ServerConfig as ServerCrypto,
     rustls::{QuicClientConfig, QuicServerConfig},
@@ -22,6 +23,8 @@ pub struct Config {
     pub underlay_mtu: u16,
     pub congestion: Congestion,
     pub offload: Offload,
+    /// Addresses from and to which no packet is carried, whatever prefixes say.
+    pub refused: Vec<IpNet>,
     /// Seed of all random values of the core (connection ids, jitter).
     pub seed: [u8; 32],
 }

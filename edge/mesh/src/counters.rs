@@ -15,6 +15,8 @@ pub enum Reason {
     /// Read from the TUN: its destination is in a prefix of this edge, or never routed (loopback,
     /// link-local, multicast).
     TunForbiddenDestination,
+    /// Read from the TUN: its source or destination is an address of a cloud's own services.
+    TunServiceAddress,
     /// The destination's edge has no link that is up.
     NoLink,
     /// The link's queue was full.
@@ -29,6 +31,8 @@ pub enum Reason {
     PeerForeignDestination,
     /// Received from a peer: an address that is never routed (loopback, link-local, multicast).
     PeerForbiddenAddress,
+    /// Received from a peer: its source or destination is an address of a cloud's own services.
+    PeerServiceAddress,
     /// Received on a link whose peer is not known yet, or no longer.
     PeerUnknown,
     /// A frame type of a later version.
@@ -44,11 +48,12 @@ pub enum Reason {
     HandshakeRefused,
 }
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 19] = [
     "tun_unparsable",
     "tun_foreign_source",
     "tun_no_route",
     "tun_forbidden_destination",
+    "tun_service_address",
     "no_link",
     "queue_full",
     "queue_old",
@@ -56,6 +61,7 @@ const NAMES: [&str; 17] = [
     "peer_forged_source",
     "peer_foreign_destination",
     "peer_forbidden_address",
+    "peer_service_address",
     "peer_unknown",
     "peer_unknown_frame",
     "congestion_not_ect",

@@ -9,6 +9,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
+pub mod probe;
 pub mod table;
 
 mod admission;
@@ -28,6 +29,7 @@ pub use config::{Config, ConfigError, Congestion, Crypto, EndpointKeys, Offload}
 pub use counters::{Counters, Reason};
 pub use link::Traffic;
 pub use mesh::{Event, LinkStatus, Load, Mesh, Received};
+pub use peer::{Attempt, Contested, Dialling, Down, Probed, Refused, SendError, Side, Why};
 pub use quinn_proto::{
     EcnCodepoint, Transmit,
     crypto::{ClientConfig as ClientCrypto, ServerConfig as ServerCrypto},

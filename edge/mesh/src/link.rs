@@ -16,7 +16,7 @@ mod close;
 mod hello;
 mod outgoing;
 
-pub(crate) use close::{CloseCode, describe, refusal};
+pub(crate) use close::{CloseCode, describe, is_in_use, refusal};
 pub(crate) use hello::Hello;
 
 use hello::HelloExchange;
@@ -24,6 +24,10 @@ use outgoing::Outgoing;
 
 /// Time for a handshake and the peer's hello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same for a dialler that may be far away, while there are few handshakes.
+const SLOW_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(25);
+/// No path is waited for longer.
+const MAX_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a replaced link still receives, for packets that are under way on it.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// The largest inner packet in bytes: the largest MTU that a TUN may have.
@@ -36,6 +40,8 @@ pub(crate) enum Phase {
     /// Until the peer's hello arrives. In TLS 1.3 a client finishes before the server has verified
     /// it.
     AwaitingHello,
+    /// Belongs to another process than the current link, which is asked for a sign of life.
+    Contending,
     /// Carries traffic.
     Up,
     /// Replaced by another link; only receives.
@@ -44,6 +50,7 @@ pub(crate) enum Phase {
     Closed,
 }
 
+// fields: the parts of a link's state.
 pub(crate) struct Link {
     pub(crate) conn: Connection,
     pub(crate) phase: Phase,
@@ -60,8 +67,18 @@ pub(crate) struct Link {
     pub(crate) outgoing: Outgoing,
     pub(crate) reassembler: Reassembler,
     pub(crate) traffic: Traffic,
+    acked: Acked,
     /// The link's entry in the timers.
     pub(crate) armed: Option<Instant>,
+}
+
+/// When the peer last acknowledged something.
+#[derive(Clone, Copy, Debug)]
+struct Acked {
+    /// ACK frames received.
+    count: u64,
+    /// When the count was last seen to grow.
+    at: Instant,
 }
 
 /// The certificate that the peer showed. Each side closes the link when the other's certificate
@@ -115,8 +132,38 @@ impl Link {
             hello: HelloExchange::default(),
             reassembler: Reassembler::new(MAX_INNER),
             traffic: Traffic::default(),
+            acked: Acked { count: 0, at: now },
             armed: None,
         }
+    }
+
+    /// The path has this round-trip time: the handshake needs two, and more if packets are lost.
+    pub(crate) fn extend_handshake(&mut self, rtt: Duration) {
+        let end = self.since + (4 * rtt).clamp(HANDSHAKE_TIMEOUT, MAX_HANDSHAKE_TIMEOUT);
+        self.phase_end = self.phase_end.map(|at| at.max(end));
+    }
+
+    pub(crate) fn allow_slow_handshake(&mut self) {
+        self.phase_end = Some(self.since + SLOW_HANDSHAKE_TIMEOUT);
+    }
+
+    /// UDP datagrams received.
+    pub(crate) fn received(&self) -> u64 {
+        self.conn.stats().udp_rx.datagrams
+    }
+
+    /// When the peer last acknowledged something, as far as this was looked at.
+    pub(crate) fn acked(&self) -> Instant {
+        self.acked.at.max(self.since)
+    }
+
+    /// Looks whether the peer has acknowledged something since the last look.
+    pub(crate) fn update_acked(&mut self, now: Instant) -> Instant {
+        let count = self.conn.stats().frame_rx.acks;
+        if count > self.acked.count {
+            self.acked = Acked { count, at: now };
+        }
+        self.acked()
     }
 
     pub(crate) fn is_dialed(&self) -> bool {

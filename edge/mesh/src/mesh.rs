@@ -11,11 +11,13 @@ use crate::{
     config::{Config, ConfigError},
     counters::Counters,
     link::CloseCode,
+    probe::PendingProbes,
     timers::{Key, Timers},
     verdict::Verdicts,
 };
 
 mod accept;
+mod contest;
 mod desired;
 mod dial;
 mod endpoint;
@@ -23,10 +25,12 @@ mod events;
 mod lifecycle;
 mod links;
 mod peers;
+mod probing;
 mod receive;
 mod send;
 mod status;
 mod wall_clock;
+mod watch;
 
 use endpoint::QuicEndpoint;
 use events::EventQueue;
@@ -87,6 +91,7 @@ pub use status::{LinkStatus, Load};
 /// }
 /// # }
 /// ```
+// fields: the parts of the core.
 pub struct Mesh {
     own: Own,
     quic: QuicEndpoint,
@@ -96,6 +101,9 @@ pub struct Mesh {
     tun: TunSide,
     admissions: Admissions,
     timers: Timers,
+    probes: PendingProbes,
+    /// The timer in [`Timers`] at which links are looked at.
+    watch_armed: Option<Instant>,
     events: EventQueue,
     counters: Counters,
     clock: WallClock,
@@ -132,10 +140,12 @@ impl Mesh {
             quic: QuicEndpoint::new(&config)?,
             links: Links::default(),
             peers: Peers::default(),
-            verdicts: Verdicts::default(),
+            verdicts: Verdicts::new(&config.refused),
             tun: TunSide { splitter: Splitter::default(), coalescer, flow_seed },
             admissions: Admissions::default(),
             timers: Timers::default(),
+            probes: PendingProbes::default(),
+            watch_armed: None,
             events: EventQueue::default(),
             counters: Counters::default(),
             clock: WallClock::new(now, unix),
@@ -159,6 +169,7 @@ impl Mesh {
             match key {
                 Key::Link(index) => self.link_timeout(now, index),
                 Key::Peer(index) => self.dial(now, index),
+                Key::Watch => self.watch_links(now),
             }
         }
     }

@@ -10,12 +10,19 @@ use rand::rngs::StdRng;
 
 use crate::queue::Queue;
 
+mod contender;
 mod dialler;
+mod dialling;
 
+pub use contender::Contested;
+pub use dialling::{Attempt, Dialling, Probed, Refused, SendError, Side, Why};
+
+pub(crate) use contender::Contender;
 pub(crate) use dialler::Renewal;
 
 use dialler::Dialler;
 
+// fields: what is known of one peer, by independent events.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) name: Label,
@@ -29,11 +36,29 @@ pub(crate) struct Peer {
     /// The accepted link that last started to wait for the peer's hello.
     pub(crate) awaiting_hello: Option<usize>,
     pub(crate) dialler: Dialler,
+    /// What was seen since it last had a link.
+    pub(crate) dialling: Dialling,
+    /// Since when it has no link, and whether the last one timed out.
+    pub(crate) down: Option<Down>,
+    /// A link of another process with the peer's identity, while the current one is asked for a sign of
+    /// life.
+    pub(crate) contender: Option<Contender>,
+    pub(crate) contested: Option<Contested>,
+    /// Whether it is dialled without ECN marks, because the path drops packets that have them.
+    pub(crate) unmarked: bool,
     pub(crate) queue: Queue,
     /// The id of the next packet that is fragmented.
     pub(crate) next_fragment: u32,
     /// The peer's entry in the timers.
     pub(crate) armed: Option<Instant>,
+}
+
+/// The time without a link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Down {
+    pub since: Instant,
+    /// Whether the last link ended because the peer was silent. Otherwise it was closed, or there was none.
+    pub timed_out: bool,
 }
 
 impl Peer {
@@ -46,6 +71,11 @@ impl Peer {
             current: None,
             awaiting_hello: None,
             dialler: Dialler::default(),
+            dialling: Dialling::default(),
+            down: None,
+            contender: None,
+            contested: None,
+            unmarked: false,
             queue: Queue::default(),
             next_fragment: 0,
             armed: None,
@@ -60,7 +90,8 @@ impl Peer {
         received: Option<u64>,
         rng: &mut StdRng,
     ) -> Option<SocketAddr> {
-        let candidates = if self.member { self.candidates().collect() } else { Vec::new() };
+        let candidates: Vec<_> = if self.member { self.candidates().collect() } else { Vec::new() };
+        self.dialling.retain(&candidates);
         self.dialler.next_address(now, &candidates, self.current.is_some(), received, rng)
     }
 

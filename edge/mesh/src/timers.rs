@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, time::Instant};
 pub(crate) enum Key {
     Link(usize),
     Peer(u32),
+    Watch,
 }
 
 #[derive(Debug, Default)]

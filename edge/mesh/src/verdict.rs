@@ -18,6 +18,8 @@ pub(crate) enum Owner {
     Own,
     /// The peer with this index.
     Peer(u32),
+    /// Nobody: no packet is carried from or to it.
+    Refused,
 }
 
 /// The owners of all prefixes, and the last packet that passed in each direction: most packets are
@@ -25,6 +27,8 @@ pub(crate) enum Owner {
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts {
     table: PrefixTable<Owner>,
+    /// In the table as [`Owner::Refused`], for good.
+    refused: Vec<IpNet>,
     last_outbound: Option<Passed>,
     last_inbound: Option<Passed>,
 }
@@ -33,14 +37,35 @@ pub(crate) struct Verdicts {
 type Passed = (IpAddr, IpAddr, u32);
 
 impl Verdicts {
+    /// Without prefixes, apart from those that are refused.
+    pub(crate) fn new(refused: &[IpNet]) -> Self {
+        let mut verdicts = Self::default();
+        for prefix in refused {
+            verdicts.insert(*prefix, Owner::Refused);
+        }
+        verdicts.refused = refused.to_vec();
+        verdicts
+    }
+
+    /// Has no effect on a prefix inside a refused one: a longer match would take precedence.
     pub(crate) fn insert(&mut self, prefix: IpNet, owner: Owner) {
+        if self.is_refused(&prefix) {
+            return;
+        }
         self.forget_passed();
         self.table.insert(prefix, owner);
     }
 
     pub(crate) fn remove(&mut self, prefix: &IpNet) {
+        if self.is_refused(prefix) {
+            return;
+        }
         self.forget_passed();
         self.table.remove(prefix);
+    }
+
+    fn is_refused(&self, prefix: &IpNet) -> bool {
+        self.refused.iter().any(|refused| refused.contains(prefix))
     }
 
     fn forget_passed(&mut self) {
@@ -83,8 +108,10 @@ impl Verdicts {
         match self.table.lookup(destination) {
             None => Err(Reason::TunNoRoute),
             Some(Owner::Own) => Err(Reason::TunForbiddenDestination),
+            Some(Owner::Refused) => Err(Reason::TunServiceAddress),
             Some(Owner::Peer(peer)) => match self.table.lookup(source) {
                 Some(Owner::Own) => Ok(peer),
+                Some(Owner::Refused) => Err(Reason::TunServiceAddress),
                 Some(Owner::Peer(_)) | None => Err(Reason::TunForeignSource),
             },
         }
@@ -94,10 +121,14 @@ impl Verdicts {
         if is_never_routed(source) || is_never_routed(destination) {
             return Err(Reason::PeerForbiddenAddress);
         }
-        if self.table.lookup(source) != Some(Owner::Peer(peer)) {
+        let (from, to) = (self.table.lookup(source), self.table.lookup(destination));
+        if from == Some(Owner::Refused) || to == Some(Owner::Refused) {
+            return Err(Reason::PeerServiceAddress);
+        }
+        if from != Some(Owner::Peer(peer)) {
             return Err(Reason::PeerForgedSource);
         }
-        if self.table.lookup(destination) != Some(Owner::Own) {
+        if to != Some(Owner::Own) {
             return Err(Reason::PeerForeignDestination);
         }
         Ok(())
@@ -172,6 +203,32 @@ mod tests {
         for never in ["::1", "fe80::1", "ff02::1", "::ffff:172.18.0.5", "::"] {
             assert_eq!(check_in(1, "fd00::1", never), Err(Reason::PeerForbiddenAddress));
         }
+    }
+
+    #[test]
+    fn refused_addresses_are_carried_in_no_direction_whatever_prefixes_say() {
+        let service: IpNet = "100.100.100.200/32".parse().unwrap();
+        let mut verdicts = Verdicts::new(&[service, "fd00:ec2::/32".parse().unwrap()]);
+        for (prefix, owner) in [
+            ("172.18.0.0/16", Owner::Own),
+            ("100.64.0.0/10", Owner::Peer(1)),
+            ("100.100.100.200/32", Owner::Peer(1)),
+            ("fd00:ec2::254/128", Owner::Own),
+            ("fd00::/16", Owner::Peer(1)),
+        ] {
+            verdicts.insert(prefix.parse().unwrap(), owner);
+        }
+        verdicts.remove(&service);
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let own = address("172.18.0.5");
+        for service in ["100.100.100.200", "fd00:ec2::254"].map(address) {
+            assert_eq!(verdicts.outbound(own, service), Err(Reason::TunServiceAddress));
+            assert_eq!(verdicts.inbound(1, service, own), Err(Reason::PeerServiceAddress));
+            let other = address("100.100.100.201");
+            assert_eq!(verdicts.inbound(1, other, service), Err(Reason::PeerServiceAddress));
+            assert_eq!(verdicts.outbound(service, other), Err(Reason::TunServiceAddress));
+        }
+        assert_eq!(verdicts.outbound(own, address("100.100.100.201")), Ok(1));
     }
 
     #[test]

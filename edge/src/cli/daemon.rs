@@ -1,5 +1,7 @@
 //! `run` and `down`.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -15,8 +17,9 @@ use super::{exit::Coded, log, runtime};
 use crate::{
     config::{CommonFlags, Config, Options},
     host::{
-        netlink::Kernel,
-        snat,
+        netlink::{Device, Kernel},
+        ownership::{Owner, owner, refusal},
+        router_advertisements, snat,
         tun::{Tun, TunError},
     },
     instance::Instance,
@@ -114,31 +117,39 @@ pub(super) fn down(common: &CommonFlags) -> Result<()> {
             }
             Err(error) => return Err(error.into()),
         }
-        remove(&instance).await
+        remove(&instance, &paths.data).await
     })
 }
 
 /// Opens the device, so that no other process can use it while it is removed. Detects a process with another
 /// data directory, which does not listen on this socket.
-async fn claim_device(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun>> {
-    if !kernel.devices().await?.iter().any(|device| device.name == instance.name()) {
-        return Ok(None);
-    }
+async fn claim_device(
+    kernel: &Kernel,
+    instance: &Instance,
+) -> Result<Option<(Device, Option<Tun>)>> {
+    let device = match owner(kernel, instance).await? {
+        Owner::Nobody => return Ok(None),
+        Owner::Other(device) => {
+            let text = format!("{}; nothing was removed", refusal(&device));
+            return Err(Coded::error(Exit::Conflict, text));
+        }
+        Owner::Ours(device) => device,
+    };
     match Tun::open(instance.name(), Settings::default().tun_mtu) {
-        Ok(tun) => Ok(Some(tun)),
+        Ok(tun) => Ok(Some((device, Some(tun)))),
         Err(error @ TunError::Busy(_)) => {
             let text = format!("{error}; stop it first, or it would undo this");
             Err(Coded::error(Exit::Conflict, text))
         }
         // The steps that follow report the error.
-        Err(_) => Ok(None),
+        Err(_) => Ok(Some((device, None))),
     }
 }
 
 /// Removes the rules first: after that, the table is not used, and its unreachable routes have no effect.
-async fn remove(instance: &Instance) -> Result<()> {
+async fn remove(instance: &Instance, data: &Path) -> Result<()> {
     let kernel = Kernel::open()?;
-    let _claimed = claim_device(&kernel, instance).await?;
+    let claimed = claim_device(&kernel, instance).await?;
     let allowed = |error: crate::host::netlink::NetlinkError| match error.errno() {
         Some(rustix::io::Errno::PERM) => Coded::error(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
         _ => error.into(),
@@ -146,16 +157,17 @@ async fn remove(instance: &Instance) -> Result<()> {
     let rules = kernel.delete_rules(instance.table()).await.map_err(allowed)?;
     let found = kernel.table(instance.table()).await.map_err(allowed)?;
     kernel.delete_found(&found.iter().collect::<Vec<_>>()).await.map_err(allowed)?;
-    let devices = kernel.devices().await.map_err(allowed)?;
-    let device = devices.iter().find(|device| device.name == instance.name());
-    if let Some(device) = device {
+    if let Some((device, _)) = &claimed {
         kernel.delete_device(device.index).await.with_context(|| format!("device {instance}"))?;
     }
     snat::disable(instance).await?;
+    for setting in router_advertisements::restore(data) {
+        println!("set back: {setting}");
+    }
     println!(
         "removed: {rules} rules, {} routes, {} device",
         found.len(),
-        if device.is_some() { instance.name() } else { "no" }
+        if claimed.is_some() { instance.name() } else { "no" }
     );
     Ok(())
 }

@@ -17,8 +17,8 @@ use std::{collections::BTreeSet, fmt::Debug, net::IpAddr};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
-    link::{LinkAttribute, LinkFlags, LinkMessage},
-    route::{RouteMessage, RouteType},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteMessage, RouteProtocol, RouteType},
     rule::RuleMessage,
 };
 use rtnetlink::{
@@ -39,6 +39,9 @@ pub(crate) use watch::{Affected, Notifications, watch};
 /// The priority of the policy rules: before the main table (32766), after the local table (0) and the
 /// rules of container networks (Cilium: up to 111, AWS VPC: up to 1536).
 pub const RULE_PRIORITY: u32 = 5842;
+
+/// The alias of devices that this program has made.
+const ALIAS: &str = "cframe-edge";
 
 /// Netlink sockets. Their tasks end when this is dropped.
 #[derive(Debug)]
@@ -83,6 +86,21 @@ pub struct Device {
     pub name: String,
     pub up: bool,
     pub loopback: bool,
+    /// Such as `tun`, `veth` or `bridge`; `None` for hardware.
+    pub kind: Option<String>,
+    /// A text that programs and people set.
+    pub alias: Option<String>,
+}
+
+impl Device {
+    pub fn is_tun(&self) -> bool {
+        self.kind.as_deref() == Some("tun")
+    }
+
+    /// Whether it carries the mark of this program, so that it may be changed and deleted.
+    pub fn is_marked(&self) -> bool {
+        self.is_tun() && self.alias.as_deref() == Some(ALIAS)
+    }
 }
 
 impl Kernel {
@@ -196,10 +214,11 @@ impl Kernel {
         Ok(messages.iter().map(to_device).collect())
     }
 
-    /// Sets queue length and MTU (in bytes) of a device and brings it up.
+    /// Sets queue length and MTU (in bytes) of a device, marks it as made by this program, and brings it up.
     pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
-        let message =
+        let mut message =
             LinkUnspec::new_with_index(index).txqueuelen(queue).mtu(u32::from(mtu)).up().build();
+        message.attributes.push(LinkAttribute::IfAlias(ALIAS.to_owned()));
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("device {index}: MTU {mtu}, queue {queue}"))
     }
@@ -214,6 +233,28 @@ impl Kernel {
     pub async fn delete_device(&self, index: u32) -> Result<(), NetlinkError> {
         let result = self.handle.link().del(index).execute().await;
         gone_is_fine(refused(result, || format!("deleting device {index}")))
+    }
+
+    /// The devices of IPv6 default routes that come from router advertisements.
+    pub async fn advertised_defaults(&self) -> Result<BTreeSet<String>, NetlinkError> {
+        let main = u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN);
+        let request = message::dump(IpVersion::V6, main, RouteType::Unicast);
+        let mut routes = std::pin::pin!(self.handle.route().get(request).execute());
+        let mut indices = BTreeSet::new();
+        while let Some(message) = next_of_dump(routes.next().await, "reading the main table")? {
+            if message.header.destination_prefix_length == 0
+                && message.header.protocol == RouteProtocol::Ra
+            {
+                indices.extend(message::exit(&message).map(|exit| exit.device));
+            }
+        }
+        let devices = self.devices().await?.into_iter();
+        Ok(devices.filter(|d| indices.contains(&d.index)).map(|d| d.name).collect())
+    }
+
+    /// Whether there is a policy rule for this table.
+    pub async fn has_rules(&self, table: u32) -> Result<bool, NetlinkError> {
+        Ok(!self.rules_to(table, IpVersion::V4).await?.is_empty())
     }
 
     /// Adds the policy rules "unless marked as underlay, look up `table`", and deletes other rules for
@@ -378,7 +419,21 @@ fn to_device(message: &LinkMessage) -> Device {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,
     });
+    let alias = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(alias.clone()),
+        _ => None,
+    });
+    let info = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let kind = info.into_iter().flatten().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    });
     Device {
+        kind,
+        alias,
         index: message.header.index,
         name: name.unwrap_or_default(),
         up: message.header.flags.contains(LinkFlags::Up),

@@ -3,7 +3,7 @@
 
 mod keeper;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
@@ -55,6 +55,8 @@ pub struct Setup {
     pub instance: Instance,
     /// Switch forwarding on as prefixes need it.
     pub forwarding: bool,
+    /// The data directory.
+    pub data: PathBuf,
     pub cancel: CancellationToken,
 }
 

@@ -4,13 +4,6 @@ use std::{fs, io, path::PathBuf};
 
 use tracing::{debug, info, warn};
 
-/// The families that the host must forward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Forwarding {
-    pub v4: bool,
-    pub v6: bool,
-}
-
 /// Reads `/proc/sys/net/<key>`.
 ///
 /// # Errors
@@ -50,29 +43,9 @@ pub(crate) fn silence_device(name: &str) {
     }
 }
 
-/// Switches forwarding on where it is needed and off; it is never switched off.
-pub(crate) fn forward(needed: Forwarding) {
-    if needed.v4 {
-        switch_on("ipv4/ip_forward");
-    }
-    if needed.v6 && number("ipv6/conf/all/forwarding") == Some(0) {
-        keep_router_advertisements();
-        switch_on("ipv6/conf/all/forwarding");
-    }
-}
-
-/// A forwarding host ignores router advertisements, and with them its default route in most clouds,
-/// unless `accept_ra` is 2 (linux Documentation/networking/ip-sysctl.rst).
-fn keep_router_advertisements() {
-    let Ok(devices) = fs::read_dir(path("ipv6/conf")) else { return };
-    for device in devices.flatten() {
-        let key = format!("ipv6/conf/{}/accept_ra", device.file_name().to_string_lossy());
-        if number(&key) == Some(1)
-            && let Err(error) = write(&key, "2")
-        {
-            warn!(%key, %error, "router advertisements may be ignored: set it to 2");
-        }
-    }
+/// Switches IPv4 forwarding on if it is off.
+pub(crate) fn forward_v4() {
+    switch_on("ipv4/ip_forward");
 }
 
 fn switch_on(key: &str) {
@@ -86,7 +59,7 @@ fn switch_on(key: &str) {
     }
 }
 
-fn write(key: &str, value: &str) -> io::Result<()> {
+pub(crate) fn write(key: &str, value: &str) -> io::Result<()> {
     match read(key)?.as_str() == value {
         true => Ok(()),
         false => fs::write(path(key), value),

@@ -5,7 +5,7 @@ mod stored;
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cframe_pki::{
     tls::{self, LiveCredentials},
     verifier::{PeerVerifier, Policy},
@@ -29,11 +29,15 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
+        netlink::Kernel,
+        ownership::{Owner, owner, refusal},
         probe::{self, Probe},
         routes::{Routes, Setup},
         snat::Snat,
         socket::Socket,
+        tun::Tun,
     },
+    instance::Instance,
     local::{Call, Server},
     metrics, state,
 };
@@ -57,11 +61,11 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
-    let (device, tun) = Device::open(config.instance.name(), mtu)?;
+    let (device, tun) = open_device(&config.instance, mtu).await?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
     let socket = Socket::bind(listen, config.instance.mark())?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
-    let links = Links::new(socket.port().unwrap_or(listen), last_seen);
+    let links = Links::new(socket.port().unwrap_or(listen), config.instance.mark(), last_seen);
     let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
@@ -74,7 +78,12 @@ pub(super) async fn boot(
     let probe = Probe::start(instance, driver.injector(), arrivals, stop, &mut tasks);
 
     let forwarding = config.forwarding == Forwarding::Set;
-    let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
+    let setup = Setup {
+        instance: config.instance.clone(),
+        forwarding,
+        data: config.paths.data.clone(),
+        cancel: cancel.clone(),
+    };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
     routes.set_device(device.index, mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
@@ -122,6 +131,14 @@ pub(super) async fn boot(
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
     let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))
+}
+
+/// Makes the device, or takes over the one that an earlier process has left.
+async fn open_device(instance: &Instance, mtu: u16) -> Result<(Device, Tun)> {
+    if let Owner::Other(device) = owner(&Kernel::open()?, instance).await? {
+        bail!("{}", refusal(&device));
+    }
+    Ok(Device::open(instance.name(), mtu)?)
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.

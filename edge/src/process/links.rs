@@ -1,7 +1,9 @@
 //! Links as the rest of the process sees them: where peers are dialled, why links are down, and which
 //! addresses make up the underlay.
 
+mod facts;
 mod last_seen;
+mod reach;
 mod resolver;
 
 use std::{
@@ -21,6 +23,7 @@ use crate::{
     status::{LinkStatus, Traffic},
 };
 pub(super) use last_seen::LastSeen;
+use reach::Reachability;
 use resolver::Resolver;
 
 #[derive(Debug)]
@@ -31,6 +34,9 @@ pub(super) struct Links {
     refusals: LogLimit,
     last_seen: LastSeen,
     resolver: Resolver,
+    reach: Reachability,
+    /// What the connection table of this host has dropped.
+    drops: facts::Drops,
     /// The addresses that were last given to the route keeper.
     underlay: BTreeSet<IpAddr>,
 }
@@ -43,13 +49,15 @@ struct Down {
 }
 
 impl Links {
-    pub(super) fn new(listen: u16, last_seen: LastSeen) -> Self {
+    pub(super) fn new(listen: u16, mark: u32, last_seen: LastSeen) -> Self {
         Self {
             listen,
             down: BTreeMap::new(),
             refusals: LogLimit::default(),
             last_seen,
             resolver: Resolver::default(),
+            reach: Reachability::new(mark),
+            drops: facts::Drops::default(),
             underlay: BTreeSet::new(),
         }
     }
@@ -218,7 +226,7 @@ mod tests {
         let peer: Label = "aliyun-sz".parse().unwrap();
         let remote: SocketAddr = "192.0.2.7:58423".parse().unwrap();
         last_seen.record(&peer, remote);
-        let links = Links::new(58423, last_seen);
+        let links = Links::new(58423, 0, last_seen);
         assert_eq!(links.dial_addresses(&peer, &[]), [remote]);
         let endpoint = "203.0.113.7:1".parse().unwrap();
         let addresses = links.dial_addresses(&peer, &[endpoint]);

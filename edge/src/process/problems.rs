@@ -11,6 +11,7 @@ use super::EdgeProcess;
 use crate::{
     judge::{
         self, Facts,
+        links::LinkFacts,
         own::{Clock, OwnFacts, Skew, Validity},
     },
     problem::{Check, Report},
@@ -43,8 +44,17 @@ impl EdgeProcess {
         if let Some(mesh) = &mesh {
             self.update_forwarding(mesh);
         }
+        let links = match &mesh {
+            // Without the mesh, no link is expected.
+            Some(mesh) if !self.identity.is_cut_off() => {
+                let id = self.identity.certificate().id.clone();
+                self.links.facts(&id, &self.identity.name, mesh, &self.desired)
+            }
+            Some(_) | None => LinkFacts::default(),
+        };
         Facts {
             own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
+            links,
             forwarding: self.forwarding.probe.facts(),
         }
     }

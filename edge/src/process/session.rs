@@ -129,6 +129,10 @@ fn cut_reason(code: CloseCode) -> Option<&'static str> {
     match code {
         CloseCode::Revoked => Some("its certificate was revoked"),
         CloseCode::Removed => Some("it was removed from its namespace"),
-        CloseCode::Done | CloseCode::Protocol | CloseCode::Shutdown | CloseCode::Busy => None,
+        CloseCode::Done
+        | CloseCode::Protocol
+        | CloseCode::Shutdown
+        | CloseCode::Busy
+        | CloseCode::InUse => None,
     }
 }

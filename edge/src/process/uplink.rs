@@ -91,7 +91,8 @@ impl Uplink {
     }
 
     pub(super) fn record_connected(&mut self, controller: SocketAddr) {
-        self.controller = Some(controller);
+        let ip = controller.ip().to_canonical();
+        self.controller = Some(SocketAddr::new(ip, controller.port()));
         self.since = Instant::now();
         self.error = None;
         self.refused_for_time = false;

@@ -1,6 +1,6 @@
 //! Why a peer is refused.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
@@ -79,7 +79,7 @@ impl Refusal {
         let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else {
             return None;
         };
-        other.0.downcast_ref()
+        other.0.downcast_ref::<Shown>().map(|shown| &shown.0)
     }
 }
 
@@ -105,7 +105,18 @@ impl From<Refusal> for rustls::Error {
             | Refusal::IsSelf
             | Refusal::MalformedIdentity(_)
             | Refusal::PinMismatch
-            | Refusal::Policy(_)) => CertificateError::Other(OtherError(Arc::new(other))),
+            | Refusal::Policy(_)) => CertificateError::Other(OtherError(Arc::new(Shown(other)))),
         })
+    }
+}
+
+/// rustls shows such an error by its `Debug` form, which is the text here.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+struct Shown(Refusal);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
     }
 }

@@ -37,8 +37,8 @@ pub struct EdgeSession {
     boot: [u8; 16],
     assembler: Assembler,
     acked: Option<Version>,
+    /// The latest report and problems, which every new session starts with.
     report: Option<Report>,
-    /// The latest, which every new session starts with.
     problems: Problems,
     renewing: bool,
     outbox: Outbox,
@@ -60,8 +60,8 @@ enum End {
 pub enum Command {
     /// The edge has applied this version.
     Ack(Version),
-    /// Sends a report. Without a session the latest one is sent later. Links beyond
-    /// [`Report::MAX_LINKS`] are left out.
+    /// Sends a report. It is sent again at the start of every session. Links beyond [`Report::MAX_LINKS`] are left out,
+    /// those that are down last.
     Report(Report),
     /// Sends the edge's problems. They are sent again at the start of every session. Problems beyond
     /// [`Problems::MAX`] are counted only.
@@ -265,7 +265,10 @@ fn limit_problems(mut all: Problems) -> Problems {
 }
 
 fn limit_links(mut report: Report) -> Report {
-    report.links.truncate(Report::MAX_LINKS);
+    if report.links.len() > Report::MAX_LINKS {
+        report.links.sort_by_key(|link| link.up);
+        report.links.truncate(Report::MAX_LINKS);
+    }
     report
 }
 

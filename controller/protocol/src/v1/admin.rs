@@ -60,6 +60,8 @@ pub enum Call {
         /// Replaces all endpoints.
         endpoints: Option<Vec<Endpoint>>,
         description: Option<String>,
+        /// Replaces the edges that it needs no link to.
+        no_link_to: Option<Vec<Label>>,
     },
     /// Removes an edge and denies its certificates → `Changed`.
     EdgeDel { namespace: Label, name: Label },

@@ -58,6 +58,9 @@ pub struct Desired {
 pub struct EdgeState {
     /// In order of preference. An edge without endpoints is not dialled; it dials others.
     pub endpoints: Vec<Endpoint>,
+    /// Whether a gateway has joined as this edge. False again once all its certificates are revoked. No link to an edge
+    /// that has not joined is expected.
+    pub joined: bool,
 }
 
 /// One step from one [`Desired`] to another. It sets or removes one thing whatever its previous value,

@@ -45,7 +45,7 @@ pub struct Pong {
 /// Edge → controller: the edge's status, every 10 s and, when a link changes, at most once per second.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// At most [`Report::MAX_LINKS`].
+    /// At most [`Report::MAX_LINKS`]. If there are more, those that are down come first.
     pub links: Vec<LinkReport>,
     pub cert_not_after: u64,
     pub applied: Option<Version>,
@@ -98,6 +98,9 @@ pub enum GoodbyeReason {
     Removed,
     /// The edge has another session.
     Replaced,
+    /// Another host with the same identity has a session, and answers. This one must not carry traffic. It may try again
+    /// after a few seconds: the other may be gone.
+    InUse,
 }
 
 message!(EdgeHello = 1);

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Endpoint, LinkReport, Problems, Settings, Version};
+use crate::problem::Severity;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceRow {
@@ -22,6 +23,7 @@ pub struct NamespaceRow {
     pub revision: u64,
 }
 
+// fields: one for each column of `edge list`, and the lists of `edge show`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeRow {
     pub namespace: Label,
@@ -39,6 +41,10 @@ pub struct EdgeRow {
     pub cert_expires: Option<u64>,
     /// From its last report.
     pub links: Vec<LinkReport>,
+    /// Edges that it needs no link to.
+    pub no_link_to: Vec<Label>,
+    /// What it reports and what controllers know; empty in a list.
+    pub problems: Problems,
 }
 
 /// Whether a controller has a session with an edge.
@@ -53,6 +59,10 @@ pub enum EdgeLiveness {
     },
     /// No controller that answers has a session with it, and a running one doesn't answer.
     Unknown,
+    /// All its certificates are revoked.
+    Revoked {
+        since: u64,
+    },
 }
 
 /// A prefix behind an edge in addition to the edge's own.
@@ -114,8 +124,38 @@ pub struct MeshStatus {
     /// The mesh's revision, as in [`Version`].
     pub mesh_revision: u64,
     pub namespaces: Vec<NamespaceStatus>,
-    /// One sentence each.
-    pub problems: Vec<String>,
+    /// Errors first, one group for each code.
+    pub problems: Vec<ProblemGroup>,
+}
+
+/// All problems with one code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemGroup {
+    /// The name of a [`Code`](crate::problem::Code), or a code of a later version.
+    pub code: Label,
+    pub severity: Severity,
+    /// A heading for this number of problems.
+    pub title: String,
+    pub count: u32,
+    /// The first in natural order, at most [`ProblemGroup::MAX_EXAMPLES`].
+    pub examples: Vec<ProblemExample>,
+}
+
+impl ProblemGroup {
+    pub const MAX_EXAMPLES: usize = 5;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProblemExample {
+    /// Where it is: `prod/aws-hk` for an edge, otherwise the name of a controller, or empty.
+    pub subject: String,
+    /// A peer, prefix or device, or empty.
+    pub about: String,
+    /// One sentence.
+    pub text: String,
+    pub fix: Option<String>,
+    /// When it started, if that is known.
+    pub since_unix: Option<u64>,
 }
 
 /// A running controller.
@@ -178,4 +218,26 @@ pub struct SessionRow {
     /// From its last report.
     pub links: Vec<LinkReport>,
     pub problems: Problems,
+    pub detail: SessionDetail,
+}
+
+/// What controllers judge an edge's session by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionDetail {
+    /// From the edge's [`EdgeHello`](super::EdgeHello).
+    pub boot: [u8; 16],
+    /// When `applied` was last set.
+    pub applied_since: u64,
+    /// When the update was sent that the edge has not acknowledged.
+    pub unacked_since: Option<u64>,
+    /// Another host that uses the same identity.
+    pub rival: Option<Rival>,
+}
+
+/// A host that was refused because another one with the same identity has the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rival {
+    pub address: SocketAddr,
+    /// When it tried last.
+    pub at: u64,
 }

@@ -80,7 +80,7 @@ fn the_largest_lists_of_the_smallest_elements_are_refused_in_time() {
         let (from, to) = (None, Version::default());
         bomb("changes", &Update { from, to, changes: vec![change; 20_000], last: true });
     }
-    let state = EdgeState { endpoints: vec![endpoint.clone()] };
+    let state = EdgeState { endpoints: vec![endpoint.clone()], joined: true };
     let change = Change::Edge { name: name.clone(), state };
     let (from, to) = (None, Version::default());
     bomb("edges", &Update { from, to, changes: vec![change; 20_000], last: true });
@@ -173,7 +173,7 @@ fn many(reply: Reply) -> Reply {
         Reply::Status(status) => Reply::Status(MeshStatus {
             namespaces: vec![status.namespaces[0].clone(); MANY],
             controllers: vec![status.controllers[0].clone(); MANY],
-            problems: vec![String::new(); MANY],
+            problems: vec![status.problems[0].clone(); MANY],
             ..status
         }),
         Reply::Progress(progress) => Reply::Progress(Progress {

@@ -144,12 +144,12 @@ fn the_heaviest_pieces_are_within_the_budget_of_their_reader() {
     let endpoint: Endpoint = host.parse().unwrap();
     let edges = (0..500).map(|n| Change::Edge {
         name: long(n),
-        state: EdgeState { endpoints: vec![endpoint.clone(); 1 + n % 64] },
+        state: EdgeState { endpoints: vec![endpoint.clone(); 1 + n % 64], joined: true },
     });
     let short: Endpoint = "a:1".parse().unwrap();
     let many = (0..500).map(|n| Change::Edge {
         name: long(n),
-        state: EdgeState { endpoints: vec![short.clone(); 64] },
+        state: EdgeState { endpoints: vec![short.clone(); 64], joined: true },
     });
     for piece in updates(None, version(1, 0, 0), edges.chain(many)) {
         assert_eq!(through_the_wire(&piece), piece);

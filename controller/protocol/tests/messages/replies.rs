@@ -27,6 +27,7 @@ fn an_edge_with_a_thousand_links_comes_back_as_one_row() {
     // Consecutive rows of one edge would be merged.
     rows[0].name = "a".parse().unwrap();
     rows[2].name = "c".parse().unwrap();
+    rows[3].name = "d".parse().unwrap();
     let reply = Reply::Edges(rows);
     assert_eq!(there_and_back(reply.clone()), [reply]);
 }
@@ -59,7 +60,9 @@ fn a_status_of_five_thousand_namespaces_and_as_many_problems_fits_frames() {
             ..namespace.clone()
         })
         .collect();
-    status.problems = (0..5000).map(|n| format!("{n:0>200}")).collect();
+    let group = status.problems[0].clone();
+    status.problems =
+        (0..5000).map(|n| ProblemGroup { title: format!("{n:0>200}"), ..group.clone() }).collect();
     let reply = Reply::Status(status);
     assert_eq!(there_and_back(reply.clone()), [reply]);
 }

@@ -47,6 +47,7 @@ pub(crate) fn all() -> Vec<Sample> {
         GoodbyeReason::Revoked,
         GoodbyeReason::Removed,
         GoodbyeReason::Replaced,
+        GoodbyeReason::InUse,
     ];
     samples
         .extend(reasons.map(|reason| sample(&format!("goodbye-{reason:?}"), Goodbye { reason })));
@@ -176,7 +177,7 @@ fn codes() -> impl Iterator<Item = ErrorCode> {
 pub(crate) fn changes() -> Vec<(&'static str, Change)> {
     let controllers: BTreeSet<Endpoint> =
         ["203.0.113.7:58422", "[2001:db8::7]:58422"].map(|e| e.parse().unwrap()).into();
-    let state = EdgeState { endpoints: vec!["203.0.113.9:58423".parse().unwrap()] };
+    let state = EdgeState { endpoints: vec!["203.0.113.9:58423".parse().unwrap()], joined: true };
     let name = label("aws-hk");
     vec![
         ("settings", Change::Settings(Settings { tun_mtu: 1500, congestion: Congestion::Bbr })),
@@ -228,6 +229,7 @@ fn namespace_and_edge_calls() -> Vec<Call> {
             cidrs: Some(nets.clone()),
             endpoints: Some(endpoints),
             description: None,
+            no_link_to: Some(vec![label("idc")]),
         },
         Call::EdgeDel { namespace: label("prod"), name: label("aws-hk") },
         Call::EdgeList { namespace: Some(label("prod")) },
@@ -373,6 +375,12 @@ pub(crate) fn session_rows() -> Vec<SessionRow> {
         applied: Some(version()),
         links: vec![link("idc")],
         problems: problems(),
+        detail: SessionDetail {
+            boot: [7; 16],
+            applied_since: 1_763_000_001,
+            unacked_since: Some(1_763_000_002),
+            rival: Some(Rival { address: "203.0.113.10:4500".parse().unwrap(), at: 1_763_000_003 }),
+        },
     };
     let gone =
         SessionRow { edge: "idc".parse().unwrap(), online: false, applied: None, ..row.clone() };
@@ -436,8 +444,9 @@ pub(crate) fn edge_rows() -> Vec<EdgeRow> {
         EdgeLiveness::NeverSeen,
         EdgeLiveness::Offline { since: 1_763_000_000 },
         EdgeLiveness::Online { since: 1_763_000_000 },
+        EdgeLiveness::Revoked { since: 1_763_000_000 },
     ];
-    let addresses = [None, Some("203.0.113.9:4500"), Some("[2001:db8::9]:4500")];
+    let addresses = [None, Some("203.0.113.9:4500"), Some("[2001:db8::9]:4500"), None];
     let rows = states.into_iter().zip(addresses).map(|(state, address)| EdgeRow {
         namespace: "prod".parse().unwrap(),
         name: "aws-hk".parse().unwrap(),
@@ -450,6 +459,8 @@ pub(crate) fn edge_rows() -> Vec<EdgeRow> {
         applied: address.map(|_| version()),
         cert_expires: address.map(|_| 1_765_000_000),
         links: vec![link("idc")],
+        no_link_to: vec![label("idc")],
+        problems: problems(),
     });
     rows.collect()
 }
@@ -509,6 +520,18 @@ pub(crate) fn status() -> MeshStatus {
             links_expected: 3,
             revision: 17,
         }],
-        problems: vec!["edge prod/idc has been offline for 5 min".into()],
+        problems: vec![ProblemGroup {
+            code: Code::EdgeOffline.into(),
+            severity: Severity::Error,
+            title: Code::EdgeOffline.heading(1),
+            count: 1,
+            examples: vec![ProblemExample {
+                subject: "prod/idc".into(),
+                about: String::new(),
+                text: "is offline".into(),
+                fix: Some("look".into()),
+                since_unix: Some(1_763_000_000),
+            }],
+        }],
     }
 }

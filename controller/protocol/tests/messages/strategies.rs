@@ -91,7 +91,8 @@ fn deny() -> impl Strategy<Value = DenyEntry> {
 }
 
 fn edge_state() -> impl Strategy<Value = EdgeState> {
-    vec(endpoint(), 0..4).prop_map(|endpoints| EdgeState { endpoints })
+    (vec(endpoint(), 0..4), any::<bool>())
+        .prop_map(|(endpoints, joined)| EdgeState { endpoints, joined })
 }
 
 pub(crate) fn desired() -> impl Strategy<Value = Desired> {
@@ -238,6 +239,7 @@ pub(crate) fn goodbye() -> impl Strategy<Value = Goodbye> {
         Just(GoodbyeReason::Revoked),
         Just(GoodbyeReason::Removed),
         Just(GoodbyeReason::Replaced),
+        Just(GoodbyeReason::InUse),
     ]
     .prop_map(|reason| Goodbye { reason })
 }

@@ -87,6 +87,7 @@ impl EdgeBuilder {
             tun_mtu: TUN_MTU,
             underlay_mtu: 1500,
             congestion: Congestion::Transparent,
+            refused: Vec::new(),
             offload: Offload { udp: true },
             seed,
         }

@@ -19,6 +19,8 @@ pub(crate) struct Outgoing {
     pub(crate) largest_inner: usize,
     /// Its part of the bytes in flight on all links, when last counted.
     pub(crate) counted: u64,
+    /// Whether its packets have ECN marks.
+    pub(crate) marked: bool,
     /// Whether the peer was asked for an acknowledgement.
     pub(crate) ack_requested: bool,
     /// Bytes that quinn-proto's send buffer has room for when it is empty.
@@ -34,6 +36,7 @@ impl Outgoing {
             ready: false,
             largest_inner: 0,
             counted: 0,
+            marked: true,
             ack_requested: false,
             empty_buffer: conn.datagrams().send_buffer_space(),
             large_sent: false,

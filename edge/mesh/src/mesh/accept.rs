@@ -6,7 +6,12 @@ use bytes::BytesMut;
 use quinn_proto::Incoming;
 
 use super::Mesh;
-use crate::{admission::Admission, counters::Reason, link::Link};
+use crate::{
+    admission::{Admission, RETRY_FROM},
+    counters::Reason,
+    link::Link,
+    peer::{Refused, Why},
+};
 
 /// Unfinished handshakes beyond which those from peers' addresses are ignored too.
 const MAX_UNFINISHED_PEERS: usize = 2048;
@@ -27,8 +32,14 @@ impl Mesh {
         Some(BytesMut::from(datagram))
     }
 
-    /// Decides about a new connection; the link's index if it is accepted.
-    pub(super) fn admit_connection(&mut self, now: Instant, incoming: Incoming) -> Option<usize> {
+    /// Decides about a new connection; the link's index if it is accepted. `marked`: its first packet had
+    /// an ECN mark.
+    pub(super) fn admit_connection(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        marked: bool,
+    ) -> Option<usize> {
         let validated = incoming.remote_address_validated();
         let source = incoming.remote_address().ip();
         let mut admission = Admission::Ignore;
@@ -40,7 +51,7 @@ impl Mesh {
             }
         }
         match admission {
-            Admission::Accept => self.accept(now, incoming),
+            Admission::Accept => self.accept(now, incoming, marked),
             Admission::Retry if incoming.may_retry() => {
                 let mut response = Vec::new();
                 if let Ok(transmit) = self.quic.endpoint.retry(incoming, &mut response) {
@@ -62,16 +73,22 @@ impl Mesh {
             && self.peers.iter().any(|peer| peer.member && peer.is_at(source))
     }
 
-    fn accept(&mut self, now: Instant, incoming: Incoming) -> Option<usize> {
+    fn accept(&mut self, now: Instant, incoming: Incoming, marked: bool) -> Option<usize> {
         let remote = incoming.remote_address();
         let mut response = Vec::new();
         match self.quic.endpoint.accept(incoming, now, &mut response, None) {
             Ok((handle, conn)) => {
-                self.links.add(handle.0, Link::accepted(conn, now));
+                let mut link = Link::accepted(conn, now);
+                // A dialler without marks has found that the path drops packets that have them.
+                link.outgoing.marked = marked;
+                if self.links.unfinished() < RETRY_FROM {
+                    link.allow_slow_handshake();
+                }
+                self.links.add(handle.0, link);
                 Some(handle.0)
             }
             Err(error) => {
-                self.report_refusal(remote, None, format!("this edge: {}", error.cause));
+                self.report_refusal(remote, None, Refused::us(Why::Protocol, &error.cause));
                 if let Some(transmit) = error.response {
                     self.quic.queue_response(transmit, response);
                 }

@@ -12,6 +12,7 @@ use super::{Mesh, WallClock};
 use crate::{
     config::Congestion,
     link::{CloseCode, Link, Phase},
+    peer::{Dialling, Down},
     verdict::Owner,
 };
 
@@ -28,6 +29,9 @@ impl Mesh {
             return;
         }
         let moved = peer.member && peer.current.is_some();
+        if !peer.member {
+            peer.down = Some(Down { since: now, timed_out: false });
+        }
         peer.member = true;
         peer.addresses = addresses;
         if !moved {
@@ -43,6 +47,7 @@ impl Mesh {
         peer.member = false;
         peer.addresses.clear();
         peer.last_remote = None;
+        peer.dialling = Dialling::default();
         peer.dialler.stop();
         self.arm_peer(index);
         self.close_links(now, CloseCode::Removed, |link| link.peer == Some(index));

@@ -1,14 +1,18 @@
 //! Dialling peers: those without a link, and those whose link must be replaced by a new one.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use cframe_pki::{identity::PeerIdentity, tls::SERVER_NAME};
 use rand::RngExt;
 
-use super::Mesh;
+use super::{Mesh, probing::SLOW};
 use crate::{
     link::{Link, Phase},
-    peer::Renewal,
+    peer::{Refused, Renewal, Why},
+    probe::Kind,
     timers::Key,
 };
 
@@ -101,11 +105,12 @@ impl Mesh {
 
     /// Dials the peer if it is time to.
     pub(super) fn dial(&mut self, now: Instant, index: u32) {
-        let peer = &mut self.peers[index];
-        peer.armed = None;
+        self.peers[index].armed = None;
         if self.quic.is_stopped() {
             return;
         }
+        self.record_lost_probes(now, index);
+        let peer = &mut self.peers[index];
         let link = peer.current.and_then(|at| self.links.get(at));
         let received = link.map(|link| link.conn.stats().udp_rx.datagrams);
         let address = peer.dial(now, received, &mut self.rng);
@@ -116,20 +121,48 @@ impl Mesh {
         }
         self.arm_peer(index);
         let Some(address) = address else { return };
+        let (rtt, unmarked) = self.prepare_dial(now, index, address);
         match self.quic.endpoint.connect(now, self.quic.client(), address, SERVER_NAME) {
             Ok((handle, conn)) => {
-                self.links.add(handle.0, Link::dialed(conn, index, epoch, now));
+                let mut link = Link::dialed(conn, index, epoch, now);
+                link.outgoing.marked = !unmarked;
+                link.extend_handshake(rtt);
+                self.links.add(handle.0, link);
                 self.service_link(now, handle.0);
             }
             Err(error) => {
                 let peer = Some(self.peers[index].name.clone());
-                self.report_refusal(
-                    address,
-                    peer,
-                    format!("this edge cannot dial {address}: {error}"),
-                );
+                let text = format!("cannot dial {address}: {error}");
+                self.report_refusal(address, peer, Refused::us(Why::Protocol, text));
             }
         }
+    }
+
+    /// Uses what is known of an address, and probes it if earlier dials failed. Returns its round-trip
+    /// time, and whether to dial without ECN marks.
+    fn prepare_dial(
+        &mut self,
+        now: Instant,
+        index: u32,
+        address: SocketAddr,
+    ) -> (Duration, bool) {
+        let peer = &mut self.peers[index];
+        if peer.current.is_some() {
+            return (Duration::ZERO, peer.unmarked);
+        }
+        let dialled_before = peer.dialling.at(address).is_some();
+        let attempt = peer.dialling.dialled(address);
+        let (rtt, drops_marks) = (attempt.rtt.unwrap_or_default(), attempt.drops_marks());
+        peer.unmarked |= drops_marks;
+        let unmarked = peer.unmarked;
+        if rtt >= SLOW {
+            peer.dialler.postpone(now + 3 * rtt);
+            self.arm_peer(index);
+        }
+        if dialled_before {
+            self.probe(now, index, address, Kind::Small);
+        }
+        (rtt, unmarked)
     }
 
     /// Sets the timer for the peer's next dial.

@@ -14,7 +14,8 @@ use rand::RngExt;
 use super::{Event, Mesh};
 use crate::{
     counters::Reason,
-    link::{CloseCode, Hello, LINGER, Phase, describe, refusal},
+    link::{CloseCode, Hello, LINGER, Phase, describe, is_in_use, refusal},
+    peer::{Contested, Dialling, Down, Refused, Why},
     timers::Key,
 };
 
@@ -34,8 +35,15 @@ impl Mesh {
         if link.conn.poll_timeout().is_some_and(|at| at <= now) {
             link.conn.handle_timeout(now);
         }
-        if let Some(code) = link.overdue(now) {
-            self.close_link(now, index, code);
+        match link.overdue(now) {
+            None => {}
+            Some(CloseCode::Slow) if link.phase == Phase::Contending => {
+                self.decide_contest(now, index);
+            }
+            Some(code) => {
+                self.record_failed_dial(index, None);
+                self.close_link(now, index, code);
+            }
         }
         self.service_link(now, index);
     }
@@ -105,36 +113,45 @@ impl Mesh {
         }
         link.phase = Phase::AwaitingHello;
         let (remote, dialed) = (link.conn.remote_address(), link.peer);
-        let identity = link.peer_identity().map_err(|error| error.to_string());
+        let identity =
+            link.peer_identity().map_err(|error| Refused::us(Why::Protocol, error.to_string()));
         self.links.finish_handshake(index);
         let accepted =
             identity.and_then(|identity| Ok((self.authorize(&identity, dialed)?, identity)));
         match accepted {
             Ok((peer, identity)) => self.exchange_hello(now, index, peer, identity),
-            Err(reason) => {
+            Err(refused) => {
                 let dialed = dialed.map(|peer| self.peers[peer].name.clone());
-                self.report_refusal(remote, dialed, format!("this edge: {reason}"));
+                self.record_failed_dial(index, Some(refused.clone()));
+                self.report_refusal(remote, dialed, refused);
                 self.close_link(now, index, CloseCode::NotAPeer);
             }
         }
     }
 
     /// The peer with this identity, if it is in the desired state and the one that was dialled.
-    fn authorize(&self, identity: &PeerIdentity, dialed: Option<u32>) -> Result<u32, String> {
+    fn authorize(&self, identity: &PeerIdentity, dialed: Option<u32>) -> Result<u32, Refused> {
         let id = &identity.id;
         let Role::Edge { namespace, name } = &id.role else {
-            return Err(format!("{id} is not an edge"));
+            return Err(Refused::us(Why::NotAPeer, format_args!("{id} is not an edge")));
         };
         if *namespace != self.own.namespace {
-            return Err(format!("{id} is in another namespace"));
+            return Err(Refused::us(Why::NotAPeer, format_args!("{id} is in another namespace")));
         }
         let Some(peer) = self.peers.find(name).filter(|&peer| self.peers[peer].member) else {
-            return Err(format!("{id} is not a peer in the desired state"));
+            let text = format_args!("{id} is not a peer in the desired state");
+            return Err(match dialed {
+                Some(dialed) if self.peers[dialed].name != *name => {
+                    Refused::us(Why::Other(name.clone()), text)
+                }
+                Some(_) | None => Refused::us(Why::NotAPeer, text),
+            });
         };
         match dialed.filter(|&dialed| dialed != peer) {
             Some(dialed) => {
                 let dialed = &self.peers[dialed].name;
-                Err(format!("{id} answered where {dialed} was dialled"))
+                let text = format_args!("{id} answered where {dialed} was dialled");
+                Err(Refused::us(Why::Other(name.clone()), text))
             }
             None => Ok(peer),
         }
@@ -174,7 +191,7 @@ impl Mesh {
             Ok(Some(hello)) => self.choose_link(now, index, hello),
             Err(reason) => {
                 let remote = link.conn.remote_address();
-                self.report_refusal(remote, None, format!("this edge: {reason}"));
+                self.report_refusal(remote, None, Refused::us(Why::Protocol, reason));
                 self.close_link(now, index, CloseCode::Protocol);
             }
         }
@@ -193,9 +210,7 @@ impl Mesh {
         };
         match current.hello.theirs {
             Some(theirs) if theirs.boot != hello.boot => {
-                // The old link's end was a process that no longer runs.
-                self.bring_up(now, new, peer_index);
-                self.close_link(now, old, CloseCode::Replaced);
+                self.contest(now, old, new, peer_index);
             }
             Some(_) if current.rank(we_sort_first) > rank => self.retire(now, new),
             Some(_) | None => {
@@ -205,7 +220,7 @@ impl Mesh {
         }
     }
 
-    fn bring_up(&mut self, now: Instant, index: usize, peer_index: u32) {
+    pub(super) fn bring_up(&mut self, now: Instant, index: usize, peer_index: u32) {
         let Some(link) = self.links.get_mut(index) else { return };
         if link.conn.datagrams().max_size().is_none_or(|max| max < MIN_DATAGRAM) {
             return self.close_link(now, index, CloseCode::Protocol);
@@ -218,6 +233,10 @@ impl Mesh {
         peer.current = Some(index);
         peer.last_remote = Some(remote);
         peer.dialler.stop();
+        peer.down = None;
+        peer.dialling = Dialling::default();
+        self.arm_watch(now);
+        let peer = &mut self.peers[peer_index];
         let event = Event::LinkUp { peer: peer.name.clone(), remote };
         self.schedule_renewal(now, index, peer_index);
         self.arm_peer(peer_index);
@@ -251,11 +270,22 @@ impl Mesh {
         link.phase = Phase::Closed;
         link.phase_end = None;
         let (remote, peer) = (link.conn.remote_address(), link.peer);
-        if matches!(phase, Phase::Handshaking | Phase::AwaitingHello)
-            && let Some(refusal) = refusal(reason)
+        if let Some(peer) = peer.filter(|_| is_in_use(reason)) {
+            self.peers[peer].contested = Some(Contested { at: now, refused: None });
+        }
+        if matches!(phase, Phase::Handshaking | Phase::AwaitingHello) {
+            let refusal = refusal(reason);
+            self.record_ended_dial(index, phase, refusal.clone());
+            if let Some(refusal) = refusal {
+                let peer = peer.map(|peer| self.peers[peer].name.clone());
+                self.report_refusal(remote, peer, refusal);
+            }
+        }
+        let timed_out = matches!(reason, ConnectionError::TimedOut);
+        if let (Some(peer), true) = (peer, timed_out)
+            && self.peers[peer].current == Some(index)
         {
-            let peer = peer.map(|peer| self.peers[peer].name.clone());
-            self.report_refusal(remote, peer, refusal);
+            self.peers[peer].down = Some(Down { since: now, timed_out });
         }
         // A reset means that the peer has restarted and can be dialled.
         let restarted = matches!(reason, ConnectionError::Reset);
@@ -270,10 +300,16 @@ impl Mesh {
         if peer.current != Some(index) {
             return;
         }
+        let since = link.since;
         peer.current = None;
+        peer.down.get_or_insert(Down { since: now, timed_out: false });
+        if self.promote_contender(now, peer_index) {
+            return;
+        }
+        let peer = &mut self.peers[peer_index];
         self.counters.drop_many(Reason::NoLink, peer.queue.clear());
         if !self.quic.is_stopped() && peer.member {
-            if !restarted && now.saturating_duration_since(link.since) < MIN_LIFETIME {
+            if !restarted && now.saturating_duration_since(since) < MIN_LIFETIME {
                 peer.dialler.dial_after_failure(now);
             } else {
                 let jitter = REDIAL_JITTER.mul_f64(self.rng.random());
@@ -296,10 +332,40 @@ impl Mesh {
         &mut self,
         remote: SocketAddr,
         peer: Option<Label>,
-        reason: String,
+        refused: Refused,
     ) {
         self.counters.drop(Reason::HandshakeRefused);
-        self.events.push(Event::Refused { remote, peer, reason });
+        self.events.push(Event::Refused { remote, peer, reason: refused.text });
+    }
+
+    /// Records that a dial has failed, or a handshake from a peer's address.
+    fn record_failed_dial(&mut self, index: usize, refused: Option<Refused>) {
+        let Some(phase) = self.links.get(index).map(|link| link.phase) else { return };
+        self.record_ended_dial(index, phase, refused);
+    }
+
+    /// `phase`: before the link was closed.
+    fn record_ended_dial(&mut self, index: usize, phase: Phase, refused: Option<Refused>) {
+        let Some(link) = self.links.get(index) else { return };
+        if !matches!(phase, Phase::Handshaking | Phase::AwaitingHello) {
+            return;
+        }
+        let (remote, received) = (link.conn.remote_address(), link.received());
+        match link.peer {
+            Some(peer) if link.is_dialed() => {
+                if let Some(attempt) = self.peers[peer].dialling.at(remote) {
+                    attempt.record_failure(received, refused);
+                }
+            }
+            Some(_) | None => {
+                for index in self.peers.indices() {
+                    let peer = &mut self.peers[index];
+                    if peer.current.is_none() && peer.is_at(remote.ip()) {
+                        peer.dialling.incoming_unfinished += 1;
+                    }
+                }
+            }
+        }
     }
 
     /// Sets the timer for the link's next deadline.

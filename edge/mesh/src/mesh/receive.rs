@@ -78,6 +78,9 @@ impl Mesh {
         from: &Received,
         datagram: BytesMut,
     ) -> Option<usize> {
+        if self.handle_probe(now, from, &datagram) {
+            return None;
+        }
         let has_long_header = datagram.first().is_some_and(|first| first & 0x80 != 0);
         let datagram =
             if has_long_header { self.admit_handshake_datagram(now, &datagram)? } else { datagram };
@@ -95,7 +98,9 @@ impl Mesh {
                 self.handle_connection_event(handle, event);
                 Some(handle.0)
             }
-            DatagramEvent::NewConnection(incoming) => self.admit_connection(now, incoming),
+            DatagramEvent::NewConnection(incoming) => {
+                self.admit_connection(now, incoming, from.ecn.is_some())
+            }
             DatagramEvent::Response(transmit) => {
                 self.quic.queue_response(transmit, response);
                 None
@@ -127,7 +132,8 @@ impl Mesh {
         let mut datagrams = conn.datagrams();
         while let Some(datagram) = datagrams.recv() {
             // A peer sends as soon as it has accepted us; its packets may overtake its hello.
-            let (Some(peer), Phase::AwaitingHello | Phase::Up | Phase::Retired) = (*peer, *phase)
+            let (Some(peer), Phase::AwaitingHello | Phase::Contending | Phase::Up | Phase::Retired) =
+                (*peer, *phase)
             else {
                 counters.drop(Reason::PeerUnknown);
                 continue;

@@ -61,7 +61,10 @@ impl Mesh {
             self.fill_send_buffer(now, index);
             let Some(link) = self.links.get_mut(index) else { continue };
             let segments = max_segments.min(link.outgoing.segments_per_batch());
-            if let Some(transmit) = link.conn.poll_transmit(now, segments, buf) {
+            if let Some(mut transmit) = link.conn.poll_transmit(now, segments, buf) {
+                if !link.outgoing.marked {
+                    transmit.ecn = None;
+                }
                 self.links.requeue(index);
                 return Some(transmit);
             }

@@ -8,7 +8,10 @@ use std::{
 use cframe_pki::identity::Label;
 
 use super::Mesh;
-use crate::{link::Traffic, peer::Peer};
+use crate::{
+    link::Traffic,
+    peer::{Contested, Dialling, Down, Peer},
+};
 
 /// One peer's link, for `status`.
 // fields: one row of `status`; the values have nothing to do with each other.
@@ -28,6 +31,17 @@ pub struct LinkStatus {
     pub largest_inner: usize,
     /// When the link came up.
     pub since: Option<Instant>,
+    /// When the peer last acknowledged something: it is asked to about every other second. `None` without
+    /// a link.
+    pub acked: Option<Instant>,
+    /// Since when there is no link.
+    pub down: Option<Down>,
+    /// What was seen since then.
+    pub dialling: Dialling,
+    /// When two processes with the peer's identity, or this edge's own, were last seen.
+    pub contested: Option<Contested>,
+    /// Whether the peer's path drops packets with ECN marks, so that it is used without.
+    pub unmarked: bool,
     /// When it ends because of its certificates.
     pub expires: Option<Instant>,
     /// Outer packets lost on the way to the peer.
@@ -85,6 +99,11 @@ impl Mesh {
                 path_mtu: path.current_mtu,
                 largest_inner: link.outgoing.largest_inner,
                 since: Some(link.since),
+                acked: Some(link.acked()),
+                down: None,
+                dialling: Dialling::default(),
+                contested: peer.contested,
+                unmarked: peer.unmarked,
                 expires: link.certificate.expires,
                 lost_packets: path.lost_packets,
                 sent_packets: path.sent_packets,
@@ -112,6 +131,11 @@ impl LinkStatus {
             path_mtu: 0,
             largest_inner: 0,
             since: None,
+            acked: None,
+            down: peer.down,
+            dialling: peer.dialling.clone(),
+            contested: peer.contested,
+            unmarked: peer.unmarked,
             expires: None,
             lost_packets: 0,
             sent_packets: 0,

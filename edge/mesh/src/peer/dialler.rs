@@ -69,6 +69,11 @@ impl Dialler {
         self.next = Some(now + backoff(self.failures));
     }
 
+    /// Dials no earlier than `at`: a handshake that is under way may still succeed.
+    pub(crate) fn postpone(&mut self, at: Instant) {
+        self.next = self.next.map(|next| next.max(at));
+    }
+
     /// Dials at `at` although there is a link.
     pub(crate) fn renew_at(&mut self, at: Instant, why: Renewal) {
         let soon = self.next.is_some_and(|next| next <= at + RENEWAL_SOON);

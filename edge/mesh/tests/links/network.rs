@@ -273,6 +273,7 @@ impl TestEdge {
             tun_mtu: 1500,
             underlay_mtu,
             congestion: Congestion::Transparent,
+            refused: Vec::new(),
             offload: Offload { udp: false },
             seed: [self.starts; 32],
         };

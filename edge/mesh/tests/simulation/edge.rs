@@ -71,6 +71,7 @@ impl Edge {
             tun_mtu: 1500,
             underlay_mtu: 1500,
             congestion: Congestion::Transparent,
+            refused: Vec::new(),
             offload: Offload { udp: true },
             seed: seeds,
         };

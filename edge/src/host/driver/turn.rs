@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use cframe_mesh::{EcnCodepoint, Mesh, Received, Transmit};
+use cframe_mesh::{EcnCodepoint, Mesh, Received, SendError, Transmit};
 use cframe_pki::verifier::{Refusal, Trust};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -403,7 +403,11 @@ impl Loop {
             src_ip: transmit.src_ip,
         });
         let Err(error) = result else { return true };
-        let counter = match Errno::from_io_error(&error) {
+        let errno = Errno::from_io_error(&error);
+        if let Some(error) = errno.and_then(send_error) {
+            self.mesh.handle_send_error(transmit.destination, error);
+        }
+        let counter = match errno {
             Some(Errno::AGAIN) => return false,
             Some(Errno::MSGSIZE) => &mut self.counters.udp_too_large,
             Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ADDRNOTAVAIL) => {
@@ -463,6 +467,16 @@ impl<'a> Out<'a> {
             self.gone = tun::is_gone(&error);
             self.counters.tun_write_error += 1;
         }
+    }
+}
+
+/// What the core learns of an error.
+fn send_error(errno: Errno) -> Option<SendError> {
+    match errno {
+        Errno::MSGSIZE => Some(SendError::TooLarge),
+        Errno::NETUNREACH | Errno::HOSTUNREACH => Some(SendError::Unreachable),
+        Errno::PERM | Errno::ACCESS => Some(SendError::NotPermitted),
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -17,9 +18,9 @@ use tracing::{debug, error, info, warn};
 use super::{Edit, HostEvent, Request, Setup};
 use crate::{
     host::{
-        netlink::{Affected, Found, Kernel, NetlinkError, Notifications, watch},
+        netlink::{Affected, Device, Found, Kernel, NetlinkError, Notifications, watch},
         reconcile::{Intent, Local, Plan, Route, RouteKey},
-        sysctl::{self, Forwarding},
+        router_advertisements, sysctl,
         tun::QUEUE_LEN,
     },
     instance::Instance,
@@ -55,6 +56,8 @@ pub(super) struct Keeper {
     remotes: BTreeSet<IpAddr>,
     underlay: BTreeSet<(u32, Option<IpAddr>)>,
     forwarding: bool,
+    /// The data directory.
+    data: PathBuf,
     error: Option<String>,
     /// Whether the prefixes are known. Until then the table stays as an earlier process has left it: an
     /// empty table would let packets leave unencrypted.
@@ -81,6 +84,7 @@ impl Keeper {
             remotes: BTreeSet::new(),
             underlay: BTreeSet::new(),
             forwarding: setup.forwarding,
+            data: setup.data,
             error: None,
             armed: false,
             events,
@@ -150,7 +154,7 @@ impl Keeper {
             }
             Request::Forwarding(forwarding) => {
                 self.forwarding = forwarding;
-                self.forward();
+                self.forward().await;
             }
             Request::Status(reply) => {
                 let _ = reply.send(self.status().await);
@@ -199,7 +203,7 @@ impl Keeper {
         } else if let Err(error) = self.apply(&before, self.intent.affected(nets)).await {
             self.record_refusal(&error);
         }
-        self.forward();
+        self.forward().await;
     }
 
     /// Whether each of these keys should hold a route.
@@ -258,8 +262,20 @@ impl Keeper {
             }
             _ => {
                 if let Some(index) = self.device {
+                    self.delete_renamed(&devices, index).await;
                     self.send(HostEvent::DeviceGone(index));
                 }
+            }
+        }
+    }
+
+    /// A device of this program that got another name is useless under it: it is made again.
+    async fn delete_renamed(&self, devices: &[Device], index: u32) {
+        let renamed = devices.iter().find(|device| device.index == index && device.is_marked());
+        if let Some(device) = renamed {
+            warn!(name = %device.name, "the device got another name; it is made again");
+            if let Err(error) = self.kernel.delete_device(index).await {
+                warn!(name = %device.name, %error, "the renamed device was not deleted");
             }
         }
     }
@@ -270,7 +286,7 @@ impl Keeper {
             Ok(()) => self.error = None,
             Err(error) => self.record_refusal(&error),
         }
-        self.forward();
+        self.forward().await;
     }
 
     async fn correct_table(&self) -> Result<(), NetlinkError> {
@@ -338,13 +354,18 @@ impl Keeper {
         Ok(underlay)
     }
 
-    fn forward(&self) {
+    async fn forward(&self) {
         if self.forwarding {
             // The sets are sorted with IPv4 first.
             let nets = [self.intent.own(), self.intent.foreign()];
-            let v4 = nets.iter().filter_map(|nets| nets.first()).any(|net| net.addr().is_ipv4());
-            let v6 = nets.iter().filter_map(|nets| nets.last()).any(|net| net.addr().is_ipv6());
-            sysctl::forward(Forwarding { v4, v6 });
+            if nets.iter().filter_map(|nets| nets.first()).any(|net| net.addr().is_ipv4()) {
+                sysctl::forward_v4();
+            }
+            if nets.iter().filter_map(|nets| nets.last()).any(|net| net.addr().is_ipv6())
+                && let Err(error) = router_advertisements::switch_on(&self.kernel, &self.data).await
+            {
+                warn!(%error, "IPv6 forwarding not switched on");
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use cframe_pki::{
     verifier::PeerVerifier,
 };
 
+use cframe_protocol::reserved::SERVICE_ADDRESSES;
+
 use super::stored::Stored;
 use crate::{
     config::Config,
@@ -45,6 +47,7 @@ impl Core<'_> {
             underlay_mtu: self.config.underlay_mtu,
             congestion: congestion(settings.congestion),
             offload: Offload { udp: tun.udp_offload },
+            refused: SERVICE_ADDRESSES.iter().map(|service| service.net).collect(),
             seed: state::random()?,
         };
         let unix =

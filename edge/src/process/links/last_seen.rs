@@ -27,6 +27,11 @@ impl LastSeen {
         let path = dir.join(FILE);
         let text = files::read_public(&path).ok();
         let known = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        // Earlier versions wrote mapped addresses.
+        let canonical = |(peer, at): (Label, SocketAddr)| {
+            (peer, SocketAddr::new(at.ip().to_canonical(), at.port()))
+        };
+        let known: Known = Known::into_iter(known).map(canonical).collect();
         let writer = LatestWriter::start(tasks, move |known| {
             // Without the file, peers come by themselves, only later.
             write(&path, &known)

@@ -86,8 +86,8 @@ impl EdgeSession {
         live: &mut Live,
         outside: &mut Outside<'_>,
     ) -> Result<Option<Box<Connected>>, SessionError> {
-        if let Some(report) = self.report.take() {
-            live.send(&report).await?;
+        if let Some(report) = &self.report {
+            live.send(report).await?;
         }
         if !self.problems.problems.is_empty() {
             live.send(&self.problems).await?;
@@ -165,7 +165,10 @@ impl EdgeSession {
                 self.acked = Some(version);
                 live.send(&Ack { version }).await
             }
-            Command::Report(report) => live.send(&limit_links(report)).await,
+            Command::Report(report) => {
+                let report = self.report.insert(limit_links(report));
+                live.send(report).await
+            }
             Command::Problems(problems) => {
                 self.problems = limit_problems(problems);
                 live.send(&self.problems).await

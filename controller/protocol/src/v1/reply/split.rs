@@ -6,8 +6,9 @@ use crate::{
     frame::{BUDGET, seq_cost},
     v1::{
         AdminRow, AuditRow, CaStatus, CertRow, CertState, EdgeRow, HolderRow, IssuerRow, Lacking,
-        LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Problem, Problems, RegistrationRow,
-        Reply, RootRow, RouteRow, SessionRow, TokenRow,
+        LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Problem, ProblemExample,
+        ProblemGroup, Problems, RegistrationRow, Reply, RootRow, RouteRow, SessionDetail,
+        SessionRow, TokenRow,
     },
 };
 
@@ -64,7 +65,12 @@ impl Reply {
     pub fn add_piece(answer: &mut Vec<Self>, piece: Self) {
         let rest = match answer.last_mut() {
             Some(last) => last.merge(piece),
-            None => Some(piece),
+            // A piece may have several rows of one edge.
+            None => Some(match piece {
+                Self::Edges(rows) => Self::Edges(merged(rows)),
+                Self::Sessions(rows) => Self::Sessions(merged(rows)),
+                other => other,
+            }),
         };
         answer.extend(rest);
     }
@@ -125,11 +131,12 @@ fn cut<T: Weigh>(rows: Vec<T>) -> Vec<Vec<T>> {
     lists
 }
 
-/// A row of an edge, whose links may be spread over several consecutive rows.
+/// A row of an edge, whose links and problems may be spread over several consecutive rows.
 trait EdgeLinks: Sized {
     fn edge(&self) -> (&Label, &Label);
     fn links(&mut self) -> &mut Vec<LinkReport>;
-    /// A further row of the same edge.
+    fn problems(&mut self) -> &mut Problems;
+    /// A further row of the same edge, without problems.
     fn continued(&self, links: Vec<LinkReport>) -> Self;
 }
 
@@ -140,6 +147,10 @@ impl EdgeLinks for EdgeRow {
 
     fn links(&mut self) -> &mut Vec<LinkReport> {
         &mut self.links
+    }
+
+    fn problems(&mut self) -> &mut Problems {
+        &mut self.problems
     }
 
     fn continued(&self, links: Vec<LinkReport>) -> Self {
@@ -155,6 +166,8 @@ impl EdgeLinks for EdgeRow {
             applied: None,
             cert_expires: None,
             links,
+            no_link_to: Vec::new(),
+            problems: Problems::default(),
         }
     }
 }
@@ -168,27 +181,49 @@ impl EdgeLinks for SessionRow {
         &mut self.links
     }
 
+    fn problems(&mut self) -> &mut Problems {
+        &mut self.problems
+    }
+
     fn continued(&self, links: Vec<LinkReport>) -> Self {
         let (namespace, edge) = (self.namespace.clone(), self.edge.clone());
         let Self { online, since, address, applied, .. } = *self;
         let (software, problems) = (String::new(), Problems::default());
-        Self { namespace, edge, online, since, software, address, applied, links, problems }
+        let detail = SessionDetail::default();
+        Self { namespace, edge, online, since, software, address, applied, links, problems, detail }
     }
 }
 
-/// Cuts a row into several of [`MAX_LINKS`] links.
+/// Cuts a row into several of [`MAX_LINKS`] links, and one with the problems if there are any.
 fn split_links<T: EdgeLinks>(mut row: T) -> Vec<T> {
     let links = std::mem::take(row.links());
+    let problems = std::mem::take(row.problems());
     let mut lists = links.chunks(MAX_LINKS).map(<[LinkReport]>::to_vec);
     *row.links() = lists.next().unwrap_or_default();
-    let more: Vec<T> = lists.map(|links| row.continued(links)).collect();
+    let mut more: Vec<T> = lists.map(|links| row.continued(links)).collect();
+    if problems != Problems::default() {
+        let mut last = row.continued(Vec::new());
+        *last.problems() = problems;
+        more.push(last);
+    }
     std::iter::once(row).chain(more).collect()
+}
+
+fn merged<T: EdgeLinks>(rows: Vec<T>) -> Vec<T> {
+    let mut merged = Vec::with_capacity(rows.len());
+    merge_rows(&mut merged, rows);
+    merged
 }
 
 fn merge_rows<T: EdgeLinks>(rows: &mut Vec<T>, more: Vec<T>) {
     for mut row in more {
         match rows.last_mut() {
-            Some(last) if last.edge() == row.edge() => last.links().append(row.links()),
+            Some(last) if last.edge() == row.edge() => {
+                last.links().append(row.links());
+                let problems = std::mem::take(row.problems());
+                last.problems().problems.extend(problems.problems);
+                last.problems().more += problems.more;
+            }
             _ => rows.push(row),
         }
     }
@@ -235,7 +270,11 @@ impl Weigh for EdgeRow {
         let lists = seq_cost(self.cidrs.len(), 18)
             + seq_cost(self.endpoints.len(), 24)
             + seq_cost(self.links.len(), size_of::<LinkReport>());
-        4 * TEXT + names + self.description.len() + self.software.len() + endpoints + links + lists
+        let no_link: usize = self.no_link_to.iter().map(|peer| TEXT + peer.as_str().len()).sum();
+        let no_link = no_link + seq_cost(self.no_link_to.len(), 24);
+        let texts = self.description.len() + self.software.len();
+        let problems = weigh_problems(&self.problems);
+        4 * TEXT + names + texts + endpoints + links + lists + no_link + problems
     }
 }
 
@@ -335,8 +374,18 @@ impl Weigh for NamespaceStatus {
     }
 }
 
-impl Weigh for String {
+impl Weigh for ProblemGroup {
     fn weigh(&self) -> usize {
-        TEXT + self.len()
+        let text = |example: &ProblemExample| {
+            let ProblemExample { subject, about, text, fix, since_unix: _ } = example;
+            4 * TEXT
+                + subject.len()
+                + about.len()
+                + text.len()
+                + fix.as_ref().map_or(0, String::len)
+        };
+        let examples: usize = self.examples.iter().map(text).sum();
+        let list = seq_cost(self.examples.len(), size_of::<ProblemExample>());
+        2 * TEXT + self.code.as_str().len() + self.title.len() + examples + list
     }
 }

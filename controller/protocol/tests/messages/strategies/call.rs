@@ -63,13 +63,15 @@ fn edge_or_route_call() -> impl Strategy<Value = Call> {
                 description,
             }
         ),
-        (label(), label(), option::of(nets()), option::of(endpoints()), option::of(text()))
-            .prop_map(|(namespace, name, cidrs, endpoints, description)| Call::EdgeSet {
-                namespace,
-                name,
-                cidrs,
-                endpoints,
-                description,
+        (
+            (label(), label()),
+            option::of(nets()),
+            option::of(endpoints()),
+            option::of(text()),
+            option::of(vec(label(), 0..4))
+        )
+            .prop_map(|((namespace, name), cidrs, endpoints, description, no_link_to)| {
+                Call::EdgeSet { namespace, name, cidrs, endpoints, description, no_link_to }
             }),
         (label(), label()).prop_map(|(namespace, name)| Call::EdgeDel { namespace, name }),
         option::of(label()).prop_map(|namespace| Call::EdgeList { namespace }),

@@ -13,13 +13,15 @@ pub(crate) fn edge_row() -> impl Strategy<Value = EdgeRow> {
         any::<u64>().prop_map(|since| EdgeLiveness::Offline { since }),
         any::<u64>().prop_map(|since| EdgeLiveness::Online { since }),
         Just(EdgeLiveness::Unknown),
+        any::<u64>().prop_map(|since| EdgeLiveness::Revoked { since }),
     ];
     (
         (label(), label(), vec(net(), 0..5), vec(endpoint(), 0..4), ".{0,40}", state),
         ("[0-9.]{0,9}", option::of(address()), option::of(version()), option::of(any::<u64>())),
-        vec(link(), 0..6),
+        (vec(link(), 0..6), vec(label(), 0..3), problems()),
     )
-        .prop_map(|((namespace, name, cidrs, endpoints, description, state), seen, links)| {
+        .prop_map(|((namespace, name, cidrs, endpoints, description, state), seen, lists)| {
+            let (links, no_link_to, problems) = lists;
             let (software, address, applied, cert_expires) = seen;
             EdgeRow {
                 namespace,
@@ -33,6 +35,8 @@ pub(crate) fn edge_row() -> impl Strategy<Value = EdgeRow> {
                 applied,
                 cert_expires,
                 links,
+                no_link_to,
+                problems,
             }
         })
 }
@@ -122,13 +126,13 @@ fn session_row() -> impl Strategy<Value = SessionRow> {
     (
         (label(), label(), any::<(bool, u64)>()),
         ("[0-9.]{0,9}", address(), option::of(version())),
-        (vec(link(), 0..6), problems()),
+        (vec(link(), 0..6), problems(), session_detail()),
     )
         .prop_map(
             |(
                 (namespace, edge, (online, since)),
                 (software, address, applied),
-                (links, problems),
+                (links, problems, detail),
             )| {
                 SessionRow {
                     namespace,
@@ -140,9 +144,41 @@ fn session_row() -> impl Strategy<Value = SessionRow> {
                     applied,
                     links,
                     problems,
+                    detail,
                 }
             },
         )
+}
+
+fn session_detail() -> impl Strategy<Value = SessionDetail> {
+    let rival = (address(), any::<u64>()).prop_map(|(address, at)| Rival { address, at });
+    (any::<[u8; 16]>(), any::<u64>(), option::of(any::<u64>()), option::of(rival)).prop_map(
+        |(boot, applied_since, unacked_since, rival)| SessionDetail {
+            boot,
+            applied_since,
+            unacked_since,
+            rival,
+        },
+    )
+}
+
+fn problem_group() -> impl Strategy<Value = ProblemGroup> {
+    let example =
+        (".{0,20}", ".{0,20}", ".{0,60}", option::of(".{0,60}"), option::of(any::<u64>()))
+            .prop_map(|(subject, about, text, fix, since_unix)| ProblemExample {
+                subject,
+                about,
+                text,
+                fix,
+                since_unix,
+            });
+    let examples = vec(example, 0..=ProblemGroup::MAX_EXAMPLES);
+    (label(), any::<bool>(), ".{0,40}", any::<u32>(), examples).prop_map(
+        |(code, error, title, count, examples)| {
+            let severity = if error { Severity::Error } else { Severity::Warning };
+            ProblemGroup { code, severity, title, count, examples }
+        },
+    )
 }
 
 fn namespace_status() -> impl Strategy<Value = NamespaceStatus> {
@@ -172,7 +208,7 @@ pub(crate) fn status() -> impl Strategy<Value = MeshStatus> {
     (
         (mesh(), vec(controller, 0..3), any::<(u64, u64)>()),
         vec(namespace_status(), 0..5),
-        vec(".{0,60}", 0..4),
+        vec(problem_group(), 0..4),
     )
         .prop_map(|((mesh, controllers, (epoch, mesh_revision)), namespaces, problems)| {
             MeshStatus { mesh, controllers, epoch, mesh_revision, namespaces, problems }
