@@ -148,7 +148,7 @@ impl Kernel {
     /// the device `to`, go on as if they had arrived there.
     pub(crate) async fn redirect(&self, index: u32, to: u32) -> Result<(), NetlinkError> {
         let mut key = TcU32Key::default();
-        (key.mask, key.val, key.off) = (u32::MAX, to.to_be(), SOURCE_OFFSET);
+        (key.mask, key.val, key.off) = (u32::MAX, to, SOURCE_OFFSET);
         let mut selector = TcU32Selector::default();
         selector.flags = TcU32SelectorFlags::Terminal;
         selector.nkeys = 1;

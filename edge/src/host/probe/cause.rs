@@ -226,12 +226,25 @@ fn describe(place: &Place) -> String {
     let Place { family, table, chain, rule, .. } = place;
     match rule {
         Some(rule) => {
-            let rule = rule.replace(" counter packets 0 bytes 0", "");
-            let rule = rule.trim_start_matches("counter packets 0 bytes 0 ");
+            let rule = without_counter(rule);
             format!("the rule {rule:?} in table {family} {table}, chain {chain}")
         }
         None => format!("the policy of table {family} {table}, chain {chain}"),
     }
+}
+
+/// A rule without `counter packets N bytes M`: a text that changes with each packet is a new one each time.
+fn without_counter(rule: &str) -> String {
+    let mut words = rule.split(' ').peekable();
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        if word == "counter" && words.peek() == Some(&"packets") {
+            words.nth(3);
+        } else {
+            kept.push(word);
+        }
+    }
+    kept.join(" ")
 }
 
 #[cfg(test)]
@@ -310,6 +323,14 @@ mod tests {
         ] {
             assert_eq!(fix(path, hook, place), wanted);
         }
+    }
+
+    #[test]
+    fn a_rule_is_shown_without_its_counter() {
+        let rule = "ip saddr 10.1.0.0/16 counter packets 12 bytes 3 drop";
+        assert_eq!(without_counter(rule), "ip saddr 10.1.0.0/16 drop");
+        assert_eq!(without_counter("counter packets 1 bytes 2"), "");
+        assert_eq!(without_counter("counter drop"), "counter drop");
     }
 
     #[test]

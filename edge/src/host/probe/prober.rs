@@ -155,7 +155,6 @@ impl Prober {
             Err(error) => facts.unmeasured = Some(error),
         }
         facts.port = self.measure_port(site).await;
-        self.generation = self.means.generation();
         facts
     }
 
@@ -297,7 +296,14 @@ impl Prober {
             let generation = self.generation;
             let Some(known) = self.known.get_mut(&key) else { continue };
             if let Some(verdict) = verdicts.get(&key) {
-                known.outcome = verdict.outcome(key, &bad, tried, known.misses, &self.names);
+                known.outcome = verdict.outcome(
+                    key,
+                    &bad,
+                    tried,
+                    known.misses,
+                    &self.names,
+                    &site.foreign,
+                );
                 (known.generation, known.at) = (generation, Instant::now());
             }
             outcomes.insert(key, known.outcome.clone().unwrap_or(Outcome::Passed));

@@ -21,6 +21,9 @@ const RESEND_INTERVAL: Duration = Duration::from_millis(150);
 /// A packet's lines arrive together.
 const QUIET: Duration = Duration::from_millis(120);
 
+/// How often a trace changes the ruleset: by adding its table, and by removing it.
+pub(super) const CHANGES: u32 = 2;
+
 /// A rule or a policy, where it was met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {

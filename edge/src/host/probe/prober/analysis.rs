@@ -70,29 +70,25 @@ impl Verdict {
         tried: usize,
         misses: u32,
         names: &Names,
+        foreign: &[IpNet],
     ) -> Option<Outcome> {
         let (path, device, _) = key;
         let device = names.name(device);
         let (probe, seen) = bad.first()?;
-        let mut hosts: Vec<IpAddr> = bad
-            .iter()
-            .map(|(probe, _)| if path == Path::Out { probe.from } else { probe.to })
-            .collect();
-        hosts.sort_unstable();
-        hosts.dedup();
-        let more = if hosts.len() > MAX_LISTED { ", …" } else { "" };
-        let hosts: Vec<String> =
-            hosts.iter().take(MAX_LISTED).map(ToString::to_string).collect();
-        let hosts = format!("{}{more}", hosts.join(", "));
+        let sides = bad.iter().map(|(probe, _)| match path {
+            Path::Out => (probe.from, probe.to),
+            Path::In | Path::PortIn | Path::PortOut => (probe.to, probe.from),
+        });
+        let (hosts, others): (Vec<IpAddr>, Vec<IpAddr>) = sides.unzip();
+        let hosts = listed(hosts);
+        // The addresses in other sites are made up.
+        let prefix = |ip: IpAddr| foreign.iter().find(|net| net.contains(&ip)).copied();
+        let others = listed(others.into_iter().filter_map(prefix).collect());
         let what = match path {
-            Path::Out => format!("packets from {hosts} on {device} to {} do not reach the mesh", probe.to),
-            _ => format!("packets from {} in the mesh to {hosts} do not get out by {device}", probe.from),
+            Path::Out => format!("packets from {hosts} on {device} to {others} do not reach the mesh"),
+            _ => format!("packets from {others} in the mesh to {hosts} do not get out by {device}"),
         };
-        let share = if bad.len() < tried {
-            format!(" ({} of {tried} tried)", bad.len())
-        } else {
-            String::new()
-        };
+        let share = if bad.len() < tried { ", while others do" } else { "" };
         let finding = |text, cause: &Cause| Finding { text, fix: cause.fix.clone() };
         match self {
             Self::Dropped { cause, partly } if partly.is_empty() => {
@@ -117,6 +113,15 @@ impl Verdict {
             Self::Unknown(_) | Self::Passes => None,
         }
     }
+}
+
+/// A few of them, each once, in order.
+fn listed<T: Ord + ToString>(mut items: Vec<T>) -> String {
+    items.sort_unstable();
+    items.dedup();
+    let more = if items.len() > MAX_LISTED { ", …" } else { "" };
+    let some: Vec<String> = items.iter().take(MAX_LISTED).map(ToString::to_string).collect();
+    format!("{}{more}", some.join(", "))
 }
 
 impl Prober {
@@ -145,8 +150,11 @@ impl Prober {
             }
         }
         let tools = tools().await;
+        let before = self.means.generation();
         let mut verdicts = BTreeMap::new();
         let (traces, passing) = self.means.trace(&traced, &COMMON_PORTS, site).await;
+        // What else has changed meanwhile is seen as a change.
+        self.generation = before.wrapping_add(trace::CHANGES);
         let traces = match traces {
             Ok(traces) => traces,
             Err(error) => {
@@ -176,6 +184,7 @@ impl Prober {
         named.truncate(MAX_NAMED_PORTS);
         if !named.is_empty() && verdicts.values().any(open) {
             let (_, passing) = self.means.trace(&traced, &named, site).await;
+            self.generation = self.generation.wrapping_add(trace::CHANGES);
             add_passing(&mut verdicts, &passing);
         }
         verdicts
