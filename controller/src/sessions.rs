@@ -180,8 +180,16 @@ impl Registry {
         edges
             .map(|(name, edge)| {
                 // All fields by name, so that a new list is not copied by mistake.
-                let LastSeen { online, since, software, address, applied, links: _, problems: _, detail } =
-                    &edge.seen;
+                let LastSeen {
+                    online,
+                    since,
+                    software,
+                    address,
+                    applied,
+                    links: _,
+                    problems: _,
+                    detail,
+                } = &edge.seen;
                 let seen = LastSeen {
                     online: *online,
                     since: *since,

@@ -3,12 +3,16 @@
 //! Each area of the process measures its facts; `status`, `doctor`, metrics, the log and the controllers
 //! show what is found here.
 
+pub mod firewall;
 pub mod forwarding;
 pub mod links;
 pub mod own;
+mod routing;
 
-use crate::problem::Check;
-use forwarding::ForwardingFacts;
+use crate::{
+    host::{firewall::FirewallFacts, probe::facts::ForwardingFacts, routes::RoutingFacts},
+    problem::Check,
+};
 use links::LinkFacts;
 use own::OwnFacts;
 
@@ -17,6 +21,8 @@ use own::OwnFacts;
 pub struct Facts {
     pub own: OwnFacts,
     pub links: LinkFacts,
+    pub routing: Option<RoutingFacts>,
+    pub firewall: Option<FirewallFacts>,
     /// `None` before the first measurement.
     pub forwarding: Option<ForwardingFacts>,
 }
@@ -25,6 +31,8 @@ pub struct Facts {
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = own::checks(&facts.own);
     checks.extend(links::checks(&facts.links));
+    checks.extend(facts.routing.iter().flat_map(routing::checks));
+    checks.extend(facts.firewall.iter().flat_map(firewall::checks));
     checks.extend(facts.forwarding.iter().flat_map(forwarding::checks));
     checks
 }

@@ -196,7 +196,9 @@ pub(crate) fn list(
         space.edges.iter().map(|edge| row(state, sessions, name, edge, now))
     });
     let mut rows: Vec<EdgeRow> = rows.collect();
-    rows.sort_by(|one, other| by_name((&one.namespace, &one.name), (&other.namespace, &other.name)));
+    rows.sort_by(|one, other| {
+        by_name((&one.namespace, &one.name), (&other.namespace, &other.name))
+    });
     Ok(Reply::Edges(rows))
 }
 

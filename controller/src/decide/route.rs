@@ -65,7 +65,9 @@ pub(crate) fn list(state: &State, namespace: Option<&Label>) -> Result<Reply, Ca
     let rows = check::namespaces(state, namespace)?
         .flat_map(|(name, space)| space.routes.iter().map(|route| row(name, route)));
     let mut rows: Vec<RouteRow> = rows.collect();
-    rows.sort_by(|one, other| by_name((&one.namespace, &one.name), (&other.namespace, &other.name)));
+    rows.sort_by(|one, other| {
+        by_name((&one.namespace, &one.name), (&other.namespace, &other.name))
+    });
     Ok(Reply::Routes(rows))
 }
 

@@ -177,7 +177,9 @@ pub(crate) fn list(state: &State, namespace: Option<&Label>, now: u64) -> Result
     let rows = state.tokens.iter().filter_map(|token| row(token, now));
     let rows = rows.filter(|row| namespace.is_none_or(|name| row.namespace == *name));
     let mut rows: Vec<TokenRow> = rows.collect();
-    rows.sort_by(|one, other| by_name((&one.namespace, &one.edge), (&other.namespace, &other.edge)));
+    rows.sort_by(|one, other| {
+        by_name((&one.namespace, &one.edge), (&other.namespace, &other.edge))
+    });
     Ok(Reply::Tokens(rows))
 }
 

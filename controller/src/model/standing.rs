@@ -49,7 +49,8 @@ impl State {
             Membership::New => Standing::New,
             Membership::Revoked => {
                 let serials = self.certs_of.get(&id());
-                let denied = serials.into_iter().flatten().filter_map(|serial| self.denied.get(serial));
+                let denied =
+                    serials.into_iter().flatten().filter_map(|serial| self.denied.get(serial));
                 let since = denied.map(|denied| denied.record.at).max().unwrap_or(0);
                 Standing::Revoked { since }
             }

@@ -18,7 +18,9 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    RunError, address::canonical, admin,
+    RunError,
+    address::canonical,
+    admin,
     admission::{Admission, Decision, Limits},
     calls::Caller,
     enroll, session,

@@ -92,7 +92,8 @@ pub(super) async fn serve(
 ) {
     let Role::Edge { namespace, name } = peer.id.role.clone() else { return };
     connection.set_max_concurrent_bi_streams(EDGE_STREAMS.into());
-    let edge = EdgeIdentity { peer, address: canonical(connection.remote_address()), namespace, name };
+    let edge =
+        EdgeIdentity { peer, address: canonical(connection.remote_address()), namespace, name };
     let end = serve_session(context, connection, &edge, stop).await;
     let code = match &end {
         Ok(reason) => CloseCode::from(*reason),

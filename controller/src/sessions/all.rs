@@ -102,18 +102,23 @@ impl<'a> AllSessions<'a> {
 
     /// Whether an edge has a session, and the version that it last applied.
     pub(crate) fn applied(&self, namespace: &Label, edge: &Label) -> (bool, Option<Version>) {
-        let seen =
-            self.with_edges(namespace, |edges| edges(edge).newest.map(|seen| (seen.online, seen.applied)));
+        let seen = self.with_edges(namespace, |edges| {
+            edges(edge).newest.map(|seen| (seen.online, seen.applied))
+        });
         seen.unwrap_or((false, None))
     }
 
     pub(crate) fn liveness(&self, seen: Option<&LastSeen>, standing: Standing) -> EdgeLiveness {
         match (seen, standing) {
-            (Some(LastSeen { online: true, since, .. }), _) => EdgeLiveness::Online { since: *since },
+            (Some(LastSeen { online: true, since, .. }), _) => {
+                EdgeLiveness::Online { since: *since }
+            }
             (_, Standing::New) => EdgeLiveness::NeverSeen,
             (_, Standing::Revoked { since }) => EdgeLiveness::Revoked { since },
             (_, Standing::Joined) if !self.unanswered.is_empty() => EdgeLiveness::Unknown,
-            (Some(LastSeen { since, .. }), Standing::Joined) => EdgeLiveness::Offline { since: *since },
+            (Some(LastSeen { since, .. }), Standing::Joined) => {
+                EdgeLiveness::Offline { since: *since }
+            }
             (None, Standing::Joined) => EdgeLiveness::Offline { since: self.since },
         }
     }

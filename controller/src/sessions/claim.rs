@@ -46,8 +46,8 @@ impl Registry {
         let edges = self.lock();
         let edge = edges.get(&claim.key.0, &claim.key.1)?;
         let session = edge.session.as_ref()?;
-        let same = edge.seen.detail.boot == claim.boot
-            && edge.seen.address.ip() == claim.address.ip();
+        let same =
+            edge.seen.detail.boot == claim.boot && edge.seen.address.ip() == claim.address.ip();
         if same {
             return None;
         }

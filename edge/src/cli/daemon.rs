@@ -1,6 +1,6 @@
-//! `run` and `down`.
+//! `run`, `guard` and `down`.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -17,9 +17,11 @@ use super::{exit::Coded, log, runtime};
 use crate::{
     config::{CommonFlags, Config, Options},
     host::{
-        netlink::{Device, Kernel},
-        ownership::{Owner, owner, refusal},
-        router_advertisements, snat,
+        firewall,
+        netlink::Kernel,
+        owner::{self, OwnerError},
+        probe,
+        sysctl::Saved,
         tun::{Tun, TunError},
     },
     instance::Instance,
@@ -103,6 +105,24 @@ impl SignalHandler {
     }
 }
 
+/// Installs the firewall table from the state on disk, without an identity or a network.
+pub(super) fn guard(common: &CommonFlags) -> Result<()> {
+    let config = Config::load(common, &Options::default())?;
+    let instance = &config.instance;
+    // A device of this name that is no TUN is somebody else's, and packets may not leave by it.
+    let device = std::path::Path::new("/sys/class/net").join(instance.name());
+    if device.exists() && !device.join("tun_flags").exists() {
+        let text =
+            format!("{instance} is a device of this host: name another instance (--instance)");
+        return Err(Coded::error(Exit::Conflict, text));
+    }
+    let prefixes = runtime()?.block_on(process::guard(&config))?;
+    println!(
+        "{prefixes} prefixes of the saved state are guarded: nothing leaves for them in the clear"
+    );
+    Ok(())
+}
+
 pub(super) fn down(common: &CommonFlags) -> Result<()> {
     let (instance, paths, _) = common.resolve()?;
     runtime()?.block_on(async {
@@ -117,57 +137,55 @@ pub(super) fn down(common: &CommonFlags) -> Result<()> {
             }
             Err(error) => return Err(error.into()),
         }
-        remove(&instance, &paths.data).await
+        remove(&instance, paths.data).await
     })
 }
 
 /// Opens the device, so that no other process can use it while it is removed. Detects a process with another
 /// data directory, which does not listen on this socket.
-async fn claim_device(
-    kernel: &Kernel,
-    instance: &Instance,
-) -> Result<Option<(Device, Option<Tun>)>> {
-    let device = match owner(kernel, instance).await? {
-        Owner::Nobody => return Ok(None),
-        Owner::Other(device) => {
-            let text = format!("{}; nothing was removed", refusal(&device));
-            return Err(Coded::error(Exit::Conflict, text));
-        }
-        Owner::Ours(device) => device,
-    };
+fn claim_device(instance: &Instance) -> Result<Option<Tun>> {
     match Tun::open(instance.name(), Settings::default().tun_mtu) {
-        Ok(tun) => Ok(Some((device, Some(tun)))),
+        Ok(tun) => Ok(Some(tun)),
         Err(error @ TunError::Busy(_)) => {
             let text = format!("{error}; stop it first, or it would undo this");
             Err(Coded::error(Exit::Conflict, text))
         }
         // The steps that follow report the error.
-        Err(_) => Ok(Some((device, None))),
+        Err(_) => Ok(None),
     }
 }
 
 /// Removes the rules first: after that, the table is not used, and its unreachable routes have no effect.
-async fn remove(instance: &Instance, data: &Path) -> Result<()> {
+async fn remove(instance: &Instance, data: PathBuf) -> Result<()> {
     let kernel = Kernel::open()?;
-    let claimed = claim_device(&kernel, instance).await?;
     let allowed = |error: crate::host::netlink::NetlinkError| match error.errno() {
         Some(rustix::io::Errno::PERM) => Coded::error(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
         _ => error.into(),
     };
+    let device = match owner::device(&kernel, instance).await {
+        Ok(device) => device,
+        Err(error @ OwnerError::Foreign(_)) => {
+            return Err(Coded::error(Exit::Conflict, format!("nothing was removed: {error}")));
+        }
+        Err(OwnerError::Kernel(error)) => return Err(allowed(error)),
+    };
+    let _claimed = if device.is_some() { claim_device(instance)? } else { None };
     let rules = kernel.delete_rules(instance.table()).await.map_err(allowed)?;
     let found = kernel.table(instance.table()).await.map_err(allowed)?;
     kernel.delete_found(&found.iter().collect::<Vec<_>>()).await.map_err(allowed)?;
-    if let Some((device, _)) = &claimed {
-        kernel.delete_device(device.index).await.with_context(|| format!("device {instance}"))?;
+    if let Some(index) = device {
+        kernel.delete_device(index).await.with_context(|| format!("device {instance}"))?;
     }
-    snat::disable(instance).await?;
-    for setting in router_advertisements::restore(data) {
-        println!("set back: {setting}");
-    }
+    let restored = Saved::new(data).restore();
+    firewall::remove(instance).await?;
+    probe::remove(instance).await;
     println!(
         "removed: {rules} rules, {} routes, {} device",
         found.len(),
-        if claimed.is_some() { instance.name() } else { "no" }
+        if device.is_some() { instance.name() } else { "no" }
     );
+    if !restored.is_empty() {
+        println!("put back: {}", restored.join(", "));
+    }
     Ok(())
 }

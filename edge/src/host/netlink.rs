@@ -6,8 +6,12 @@
 )]
 
 mod batch;
+mod culprit;
 mod forwarding;
+mod host;
 mod message;
+mod netconf;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -17,9 +21,8 @@ use std::{collections::BTreeSet, fmt::Debug, net::IpAddr};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-    route::{RouteMessage, RouteProtocol, RouteType},
-    rule::RuleMessage,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteMessage, RouteType},
 };
 use rtnetlink::{
     Handle, IpVersion, LinkUnspec,
@@ -30,18 +33,19 @@ use rtnetlink::{
 use rustix::io::Errno;
 use tokio::task::AbortHandle;
 
-use super::reconcile::{Route, RouteKey};
+use super::{
+    reconcile::{Route, RouteKey},
+    tun::{ALIAS, DEVICE_GROUP},
+};
 use batch::{Batches, Kind};
-pub(crate) use forwarding::{HostAddress, Way};
+pub use culprit::Culprit;
+pub(crate) use forwarding::{HostAddress, Passage};
 pub use message::Address;
-pub(crate) use watch::{Affected, Notifications, watch};
+pub(crate) use watch::{Affected, Notifications, Pending, watch};
 
 /// The priority of the policy rules: before the main table (32766), after the local table (0) and the
 /// rules of container networks (Cilium: up to 111, AWS VPC: up to 1536).
 pub const RULE_PRIORITY: u32 = 5842;
-
-/// The alias of devices that this program has made.
-const ALIAS: &str = "cframe-edge";
 
 /// Netlink sockets. Their tasks end when this is dropped.
 #[derive(Debug)]
@@ -80,27 +84,24 @@ pub struct Exit {
     pub source: Option<IpAddr>,
 }
 
+/// How a packet leaves the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The number of the device.
+    pub device: u32,
+    /// The table with the route.
+    pub table: u32,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub index: u32,
     pub name: String,
     pub up: bool,
     pub loopback: bool,
-    /// Such as `tun`, `veth` or `bridge`; `None` for hardware.
-    pub kind: Option<String>,
-    /// A text that programs and people set.
+    pub is_tun: bool,
+    /// Its alias (`ip link set … alias`), which marks the devices of this program.
     pub alias: Option<String>,
-}
-
-impl Device {
-    pub fn is_tun(&self) -> bool {
-        self.kind.as_deref() == Some("tun")
-    }
-
-    /// Whether it carries the mark of this program, so that it may be changed and deleted.
-    pub fn is_marked(&self) -> bool {
-        self.is_tun() && self.alias.as_deref() == Some(ALIAS)
-    }
 }
 
 impl Kernel {
@@ -214,11 +215,15 @@ impl Kernel {
         Ok(messages.iter().map(to_device).collect())
     }
 
-    /// Sets queue length and MTU (in bytes) of a device, marks it as made by this program, and brings it up.
+    /// Sets queue length, MTU (in bytes) and group of a device, marks it as this program's, and brings it up.
     pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
-        let mut message =
-            LinkUnspec::new_with_index(index).txqueuelen(queue).mtu(u32::from(mtu)).up().build();
-        message.attributes.push(LinkAttribute::IfAlias(ALIAS.to_owned()));
+        let message = LinkUnspec::new_with_index(index)
+            .txqueuelen(queue)
+            .mtu(u32::from(mtu))
+            .alias(ALIAS)
+            .link_group(DEVICE_GROUP)
+            .up()
+            .build();
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("device {index}: MTU {mtu}, queue {queue}"))
     }
@@ -233,96 +238,6 @@ impl Kernel {
     pub async fn delete_device(&self, index: u32) -> Result<(), NetlinkError> {
         let result = self.handle.link().del(index).execute().await;
         gone_is_fine(refused(result, || format!("deleting device {index}")))
-    }
-
-    /// The devices of IPv6 default routes that come from router advertisements.
-    pub async fn advertised_defaults(&self) -> Result<BTreeSet<String>, NetlinkError> {
-        let main = u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN);
-        let request = message::dump(IpVersion::V6, main, RouteType::Unicast);
-        let mut routes = std::pin::pin!(self.handle.route().get(request).execute());
-        let mut indices = BTreeSet::new();
-        while let Some(message) = next_of_dump(routes.next().await, "reading the main table")? {
-            if message.header.destination_prefix_length == 0
-                && message.header.protocol == RouteProtocol::Ra
-            {
-                indices.extend(message::exit(&message).map(|exit| exit.device));
-            }
-        }
-        let devices = self.devices().await?.into_iter();
-        Ok(devices.filter(|d| indices.contains(&d.index)).map(|d| d.name).collect())
-    }
-
-    /// Whether there is a policy rule for this table.
-    pub async fn has_rules(&self, table: u32) -> Result<bool, NetlinkError> {
-        Ok(!self.rules_to(table, IpVersion::V4).await?.is_empty())
-    }
-
-    /// Adds the policy rules "unless marked as underlay, look up `table`", and deletes other rules for
-    /// this table. A host without IPv6 refuses that family's rule, which is no error.
-    pub async fn ensure_rules(&self, table: u32) -> Result<(), NetlinkError> {
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let v6 = version == IpVersion::V6;
-            let wanted = message::rule(table, v6);
-            let mut found = false;
-            for rule in self.rules_to(table, version).await? {
-                match !found && message::same_rule(&rule, &wanted) {
-                    true => found = true,
-                    false => self.delete_rule(rule).await?,
-                }
-            }
-            if !found {
-                match self.add_rule(wanted).await {
-                    Err(error)
-                        if v6
-                            && matches!(
-                                error.errno(),
-                                Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)
-                            ) => {}
-                    Err(error) if error.errno() == Some(Errno::EXIST) => {}
-                    other => other?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes all rules for a table and returns how many there were.
-    pub async fn delete_rules(&self, table: u32) -> Result<usize, NetlinkError> {
-        let mut count = 0;
-        for version in [IpVersion::V4, IpVersion::V6] {
-            for rule in self.rules_to(table, version).await? {
-                self.delete_rule(rule).await?;
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
-
-    async fn rules_to(
-        &self,
-        table: u32,
-        version: IpVersion,
-    ) -> Result<Vec<RuleMessage>, NetlinkError> {
-        let mut rules = Vec::new();
-        let mut dump = std::pin::pin!(self.handle.rule().get(version.clone()).execute());
-        while let Some(rule) = next_of_dump(dump.next().await, "reading rules")? {
-            let right_family = message::has_family(rule.header.family, &version);
-            if right_family && message::rule_table(&rule) == table {
-                rules.push(rule);
-            }
-        }
-        Ok(rules)
-    }
-
-    async fn add_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
-        let mut request = self.handle.rule().add();
-        *request.message_mut() = rule;
-        refused(request.execute().await, || "adding the policy rule".to_owned())
-    }
-
-    async fn delete_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
-        let result = self.handle.rule().del(rule).execute().await;
-        gone_is_fine(refused(result, || "deleting a policy rule".to_owned()))
     }
 }
 
@@ -415,28 +330,23 @@ fn next_of_dump<T>(
 }
 
 fn to_device(message: &LinkMessage) -> Device {
-    let name = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
-    let alias = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfAlias(alias) => Some(alias.clone()),
-        _ => None,
-    });
-    let info = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    let kind = info.into_iter().flatten().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind.to_string()),
-        _ => None,
-    });
-    Device {
-        kind,
-        alias,
+    let mut device = Device {
         index: message.header.index,
-        name: name.unwrap_or_default(),
+        name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        is_tun: false,
+        alias: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => device.alias = Some(alias.clone()),
+            LinkAttribute::LinkInfo(infos) => {
+                device.is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+            }
+            _ => {}
+        }
     }
+    device
 }

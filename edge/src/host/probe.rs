@@ -7,6 +7,7 @@
 //! dropped it is looked for.
 
 mod cause;
+pub mod facts;
 mod legacy;
 mod nft;
 mod packet;
@@ -31,7 +32,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::driver::probes::{Arrival, Injector, Magic, Watcher};
-use crate::{instance::Instance, judge::forwarding::ForwardingFacts};
+use crate::instance::Instance;
+use facts::ForwardingFacts;
 use prober::Prober;
 
 /// Between two rounds while everything passes.
@@ -101,6 +103,14 @@ pub fn watcher(magic: Magic) -> (Watcher, Arrivals) {
     (Watcher::new(magic, sender), Arrivals { magic, receiver })
 }
 
+/// Removes the tables that a killed process has left.
+pub async fn remove(instance: &Instance) {
+    for table in [nft::table(instance), nft::trace_table(instance)] {
+        // Without `nft` there is none.
+        let _ = nft::run(&nft::removal(&table)).await;
+    }
+}
+
 impl Probe {
     /// Starts the task on `tasks`.
     pub fn start(
@@ -120,7 +130,7 @@ impl Probe {
                 () = task.run(prober) => {}
                 () = cancel.cancelled() => {}
             }
-            let _ = nft::run(&nft::removal(&nft::table(&instance))).await;
+            remove(&instance).await;
         });
         Self { site, requests, facts }
     }

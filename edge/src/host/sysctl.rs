@@ -1,8 +1,8 @@
 //! Settings of the network stack in `/proc/sys/net`: forwarding, and those of the TUN.
 
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Reads `/proc/sys/net/<key>`.
 ///
@@ -43,19 +43,50 @@ pub(crate) fn silence_device(name: &str) {
     }
 }
 
-/// Switches IPv4 forwarding on if it is off.
-pub(crate) fn forward_v4() {
-    switch_on("ipv4/ip_forward");
+/// Settings as they were before this program has changed them, in a file, so that `down` can put them
+/// back. Only what a host loses something by is in it: with IPv6 forwarding, an advertised default route.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    path: PathBuf,
 }
 
-fn switch_on(key: &str) {
-    match read(key).as_deref() {
-        Ok("0") => match write(key, "1") {
-            Ok(()) => info!(%key, "forwarding switched on"),
-            Err(error) => warn!(%key, %error, "forwarding is off: set it to 1"),
-        },
-        Ok(_) => {}
-        Err(error) => debug!(%key, %error, "no such setting"),
+impl Saved {
+    pub(crate) fn new(data: PathBuf) -> Self {
+        Self { path: data.join("settings.json") }
+    }
+
+    /// Saves the value of a setting, unless one is saved.
+    pub(crate) fn save(&self, key: &str) {
+        let mut saved = self.load();
+        let Ok(value) = read(key) else { return };
+        if saved.contains_key(key) {
+            return;
+        }
+        saved.insert(key.to_owned(), value);
+        let text = serde_json::to_string_pretty(&saved).unwrap_or_default();
+        if let Err(error) = fs::write(&self.path, text) {
+            warn!(path = %self.path.display(), %error, "`down` will not put {key} back");
+        }
+    }
+
+    /// Puts everything back that still is as this program has set it, and returns the keys.
+    pub(crate) fn restore(&self) -> Vec<String> {
+        let mut restored = Vec::new();
+        // In the order of names, forwarding comes first: then the advertisements are accepted again.
+        for (key, value) in self.load() {
+            let ours = if key.ends_with("accept_ra") { "2" } else { "1" };
+            let is_ours = read(&key).is_ok_and(|now| now == ours && now != value);
+            if is_ours && write(&key, &value).is_ok() {
+                restored.push(key);
+            }
+        }
+        let _ = fs::remove_file(&self.path);
+        restored
+    }
+
+    fn load(&self) -> BTreeMap<String, String> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 }
 

@@ -2,67 +2,10 @@
 
 use cframe_protocol::problem::Code;
 
-use crate::problem::{Check, Problem};
-
-/// What came of the last probes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ForwardingFacts {
-    /// At most one for each device, direction and family.
-    pub flows: Vec<Flow>,
-    pub port: PortFacts,
-    /// What of it cannot be measured, and why.
-    pub unmeasured: Option<String>,
-}
-
-/// Packets between a device of the site and the mesh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flow {
-    pub direction: Direction,
-    /// The device's name.
-    pub device: String,
-    pub v6: bool,
-    pub outcome: Outcome,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
-    ToMesh,
-    ToSite,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Passed,
-    /// Nothing of what was tried passes, at least for some addresses.
-    Blocked(Finding),
-    /// The probes don't pass, and packets of other kinds do.
-    Partly(Finding),
-    /// The packets arrive with a source that may not pass.
-    Masqueraded(Finding),
-    /// They don't arrive for a reason that another check reports, such as forwarding that is off.
-    Elsewhere,
-}
-
-/// What was seen, with the cause if it is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// A sentence.
-    pub text: String,
-    pub fix: Option<String>,
-}
-
-/// The mesh's own UDP packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortFacts {
-    /// A packet of a new flow that does not reach the socket.
-    pub new_blocked: Option<Finding>,
-    /// A packet of a link that is up does not reach the socket.
-    pub link_blocked: Option<Finding>,
-    /// The firewall refuses what the socket sends.
-    pub sending_blocked: Option<Finding>,
-    /// At least one peer has no link.
-    pub link_down: bool,
-}
+use crate::{
+    host::probe::facts::{Finding, ForwardingFacts, Outcome, PortFacts},
+    problem::{Check, Problem},
+};
 
 pub fn checks(facts: &ForwardingFacts) -> Vec<Check> {
     let mut checks = vec![forwarding(facts), port(&facts.port)];
@@ -112,20 +55,10 @@ fn problem(code: Code, about: String, finding: &Finding) -> Problem {
     Problem { fix: finding.fix.clone(), ..Problem::new(code, about, &finding.text) }
 }
 
-impl Flow {
-    /// Such as `eth1 to mesh, IPv4`.
-    pub fn name(&self) -> String {
-        let family = if self.v6 { "IPv6" } else { "IPv4" };
-        match self.direction {
-            Direction::ToMesh => format!("{} to mesh, {family}", self.device),
-            Direction::ToSite => format!("mesh to {}, {family}", self.device),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::probe::facts::{Direction, Flow};
 
     fn finding() -> Finding {
         Finding { text: "it is dropped".to_owned(), fix: Some("let it pass".to_owned()) }

@@ -5,13 +5,17 @@ mod stored;
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use cframe_pki::{
     tls::{self, LiveCredentials},
     verifier::{PeerVerifier, Policy},
 };
 use cframe_protocol::session::Client;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -20,6 +24,7 @@ use super::{
     desired::DesiredState,
     device::Device,
     forwarding::Measurement,
+    guard,
     identity::{Identity, Refusals},
     links::{LastSeen, Links},
     reports::Reports,
@@ -29,15 +34,13 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
-        netlink::Kernel,
-        ownership::{Owner, owner, refusal},
+        firewall::Firewall,
+        owner::check_owner,
         probe::{self, Probe},
+        reconcile::HostNetworks,
         routes::{Routes, Setup},
-        snat::Snat,
         socket::Socket,
-        tun::Tun,
     },
-    instance::Instance,
     local::{Call, Server},
     metrics, state,
 };
@@ -53,6 +56,15 @@ pub(super) async fn boot(
 ) -> Result<(EdgeProcess, Inputs)> {
     let started = Instant::now();
     let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let (networks, known_networks) = watch::channel(HostNetworks::default());
+    // Before the identity is read: a host whose edge cannot run forwards packets, too.
+    let setup = guard::at_start(
+        &config,
+        u64::from_be_bytes(state::random()?),
+        known_networks,
+        cancel.clone(),
+    );
+    let firewall = Firewall::start(setup, &mut tasks).await;
     let stored = Stored::load(&config.paths.data)?;
     let (namespace, name) = stored.namespace_and_name()?;
     let trust = stored.trust()?;
@@ -61,11 +73,12 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
-    let (device, tun) = open_device(&config.instance, mtu).await?;
+    check_owner(&config.instance).await?;
+    let (device, tun) = Device::open(config.instance.name(), mtu)?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
-    let socket = Socket::bind(listen, config.instance.mark())?;
+    let socket = Socket::bind(listen, config.mark.value)?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
-    let links = Links::new(socket.port().unwrap_or(listen), config.instance.mark(), last_seen);
+    let links = Links::new(socket.port().unwrap_or(listen), config.mark.value, last_seen);
     let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
@@ -74,14 +87,16 @@ pub(super) async fn boot(
     let (driver, driver_events) =
         Driver::start(core.build(&tun, &name, &links)?, socket, trust.clone(), watcher)
             .context("cannot start the data plane")?;
-    let (instance, stop) = (config.instance.clone(), cancel.clone());
+    let (instance, stop, mark) = (config.instance.clone(), cancel.clone(), config.mark.value);
     let probe = Probe::start(instance, driver.injector(), arrivals, stop, &mut tasks);
 
     let forwarding = config.forwarding == Forwarding::Set;
     let setup = Setup {
         instance: config.instance.clone(),
+        mark: config.mark,
         forwarding,
         data: config.paths.data.clone(),
+        networks,
         cancel: cancel.clone(),
     };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
@@ -94,7 +109,7 @@ pub(super) async fn boot(
     let client = Client {
         addresses: merge_controllers(&config.controllers, &stored.controllers()),
         tls: Arc::new(tls::control_client(&credentials, verifier)),
-        mark: Some(config.instance.mark()),
+        mark: Some(config.mark.value),
     };
     let (uplink, commands) = Uplink::new(client, config.controllers);
 
@@ -109,8 +124,8 @@ pub(super) async fn boot(
         device,
         links,
         reports: Reports::new(started),
-        snat: Snat::new(config.instance.clone()),
-        forwarding: Measurement::new(probe),
+        firewall,
+        forwarding: Measurement::new(probe, mark),
         instance: config.instance,
         driver,
         routes,
@@ -125,20 +140,9 @@ pub(super) async fn boot(
     // After the tables are filled: packets that are read before would be dropped.
     process.driver.set_tun(Some(tun));
     let session = process.uplink.start(have, boot_id, commands, &process.cancel);
-    if config.snat {
-        process.snat.apply(true).await;
-    }
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
     let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))
-}
-
-/// Makes the device, or takes over the one that an earlier process has left.
-async fn open_device(instance: &Instance, mtu: u16) -> Result<(Device, Tun)> {
-    if let Owner::Other(device) = owner(&Kernel::open()?, instance).await? {
-        bail!("{}", refusal(&device));
-    }
-    Ok(Device::open(instance.name(), mtu)?)
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.

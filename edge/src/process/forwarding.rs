@@ -17,6 +17,8 @@ const MAX_PEERS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Measurement {
     pub(super) probe: Probe,
+    /// The mark of the socket's packets.
+    mark: u32,
     /// The version of the prefixes.
     version: Option<Version>,
     own: Vec<IpNet>,
@@ -24,8 +26,8 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    pub(super) fn new(probe: Probe) -> Self {
-        Self { probe, version: None, own: Vec::new(), foreign: Arc::default() }
+    pub(super) fn new(probe: Probe, mark: u32) -> Self {
+        Self { probe, mark, version: None, own: Vec::new(), foreign: Arc::default() }
     }
 }
 
@@ -60,7 +62,7 @@ impl EdgeProcess {
             cut: self.identity.cut.is_some(),
             port: PortSite {
                 listen: self.links.listen,
-                mark: self.instance.mark(),
+                mark: self.forwarding.mark,
                 is_dialled: own.is_some_and(|own| !own.endpoints.is_empty()),
                 linked,
                 peers,

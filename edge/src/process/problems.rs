@@ -55,6 +55,8 @@ impl EdgeProcess {
         Facts {
             own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
             links,
+            routing: self.routes.facts().await,
+            firewall: self.firewall.facts().await,
             forwarding: self.forwarding.probe.facts(),
         }
     }

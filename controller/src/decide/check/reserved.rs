@@ -62,7 +62,9 @@ fn hidden(net: IpNet) -> Option<&'static str> {
         return None;
     }
     if net.prefix_len() < shortest {
-        return Some("a large part of the internet's addresses, among them those of servers, resolvers and mirrors");
+        return Some(
+            "a large part of the internet's addresses, among them those of servers, resolvers and mirrors",
+        );
     }
     (net.prefix_len() < most).then_some("many of the internet's addresses")
 }

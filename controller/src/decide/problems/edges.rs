@@ -11,7 +11,10 @@ use cframe_protocol::{
 use super::groups::{Details, Findings};
 use crate::{
     model::{Namespace, State, record::EdgeRecord, standing::Standing},
-    sessions::{LastSeen, all::{AllSessions, Seen}},
+    sessions::{
+        LastSeen,
+        all::{AllSessions, Seen},
+    },
 };
 
 /// Seconds that an edge may take to acknowledge an update.

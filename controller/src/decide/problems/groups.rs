@@ -27,7 +27,11 @@ pub(crate) struct Details {
 pub(crate) enum Findings {
     Groups(Groups),
     /// Only those of one edge.
-    Edge { namespace: Label, name: Label, found: Vec<Problem> },
+    Edge {
+        namespace: Label,
+        name: Label,
+        found: Vec<Problem>,
+    },
 }
 
 /// The worst first.
@@ -186,9 +190,10 @@ impl Groups {
 impl Group {
     fn has_room_before(&self, subject: &str, about: &str) -> bool {
         self.examples.len() < ProblemGroup::MAX_EXAMPLES
-            || self.examples.last().is_some_and(|last| {
-                order((subject, about), (&last.subject, &last.about)).is_lt()
-            })
+            || self
+                .examples
+                .last()
+                .is_some_and(|last| order((subject, about), (&last.subject, &last.about)).is_lt())
     }
 
     fn insert(&mut self, example: ProblemExample) {

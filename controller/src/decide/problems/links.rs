@@ -71,7 +71,9 @@ fn judge_pair(
     let reports = |from, to| view.reported.get(&(from, to)).map(Vec::as_slice).unwrap_or_default();
     let (by_one, by_other) = (reports(lower, higher), reports(higher, lower));
     if up {
-        for (edge, problem) in by_one.iter().map(|p| (one, p)).chain(by_other.iter().map(|p| (other, p))) {
+        for (edge, problem) in
+            by_one.iter().map(|p| (one, p)).chain(by_other.iter().map(|p| (other, p)))
+        {
             // One end was quicker than the other to see that the link is up again.
             let of_the_past = problem.severity == Severity::Error
                 && (problem.code.as_str().starts_with("link-")
@@ -100,14 +102,14 @@ fn judge_pair(
 }
 
 fn grace(one: &EdgeView<'_>, other: &EdgeView<'_>) -> u64 {
-    let unreported =
-        |edge: &EdgeView<'_>| edge.seen.is_none_or(|seen| seen.links.is_empty());
+    let unreported = |edge: &EdgeView<'_>| edge.seen.is_none_or(|seen| seen.links.is_empty());
     if unreported(one) || unreported(other) { UNREPORTED_GRACE } else { GRACE }
 }
 
 /// The most specific code of an error that either end reports.
 fn reason(by_one: &[&Problem], by_other: &[&Problem]) -> Code {
-    let codes = by_one.iter().chain(by_other).filter_map(|problem| problem.code.as_str().parse().ok());
+    let codes =
+        by_one.iter().chain(by_other).filter_map(|problem| problem.code.as_str().parse().ok());
     let mut errors = codes.filter(|code: &Code| {
         code.severity() == Severity::Error && *code != Code::LinkDown && *code != Code::NoEndpoint
     });

@@ -77,11 +77,17 @@ pub(super) fn own_part(context: &Context) -> MeshStatus {
 }
 
 fn unanswered(findings: &mut Findings, name: &Label, reason: &str) {
-    findings.add_of_mesh(Code::ControllerDown, name.as_str(), Details {
-        text: format!("controller {name} does not answer, its edges are not known: {reason}"),
-        fix: Some("see the log of cframe-controller on its host, and let UDP 58422 in".to_owned()),
-        since: None,
-    });
+    findings.add_of_mesh(
+        Code::ControllerDown,
+        name.as_str(),
+        Details {
+            text: format!("controller {name} does not answer, its edges are not known: {reason}"),
+            fix: Some(
+                "see the log of cframe-controller on its host, and let UDP 58422 in".to_owned(),
+            ),
+            since: None,
+        },
+    );
 }
 
 fn not_running(findings: &mut Findings, state: &State, running: &[ControllerRow]) {
@@ -89,11 +95,17 @@ fn not_running(findings: &mut Findings, state: &State, running: &[ControllerRow]
         !state.alive.contains_key(*name) && running.iter().all(|row| row.name != **name)
     });
     for name in names {
-        findings.add_of_mesh(Code::ControllerDown, name.as_str(), Details {
-            text: format!("controller {name} does not run"),
-            fix: Some(format!("start it on its host, or remove it: cfctl controller del {name}")),
-            since: None,
-        });
+        findings.add_of_mesh(
+            Code::ControllerDown,
+            name.as_str(),
+            Details {
+                text: format!("controller {name} does not run"),
+                fix: Some(format!(
+                    "start it on its host, or remove it: cfctl controller del {name}"
+                )),
+                since: None,
+            },
+        );
     }
 }
 
@@ -124,11 +136,11 @@ fn own_problems(context: &Context) -> Vec<ProblemGroup> {
     let name = context.name();
     let mut findings = Findings::groups();
     if let Some(problem) = context.replica.store_problem() {
-        findings.add_of_mesh(Code::StoreProblem, name.as_str(), Details {
-            text: format!("controller {name}: {problem}"),
-            fix: None,
-            since: None,
-        });
+        findings.add_of_mesh(
+            Code::StoreProblem,
+            name.as_str(),
+            Details { text: format!("controller {name}: {problem}"), fix: None, since: None },
+        );
     }
     findings.into_groups()
 }
@@ -137,6 +149,10 @@ fn own_problems(context: &Context) -> Vec<ProblemGroup> {
 fn expiring(findings: &mut Findings, state: &State, now: u64) {
     for expiry in expiry::all(state, now).iter().filter(|expiry| expiry.is_soon(now)) {
         let (text, fix) = (expiry.sentence(now), expiry.fix(now));
-        findings.add_of_mesh(Code::Expiring, &expiry.name, Details { text, fix: Some(fix), since: None });
+        findings.add_of_mesh(
+            Code::Expiring,
+            &expiry.name,
+            Details { text, fix: Some(fix), since: None },
+        );
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct HostAddress {
 
 /// How the kernel would handle a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Passage {
     /// Through this device, and by this router.
     Device { index: u32, gateway: Option<IpAddr> },
     /// To the host itself.
@@ -96,11 +96,11 @@ impl Kernel {
 
     /// How a packet leaves. `from`: its source and the device by which it arrives; without them, how one
     /// of the host itself does.
-    pub(crate) async fn way(
+    pub(crate) async fn passage(
         &self,
         to: IpAddr,
         from: Option<(IpAddr, u32)>,
-    ) -> Result<Way, NetlinkError> {
+    ) -> Result<Passage, NetlinkError> {
         let mut request = message::lookup(to, 0);
         request.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Mark(_)));
         if let Some((source, device)) = from {
@@ -110,13 +110,13 @@ impl Kernel {
         }
         let reply = std::pin::pin!(self.handle.route().get(request).execute()).next().await;
         match reply {
-            Some(Ok(message)) => Ok(way(&message)),
-            None => Ok(Way::None),
+            Some(Ok(message)) => Ok(passage(&message)),
+            None => Ok(Passage::None),
             Some(Err(error)) => {
                 let error = into_error(error, format!("looking up {to}"));
                 match error.errno() {
-                    Some(Errno::XDEV) => Ok(Way::ReversePath),
-                    Some(errno) if super::means_no_route(errno) => Ok(Way::None),
+                    Some(Errno::XDEV) => Ok(Passage::ReversePath),
+                    Some(errno) if super::means_no_route(errno) => Ok(Passage::None),
                     _ => Err(error),
                 }
             }
@@ -190,7 +190,7 @@ fn host_address(message: &AddressMessage) -> Option<HostAddress> {
     Some(HostAddress { device: address.device, ip: address.ip, net: net.trunc() })
 }
 
-fn way(message: &RouteMessage) -> Way {
+fn passage(message: &RouteMessage) -> Passage {
     let mut device = None;
     let mut gateway = None;
     for attribute in &message.attributes {
@@ -201,8 +201,8 @@ fn way(message: &RouteMessage) -> Way {
         }
     }
     match (message.header.kind, device) {
-        (RouteType::Local, _) => Way::Local,
-        (RouteType::Unicast, Some(index)) => Way::Device { index, gateway },
-        _ => Way::None,
+        (RouteType::Local, _) => Passage::Local,
+        (RouteType::Unicast, Some(index)) => Passage::Device { index, gateway },
+        _ => Passage::None,
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{
     Arrivals, Site,
     cause::Path,
+    facts::{Direction, Finding, Flow, ForwardingFacts, Outcome},
     nft::{self, Reader},
     packet::{Kind, Packet},
     plan::{self, Lan, Probe},
@@ -24,11 +25,10 @@ use super::{
 use crate::{
     host::{
         driver::probes::{Arrival, Injector, Magic},
-        netlink::{Kernel, Way},
+        netlink::{Kernel, Passage},
         sysctl,
     },
     instance::Instance,
-    judge::forwarding::{Direction, Finding, Flow, ForwardingFacts, Outcome},
 };
 
 /// How long probes may take.
@@ -248,9 +248,9 @@ impl Prober {
             return Some(Outcome::Elsewhere);
         }
         let kernel = self.means.kernel.as_ref()?;
-        match kernel.way(probe.to, Some((probe.from, enters))).await.ok()? {
-            Way::Device { index, .. } if index == leaves => None,
-            Way::ReversePath => Some(Outcome::Blocked(Finding {
+        match kernel.passage(probe.to, Some((probe.from, enters))).await.ok()? {
+            Passage::Device { index, .. } if index == leaves => None,
+            Passage::ReversePath => Some(Outcome::Blocked(Finding {
                 text: format!(
                     "packets from {} that arrive by {name} are dropped by its reverse path filter: the way \
                      back is through another device",
@@ -260,7 +260,7 @@ impl Prober {
                     "sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{name}.rp_filter=2"
                 )),
             })),
-            Way::Device { .. } | Way::Local | Way::None => Some(Outcome::Elsewhere),
+            Passage::Device { .. } | Passage::Local | Passage::None => Some(Outcome::Elsewhere),
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     Site,
     plan::{self, Lan},
 };
-use crate::host::netlink::{HostAddress, Kernel, NetlinkError, Way};
+use crate::host::netlink::{HostAddress, Kernel, NetlinkError, Passage};
 
 /// Hosts of one device that are looked at.
 const MAX_NEIGHBOURS: usize = 1024;
@@ -109,16 +109,16 @@ async fn routed(
         }
         let host = plan::free_address(prefix, turn, &BTreeSet::new());
         let Some(host) = host.filter(|host| !is_connected(host)) else { continue };
-        let Way::Device { index, gateway } = kernel.way(host, None).await? else { continue };
+        let Passage::Device { index, gateway } = kernel.passage(host, None).await? else { continue };
         let family = usize::from(host.is_ipv6());
         let by_default = match default[family] {
             Some(way) => way,
-            None => *default[family].insert(kernel.way(ELSEWHERE[family], None).await?),
+            None => *default[family].insert(kernel.passage(ELSEWHERE[family], None).await?),
         };
         let uplink_is_inside = addresses
             .iter()
             .any(|address| address.device == index && prefix.contains(&address.ip));
-        if (Way::Device { index, gateway }) != by_default || uplink_is_inside {
+        if (Passage::Device { index, gateway }) != by_default || uplink_is_inside {
             found.push((index, host));
         }
     }

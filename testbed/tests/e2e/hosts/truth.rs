@@ -102,7 +102,8 @@ impl Bed {
         fault.apply(self);
         match fault.seen {
             Seen::Recovers => {
-                // The edge repairs it by itself.
+                // The edge repairs it by itself, possibly before a packet is lost.
+                self.verdict.wait_broken(3 * SECOND / 2);
                 self.verdict.wait_well(name, SHOWN);
             }
             Seen::Lost | Seen::OnlyReported => {

@@ -6,17 +6,15 @@ use ipnet::IpNet;
 use tokio::process::Command;
 
 use super::{Key, MAX_LISTED, MIN_MISSES, Means, Prober, Seen};
-use crate::{
-    host::probe::{
-        Site,
-        cause::{self, Cause, Context, Path, Tools},
-        legacy, nft,
-        packet::{Kind, Packet},
-        plan::Probe,
-        survey::Names,
-        trace::{self, Place, Trace},
-    },
-    judge::forwarding::{Finding, Outcome},
+use crate::host::probe::{
+    Site,
+    cause::{self, Cause, Context, Path, Tools},
+    facts::{Finding, Outcome},
+    legacy, nft,
+    packet::{Kind, Packet},
+    plan::Probe,
+    survey::Names,
+    trace::{self, Place, Trace},
 };
 
 /// Probes of one direction that are traced.
@@ -40,6 +38,8 @@ pub(super) enum Verdict {
     SourceNat(Cause),
     /// Probes pass all rules now.
     Passes,
+    /// Our own guard drops them, because they are on their way out in the clear.
+    Guarded,
     Unknown(Cause),
 }
 
@@ -110,6 +110,7 @@ impl Verdict {
             Self::Unknown(cause) if misses >= MIN_MISSES => {
                 Some(Outcome::Blocked(finding(format!("{what}{share}: {}", cause.text), cause)))
             }
+            Self::Guarded => Some(Outcome::Elsewhere),
             Self::Unknown(_) | Self::Passes => None,
         }
     }
@@ -216,6 +217,10 @@ impl Prober {
         }
         if let Some(trace) = trace {
             if let Some(place) = &trace.dropped {
+                // The guard keeps packets from leaving in the clear: routing is wrong, which is reported.
+                if place.table == format!("cframe-{tun}") {
+                    return Verdict::Guarded;
+                }
                 let cause = cause::of_drop(trace, place, &context);
                 return Verdict::Dropped { cause, partly: Vec::new() };
             }

@@ -9,9 +9,12 @@ use std::{
 use tokio::time::timeout;
 
 use super::{ANALYSIS_LIFE, Key, Means, Prober, Seen, analysis::Verdict};
-use crate::{
-    host::probe::{PortSite, Site, cause::Path, packet::Kind, plan::Probe},
-    judge::forwarding::{Finding, PortFacts},
+use crate::host::probe::{
+    PortSite, Site,
+    cause::Path,
+    facts::{Finding, PortFacts},
+    packet::Kind,
+    plan::Probe,
 };
 
 /// Links that are tried in a round, by turns.
@@ -110,7 +113,7 @@ impl Prober {
         let verdicts = self.analyse_port(key, probe, source_port, site).await;
         let (text, fix) = match verdicts.get(&key)? {
             Verdict::Dropped { cause, .. } | Verdict::Unknown(cause) => (cause.text.clone(), cause.fix.clone()),
-            Verdict::Passes | Verdict::SourceNat(_) => return None,
+            Verdict::Passes | Verdict::Guarded | Verdict::SourceNat(_) => return None,
         };
         let flow = if source_port == 0 { "a new flow" } else { "a link" };
         let text = format!(

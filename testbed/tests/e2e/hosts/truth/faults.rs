@@ -175,8 +175,8 @@ pub(super) const FAULTS: &[Fault] = &[
         "B2 a drop in another table, toward the tunnel only",
         BLOCKED,
         "nft add table inet f2\n\
-         nft add chain inet f2 fwd '{ type filter hook forward priority 20; }'\n\
-         nft add rule inet f2 fwd oifname cframe0 drop",
+         nft add chain inet f2 forwarded '{ type filter hook forward priority 20; }'\n\
+         nft add rule inet f2 forwarded oifname cframe0 drop",
         "nft delete table inet f2",
     )
     .without_command(),
