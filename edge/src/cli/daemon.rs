@@ -20,6 +20,7 @@ use crate::{
         firewall,
         netlink::Kernel,
         owner::{self, OwnerError},
+        probe,
         sysctl::Saved,
         tun::{Tun, TunError},
     },
@@ -178,6 +179,7 @@ async fn remove(instance: &Instance, data: PathBuf) -> Result<()> {
     }
     let restored = Saved::new(data).restore();
     firewall::remove(instance).await?;
+    probe::remove(instance).await;
     println!(
         "removed: {rules} rules, {} routes, {} device",
         found.len(),

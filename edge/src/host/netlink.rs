@@ -7,6 +7,7 @@
 
 mod batch;
 mod culprit;
+mod forwarding;
 mod host;
 mod message;
 mod netconf;
@@ -38,6 +39,7 @@ use super::{
 };
 use batch::{Batches, Kind};
 pub use culprit::Culprit;
+pub(crate) use forwarding::{HostAddress, Passage};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, Pending, watch};
 
