@@ -3,8 +3,8 @@
 
 pub(crate) mod expiry;
 pub mod log;
+pub(crate) mod membership;
 pub mod record;
-pub(crate) mod standing;
 pub(crate) mod trust;
 
 mod difference;
@@ -12,6 +12,7 @@ mod namespace;
 mod prefixes;
 #[cfg(test)]
 pub(crate) mod sample;
+mod standing;
 mod state;
 
 pub use namespace::Namespace;

@@ -20,8 +20,8 @@ use crate::{
     keys::issuer::{Issued, Issuer},
     model::{
         State, Stored,
+        membership::Membership,
         record::{CertRecord, EdgeRecord, Key, MeshRecord},
-        standing::Membership,
         trust::current_certs,
     },
 };

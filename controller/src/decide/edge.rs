@@ -18,8 +18,8 @@ use crate::{
     },
     model::{
         Namespace, State, Stored,
+        membership::Membership,
         record::{EdgeRecord, Key},
-        standing::Membership,
     },
     sessions::all::AllSessions,
 };

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::model::{
     Prefixes, Source, Stored,
     log::Log,
+    membership::Membership,
     record::{DeniedRecord, EdgeRecord, MeshRecord, NamespaceRecord, RouteRecord},
-    standing::Membership,
 };
 
 #[derive(Debug, Clone)]

@@ -34,7 +34,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use super::standing::Membership;
+use super::membership::Membership;
 
 /// All keys start with this.
 pub const ROOT: &str = "/cframe/v1/";

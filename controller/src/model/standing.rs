@@ -1,40 +1,9 @@
-//! Whether an edge is a member of the mesh.
+//! Whether an edge is a member of the mesh now.
 
 use cframe_pki::identity::Label;
-use serde::{Deserialize, Serialize};
 
-use super::{State, record::EdgeRecord, trust::issuer_of};
-
-/// What the certificates that were issued to an edge mean, stored with the edge: other edges get it, so it changes only
-/// with the namespace's revision.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Membership {
-    /// It has never had a certificate.
-    #[default]
-    New,
-    Joined,
-    /// All its certificates are denied.
-    Revoked,
-}
-
-impl Membership {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    pub(super) fn is_new(&self) -> bool {
-        *self == Self::New
-    }
-}
-
-/// [`Membership`], with revoked issuing CAs too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    New,
-    Joined,
-    Revoked {
-        /// Unix seconds; 0 if unknown.
-        since: u64,
-    },
-}
+use super::{State, membership::Membership, record::EdgeRecord, trust::issuer_of};
+use crate::sessions::all::Standing;
 
 impl State {
     pub(crate) fn standing(

@@ -6,7 +6,6 @@ use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, EdgeLiveness, LinkReport, Reply, SessionRow, Version};
 
 use super::{LastSeen, Registry};
-use crate::model::standing::Standing;
 
 /// The sessions of this controller and of all others that answered.
 pub(crate) struct AllSessions<'a> {
@@ -122,6 +121,17 @@ impl<'a> AllSessions<'a> {
             (None, Standing::Joined) => EdgeLiveness::Offline { since: self.since },
         }
     }
+}
+
+/// What the certificates of an edge say of it, revoked issuing CAs included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    New,
+    Joined,
+    Revoked {
+        /// Unix seconds; 0 if unknown.
+        since: u64,
+    },
 }
 
 /// What is known of an edge.

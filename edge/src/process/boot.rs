@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 use anyhow::{Context as _, Result};
 use cframe_pki::{
     tls::{self, LiveCredentials},
-    verifier::{PeerVerifier, Policy},
+    verifier::{PeerVerifier, Policy, Trust},
 };
 use cframe_protocol::session::Client;
 use tokio::{
@@ -58,12 +58,7 @@ pub(super) async fn boot(
     let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let (networks, known_networks) = watch::channel(HostNetworks::default());
     // Before the identity is read: a host whose edge cannot run forwards packets, too.
-    let setup = guard::at_start(
-        &config,
-        u64::from_be_bytes(state::random()?),
-        known_networks,
-        cancel.clone(),
-    );
+    let setup = guard::at_start(&config, known_networks, cancel.clone());
     let firewall = Firewall::start(setup, &mut tasks).await;
     let stored = Stored::load(&config.paths.data)?;
     let (namespace, name) = stored.namespace_and_name()?;
@@ -90,27 +85,13 @@ pub(super) async fn boot(
     let (instance, stop, mark) = (config.instance.clone(), cancel.clone(), config.mark.value);
     let probe = Probe::start(instance, driver.injector(), arrivals, stop, &mut tasks);
 
-    let forwarding = config.forwarding == Forwarding::Set;
-    let setup = Setup {
-        instance: config.instance.clone(),
-        mark: config.mark,
-        forwarding,
-        data: config.paths.data.clone(),
-        networks,
-        cancel: cancel.clone(),
-    };
-    let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
+    let (routes, host_events) =
+        Routes::start(routes_setup(&config, networks, &cancel), &mut tasks).await?;
     routes.set_device(device.index, mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
 
     let have = stored.snapshot.as_ref().map(|snapshot| Arc::clone(&snapshot.desired));
-    let verifier = PeerVerifier::new(trust.clone(), Policy::Controller)
-        .with_observer(refusals.controllers_observer());
-    let client = Client {
-        addresses: merge_controllers(&config.controllers, &stored.controllers()),
-        tls: Arc::new(tls::control_client(&credentials, verifier)),
-        mark: Some(config.mark.value),
-    };
+    let client = controller_client(&config, &stored, &trust, &credentials, &refusals);
     let (uplink, commands) = Uplink::new(client, config.controllers);
 
     let Stored { state, identity, enrolment, snapshot, .. } = stored;
@@ -143,6 +124,37 @@ pub(super) async fn boot(
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
     let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))
+}
+
+fn routes_setup(
+    config: &Config,
+    networks: watch::Sender<HostNetworks>,
+    cancel: &CancellationToken,
+) -> Setup {
+    Setup {
+        instance: config.instance.clone(),
+        mark: config.mark,
+        forwarding: config.forwarding == Forwarding::Set,
+        data: config.paths.data.clone(),
+        networks,
+        cancel: cancel.clone(),
+    }
+}
+
+fn controller_client(
+    config: &Config,
+    stored: &Stored,
+    trust: &Trust,
+    credentials: &LiveCredentials,
+    refusals: &Refusals,
+) -> Client {
+    let verifier = PeerVerifier::new(trust.clone(), Policy::Controller)
+        .with_observer(refusals.controllers_observer());
+    Client {
+        addresses: merge_controllers(&config.controllers, &stored.controllers()),
+        tls: Arc::new(tls::control_client(credentials, verifier)),
+        mark: Some(config.mark.value),
+    }
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.

@@ -28,7 +28,7 @@ pub async fn guard(config: &Config) -> Result<usize> {
     })?;
     let count = known.len();
     let (_, networks) = watch::channel(HostNetworks::default());
-    firewall::install(setup(config, Some(known), None, networks)).await?;
+    firewall::install(setup(config, Some(known), networks)).await?;
     Ok(count)
 }
 
@@ -36,7 +36,6 @@ pub async fn guard(config: &Config) -> Result<usize> {
 /// sends another, and the table of an earlier process stays until then.
 pub(super) fn at_start(
     config: &Config,
-    magic: u64,
     networks: watch::Receiver<HostNetworks>,
     cancel: CancellationToken,
 ) -> Setup {
@@ -44,13 +43,12 @@ pub(super) fn at_start(
         warn!("the state on disk cannot be guarded: {:#}", anyhow::Error::new(error));
         None
     });
-    Setup { cancel, ..setup(config, known, Some(magic), networks) }
+    Setup { cancel, ..setup(config, known, networks) }
 }
 
 fn setup(
     config: &Config,
     known: Option<Vec<Edit>>,
-    probe: Option<u64>,
     networks: watch::Receiver<HostNetworks>,
 ) -> Setup {
     Setup {
@@ -58,7 +56,7 @@ fn setup(
         mark: config.mark,
         snat: config.snat,
         own_prefixes: config.own_prefixes,
-        probe,
+        probe: None,
         known,
         networks,
         cancel: CancellationToken::new(),

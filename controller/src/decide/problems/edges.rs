@@ -10,10 +10,10 @@ use cframe_protocol::{
 
 use super::groups::{Details, Findings};
 use crate::{
-    model::{Namespace, State, record::EdgeRecord, standing::Standing},
+    model::{Namespace, State, record::EdgeRecord},
     sessions::{
         LastSeen,
-        all::{AllSessions, Seen},
+        all::{AllSessions, Seen, Standing},
     },
 };
 

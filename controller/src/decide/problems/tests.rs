@@ -7,9 +7,9 @@ use cframe_store::{Entry, View};
 use super::*;
 use crate::{
     model::{
+        membership::Membership,
         record::{EdgeRecord, Key, NamespaceRecord},
         sample::{entry, label, mesh},
-        standing::Membership,
     },
     sessions::Registry,
 };

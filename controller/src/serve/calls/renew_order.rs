@@ -9,8 +9,8 @@ use cframe_protocol::{
 use super::request::Request;
 use crate::{
     decide::{edge, names::list_names},
-    model::standing::Standing,
     peers,
+    sessions::all::Standing,
     sessions::{Order, all::SessionFilter},
 };
 

@@ -1,6 +1,6 @@
 //! Notifications of changed settings, such as forwarding: rtnetlink's crate does not know their messages.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use rtnetlink::sys::{
     AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
@@ -9,14 +9,14 @@ use rustix::io::Errno;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::{Affected, NetlinkError, Notifications};
+use super::NetlinkError;
 
 /// `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF`, as bits.
 const GROUPS: u32 = 1 << 23 | 1 << 24;
 
 /// Only that something has changed counts: the settings are read from `/proc/sys`.
 pub(super) fn watch(
-    notifications: Arc<Notifications>,
+    notify: impl Fn() + Send + 'static,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), NetlinkError> {
     let socket = open().map_err(NetlinkError::Open)?;
@@ -27,7 +27,7 @@ pub(super) fn watch(
                 Err(error) if Errno::from_io_error(&error) != Some(Errno::NOBUFS) => {
                     return debug!(%error, "settings are not watched");
                 }
-                _ => notifications.add(Affected::SETTINGS),
+                _ => notify(),
             }
         }
     });

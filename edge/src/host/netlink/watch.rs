@@ -215,7 +215,8 @@ pub(crate) fn watch(
     let (connection, _, mut messages) =
         new_multicast_connection(&groups).map_err(NetlinkError::Open)?;
     let notifications = Arc::new(Notifications::default());
-    netconf::watch(Arc::clone(&notifications), tasks)?;
+    let settings = Arc::clone(&notifications);
+    netconf::watch(move || settings.add(Affected::SETTINGS), tasks)?;
     let recorder = Arc::clone(&notifications);
     tasks.spawn(connection);
     tasks.spawn(async move {

@@ -34,7 +34,8 @@ impl Tap {
     /// A text with what is missing, such as a part of the kernel.
     pub(super) async fn open(instance: &Instance, kernel: &Kernel) -> Result<Self, String> {
         let name = format!("cfp-{:04x}", instance.table() & 0xffff);
-        let tap = Self::create(&name).map_err(|error| format!("making the device {name}: {error}"))?;
+        let tap =
+            Self::create(&name).map_err(|error| format!("making the device {name}: {error}"))?;
         sysctl::silence_device(&name);
         let description = format!("cframe-edge {instance}: measures forwarding");
         kernel.describe_device(tap.index, &description).await.map_err(described)?;
@@ -100,7 +101,10 @@ mod tests {
 
     #[test]
     fn a_hardware_address_is_read_as_the_kernel_writes_it() {
-        assert_eq!(hardware_address("fa:35:ad:26:cd:88\n"), Some([0xfa, 0x35, 0xad, 0x26, 0xcd, 0x88]));
+        assert_eq!(
+            hardware_address("fa:35:ad:26:cd:88\n"),
+            Some([0xfa, 0x35, 0xad, 0x26, 0xcd, 0x88])
+        );
         assert_eq!(hardware_address("fa:35"), None);
         assert_eq!(hardware_address("fa:35:ad:26:cd:zz"), None);
     }
