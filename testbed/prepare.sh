@@ -40,7 +40,7 @@ install_packages() {
     echo "Installing $*"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # Nothing is started: tests run their own etcd, and the package's service is to stay off.
+    # Nothing is started: tests run their own etcd and docker, and the packages' services stay off.
     local policy=/usr/sbin/policy-rc.d made='' result=0
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -49,9 +49,13 @@ install_packages() {
     fi
     apt-get install -qq --no-install-recommends "$@" >/dev/null || result=$?
     [ -z "$made" ] || rm -f "$policy"
-    if [[ " $* " == *" etcd-server "* ]] && command -v systemctl >/dev/null; then
-        systemctl disable --quiet etcd 2>/dev/null || true
-    fi
+    local package unit
+    for package in etcd-server=etcd docker.io=docker.socket docker.io=docker docker.io=containerd; do
+        unit=${package#*=}
+        if [[ " $* " == *" ${package%=*} "* ]] && command -v systemctl >/dev/null; then
+            systemctl disable --quiet "$unit" 2>/dev/null || true
+        fi
+    done
     return "$result"
 }
 

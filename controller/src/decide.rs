@@ -14,6 +14,7 @@ pub(crate) mod issuing;
 pub(crate) mod join;
 pub(crate) mod names;
 pub(crate) mod namespace;
+pub(crate) mod problems;
 pub(crate) mod registration;
 pub(crate) mod route;
 pub(crate) mod steps;

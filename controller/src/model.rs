@@ -4,6 +4,7 @@
 pub(crate) mod expiry;
 pub mod log;
 pub mod record;
+pub(crate) mod standing;
 pub(crate) mod trust;
 
 mod difference;

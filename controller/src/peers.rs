@@ -189,7 +189,7 @@ async fn connect(context: &Context, name: &Label) -> Result<Arc<AdminConnection>
 
 #[cfg(test)]
 mod tests {
-    use cframe_protocol::v1::{Problems, SessionRow};
+    use cframe_protocol::v1::{Problems, SessionDetail, SessionRow};
 
     use super::*;
 
@@ -205,6 +205,7 @@ mod tests {
             applied: None,
             links: Vec::new(),
             problems: Problems::default(),
+            detail: SessionDetail::default(),
         };
         let rows = vec![row("prod", "hk"), row("prod", "xx"), row("test", "hk")];
         let mut reply = Reply::Sessions(rows);

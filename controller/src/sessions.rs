@@ -13,12 +13,17 @@ use cframe_pki::{
     identity::Label,
     verifier::{PeerIdentity, Refusal},
 };
-use cframe_protocol::v1::{GoodbyeReason, LinkReport, Problems, Report, Version};
+use cframe_protocol::v1::{
+    GoodbyeReason, LinkReport, Problems, Report, Rival, SessionDetail, Version,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 
 pub(crate) mod all;
+mod claim;
+
+pub(crate) use claim::Claim;
 
 /// Orders that wait for a session: one of each kind is enough.
 const MAX_ORDERS: usize = 4;
@@ -62,6 +67,8 @@ struct Handle {
     peer: PeerIdentity,
     orders: mpsc::Sender<Order>,
     end: watch::Sender<Option<GoodbyeReason>>,
+    /// The answers to pings in this session.
+    pongs: watch::Receiver<u64>,
 }
 
 /// What a session has to do for somebody else.
@@ -69,6 +76,8 @@ struct Handle {
 pub enum Order {
     /// Have the edge renew its certificate.
     RenewNow,
+    /// Send a ping: another host claims the identity.
+    Ping,
 }
 
 /// What is known of an edge that has, or had, a session here.
@@ -86,6 +95,7 @@ pub struct LastSeen {
     pub links: Vec<LinkReport>,
     /// What is wrong there, as last reported; empty without a session.
     pub problems: Problems,
+    pub detail: SessionDetail,
 }
 
 /// A session's entry in the registry; dropping it ends the entry.
@@ -95,6 +105,7 @@ pub struct Entry<'a> {
     number: u64,
     now: Clock,
     pub orders: mpsc::Receiver<Order>,
+    pongs: watch::Sender<u64>,
     /// Set when the session has to end, with the reason.
     pub end: watch::Receiver<Option<GoodbyeReason>>,
 }
@@ -117,13 +128,15 @@ impl Registry {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (orders, queue) = mpsc::channel(MAX_ORDERS);
         let (end, reason) = watch::channel(None);
-        let handle = Handle { number, peer, orders, end };
+        let (pong_count, pongs) = watch::channel(0);
+        let handle = Handle { number, peer, orders, end, pongs };
         let before = self.lock().insert(&key, Edge { session: Some(handle), seen });
         if let Some(Handle { end, .. }) = before {
             end_session(&end, GoodbyeReason::Replaced);
         }
         self.count_progress();
-        Entry { registry: self, key, number, now, orders: queue, end: reason }
+        let pongs = pong_count;
+        Entry { registry: self, key, number, now, orders: queue, pongs, end: reason }
     }
 
     /// Forgets an edge that was removed, and ends its session.
@@ -166,15 +179,28 @@ impl Registry {
         let edges = edges.namespaces.get(namespace).into_iter().flatten();
         edges
             .map(|(name, edge)| {
-                let LastSeen { online, since, software, address, applied, links: _, problems: _ } =
-                    &edge.seen;
-                let (software, links) = (software.clone(), Vec::new());
-                let problems = Problems::default();
-                let (online, since, address, applied) = (*online, *since, *address, *applied);
-                (
-                    name.clone(),
-                    LastSeen { online, since, software, address, applied, links, problems },
-                )
+                // All fields by name, so that a new list is not copied by mistake.
+                let LastSeen {
+                    online,
+                    since,
+                    software,
+                    address,
+                    applied,
+                    links: _,
+                    problems: _,
+                    detail,
+                } = &edge.seen;
+                let seen = LastSeen {
+                    online: *online,
+                    since: *since,
+                    software: software.clone(),
+                    address: *address,
+                    applied: *applied,
+                    links: Vec::new(),
+                    problems: Problems::default(),
+                    detail: detail.clone(),
+                };
+                (name.clone(), seen)
             })
             .collect()
     }
@@ -239,8 +265,24 @@ impl Edges {
 impl Entry<'_> {
     /// Records that the edge applied a version.
     pub fn set_applied(&self, version: Version) {
-        self.update(|seen| seen.applied = Some(version));
+        let now = (self.now)();
+        self.update(|seen| {
+            seen.applied = Some(version);
+            seen.detail.applied_since = now;
+            seen.detail.unacked_since = None;
+        });
         self.registry.count_progress();
+    }
+
+    /// Records that an update was sent.
+    pub fn set_sent(&self) {
+        let now = (self.now)();
+        self.update(|seen| seen.detail.unacked_since = Some(now));
+    }
+
+    /// Records that the edge answered a ping.
+    pub fn count_pong(&self) {
+        self.pongs.send_modify(|count| *count += 1);
     }
 
     pub fn set_report(&self, report: Report) {
@@ -275,6 +317,8 @@ impl Drop for Entry<'_> {
             // Without a session nobody knows whether its links are still up.
             edge.seen.links = Vec::new();
             edge.seen.problems = Problems::default();
+            edge.seen.detail.unacked_since = None;
+            edge.seen.detail.rival = None;
             edge.seen.since = now;
             edges.sessions -= 1;
         }

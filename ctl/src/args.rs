@@ -162,7 +162,7 @@ pub enum MeshCommand {
     /// Root and issuing CAs, their certificates, and the rotation of a root.
     #[command(subcommand)]
     Ca(CaVerb),
-    /// Show the health of the mesh; exit 7 when it has problems.
+    /// Show the health of the mesh; exit 7 when traffic that should pass does not.
     ///
     /// Shows the controllers, and for each namespace how many edges are online, how many of those have
     /// the newest state, and how many links are up. Then it lists the problems.

@@ -109,7 +109,7 @@ fn subtract(net: IpNet, keep: &[IpNet]) -> Vec<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use cframe_protocol::v1::EdgeLiveness;
+    use cframe_protocol::v1::{EdgeLiveness, Problems};
     use proptest::prelude::*;
 
     use super::*;
@@ -135,6 +135,8 @@ mod tests {
             applied: None,
             cert_expires: None,
             links: Vec::new(),
+            no_link_to: Vec::new(),
+            problems: Problems::default(),
         }
     }
 

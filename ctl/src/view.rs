@@ -33,6 +33,7 @@ mod controller;
 mod edge;
 mod identity;
 mod namespace;
+mod problem;
 mod status;
 
 use serde::Serialize;
@@ -49,6 +50,7 @@ pub use controller::Controller;
 pub use edge::{Edge, Route};
 pub use identity::{Admin, Cert, NewAdmin, NewCert, NewToken, Token, Trust};
 pub use namespace::Namespace;
+pub use problem::{Example, Group, Problem};
 pub use status::{Context, Status, Versions};
 
 /// Something that is listed and shown.

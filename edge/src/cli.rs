@@ -58,7 +58,12 @@ enum Command {
         #[arg(short, long, default_value = "table")]
         output: Output,
     },
-    /// Remove what a stopped gateway has left: device, routing table, rules
+    /// Keep packets for other sites from leaving in the clear, before the network is up and the gateway runs
+    ///
+    /// Installs the gateway's firewall table from the saved state. It needs no identity and no network, and the
+    /// table stays until `down`.
+    Guard,
+    /// Remove what a stopped gateway has left: device, routing table, rules, firewall table
     Down,
     /// Print a CSR for `cfctl cert enroll`, for a host that cannot reach a controller yet
     Csr,
@@ -107,6 +112,7 @@ fn dispatch(common: &CommonFlags, command: Command) -> anyhow::Result<()> {
         Command::Run { flags } => daemon::run(common, &flags),
         Command::Status { output } => show::status(common, output),
         Command::Doctor { output } => show::doctor(common, output),
+        Command::Guard => daemon::guard(common),
         Command::Down => daemon::down(common),
         Command::Csr => enroll::csr(common),
         Command::Import { answer, listen, replace } => {

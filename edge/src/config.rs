@@ -11,7 +11,7 @@ use cframe_protocol::v1::Endpoint;
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Instance, InstanceError, Paths};
+use crate::instance::{Instance, InstanceError, Mark, Paths};
 
 /// What `run` needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +26,12 @@ pub struct Config {
     pub forwarding: Forwarding,
     /// Masquerade packets from the mesh toward the site.
     pub snat: bool,
+    pub own_prefixes: OwnPrefixes,
     /// The largest IP packet of the underlay, in bytes.
     pub underlay_mtu: u16,
     pub metrics_listen: Option<SocketAddr>,
+    /// The mark of the edge's own packets.
+    pub mark: Mark,
     /// Dialled besides the controllers that the mesh names.
     pub controllers: Vec<Endpoint>,
 }
@@ -42,6 +45,18 @@ pub enum Forwarding {
     Set,
     /// Leaves it as it is.
     Leave,
+}
+
+/// Whether packets may leave by any device for addresses of the site's own prefixes that are in no network
+/// of the host, for which there is only the default route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnPrefixes {
+    /// By devices that have an address in a prefix of the site, as in a VPC.
+    #[default]
+    Auto,
+    Allow,
+    Block,
 }
 
 /// Flags that every command has.
@@ -81,12 +96,19 @@ pub struct Options {
     #[arg(long, num_args = 0..=1, default_missing_value = "true",
           value_parser = BoolishValueParser::new())]
     pub snat: Option<bool>,
+    /// Addresses of the site's own prefixes for which the host has only its default route: let packets
+    /// leave if the device has an address of the site (auto), always (allow), or never (block)
+    #[arg(long, value_name = "POLICY")]
+    pub own_prefixes: Option<OwnPrefixes>,
     /// Largest IP packet of the underlay in bytes, the upper bound of path MTU discovery
     #[arg(long, value_name = "BYTES")]
     pub underlay_mtu: Option<u16>,
     /// Serve Prometheus metrics here, such as 127.0.0.1:9584
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Mark of the edge's own packets, which keeps them out of its tunnel [default: 0x1040/0x1040]
+    #[arg(long, value_name = "VALUE/MASK")]
+    pub mark: Option<Mark>,
     /// Controllers to dial besides those that the mesh names, HOST:PORT
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
@@ -132,8 +154,10 @@ impl Config {
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             forwarding: flags.forwarding.or(file.forwarding).unwrap_or_default(),
             snat: flags.snat.or(file.snat).unwrap_or(false),
+            own_prefixes: flags.own_prefixes.or(file.own_prefixes).unwrap_or_default(),
             underlay_mtu: flags.underlay_mtu.or(file.underlay_mtu).unwrap_or(1500),
             metrics_listen: flags.metrics_listen.or(file.metrics_listen),
+            mark: flags.mark.or(file.mark).unwrap_or_default(),
             controllers: match flags.controllers.is_empty() {
                 true => file.controllers,
                 false => flags.controllers.clone(),

@@ -3,10 +3,15 @@
 //! Each area of the process measures its facts; `status`, `doctor`, metrics, the log and the controllers
 //! show what is found here.
 
+pub mod firewall;
 pub mod links;
 pub mod own;
+mod routing;
 
-use crate::problem::Check;
+use crate::{
+    host::{firewall::FirewallFacts, routes::RoutingFacts},
+    problem::Check,
+};
 use links::LinkFacts;
 use own::OwnFacts;
 
@@ -15,11 +20,15 @@ use own::OwnFacts;
 pub struct Facts {
     pub own: OwnFacts,
     pub links: LinkFacts,
+    pub routing: Option<RoutingFacts>,
+    pub firewall: Option<FirewallFacts>,
 }
 
 /// All checks, in the order in which one would fix them.
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = own::checks(&facts.own);
     checks.extend(links::checks(&facts.links));
+    checks.extend(facts.routing.iter().flat_map(routing::checks));
+    checks.extend(facts.firewall.iter().flat_map(firewall::checks));
     checks
 }

@@ -11,6 +11,7 @@ mod apply;
 mod boot;
 mod desired;
 mod device;
+mod guard;
 mod identity;
 mod latest_writer;
 mod links;
@@ -37,8 +38,8 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::{Driver, DriverEvent},
+        firewall::Firewall,
         routes::{HostEvent, Routes},
-        snat::Snat,
     },
     instance::Instance,
     local::Call,
@@ -54,8 +55,10 @@ use uplink::Uplink;
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(15);
 
+pub use guard::guard;
+
 /// Runs the edge until `shutdown`. `reloads` delivers new configurations, of which log filter,
-/// forwarding and snat are applied; each also makes the edge check for new credentials on disk.
+/// forwarding, snat and own_prefixes are applied; each also makes the edge check for new credentials on disk.
 pub async fn run(
     config: Config,
     shutdown: CancellationToken,
@@ -77,7 +80,7 @@ struct EdgeProcess {
     device: Device,
     links: Links,
     reports: Reports,
-    snat: Snat,
+    firewall: Firewall,
     driver: Driver,
     routes: Routes,
     cancel: CancellationToken,
@@ -161,14 +164,14 @@ impl EdgeProcess {
             HostEvent::DeviceGone(index) if self.device.index == Some(index) => {
                 self.device.handle_removal(self.desired.mtu(), &self.driver, &self.routes).await;
             }
-            HostEvent::DeviceGone(_) => {}
+            HostEvent::DeviceGone(_) | HostEvent::Changed => {}
         }
     }
 
     async fn reload(&mut self, config: Config) {
-        info!("configuration reloaded: log, forwarding and snat apply from now on");
+        info!("configuration reloaded: log, forwarding, snat and own_prefixes apply from now on");
         self.routes.set_forwarding(config.forwarding == Forwarding::Set).await;
-        self.snat.apply(config.snat).await;
+        self.firewall.set_options(config.snat, config.own_prefixes);
         self.check_credentials_on_disk().await;
     }
 

@@ -28,6 +28,7 @@
 mod controller;
 mod edge;
 mod http;
+mod operator;
 mod prompt;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ use controller::{Files, Origin};
 pub use controller::Controller;
 pub use edge::{Edge, Enrolment};
 pub use http::http_get;
+pub use operator::Operator;
 pub use prompt::{Output, Transcript};
 
 /// Longer than the programs' own time-outs.
@@ -152,6 +154,11 @@ impl Deployment {
         prompt::run(command, COMMAND_TIMEOUT)?.json()
     }
 
+    /// The first admin, for commands beside those of this deployment's owner, such as on another thread.
+    pub fn operator(&self) -> Operator {
+        Operator::new(&self.host, &self.programs, &self.files)
+    }
+
     /// Creates a join token for an existing edge, the argument of `cframe-edge join`.
     pub fn token(&self, namespace: &str, edge: &str) -> Result<String> {
         self.token_with(&["--namespace", namespace, "--edge", edge])
@@ -213,9 +220,7 @@ impl Deployment {
     }
 
     fn ctl_command(&self, args: &[&str]) -> Command {
-        let mut command = clean_command(&self.host, self.programs.ctl());
-        command.args(args).env("XDG_CONFIG_HOME", self.files.operator());
-        command
+        self.operator().command(args)
     }
 
     fn log_name(&self, program: &str) -> String {

@@ -43,6 +43,11 @@ impl Host {
         &self.netns
     }
 
+    /// The lab's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Addresses with prefix lengths: of an edge or workload those inside the site, of a host on the
     /// internet or a NAT the public ones.
     pub fn addresses(&self) -> Vec<IpNet> {

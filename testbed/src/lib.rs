@@ -39,6 +39,7 @@ pub mod iperf;
 pub mod lab;
 pub mod load;
 mod machine;
+pub mod neighbours;
 mod netns;
 mod pcap;
 mod ping;

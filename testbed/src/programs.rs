@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -32,6 +33,13 @@ impl Programs {
 
     pub fn ctl(&self) -> PathBuf {
         self.dir.join("cfctl")
+    }
+
+    /// A root shell's `PATH` with the programs' directory in front.
+    pub(crate) fn search_path(&self) -> OsString {
+        let mut path = self.dir.clone().into_os_string();
+        path.push(":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        path
     }
 }
 

@@ -54,6 +54,11 @@ fn package(program: &str) -> Option<&'static str> {
         "ethtool" => Some("ethtool"),
         "iperf3" => Some("iperf3"),
         "mount" => Some("mount"),
+        "iptables-nft-restore"
+        | "ip6tables-nft-restore"
+        | "iptables-legacy-restore"
+        | "ip6tables-legacy-restore" => Some("iptables"),
+        "docker" | "dockerd" => Some("docker.io"),
         "unshare" => Some("util-linux"),
         _ => None,
     }

@@ -3,6 +3,7 @@
 //! - [`frame`]: encoding and decoding of frames, with limits. Pure.
 //! - [`v1`]: the messages of `cframe-control/1` and `cframe-enroll/1`.
 //! - [`desired`]: an edge's desired state: deltas, cutting them into updates, assembling updates. Pure.
+//! - [`natural`]: the order of names for people.
 //! - [`problem`]: the catalogue of problems that edges and controllers report.
 //! - [`reserved`]: addresses of clouds' own services, which are never routed into a mesh.
 //! - `session` (a feature, on by default): frames over QUIC streams, an edge's session, admin calls,
@@ -12,6 +13,7 @@
 
 pub mod desired;
 pub mod frame;
+pub mod natural;
 pub mod problem;
 pub mod reserved;
 #[cfg(feature = "session")]

@@ -10,6 +10,7 @@ use crate::{
     decide::{
         check::{self, conflict},
         draft::Draft,
+        names::natural,
     },
     keys::issuer::Issuer,
     model::{
@@ -90,7 +91,10 @@ pub(crate) fn delete(
 }
 
 pub(crate) fn list(state: &State, now: u64) -> Reply {
-    Reply::Admins(state.admins.iter().map(|admin| row(state, admin, now)).collect())
+    let rows = state.admins.iter().map(|admin| row(state, admin, now));
+    let mut rows: Vec<AdminRow> = rows.collect();
+    rows.sort_by(|one, other| natural(&one.name, &other.name));
+    Reply::Admins(rows)
 }
 
 fn row(state: &State, (name, admin): (&Label, &Stored<AdminRecord>), now: u64) -> AdminRow {

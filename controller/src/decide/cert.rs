@@ -20,7 +20,8 @@ use crate::{
     keys::issuer::{Issued, Issuer},
     model::{
         State, Stored,
-        record::{CertRecord, Key, MeshRecord},
+        record::{CertRecord, EdgeRecord, Key, MeshRecord},
+        standing::Membership,
         trust::current_certs,
     },
 };
@@ -44,7 +45,7 @@ pub(crate) fn enroll(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    draft.rewrite(Key::Edge(namespace.clone(), name.clone()), stored);
+    edge::record_joined(&mut draft, (namespace, space), name, stored);
     let mut issued = issuer.issue(state, csr, &id, now)?;
     issued.record.bundle = Some(state.mesh.record.revision);
     draft.put_cert(&issued);
@@ -126,6 +127,7 @@ pub(crate) fn revoke(
     }
     compare_holder(&mut draft, state, &cert.id.role);
     draft.deny(state, serial, cert, now, reason);
+    record_revoked(&mut draft, state, (serial, cert), now);
     let others: Vec<String> = state
         .valid_certs(&cert.id, now)
         .filter(|(other, _)| *other != serial)
@@ -140,6 +142,22 @@ pub(crate) fn revoke(
         ));
     }
     Ok(draft)
+}
+
+/// Records that an edge is revoked, if this is its last valid certificate.
+fn record_revoked(
+    draft: &mut Draft,
+    state: &State,
+    (serial, cert): (Serial, &CertRecord),
+    now: u64,
+) {
+    let Role::Edge { namespace, name } = &cert.id.role else { return };
+    let space = state.namespaces.get(namespace);
+    let Some(edge) = space.and_then(|space| space.edges.get(name)) else { return };
+    if state.valid_certs(&cert.id, now).all(|(other, _)| other == serial) {
+        let key = Key::Edge(namespace.clone(), name.clone());
+        draft.put(key, &EdgeRecord { membership: Membership::Revoked, ..edge.record.clone() });
+    }
 }
 
 /// Compares the holder's record: if the holder gets another certificate meanwhile, this is decided again.
@@ -277,7 +295,7 @@ pub(crate) fn renew(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    draft.rewrite(Key::Edge(namespace.clone(), name.clone()), stored);
+    edge::record_joined(&mut draft, (namespace, space), name, stored);
     let mut issued = issuer.issue(state, csr, &id, now)?;
     issued.record.renews = Some(current);
     draft.put_cert(&issued);

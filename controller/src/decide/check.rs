@@ -10,11 +10,13 @@ use ipnet::IpNet;
 
 use crate::model::{Namespace, Source, State};
 
+mod reach;
 mod reserved;
 mod similar;
 #[cfg(test)]
 mod tests;
 
+pub use reach::{prefix_warnings, prefixes_around_endpoints, shared_endpoints, unreachable_pairs};
 pub use similar::closest;
 
 /// Prefixes or endpoints of one edge in one call.
@@ -165,74 +167,4 @@ fn one_prefix(
         }
     }
     Ok(warnings)
-}
-
-/// Warnings about a new prefix that contains the address of an edge or a controller. It is allowed, because the edges'
-/// own packets have a mark that keeps them on the underlay, but often a mistake.
-pub fn endpoints_within_prefix(state: &State, space: &Namespace, net: IpNet) -> Vec<String> {
-    let edges = space.edges.iter().flat_map(|(name, edge)| {
-        edge.record.endpoints.iter().map(move |endpoint| (endpoint, format!("edge {name}")))
-    });
-    let controllers = state.mesh.record.controllers.iter();
-    let controllers = controllers.map(|endpoint| (endpoint, "a controller".to_owned()));
-    edges
-        .chain(controllers)
-        .filter(|(endpoint, _)| endpoint.ip().is_some_and(|ip| net.contains(&ip)))
-        .map(|(endpoint, whose)| captured(net, endpoint, &whose))
-        .collect()
-}
-
-/// Warnings about new endpoints of an edge that are in a prefix of the namespace, or on the loopback.
-pub fn prefixes_around_endpoints(
-    space: &Namespace,
-    edge: &Label,
-    endpoints: &[Endpoint],
-    own: &[IpNet],
-) -> Vec<String> {
-    let warning = |endpoint: &Endpoint| {
-        let ip = endpoint.ip()?;
-        if ip.is_loopback() {
-            return Some(format!("endpoint {endpoint} can be reached from the same host only"));
-        }
-        // The namespace still has the edge's old prefixes.
-        let own = own.iter().copied().find(|net| net.contains(&ip));
-        let others = || space.prefixes.matching(ip).filter(|(_, source)| source.edge != *edge);
-        let net = own.or_else(|| others().map(|(net, _)| net))?;
-        Some(captured(net, endpoint, &format!("edge {edge}")))
-    };
-    endpoints.iter().filter_map(warning).collect()
-}
-
-fn captured(net: IpNet, endpoint: &Endpoint, whose: &str) -> String {
-    format!(
-        "{net} contains the endpoint {endpoint} of {whose}: the tunnel's own packets still take the underlay, but hosts \
-         behind other edges reach that address through the mesh"
-    )
-}
-
-/// A warning about an edge without endpoints whose peers have none either.
-pub fn unreachable_pairs(
-    space: &Namespace,
-    edge: &Label,
-    endpoints: &[Endpoint],
-) -> Option<String> {
-    if !endpoints.is_empty() {
-        return None;
-    }
-    let silent = space
-        .edges
-        .iter()
-        .filter(|(name, other)| *name != edge && other.record.endpoints.is_empty());
-    let names: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
-    let shown = match names.as_slice() {
-        [] => return None,
-        [first, second, third, rest @ ..] if !rest.is_empty() => {
-            format!("{first}, {second}, {third} and {} more", rest.len())
-        }
-        few => few.join(", "),
-    };
-    Some(format!(
-        "neither {edge} nor {shown} has an endpoint: no link between them until one has \
-         (`cfctl edge set --endpoint HOST:PORT`)"
-    ))
 }

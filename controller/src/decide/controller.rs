@@ -10,6 +10,7 @@ use crate::{
         cert,
         check::{self, conflict},
         draft::Draft,
+        names::natural,
         registration,
     },
     model::{
@@ -20,7 +21,9 @@ use crate::{
 
 pub(crate) fn list(state: &State) -> Result<Reply, CallError> {
     let rows = state.controllers.iter().map(|found| row(state, found));
-    Ok(Reply::Controllers(rows.collect::<Result<_, _>>()?))
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    rows.sort_by(|one, other| natural(&one.name, &other.name));
+    Ok(Reply::Controllers(rows))
 }
 
 pub(crate) fn show(state: &State, name: &Label) -> Result<Reply, CallError> {

@@ -1,9 +1,11 @@
 //! Edges.
 
+use std::collections::BTreeSet;
+
 use cframe_pki::identity::Label;
 use cframe_protocol::{
     desired::{MAX_EDGES, MAX_PREFIXES},
-    v1::{CallError, EdgeRow, Endpoint, Reply},
+    v1::{CallError, EdgeRow, Endpoint, Problems, Reply},
 };
 use ipnet::IpNet;
 
@@ -11,11 +13,13 @@ use crate::{
     decide::{
         check::{self, conflict},
         draft::Draft,
-        names::list_names,
+        names::{by_name, in_order, list_names, natural},
+        problems,
     },
     model::{
         Namespace, State, Stored,
         record::{EdgeRecord, Key},
+        standing::Membership,
     },
     sessions::all::AllSessions,
 };
@@ -38,7 +42,7 @@ pub(crate) fn add(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    check_edge(&mut draft, state, space, name, &edge, None)?;
+    check_edge(&mut draft, state, (namespace, space), name, &edge, None)?;
     draft.compare(Key::Edge(namespace.clone(), name.clone()), 0);
     draft.put(Key::Edge(namespace.clone(), name.clone()), &edge);
     draft.bump_namespace(namespace, space);
@@ -49,6 +53,7 @@ pub(crate) struct Change<'a> {
     pub(crate) cidrs: Option<&'a [IpNet]>,
     pub(crate) endpoints: Option<&'a [Endpoint]>,
     pub(crate) description: Option<&'a str>,
+    pub(crate) no_link_to: Option<&'a [Label]>,
 }
 
 pub(crate) fn set(
@@ -69,8 +74,11 @@ pub(crate) fn set(
     if let Some(description) = change.description {
         edge.description = description.to_owned();
     }
+    if let Some(peers) = change.no_link_to {
+        edge.no_link_to = needless_links(space, namespace, name, peers)?;
+    }
     let mut draft = Draft::within(namespace, space);
-    check_edge(&mut draft, state, space, name, &edge, Some(&old.record))?;
+    check_edge(&mut draft, state, (namespace, space), name, &edge, Some(&old.record))?;
     if edge == old.record {
         return Ok(draft);
     }
@@ -80,6 +88,40 @@ pub(crate) fn set(
         draft.bump_namespace(namespace, space);
     }
     Ok(draft)
+}
+
+/// The edges that one needs no link to.
+fn needless_links(
+    space: &Namespace,
+    namespace: &Label,
+    name: &Label,
+    peers: &[Label],
+) -> Result<BTreeSet<Label>, CallError> {
+    for peer in peers {
+        find(space, namespace, peer)?;
+        if peer == name {
+            return Err(check::invalid(format!("{name} is the edge itself; name other edges")));
+        }
+    }
+    Ok(peers.iter().cloned().collect())
+}
+
+/// Writes the edge's record again, in a transaction that gives it a certificate. With its first one the edge becomes a
+/// member, which the namespace's edges get to know.
+pub(crate) fn record_joined(
+    draft: &mut Draft,
+    (namespace, space): (&Label, &Namespace),
+    name: &Label,
+    stored: &Stored<EdgeRecord>,
+) {
+    let key = Key::Edge(namespace.clone(), name.clone());
+    if stored.record.membership == Membership::Joined {
+        draft.rewrite(key, stored);
+        return;
+    }
+    draft.compare(key.clone(), stored.modified);
+    draft.put(key, &EdgeRecord { membership: Membership::Joined, ..stored.record.clone() });
+    draft.bump_namespace(namespace, space);
 }
 
 pub(crate) fn delete(
@@ -153,18 +195,25 @@ pub(crate) fn list(
     let rows = check::namespaces(state, namespace)?.flat_map(|(name, space)| {
         space.edges.iter().map(|edge| row(state, sessions, name, edge, now))
     });
-    Ok(Reply::Edges(rows.collect()))
+    let mut rows: Vec<EdgeRow> = rows.collect();
+    rows.sort_by(|one, other| {
+        by_name((&one.namespace, &one.name), (&other.namespace, &other.name))
+    });
+    Ok(Reply::Edges(rows))
 }
 
+/// `sessions` are those of the edge, `all` those of the whole namespace, in brief.
 pub(crate) fn show(
     state: &State,
     sessions: &AllSessions<'_>,
-    namespace: &Label,
-    name: &Label,
+    all: &AllSessions<'_>,
+    (namespace, name): (&Label, &Label),
     now: u64,
 ) -> Result<Reply, CallError> {
     let edge = find_in(state, namespace, name)?;
-    Ok(Reply::Edges(vec![row(state, sessions, namespace, (name, edge), now)]))
+    let mut row = row(state, sessions, namespace, (name, edge), now);
+    row.problems = problems::of_edge(state, all, (namespace, name), now);
+    Ok(Reply::Edges(vec![row]))
 }
 
 fn row(
@@ -175,20 +224,25 @@ fn row(
     now: u64,
 ) -> EdgeRow {
     let id = state.edge_id(namespace, name);
-    let enrolled = state.certs_of.contains_key(&id);
-    let seen = sessions.last_seen(namespace, name);
+    let standing = state.standing(namespace, name, &edge.record, now);
+    let mut seen = sessions.last_seen(namespace, name);
+    if let Some(seen) = &mut seen {
+        seen.links.sort_by(|one, other| natural(&one.peer, &other.peer));
+    }
     EdgeRow {
         namespace: namespace.clone(),
         name: name.clone(),
         cidrs: edge.record.cidrs.clone(),
         endpoints: edge.record.endpoints.clone(),
         description: edge.record.description.clone(),
-        state: sessions.liveness(seen.as_ref(), enrolled),
+        state: sessions.liveness(seen.as_ref(), standing),
         software: seen.as_ref().map(|seen| seen.software.clone()).unwrap_or_default(),
         address: seen.as_ref().map(|seen| seen.address),
         applied: seen.as_ref().and_then(|seen| seen.applied),
         cert_expires: state.valid_certs(&id, now).map(|(_, cert)| cert.not_after).max(),
         links: seen.map(|seen| seen.links).unwrap_or_default(),
+        no_link_to: in_order(&edge.record.no_link_to),
+        problems: Problems::default(),
     }
 }
 
@@ -196,7 +250,7 @@ fn row(
 fn check_edge(
     draft: &mut Draft,
     state: &State,
-    space: &Namespace,
+    (namespace, space): (&Label, &Namespace),
     name: &Label,
     edge: &EdgeRecord,
     old: Option<&EdgeRecord>,
@@ -211,7 +265,7 @@ fn check_edge(
     draft.warnings.extend(check::edge_prefixes(space, name, &edge.cidrs)?);
     let known = |net: &&IpNet| old.is_some_and(|old| old.cidrs.contains(net));
     for net in edge.cidrs.iter().filter(|net| !known(net)) {
-        draft.warnings.extend(check::endpoints_within_prefix(state, space, *net));
+        draft.warnings.extend(check::prefix_warnings(state, space, *net));
     }
     let same = old.is_some_and(|old| old.endpoints == edge.endpoints);
     if !same {
@@ -221,7 +275,8 @@ fn check_edge(
             &edge.endpoints,
             &edge.cidrs,
         ));
-        draft.warnings.extend(check::unreachable_pairs(space, name, &edge.endpoints));
+        draft.warnings.extend(check::unreachable_pairs(space, name, edge));
+        draft.warnings.extend(check::shared_endpoints(state, (namespace, name), &edge.endpoints));
     }
     Ok(())
 }

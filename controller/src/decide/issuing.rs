@@ -2,7 +2,7 @@
 
 use cframe_pki::identity::{Label, PeerIdentity, Role};
 
-use super::draft::Draft;
+use super::{draft::Draft, edge};
 use crate::{
     keys::issuer::Issuer,
     model::{
@@ -51,9 +51,10 @@ pub(crate) fn record_known_cert(draft: &mut Draft, state: &State, peer: &PeerIde
         return;
     }
     if let Role::Edge { namespace, name } = &peer.id.role
-        && let Some(edge) = state.namespaces.get(namespace).and_then(|of| of.edges.get(name))
+        && let Some(space) = state.namespaces.get(namespace)
+        && let Some(found) = space.edges.get(name)
     {
-        draft.rewrite(Key::Edge(namespace.clone(), name.clone()), edge);
+        edge::record_joined(draft, (namespace, space), name, found);
     }
     draft.compare(Key::Cert(peer.serial), 0);
     draft.put(Key::Cert(peer.serial), &CertRecord::from(peer));

@@ -44,7 +44,7 @@ pub(crate) fn join(
         )));
     }
     let mut draft = Draft::within(namespace, space);
-    draft.rewrite(Key::Edge(namespace.clone(), name.clone()), found);
+    edge::record_joined(&mut draft, (namespace, space), name, found);
     draft.compare(Key::Token(key), state.tokens.get(&key).map_or(0, |token| token.modified));
     draft.put(Key::Token(key), &TokenRecord { used: Some(now), ..token.clone() });
     edge::deny_certs(&mut draft, state, namespace, name, now, "the edge joined again");

@@ -1,8 +1,25 @@
 //! Lists of names in messages.
 
-use std::fmt::Display;
+use std::{cmp::Ordering, fmt::Display};
 
-use cframe_protocol::v1::Lacking;
+use cframe_pki::identity::Label;
+use cframe_protocol::{natural::compare, v1::Lacking};
+
+/// The order of names in lists.
+pub(crate) fn natural(one: &Label, other: &Label) -> Ordering {
+    compare(one.as_str(), other.as_str())
+}
+
+/// The order of namespaces and names in lists.
+pub(crate) fn by_name(one: (&Label, &Label), other: (&Label, &Label)) -> Ordering {
+    natural(one.0, other.0).then_with(|| natural(one.1, other.1))
+}
+
+pub(crate) fn in_order<'a>(names: impl IntoIterator<Item = &'a Label>) -> Vec<Label> {
+    let mut names: Vec<Label> = names.into_iter().cloned().collect();
+    names.sort_by(natural);
+    names
+}
 
 /// The first few names. A list may have been cut before, so its length says nothing of how many there are.
 pub(crate) fn list_names<T: Display>(names: impl IntoIterator<Item = T>) -> String {

@@ -7,7 +7,7 @@ use crate::{
     decide::{
         check::{self, conflict},
         draft::Draft,
-        names::list_names,
+        names::{list_names, natural},
         wire_count,
     },
     model::{
@@ -93,7 +93,9 @@ pub(crate) fn delete(
 }
 
 pub(crate) fn list(state: &State) -> Reply {
-    Reply::Namespaces(state.namespaces.iter().map(row).collect())
+    let mut rows: Vec<NamespaceRow> = state.namespaces.iter().map(row).collect();
+    rows.sort_by(|one, other| natural(&one.name, &other.name));
+    Reply::Namespaces(rows)
 }
 
 pub(crate) fn show(state: &State, name: &Label) -> Result<Reply, CallError> {

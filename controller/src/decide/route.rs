@@ -11,6 +11,7 @@ use crate::{
     decide::{
         check::{self, conflict},
         draft::Draft,
+        names::by_name,
     },
     model::{
         Namespace, State, Stored,
@@ -40,7 +41,7 @@ pub(crate) fn add(
     }
     let mut draft = Draft::within(namespace, space);
     draft.warnings.extend(check::route_prefix(space, edge, prefix)?);
-    draft.warnings.extend(check::endpoints_within_prefix(state, space, prefix));
+    draft.warnings.extend(check::prefix_warnings(state, space, prefix));
     let key = Key::Route(namespace.clone(), name.clone());
     draft.compare(key.clone(), 0);
     draft.put(key, &RouteRecord { prefix, edge: edge.clone() });
@@ -63,7 +64,11 @@ pub(crate) fn delete(state: &State, namespace: &Label, name: &Label) -> Result<D
 pub(crate) fn list(state: &State, namespace: Option<&Label>) -> Result<Reply, CallError> {
     let rows = check::namespaces(state, namespace)?
         .flat_map(|(name, space)| space.routes.iter().map(|route| row(name, route)));
-    Ok(Reply::Routes(rows.collect()))
+    let mut rows: Vec<RouteRow> = rows.collect();
+    rows.sort_by(|one, other| {
+        by_name((&one.namespace, &one.name), (&other.namespace, &other.name))
+    });
+    Ok(Reply::Routes(rows))
 }
 
 pub(crate) fn show(state: &State, namespace: &Label, name: &Label) -> Result<Reply, CallError> {

@@ -12,6 +12,7 @@ use crate::{
         check::{self, conflict, invalid},
         draft::Draft,
         edge,
+        names::by_name,
     },
     model::{
         State, Stored,
@@ -175,7 +176,11 @@ pub(crate) fn list(state: &State, namespace: Option<&Label>, now: u64) -> Result
     }
     let rows = state.tokens.iter().filter_map(|token| row(token, now));
     let rows = rows.filter(|row| namespace.is_none_or(|name| row.namespace == *name));
-    Ok(Reply::Tokens(rows.collect()))
+    let mut rows: Vec<TokenRow> = rows.collect();
+    rows.sort_by(|one, other| {
+        by_name((&one.namespace, &one.edge), (&other.namespace, &other.edge))
+    });
+    Ok(Reply::Tokens(rows))
 }
 
 /// `None` if the token cannot be used any more.

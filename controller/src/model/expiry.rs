@@ -29,6 +29,19 @@ impl Expiry {
         expires_soon(self.not_before, self.not_after, now)
     }
 
+    /// A command that ends the problem, or shows more.
+    pub(crate) fn fix(&self, now: u64) -> String {
+        match (self.kind, self.name.split_once('/')) {
+            ("root" | "issuer", _) => "cfctl ca status".to_owned(),
+            ("edge", Some((namespace, name))) if self.not_after <= now => {
+                format!("cfctl token create -n {namespace} --edge {name} --rejoin")
+            }
+            ("edge", _) => "run `cframe-edge doctor` on its host".to_owned(),
+            ("admin", _) => "cfctl status, as that admin".to_owned(),
+            _ => "see its log".to_owned(),
+        }
+    }
+
     /// What expires when, and what to do.
     pub(crate) fn sentence(&self, now: u64) -> String {
         let left = days_left(self.not_after, now);
@@ -175,8 +188,7 @@ mod tests {
             settings: Default::default(),
             revision: 1,
         };
-        let edge =
-            EdgeRecord { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
+        let edge = EdgeRecord::default();
         let issuer = IssuerRecord {
             controller: "c1".parse().unwrap(),
             root: root.spki_sha256(),

@@ -15,6 +15,7 @@ use crate::model::{
     Prefixes, Source, Stored,
     log::Log,
     record::{DeniedRecord, EdgeRecord, MeshRecord, NamespaceRecord, RouteRecord},
+    standing::Membership,
 };
 
 #[derive(Debug, Clone)]
@@ -91,8 +92,9 @@ impl Namespace {
         changes: &mut Vec<Change>,
     ) {
         let old = self.edges.get(name).map(|old| old.record.clone());
-        if old.as_ref().is_none_or(|old| old.endpoints != edge.record.endpoints) {
-            changes.push(Change::Edge { name: name.clone(), state: edge_state(&edge.record) });
+        let state = edge_state(&edge.record);
+        if old.as_ref().map(edge_state).as_ref() != Some(&state) {
+            changes.push(Change::Edge { name: name.clone(), state });
         }
         let source = Source { edge: name.clone(), route: None };
         let before: BTreeSet<IpNet> = old.into_iter().flat_map(|old| old.cidrs).collect();
@@ -157,5 +159,6 @@ fn concerns(entry: &DenyEntry, namespace: &Label) -> bool {
 }
 
 fn edge_state(edge: &EdgeRecord) -> EdgeState {
-    EdgeState { endpoints: edge.endpoints.clone() }
+    let joined = edge.membership == Membership::Joined;
+    EdgeState { endpoints: edge.endpoints.clone(), joined }
 }

@@ -34,6 +34,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use super::standing::Membership;
+
 /// All keys start with this.
 pub const ROOT: &str = "/cframe/v1/";
 
@@ -153,13 +155,18 @@ pub struct NamespaceRecord {
     pub revision: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeRecord {
     pub description: String,
     /// The site's prefixes.
     pub cidrs: Vec<IpNet>,
     /// Where other edges reach it.
     pub endpoints: Vec<Endpoint>,
+    /// Edges that it needs no link to, as the operator decided.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub no_link_to: BTreeSet<Label>,
+    #[serde(default, skip_serializing_if = "Membership::is_new")]
+    pub membership: Membership,
 }
 
 /// A further prefix behind an edge.

@@ -26,6 +26,7 @@ pub(crate) fn edge(cidrs: &[&str]) -> EdgeRecord {
         description: "Hong Kong".to_owned(),
         cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         endpoints: vec!["hk.example.com:58423".parse().unwrap()],
+        ..EdgeRecord::default()
     }
 }
 

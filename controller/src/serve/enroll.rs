@@ -11,6 +11,7 @@ use cframe_protocol::{
 use quinn::Connection;
 use tokio::time::timeout;
 
+use super::address::canonical;
 use crate::{
     audit::{Act, Who},
     context::Context,
@@ -27,7 +28,7 @@ pub(super) async fn serve(context: &Arc<Context>, connection: &Connection) {
     let code = match timeout(TIMEOUT, serve_request(context, connection)).await {
         Ok(Ok(())) => CloseCode::Done,
         Ok(Err(error)) => {
-            let address = connection.remote_address();
+            let address = canonical(connection.remote_address());
             tracing::info!(%address, %error, "enrolment failed");
             CloseCode::Protocol
         }
@@ -41,7 +42,7 @@ async fn serve_request(context: &Arc<Context>, connection: &Connection) -> anyho
     let mut reader = FrameReader::new(receive, MAX_UNAUTHENTICATED);
     let Some(request) = reader.next::<EnrollRequest>().await? else { return Ok(()) };
     let token = TokenKey(request.token_id);
-    let address = connection.remote_address();
+    let address = canonical(connection.remote_address());
     let act = act(context, token, address);
     let result = enroll(context, &act, request).await;
     context.replica.record_outcome(&act, result.as_ref().err());

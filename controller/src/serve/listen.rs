@@ -18,7 +18,9 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    RunError, admin,
+    RunError,
+    address::canonical,
+    admin,
     admission::{Admission, Decision, Limits},
     calls::Caller,
     enroll, session,
@@ -140,7 +142,7 @@ pub(super) async fn accept(
 }
 
 async fn handshake(context: &Context, port: Port, incoming: Incoming) -> Option<Connection> {
-    let address = incoming.remote_address();
+    let address = canonical(incoming.remote_address());
     let handshake = async { incoming.accept()?.await };
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => {
@@ -176,7 +178,7 @@ async fn serve(
                 if matches!(peer.id.role, Role::Controller { .. }) {
                     connection.set_max_concurrent_bi_streams(peers::MAX_STREAMS.into());
                 }
-                let address = connection.remote_address();
+                let address = canonical(connection.remote_address());
                 let caller = Caller { name: peer.id.role.name().clone(), peer, address };
                 admin::serve(context, connection, &caller, stop).await;
             }

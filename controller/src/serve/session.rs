@@ -21,7 +21,7 @@ use cframe_protocol::{
     },
     v1::{
         AdminReply, AdminRequest, CallError, EdgeHello, Enrolled, ErrorCode, FromEdge, Goodbye,
-        GoodbyeReason, Ping, Pong, Problems, RenewNow, RenewReply, Version,
+        GoodbyeReason, Ping, Pong, Problem, Problems, RenewNow, RenewReply, SessionDetail, Version,
     },
 };
 use quinn::Connection;
@@ -33,6 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::address::canonical;
 use crate::{
     audit::Act,
     context::Context,
@@ -43,7 +44,7 @@ use crate::{
     },
     keys::issuer::{leaf_serial, verify_csr},
     mesh::feed::Feed,
-    sessions::{Entry, LastSeen, Order, goodbye_reason},
+    sessions::{Claim, Entry, LastSeen, Order, goodbye_reason},
 };
 
 mod unknown_cert;
@@ -91,7 +92,8 @@ pub(super) async fn serve(
 ) {
     let Role::Edge { namespace, name } = peer.id.role.clone() else { return };
     connection.set_max_concurrent_bi_streams(EDGE_STREAMS.into());
-    let edge = EdgeIdentity { peer, address: connection.remote_address(), namespace, name };
+    let edge =
+        EdgeIdentity { peer, address: canonical(connection.remote_address()), namespace, name };
     let end = serve_session(context, connection, &edge, stop).await;
     let code = match &end {
         Ok(reason) => CloseCode::from(*reason),
@@ -130,6 +132,16 @@ async fn serve_session(
         None => return Err(SessionError::Closed),
     };
     let have = hello.have;
+    let claim = Claim {
+        key: &(edge.namespace.clone(), edge.name.clone()),
+        boot: hello.boot,
+        address: edge.address,
+        rtt: connection.rtt(),
+        now: context.replica.now(),
+    };
+    if !context.replica.sessions.admits(&claim).await {
+        return Ok(say_goodbye(&mut writer, GoodbyeReason::InUse).await);
+    }
     let entry = register(context, edge, hello);
     // Checked again after it was registered: a concurrent revocation either finds the session or is found here.
     if let Err(refusal) = context.replica.trust().denial(&edge.peer) {
@@ -221,6 +233,11 @@ fn register<'a>(context: &'a Context, edge: &EdgeIdentity, hello: EdgeHello) -> 
         applied: hello.have,
         links: Vec::new(),
         problems: Problems::default(),
+        detail: SessionDetail {
+            boot: hello.boot,
+            applied_since: context.replica.now(),
+            ..SessionDetail::default()
+        },
     };
     let (key, clock) = ((namespace.clone(), name.clone()), context.replica.clock());
     context.replica.sessions.enter(key, peer.clone(), seen, clock)
@@ -280,6 +297,10 @@ impl Session<'_> {
                 }
                 Some(order) = self.entry.orders.recv() => match order {
                     Order::RenewNow => self.link.send(&RenewNow {}).await?,
+                    Order::Ping => {
+                        let newest = *self.newest.borrow();
+                        self.link.send_ping(newest).await?;
+                    }
                 },
                 () = sleep_until(deadline) => {
                     let newest = *self.newest.borrow();
@@ -322,6 +343,7 @@ impl Session<'_> {
             self.link.send_encoded(frame.clone()).await?;
         }
         self.sent = Some(updates.to);
+        self.entry.set_sent();
         if started.elapsed() > PING_AFTER {
             // The edge took the frames, and what it sent meanwhile was not read yet.
             self.link.received_at = Instant::now();
@@ -345,13 +367,16 @@ impl Session<'_> {
                 let version = Some(*self.newest.borrow());
                 self.link.send(&Pong { nonce, version }).await
             }
-            FromEdge::Pong(_) => Ok(()),
+            FromEdge::Pong(_) => {
+                self.entry.count_pong();
+                Ok(())
+            }
             FromEdge::Report(report) => {
                 self.entry.set_report(report);
                 Ok(())
             }
             FromEdge::Problems(problems) => {
-                self.entry.set_problems(problems);
+                self.entry.set_problems(limited(problems));
                 Ok(())
             }
             FromEdge::RenewRequest(request) => {
@@ -417,6 +442,10 @@ impl Link {
         if Instant::now() >= self.received_at + DEAD_AFTER {
             return Err(SessionError::Silent);
         }
+        self.send_ping(newest).await
+    }
+
+    async fn send_ping(&mut self, newest: Version) -> Result<(), SessionError> {
         self.nonce += 1;
         self.send(&Ping { nonce: self.nonce, version: Some(newest) }).await
     }
@@ -435,6 +464,23 @@ impl Link {
         self.sent_at = Instant::now();
         Ok(())
     }
+}
+
+/// What an edge may report at most.
+fn limited(mut all: Problems) -> Problems {
+    let shorten = |text: &mut String, max: usize| {
+        let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+    };
+    all.problems.truncate(Problems::MAX);
+    for problem in &mut all.problems {
+        shorten(&mut problem.about, Problem::MAX_ABOUT);
+        shorten(&mut problem.text, Problem::MAX_TEXT);
+        if let Some(fix) = &mut problem.fix {
+            shorten(fix, Problem::MAX_TEXT);
+        }
+    }
+    all
 }
 
 fn in_time<T>(result: Result<T, Elapsed>) -> Result<T, SessionError> {

@@ -6,12 +6,15 @@ use cframe_pki::identity::Label;
 use cframe_protocol::v1::{Call, EdgeLiveness, LinkReport, Reply, SessionRow, Version};
 
 use super::{LastSeen, Registry};
+use crate::model::standing::Standing;
 
 /// The sessions of this controller and of all others that answered.
 pub(crate) struct AllSessions<'a> {
     own: &'a Registry,
     /// By namespace and name.
     others: HashMap<Label, HashMap<Label, LastSeen>>,
+    /// Open sessions of edges that have another one in `others`.
+    parallel: HashMap<Label, HashMap<Label, LastSeen>>,
     /// Controllers that run and did not answer, with the reason.
     unanswered: Vec<(Label, String)>,
     /// Unix seconds. An edge with a certificate that no controller has seen counts as offline since then.
@@ -22,7 +25,7 @@ pub(crate) struct AllSessions<'a> {
 pub(crate) struct SessionFilter<'a> {
     pub(crate) namespace: Option<&'a Label>,
     pub(crate) edge: Option<&'a Label>,
-    /// Only links that are up, and of them only the names.
+    /// Of links only their names and whether they are up.
     pub(crate) brief: bool,
 }
 
@@ -42,7 +45,8 @@ impl SessionFilter<'_> {
 
 impl<'a> AllSessions<'a> {
     pub(crate) fn new(own: &'a Registry, since: u64) -> Self {
-        Self { own, others: HashMap::new(), unanswered: Vec::new(), since }
+        let (others, parallel) = (HashMap::new(), HashMap::new());
+        Self { own, others, parallel, unanswered: Vec::new(), since }
     }
 
     pub(crate) fn add_unanswered(&mut self, controller: Label, reason: String) {
@@ -59,9 +63,13 @@ impl<'a> AllSessions<'a> {
         let Reply::Sessions(rows) = reply else { return };
         for row in rows {
             let ((namespace, edge), seen) = from_row(row);
-            let others = self.others.entry(namespace).or_default();
-            if others.get(&edge).is_none_or(|known| is_newer(&seen, known)) {
-                others.insert(edge, seen);
+            let others = self.others.entry(namespace.clone()).or_default();
+            let older = match others.get(&edge) {
+                Some(known) if !is_newer(&seen, known) => Some(seen),
+                _ => others.insert(edge.clone(), seen),
+            };
+            if let Some(older) = older.filter(|older| older.online) {
+                self.parallel.entry(namespace).or_default().insert(edge, older);
             }
         }
     }
@@ -71,41 +79,57 @@ impl<'a> AllSessions<'a> {
     pub(crate) fn with_edges<T>(
         &self,
         namespace: &Label,
-        run: impl for<'s> FnOnce(&(dyn Fn(&Label) -> Option<&'s LastSeen> + 's)) -> T,
+        run: impl for<'s> FnOnce(&(dyn Fn(&Label) -> Seen<'s> + 's)) -> T,
     ) -> T {
-        let others = self.others.get(namespace);
+        let (others, parallel) = (self.others.get(namespace), self.parallel.get(namespace));
         self.own.with_edges(namespace, |own| {
             run(&|edge: &Label| {
                 let there = others.and_then(|others| others.get(edge));
-                match (own.last_seen(edge), there) {
-                    (Some(here), Some(there)) if is_newer(there, here) => Some(there),
-                    (None, there) => there,
-                    (here, _) => here,
-                }
+                let third = parallel.and_then(|parallel| parallel.get(edge));
+                let (newest, older) = match (own.last_seen(edge), there) {
+                    (Some(here), Some(there)) if is_newer(there, here) => (Some(there), Some(here)),
+                    (None, there) => (there, third),
+                    (here, there) => (here, there),
+                };
+                Seen { newest, parallel: older.filter(|older| older.online) }
             })
         })
     }
 
     pub(crate) fn last_seen(&self, namespace: &Label, edge: &Label) -> Option<LastSeen> {
-        self.with_edges(namespace, |edges| edges(edge).cloned())
+        self.with_edges(namespace, |edges| edges(edge).newest.cloned())
     }
 
     /// Whether an edge has a session, and the version that it last applied.
     pub(crate) fn applied(&self, namespace: &Label, edge: &Label) -> (bool, Option<Version>) {
-        let seen =
-            self.with_edges(namespace, |edges| edges(edge).map(|seen| (seen.online, seen.applied)));
+        let seen = self.with_edges(namespace, |edges| {
+            edges(edge).newest.map(|seen| (seen.online, seen.applied))
+        });
         seen.unwrap_or((false, None))
     }
 
-    pub(crate) fn liveness(&self, seen: Option<&LastSeen>, enrolled: bool) -> EdgeLiveness {
-        match seen {
-            Some(LastSeen { online: true, since, .. }) => EdgeLiveness::Online { since: *since },
-            _ if enrolled && !self.unanswered.is_empty() => EdgeLiveness::Unknown,
-            Some(LastSeen { since, .. }) => EdgeLiveness::Offline { since: *since },
-            None if enrolled => EdgeLiveness::Offline { since: self.since },
-            None => EdgeLiveness::NeverSeen,
+    pub(crate) fn liveness(&self, seen: Option<&LastSeen>, standing: Standing) -> EdgeLiveness {
+        match (seen, standing) {
+            (Some(LastSeen { online: true, since, .. }), _) => {
+                EdgeLiveness::Online { since: *since }
+            }
+            (_, Standing::New) => EdgeLiveness::NeverSeen,
+            (_, Standing::Revoked { since }) => EdgeLiveness::Revoked { since },
+            (_, Standing::Joined) if !self.unanswered.is_empty() => EdgeLiveness::Unknown,
+            (Some(LastSeen { since, .. }), Standing::Joined) => {
+                EdgeLiveness::Offline { since: *since }
+            }
+            (None, Standing::Joined) => EdgeLiveness::Offline { since: self.since },
         }
     }
+}
+
+/// What is known of an edge.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(crate) newest: Option<&'a LastSeen>,
+    /// An older session that is open too.
+    pub(crate) parallel: Option<&'a LastSeen>,
 }
 
 /// An open session is newer than a closed one, and of two alike the later one is: an edge that moved to another
@@ -115,9 +139,9 @@ fn is_newer(one: &LastSeen, other: &LastSeen) -> bool {
 }
 
 fn from_row(row: SessionRow) -> ((Label, Label), LastSeen) {
-    let SessionRow { namespace, edge, online, since, software, address, applied, links, problems } =
-        row;
-    let seen = LastSeen { online, since, software, address, applied, links, problems };
+    let SessionRow { namespace, edge, online, since, software, address, applied, .. } = row;
+    let SessionRow { links, problems, detail, .. } = row;
+    let seen = LastSeen { online, since, software, address, applied, links, problems, detail };
     ((namespace, edge), seen)
 }
 
@@ -136,18 +160,24 @@ pub(crate) fn own_rows(registry: &Registry, filter: SessionFilter<'_>) -> Vec<Se
         address: seen.address,
         applied: seen.applied,
         problems: seen.problems.clone(),
+        detail: seen.detail.clone(),
         links: if filter.brief { links_in_brief(&seen.links) } else { seen.links.clone() },
     })
 }
 
 fn links_in_brief(links: &[LinkReport]) -> Vec<LinkReport> {
-    let up = links.iter().filter(|link| link.up);
-    up.map(|link| LinkReport { rtt_us: 0, path_mtu: 0, since_unix: 0, ..link.clone() }).collect()
+    let brief = |link: &LinkReport| LinkReport {
+        rtt_us: 0,
+        path_mtu: 0,
+        since_unix: if link.up { 0 } else { link.since_unix },
+        ..link.clone()
+    };
+    links.iter().map(brief).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use cframe_protocol::v1::Problems;
+    use cframe_protocol::v1::{Problems, SessionDetail};
 
     use super::*;
 
@@ -162,6 +192,7 @@ mod tests {
             applied: None,
             links: Vec::new(),
             problems: Problems::default(),
+            detail: SessionDetail::default(),
         }
     }
 
@@ -176,7 +207,7 @@ mod tests {
             sessions.add(Reply::Sessions(vec![row(*online, *since)]));
         }
         let seen = sessions.last_seen(&"prod".parse().unwrap(), &"idc".parse().unwrap());
-        let liveness = sessions.liveness(seen.as_ref(), true);
+        let liveness = sessions.liveness(seen.as_ref(), Standing::Joined);
         (seen.map(|seen| (seen.online, seen.since)), liveness)
     }
 

@@ -89,6 +89,7 @@ fn cases() -> Vec<Case> {
                 cidrs: None,
                 endpoints: Some(Vec::new()),
                 description: None,
+                no_link_to: None,
             },
             "prod/a",
             vec!["namespaces/prod", "edges/prod/a"],

@@ -264,7 +264,7 @@ async fn what_expires_is_reported_two_weeks_before() {
     let first = controller.data.issuer().unwrap().ca().spki_sha256();
     registered(&controller, first).await;
     controller.join("a").await;
-    let problems = async || controller.status().await.problems.join("\n");
+    let problems = async || controller.problems().await.join("\n");
     controller.seconds_ahead.store(15 * DAY, Ordering::SeqCst);
     assert!(!problems().await.contains("expires"), "{}", problems().await);
     controller.seconds_ahead.store(17 * DAY + 3600, Ordering::SeqCst);

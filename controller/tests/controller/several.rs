@@ -135,7 +135,7 @@ async fn the_edges_of_a_killed_controller_are_with_the_other_within_5_s() {
     println!("figure: controller killed → its edge is with the other: {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
     until(async || matches!(state_of(&a, "x").await, EdgeLiveness::Online { .. })).await;
-    until(async || a.status().await.problems == ["controller b does not run"]).await;
+    until(async || a.problems().await == ["controller b does not run"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +173,8 @@ async fn both_report_the_same_about_the_mesh() {
     }
     assert_eq!(one, other);
     assert_eq!((one.namespaces[0].online, one.controllers.len()), (2, 2));
-    assert_eq!(one.problems, ["edge prod/z has not joined yet"]);
+    assert_eq!(one.problems.len(), 1);
+    assert_eq!(one.problems[0].examples[0].text, "edge prod/z has not joined yet");
     assert_eq!(a.edges().await, b.edges().await);
     assert!(matches!(state_of(&b, "x").await, EdgeLiveness::Online { .. }));
     // A request to renew goes to the controller that has the edge's session.
@@ -194,7 +195,11 @@ async fn a_controller_that_does_not_answer_is_named_and_its_edges_are_unknown() 
     let status = a.status().await;
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert!(
-        status.problems.iter().any(|text| text.starts_with("controller b does not answer")),
+        status
+            .problems
+            .iter()
+            .flat_map(|group| &group.examples)
+            .any(|example| { example.text.starts_with("controller b does not answer") }),
         "{:?}",
         status.problems
     );

@@ -112,6 +112,7 @@ async fn an_edit_of_an_edge_is_one_update() {
         cidrs: Some(vec!["10.77.0.0/16".parse().unwrap()]),
         endpoints: Some(vec!["198.51.100.1:58423".parse().unwrap()]),
         description: None,
+        no_link_to: None,
     };
     let changed = controller.change(set).await;
     let state = edge.state(|state| state.version == changed.version).await;
@@ -154,14 +155,22 @@ async fn a_full_store_fails_writes_and_nothing_else() {
     let error = controller.refusal(route_add("r", "10.244.0.0/16", "a")).await;
     assert_eq!(error.code, ErrorCode::StoreFull, "{error}");
     let status = controller.status().await;
-    assert!(status.problems.iter().any(|text| text.contains("full")), "{:?}", status.problems);
+    assert!(
+        status.problems.iter().any(|group| group.examples[0].text.contains("full")),
+        "{:?}",
+        status.problems
+    );
     let mut meanwhile = TestEdge::connect(identity.client(), None);
     assert_eq!(meanwhile.any_state().await, state);
     controller.faults.disk_full.store(false, Ordering::SeqCst);
     let changed = controller.change(route_add("r", "10.244.0.0/16", "a")).await;
     meanwhile.state(|state| state.version == changed.version).await;
     let status = controller.status().await;
-    assert!(status.problems.iter().all(|text| !text.contains("full")), "{:?}", status.problems);
+    assert!(
+        status.problems.iter().all(|group| !group.examples[0].text.contains("full")),
+        "{:?}",
+        status.problems
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,7 @@ Examples:
 Examples:
   cfctl edge set aws-hk -n prod --endpoint 198.51.100.9:58423
   cfctl edge set aws-hk -n prod --no-endpoint
+  cfctl edge set idc -n prod --no-link-to lab,branch     # neither has an endpoint, and none is needed
   cfctl edge set aws-hk -n prod --cidr 172.30.0.0/16 --cidr 172.31.0.0/16")]
     Set(EdgeSet),
     /// Remove an edge with its routes and tokens.
@@ -56,7 +57,7 @@ Examples:
         #[arg(short = 'A', long)]
         all_namespaces: bool,
     },
-    /// Show one edge with its links.
+    /// Show one edge with its links and problems.
     Show {
         /// Edge to show.
         #[arg(value_parser = value::label)]
@@ -84,7 +85,7 @@ pub struct EdgeAdd {
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group(ArgGroup::new("change").required(true).multiple(true)
-    .args(["cidr", "endpoint", "no_endpoint", "description"])))]
+    .args(["cidr", "endpoint", "no_endpoint", "description", "no_link_to", "link_to_all"])))]
 pub struct EdgeSet {
     /// Edge to change.
     #[arg(value_parser = value::label)]
@@ -99,12 +100,23 @@ pub struct EdgeSet {
     /// Remove its endpoints: it only dials out.
     #[arg(long, alias = "no-listener", conflicts_with = "endpoint")]
     pub no_endpoint: bool,
+    /// Edges that it needs no link to: a missing one is no problem. Repeat or separate by commas.
+    #[arg(long, value_name = "EDGE", value_delimiter = ',', value_parser = value::label)]
+    pub no_link_to: Option<Vec<Label>>,
+    /// Need links to all edges again.
+    #[arg(long, conflicts_with = "no_link_to")]
+    pub link_to_all: bool,
     /// Text for people, one line.
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 }
 
 impl EdgeSet {
+    /// The edges that it needs no link to. `None` does not change them.
+    pub fn no_link_to(&self) -> Option<Vec<Label>> {
+        if self.link_to_all { Some(Vec::new()) } else { self.no_link_to.clone() }
+    }
+
     /// The endpoints to set. `None` does not change them.
     pub fn endpoints(&self) -> Option<Vec<Endpoint>> {
         if self.no_endpoint { Some(Vec::new()) } else { self.endpoint.clone() }

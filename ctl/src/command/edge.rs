@@ -40,7 +40,7 @@ pub(super) async fn run<C: Controller>(
             let namespace = session.namespace()?;
             let row =
                 first(session.query(Call::EdgeShow { namespace, name }, kind!(Edges)).await?)?;
-            session.one(&Edge::from(row))
+            session.one(&Edge::with_problems(row))
         }
     }
 }
@@ -62,9 +62,9 @@ async fn set<C: Controller>(
     }
     let subject = Subject::of("edge", &namespace, &set.name);
     let wait_for = WaitFor::Namespace(namespace.clone());
-    let endpoints = set.endpoints();
+    let (endpoints, no_link_to) = (set.endpoints(), set.no_link_to());
     let EdgeSet { name, cidr: cidrs, description, .. } = set;
-    let call = Call::EdgeSet { namespace, name, cidrs, endpoints, description };
+    let call = Call::EdgeSet { namespace, name, cidrs, endpoints, description, no_link_to };
     session.make_change(call, subject, "changed", wait_for).await
 }
 

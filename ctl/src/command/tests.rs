@@ -10,10 +10,12 @@ mod questions;
 use std::{ops::ControlFlow, time::Duration};
 
 use cframe_console::{args::try_parse_from, exit::Exit};
+use cframe_protocol::problem::Code;
 use cframe_protocol::v1::{
     AdminRow, AuditQuery, AuditRow, Call, CertRow, CertState, Changed, ControllerRow, EdgeLiveness,
-    EdgeRow, LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, Progress, RegistrationRow,
-    Reply, RouteRow, Running, Settings, TokenMade, TokenRow, Version,
+    EdgeRow, LinkReport, MeshStatus, NamespaceRow, NamespaceStatus, ProblemExample, ProblemGroup,
+    Problems, Progress, RegistrationRow, Reply, RouteRow, Running, Settings, TokenMade, TokenRow,
+    Version,
 };
 
 use crate::{
@@ -147,6 +149,8 @@ fn edge(name: &str, cidr: &str, state: EdgeLiveness) -> EdgeRow {
         applied: None,
         cert_expires: None,
         links: Vec::new(),
+        no_link_to: Vec::new(),
+        problems: Problems::default(),
     }
 }
 
@@ -225,7 +229,7 @@ fn certs() -> Vec<CertRow> {
 
 const VERSION: Version = Version { epoch: 1_769_000_000_000, mesh: 2, namespace: 7 };
 
-fn status(problems: Vec<String>) -> MeshStatus {
+fn status(problems: Vec<ProblemGroup>) -> MeshStatus {
     MeshStatus {
         mesh: label("corp"),
         controllers: vec![ControllerRow {

@@ -4,7 +4,7 @@ use cframe_protocol::v1::{EdgeLiveness, EdgeRow, Endpoint, LinkReport, RouteRow,
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::Row;
+use super::{Problem, Row};
 use crate::{
     table::{Cell, Table, Tone},
     timestamp::Timestamp,
@@ -33,6 +33,11 @@ pub struct Edge {
     pub software: Option<String>,
     /// Its links, from its last report.
     pub links: Vec<Link>,
+    /// Edges that it needs no link to.
+    pub no_link_to: Vec<String>,
+    /// What is wrong; only in `edge show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problems: Option<Vec<Problem>>,
 }
 
 /// Whether a controller has a session with an edge.
@@ -45,6 +50,8 @@ pub enum EdgeStateName {
     NeverSeen,
     /// No controller that answers has a session, and a running one doesn't answer.
     Unknown,
+    /// All its certificates are revoked.
+    Revoked,
 }
 
 /// A link, as one of its ends sees it.
@@ -68,6 +75,9 @@ impl From<EdgeRow> for Edge {
             EdgeLiveness::Offline { since } => (EdgeStateName::Offline, Some(since)),
             EdgeLiveness::NeverSeen => (EdgeStateName::NeverSeen, None),
             EdgeLiveness::Unknown => (EdgeStateName::Unknown, None),
+            EdgeLiveness::Revoked { since } => {
+                (EdgeStateName::Revoked, Some(since).filter(|since| *since > 0))
+            }
         };
         Self {
             namespace: row.namespace.to_string(),
@@ -82,6 +92,8 @@ impl From<EdgeRow> for Edge {
             cert_expires: row.cert_expires.map(Timestamp),
             software: Some(row.software).filter(|software| !software.is_empty()),
             links: row.links.into_iter().map(Link::from).collect(),
+            no_link_to: row.no_link_to.iter().map(ToString::to_string).collect(),
+            problems: None,
         }
     }
 }
@@ -99,6 +111,24 @@ impl From<LinkReport> for Link {
 }
 
 impl Edge {
+    /// With its problems, for `edge show`.
+    pub(crate) fn with_problems(mut row: EdgeRow) -> Self {
+        let problems = std::mem::take(&mut row.problems).problems;
+        let problems = problems.into_iter().map(Problem::from).collect();
+        Self { problems: Some(problems), ..Self::from(row) }
+    }
+
+    fn problems_text(&self, color: bool) -> String {
+        let mut text = String::new();
+        for problem in self.problems.iter().flatten() {
+            if text.is_empty() {
+                text.push('\n');
+            }
+            problem.write(&mut text, color);
+        }
+        text
+    }
+
     /// `2/3`: links that are up, and all; `-` without a report.
     fn links_cell(&self) -> Cell {
         let up = self.links.iter().filter(|link| link.up).count();
@@ -124,6 +154,7 @@ impl Row for Edge {
         "CERT",
         "SOFTWARE",
         "DESCRIPTION",
+        "NO_LINK_TO",
     ];
     const TABLE_COLUMNS: usize = 7;
 
@@ -133,6 +164,7 @@ impl Row for Edge {
             EdgeStateName::Offline => ("offline", Tone::Bad),
             EdgeStateName::NeverSeen => ("never_seen", Tone::Warning),
             EdgeStateName::Unknown => ("unknown", Tone::Warning),
+            EdgeStateName::Revoked => ("revoked", Tone::Bad),
         };
         vec![
             Cell::new(&self.namespace),
@@ -147,12 +179,14 @@ impl Row for Edge {
             Cell::option(self.cert_expires.map(|expires| expires.left(now))),
             Cell::option(self.software.as_ref()),
             Cell::new(&self.description),
+            Cell::list(&self.no_link_to),
         ]
     }
 
     fn details(&self, now: u64, color: bool) -> String {
+        let problems = self.problems_text(color);
         if self.links.is_empty() {
-            return String::new();
+            return problems;
         }
         let mut table = Table::new(["PEER", "LINK", "SINCE", "RTT_MS", "PATH_MTU"]);
         for link in &self.links {
@@ -165,7 +199,7 @@ impl Row for Edge {
                 Cell::option(link.path_mtu),
             ]);
         }
-        format!("\n{}", table.render(color))
+        format!("\n{}{problems}", table.render(color))
     }
 }
 

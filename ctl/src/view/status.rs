@@ -1,7 +1,10 @@
-use cframe_protocol::v1::{self, Endpoint, MeshStatus};
+use cframe_protocol::{
+    problem::Severity,
+    v1::{self, Endpoint, MeshStatus},
+};
 use serde::Serialize;
 
-use super::Row;
+use super::{Group, Row};
 use crate::{
     console::Answer,
     failure::printable,
@@ -13,7 +16,7 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub struct Status {
     pub mesh: String,
-    /// True without problems.
+    /// True without errors. Warnings may remain.
     pub healthy: bool,
     /// When the store was created, in milliseconds since the Unix epoch.
     pub epoch: u64,
@@ -22,8 +25,8 @@ pub struct Status {
     /// The running controllers.
     pub controllers: Vec<ControllerStatus>,
     pub namespaces: Vec<NamespaceStatus>,
-    /// One sentence each.
-    pub problems: Vec<String>,
+    /// Errors first.
+    pub problems: Vec<Group>,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,12 +60,12 @@ impl From<MeshStatus> for Status {
     fn from(status: MeshStatus) -> Self {
         Self {
             mesh: status.mesh.to_string(),
-            healthy: status.problems.is_empty(),
+            healthy: status.problems.iter().all(|group| group.severity != Severity::Error),
             epoch: status.epoch,
             mesh_revision: status.mesh_revision,
             controllers: status.controllers.into_iter().map(ControllerStatus::from).collect(),
             namespaces: status.namespaces.into_iter().map(NamespaceStatus::from).collect(),
-            problems: status.problems,
+            problems: status.problems.into_iter().map(Group::from).collect(),
         }
     }
 }
@@ -99,6 +102,28 @@ fn share(part: u32, all: u32) -> Cell {
     Cell::new(format!("{part}/{all}")).tone(tone)
 }
 
+impl Status {
+    /// `2 errors, 1 warning`
+    fn health(&self, color: bool) -> String {
+        let count = |severity| {
+            let groups = self.problems.iter().filter(|group| group.severity == severity);
+            groups.map(|group| group.count as usize).sum::<usize>()
+        };
+        let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+        let state = match errors {
+            0 => Tone::Good.paint_if(color, "healthy"),
+            errors => Tone::Bad.paint_if(color, &crate::console::count(errors, "error")),
+        };
+        match warnings {
+            0 => state,
+            warnings => {
+                let warnings = crate::console::count(warnings, "warning");
+                format!("{state}, {}", Tone::Warning.paint_if(color, &warnings))
+            }
+        }
+    }
+}
+
 impl Answer for Status {
     fn table(&self, _wide: bool, color: bool) -> String {
         let mut controllers = Table::new(["CONTROLLER", "ADDRESS", "UPTIME", "SOFTWARE", "STORE"]);
@@ -121,10 +146,7 @@ impl Answer for Status {
                 Cell::new(row.revision),
             ]);
         }
-        let health = match self.problems.len() {
-            0 => Tone::Good.paint_if(color, "healthy"),
-            number => Tone::Bad.paint_if(color, &crate::console::count(number, "problem")),
-        };
+        let health = self.health(color);
         let mut text = format!("mesh {}: {health}\n\n{}", self.mesh, controllers.render(color));
         if !self.namespaces.is_empty() {
             text = format!("{text}\n{}", namespaces.render(color));
@@ -133,7 +155,7 @@ impl Answer for Status {
             text.push('\n');
         }
         for problem in &self.problems {
-            text.push_str(&format!("problem: {}\n", printable(problem)));
+            problem.write(&mut text, color);
         }
         text
     }

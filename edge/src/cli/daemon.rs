@@ -1,4 +1,6 @@
-//! `run` and `down`.
+//! `run`, `guard` and `down`.
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -15,8 +17,10 @@ use super::{exit::Coded, log, runtime};
 use crate::{
     config::{CommonFlags, Config, Options},
     host::{
+        firewall,
         netlink::Kernel,
-        snat,
+        owner::{self, OwnerError},
+        sysctl::Saved,
         tun::{Tun, TunError},
     },
     instance::Instance,
@@ -100,6 +104,25 @@ impl SignalHandler {
     }
 }
 
+/// Installs the firewall table from the state on disk, without an identity or a network.
+pub(super) fn guard(common: &CommonFlags) -> Result<()> {
+    let config = Config::load(common, &Options::default())?;
+    let instance = &config.instance;
+    let prefixes = runtime()?.block_on(async {
+        // It is somebody else's, and packets may not leave by it.
+        if Kernel::open()?.has_other_device(instance.name()).await? {
+            let text =
+                format!("{instance} is a device of this host: name another instance (--instance)");
+            return Err(Coded::error(Exit::Conflict, text));
+        }
+        process::guard(&config).await
+    })?;
+    println!(
+        "{prefixes} prefixes of the saved state are guarded: nothing leaves for them in the clear"
+    );
+    Ok(())
+}
+
 pub(super) fn down(common: &CommonFlags) -> Result<()> {
     let (instance, paths, _) = common.resolve()?;
     runtime()?.block_on(async {
@@ -114,16 +137,13 @@ pub(super) fn down(common: &CommonFlags) -> Result<()> {
             }
             Err(error) => return Err(error.into()),
         }
-        remove(&instance).await
+        remove(&instance, paths.data).await
     })
 }
 
 /// Opens the device, so that no other process can use it while it is removed. Detects a process with another
 /// data directory, which does not listen on this socket.
-async fn claim_device(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun>> {
-    if !kernel.devices().await?.iter().any(|device| device.name == instance.name()) {
-        return Ok(None);
-    }
+fn claim_device(instance: &Instance) -> Result<Option<Tun>> {
     match Tun::open(instance.name(), Settings::default().tun_mtu) {
         Ok(tun) => Ok(Some(tun)),
         Err(error @ TunError::Busy(_)) => {
@@ -136,26 +156,35 @@ async fn claim_device(kernel: &Kernel, instance: &Instance) -> Result<Option<Tun
 }
 
 /// Removes the rules first: after that, the table is not used, and its unreachable routes have no effect.
-async fn remove(instance: &Instance) -> Result<()> {
+async fn remove(instance: &Instance, data: PathBuf) -> Result<()> {
     let kernel = Kernel::open()?;
-    let _claimed = claim_device(&kernel, instance).await?;
     let allowed = |error: crate::host::netlink::NetlinkError| match error.errno() {
         Some(rustix::io::Errno::PERM) => Coded::error(Exit::NotAllowed, "CAP_NET_ADMIN is needed"),
         _ => error.into(),
     };
+    let device = match owner::device(&kernel, instance).await {
+        Ok(device) => device,
+        Err(error @ OwnerError::Foreign(_)) => {
+            return Err(Coded::error(Exit::Conflict, format!("nothing was removed: {error}")));
+        }
+        Err(OwnerError::Kernel(error)) => return Err(allowed(error)),
+    };
+    let _claimed = if device.is_some() { claim_device(instance)? } else { None };
     let rules = kernel.delete_rules(instance.table()).await.map_err(allowed)?;
     let found = kernel.table(instance.table()).await.map_err(allowed)?;
     kernel.delete_found(&found.iter().collect::<Vec<_>>()).await.map_err(allowed)?;
-    let devices = kernel.devices().await.map_err(allowed)?;
-    let device = devices.iter().find(|device| device.name == instance.name());
-    if let Some(device) = device {
-        kernel.delete_device(device.index).await.with_context(|| format!("device {instance}"))?;
+    if let Some(index) = device {
+        kernel.delete_device(index).await.with_context(|| format!("device {instance}"))?;
     }
-    snat::disable(instance).await?;
+    let restored = Saved::new(data).restore();
+    firewall::remove(instance).await?;
     println!(
         "removed: {rules} rules, {} routes, {} device",
         found.len(),
         if device.is_some() { instance.name() } else { "no" }
     );
+    if !restored.is_empty() {
+        println!("put back: {}", restored.join(", "));
+    }
     Ok(())
 }

@@ -6,7 +6,11 @@
 )]
 
 mod batch;
+mod culprit;
+mod host;
 mod message;
+mod netconf;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -16,9 +20,8 @@ use std::{collections::BTreeSet, fmt::Debug, net::IpAddr};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteMessage, RouteType},
-    rule::RuleMessage,
 };
 use rtnetlink::{
     Handle, IpVersion, LinkUnspec,
@@ -29,10 +32,14 @@ use rtnetlink::{
 use rustix::io::Errno;
 use tokio::task::AbortHandle;
 
-use super::reconcile::{Route, RouteKey};
+use super::{
+    reconcile::{Route, RouteKey},
+    tun::{ALIAS, DEVICE_GROUP},
+};
 use batch::{Batches, Kind};
+pub use culprit::Culprit;
 pub use message::Address;
-pub(crate) use watch::{Affected, Notifications, watch};
+pub(crate) use watch::{Affected, Notifications, Pending, watch};
 
 /// The priority of the policy rules: before the main table (32766), after the local table (0) and the
 /// rules of container networks (Cilium: up to 111, AWS VPC: up to 1536).
@@ -75,12 +82,24 @@ pub struct Exit {
     pub source: Option<IpAddr>,
 }
 
+/// How a packet leaves the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The number of the device.
+    pub device: u32,
+    /// The table with the route.
+    pub table: u32,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub index: u32,
     pub name: String,
     pub up: bool,
     pub loopback: bool,
+    pub is_tun: bool,
+    /// Its alias (`ip link set … alias`), which marks the devices of this program.
+    pub alias: Option<String>,
 }
 
 impl Kernel {
@@ -194,10 +213,15 @@ impl Kernel {
         Ok(messages.iter().map(to_device).collect())
     }
 
-    /// Sets queue length and MTU (in bytes) of a device and brings it up.
+    /// Sets queue length, MTU (in bytes) and group of a device, marks it as this program's, and brings it up.
     pub async fn set_device(&self, index: u32, queue: u32, mtu: u16) -> Result<(), NetlinkError> {
-        let message =
-            LinkUnspec::new_with_index(index).txqueuelen(queue).mtu(u32::from(mtu)).up().build();
+        let message = LinkUnspec::new_with_index(index)
+            .txqueuelen(queue)
+            .mtu(u32::from(mtu))
+            .alias(ALIAS)
+            .link_group(DEVICE_GROUP)
+            .up()
+            .build();
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("device {index}: MTU {mtu}, queue {queue}"))
     }
@@ -208,78 +232,23 @@ impl Kernel {
         refused(result, || format!("bringing device {index} up"))
     }
 
+    /// Whether there is a device of this name that is no TUN.
+    pub async fn has_other_device(&self, name: &str) -> Result<bool, NetlinkError> {
+        let dump = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> =
+            dump.try_collect().await.map_err(|error| into_error(error, "reading devices"))?;
+        let is_tun = |message: &LinkMessage| {
+            message.attributes.iter().any(|attribute| {
+                matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)))
+            })
+        };
+        Ok(messages.iter().any(|message| to_device(message).name == name && !is_tun(message)))
+    }
+
     /// Deletes a device, if it is there.
     pub async fn delete_device(&self, index: u32) -> Result<(), NetlinkError> {
         let result = self.handle.link().del(index).execute().await;
         gone_is_fine(refused(result, || format!("deleting device {index}")))
-    }
-
-    /// Adds the policy rules "unless marked as underlay, look up `table`", and deletes other rules for
-    /// this table. A host without IPv6 refuses that family's rule, which is no error.
-    pub async fn ensure_rules(&self, table: u32) -> Result<(), NetlinkError> {
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let v6 = version == IpVersion::V6;
-            let wanted = message::rule(table, v6);
-            let mut found = false;
-            for rule in self.rules_to(table, version).await? {
-                match !found && message::same_rule(&rule, &wanted) {
-                    true => found = true,
-                    false => self.delete_rule(rule).await?,
-                }
-            }
-            if !found {
-                match self.add_rule(wanted).await {
-                    Err(error)
-                        if v6
-                            && matches!(
-                                error.errno(),
-                                Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)
-                            ) => {}
-                    Err(error) if error.errno() == Some(Errno::EXIST) => {}
-                    other => other?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes all rules for a table and returns how many there were.
-    pub async fn delete_rules(&self, table: u32) -> Result<usize, NetlinkError> {
-        let mut count = 0;
-        for version in [IpVersion::V4, IpVersion::V6] {
-            for rule in self.rules_to(table, version).await? {
-                self.delete_rule(rule).await?;
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
-
-    async fn rules_to(
-        &self,
-        table: u32,
-        version: IpVersion,
-    ) -> Result<Vec<RuleMessage>, NetlinkError> {
-        let mut rules = Vec::new();
-        let mut dump = std::pin::pin!(self.handle.rule().get(version.clone()).execute());
-        while let Some(rule) = next_of_dump(dump.next().await, "reading rules")? {
-            let right_family = message::has_family(rule.header.family, &version);
-            if right_family && message::rule_table(&rule) == table {
-                rules.push(rule);
-            }
-        }
-        Ok(rules)
-    }
-
-    async fn add_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
-        let mut request = self.handle.rule().add();
-        *request.message_mut() = rule;
-        refused(request.execute().await, || "adding the policy rule".to_owned())
-    }
-
-    async fn delete_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
-        let result = self.handle.rule().del(rule).execute().await;
-        gone_is_fine(refused(result, || "deleting a policy rule".to_owned()))
     }
 }
 
@@ -372,14 +341,23 @@ fn next_of_dump<T>(
 }
 
 fn to_device(message: &LinkMessage) -> Device {
-    let name = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
-    Device {
+    let mut device = Device {
         index: message.header.index,
-        name: name.unwrap_or_default(),
+        name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        is_tun: false,
+        alias: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => device.alias = Some(alias.clone()),
+            LinkAttribute::LinkInfo(infos) => {
+                device.is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+            }
+            _ => {}
+        }
     }
+    device
 }

@@ -1,16 +1,26 @@
 //! The task that keeps the kernel's routes as intended: at every change, when the kernel reports that
 //! another program has changed them, and on a timer.
 
+mod backoff;
+mod bypass;
+mod facts;
+mod forwarding;
 mod keeper;
+mod underlay;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::netlink::NetlinkError;
-use crate::{instance::Instance, status::RouteStatus};
+use super::{netlink::NetlinkError, reconcile::HostNetworks};
+use crate::{
+    instance::{Instance, Mark},
+    status::RouteStatus,
+};
+pub use backoff::Undone;
+pub use facts::{Bypassed, ForwardingOff, Marked, Overlap, Reserved, RoutingFacts, WrongMtu};
 
 /// Requests and events that wait.
 const BACKLOG: usize = 32;
@@ -23,8 +33,10 @@ pub struct Routes {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostEvent {
-    /// The host has other addresses on the underlay.
+    /// The way to a peer has changed, or the address that was used for it is gone.
     UnderlayChanged,
+    /// Something that facts are about.
+    Changed,
     /// The TUN device with this number is gone.
     DeviceGone(u32),
 }
@@ -47,14 +59,20 @@ enum Request {
     Remotes(BTreeSet<IpAddr>),
     Forwarding(bool),
     Status(oneshot::Sender<RouteStatus>),
+    Facts(oneshot::Sender<RoutingFacts>),
 }
 
 #[derive(Debug)]
 pub struct Setup {
-    /// Determines device, table and mark.
+    /// Determines device and table.
     pub instance: Instance,
+    pub mark: Mark,
     /// Switch forwarding on as prefixes need it.
     pub forwarding: bool,
+    /// The data directory, where settings are saved that `down` puts back.
+    pub data: PathBuf,
+    /// Gets the host's networks, for the firewall.
+    pub networks: watch::Sender<HostNetworks>,
     pub cancel: CancellationToken,
 }
 
@@ -104,6 +122,13 @@ impl Routes {
     /// Whether to switch forwarding on as prefixes need it.
     pub async fn set_forwarding(&self, forwarding: bool) {
         let _ = self.requests.send(Request::Forwarding(forwarding)).await;
+    }
+
+    /// What was measured; `None` if the task has ended. It reads nothing from the kernel.
+    pub async fn facts(&self) -> Option<RoutingFacts> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Facts(reply)).await.ok()?;
+        answer.await.ok()
     }
 
     /// `None` if the task has ended.

@@ -1,15 +1,8 @@
 //! Settings of the network stack in `/proc/sys/net`: forwarding, and those of the TUN.
 
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use tracing::{debug, info, warn};
-
-/// The families that the host must forward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Forwarding {
-    pub v4: bool,
-    pub v6: bool,
-}
+use tracing::{debug, warn};
 
 /// Reads `/proc/sys/net/<key>`.
 ///
@@ -42,43 +35,54 @@ pub(crate) fn prepare_device(name: &str) {
     }
 }
 
-/// Switches forwarding on where it is needed and off; it is never switched off.
-pub(crate) fn forward(needed: Forwarding) {
-    if needed.v4 {
-        switch_on("ipv4/ip_forward");
-    }
-    if needed.v6 && number("ipv6/conf/all/forwarding") == Some(0) {
-        keep_router_advertisements();
-        switch_on("ipv6/conf/all/forwarding");
-    }
+/// Settings as they were before this program has changed them, in a file, so that `down` can put them
+/// back. Only what a host loses something by is in it: with IPv6 forwarding, an advertised default route.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    path: PathBuf,
 }
 
-/// A forwarding host ignores router advertisements, and with them its default route in most clouds,
-/// unless `accept_ra` is 2 (linux Documentation/networking/ip-sysctl.rst).
-fn keep_router_advertisements() {
-    let Ok(devices) = fs::read_dir(path("ipv6/conf")) else { return };
-    for device in devices.flatten() {
-        let key = format!("ipv6/conf/{}/accept_ra", device.file_name().to_string_lossy());
-        if number(&key) == Some(1)
-            && let Err(error) = write(&key, "2")
-        {
-            warn!(%key, %error, "router advertisements may be ignored: set it to 2");
+impl Saved {
+    pub(crate) fn new(data: PathBuf) -> Self {
+        Self { path: data.join("settings.json") }
+    }
+
+    /// Saves the value of a setting, unless one is saved.
+    pub(crate) fn save(&self, key: &str) {
+        let mut saved = self.load();
+        let Ok(value) = read(key) else { return };
+        if saved.contains_key(key) {
+            return;
+        }
+        saved.insert(key.to_owned(), value);
+        let text = serde_json::to_string_pretty(&saved).unwrap_or_default();
+        if let Err(error) = fs::write(&self.path, text) {
+            warn!(path = %self.path.display(), %error, "`down` will not put {key} back");
         }
     }
-}
 
-fn switch_on(key: &str) {
-    match read(key).as_deref() {
-        Ok("0") => match write(key, "1") {
-            Ok(()) => info!(%key, "forwarding switched on"),
-            Err(error) => warn!(%key, %error, "forwarding is off: set it to 1"),
-        },
-        Ok(_) => {}
-        Err(error) => debug!(%key, %error, "no such setting"),
+    /// Puts everything back that still is as this program has set it, and returns the keys.
+    pub(crate) fn restore(&self) -> Vec<String> {
+        let mut restored = Vec::new();
+        // In the order of names, forwarding comes first: then the advertisements are accepted again.
+        for (key, value) in self.load() {
+            let ours = if key.ends_with("accept_ra") { "2" } else { "1" };
+            let is_ours = read(&key).is_ok_and(|now| now == ours && now != value);
+            if is_ours && write(&key, &value).is_ok() {
+                restored.push(key);
+            }
+        }
+        let _ = fs::remove_file(&self.path);
+        restored
+    }
+
+    fn load(&self) -> BTreeMap<String, String> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 }
 
-fn write(key: &str, value: &str) -> io::Result<()> {
+pub(crate) fn write(key: &str, value: &str) -> io::Result<()> {
     match read(key)?.as_str() == value {
         true => Ok(()),
         false => fs::write(path(key), value),

@@ -15,6 +15,12 @@ use crate::sys;
 /// default of 500, some are lost at 250,000 a second.
 pub const QUEUE_LEN: u32 = 4096;
 
+/// The alias that marks the devices of this program (`ip link set … alias`).
+pub const ALIAS: &str = "cframe-edge";
+/// The group of the edge's devices (`ip link show group`): a packet that leaves by one of another instance
+/// does not leave in the clear.
+pub const DEVICE_GROUP: u32 = 0x00cf_0000;
+
 /// Length in bytes of `virtio_net_hdr` without `num_buffers` (linux/virtio_net.h).
 pub const HEADER_LEN: usize = 10;
 

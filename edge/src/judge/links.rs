@@ -101,7 +101,9 @@ pub enum Reach {
     /// ICMP, or this host: no way to it.
     Unreachable,
     /// A rule of this host drops what the edge sends. `marked_only`: not what other programs send there.
-    NotPermitted { marked_only: bool },
+    NotPermitted {
+        marked_only: bool,
+    },
 }
 
 /// The host's connection table (nf_conntrack).
@@ -173,7 +175,9 @@ fn contest(facts: &LinkFacts, peer: &PeerFacts) -> Option<Problem> {
     };
     let text = match contest.refused {
         Some(refused) => {
-            format!("two hosts use the identity of {name}; the one at {refused} is refused.{current}")
+            format!(
+                "two hosts use the identity of {name}; the one at {refused} is refused.{current}"
+            )
         }
         None => format!(
             "another host uses this edge's identity {own}, and {name} has a link with that one, so it refuses this one"

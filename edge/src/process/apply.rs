@@ -57,7 +57,9 @@ impl EdgeProcess {
         }
         // The first call, even without edits, lets the route keeper start: see `Routes::edit`.
         if difference.first || !effects.routes.is_empty() {
+            let edits = effects.routes.clone();
             self.routes.edit(effects.routes).await;
+            self.firewall.edit(edits);
         }
         self.links.resolve_all(&self.desired);
         self.update_underlay(BTreeSet::new()).await;

@@ -11,7 +11,11 @@ use cframe_pki::{
     verifier::{PeerVerifier, Policy},
 };
 use cframe_protocol::session::Client;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -19,6 +23,7 @@ use super::{
     EdgeProcess, Inputs,
     desired::DesiredState,
     device::Device,
+    guard,
     identity::{Identity, Refusals},
     links::{LastSeen, Links},
     reports::Reports,
@@ -28,8 +33,10 @@ use crate::{
     config::{Config, Forwarding},
     host::{
         driver::Driver,
+        firewall::Firewall,
+        owner::check_owner,
+        reconcile::HostNetworks,
         routes::{Routes, Setup},
-        snat::Snat,
         socket::Socket,
     },
     local::{Call, Server},
@@ -47,6 +54,15 @@ pub(super) async fn boot(
 ) -> Result<(EdgeProcess, Inputs)> {
     let started = Instant::now();
     let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let (networks, known_networks) = watch::channel(HostNetworks::default());
+    // Before the identity is read: a host whose edge cannot run forwards packets, too.
+    let setup = guard::at_start(
+        &config,
+        u64::from_be_bytes(state::random()?),
+        known_networks,
+        cancel.clone(),
+    );
+    let firewall = Firewall::start(setup, &mut tasks).await;
     let stored = Stored::load(&config.paths.data)?;
     let (namespace, name) = stored.namespace_and_name()?;
     let trust = stored.trust()?;
@@ -55,11 +71,12 @@ pub(super) async fn boot(
     let boot_id = state::random()?;
     let mtu = stored.settings().tun_mtu;
 
+    check_owner(&config.instance).await?;
     let (device, tun) = Device::open(config.instance.name(), mtu)?;
     let listen = config.listen.unwrap_or_else(|| stored.listen_port());
-    let socket = Socket::bind(listen, config.instance.mark())?;
+    let socket = Socket::bind(listen, config.mark.value)?;
     let last_seen = LastSeen::load(&stored.state.dir, &mut tasks);
-    let links = Links::new(socket.port().unwrap_or(listen), config.instance.mark(), last_seen);
+    let links = Links::new(socket.port().unwrap_or(listen), config.mark.value, last_seen);
     let policy = Policy::Edges { namespace, not_self: Some(name.clone()) };
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
@@ -69,7 +86,14 @@ pub(super) async fn boot(
             .context("cannot start the data plane")?;
 
     let forwarding = config.forwarding == Forwarding::Set;
-    let setup = Setup { instance: config.instance.clone(), forwarding, cancel: cancel.clone() };
+    let setup = Setup {
+        instance: config.instance.clone(),
+        mark: config.mark,
+        forwarding,
+        data: config.paths.data.clone(),
+        networks,
+        cancel: cancel.clone(),
+    };
     let (routes, host_events) = Routes::start(setup, &mut tasks).await?;
     routes.set_device(device.index, mtu).await;
     let calls = serve_locally(&config, &cancel, &mut tasks).await?;
@@ -80,7 +104,7 @@ pub(super) async fn boot(
     let client = Client {
         addresses: merge_controllers(&config.controllers, &stored.controllers()),
         tls: Arc::new(tls::control_client(&credentials, verifier)),
-        mark: Some(config.instance.mark()),
+        mark: Some(config.mark.value),
     };
     let (uplink, commands) = Uplink::new(client, config.controllers);
 
@@ -95,7 +119,7 @@ pub(super) async fn boot(
         device,
         links,
         reports: Reports::new(started),
-        snat: Snat::new(config.instance.clone()),
+        firewall,
         instance: config.instance,
         driver,
         routes,
@@ -110,9 +134,6 @@ pub(super) async fn boot(
     // After the tables are filled: packets that are read before would be dropped.
     process.driver.set_tun(Some(tun));
     let session = process.uplink.start(have, boot_id, commands, &process.cancel);
-    if config.snat {
-        process.snat.apply(true).await;
-    }
     info!(%id, instance = %process.instance, listen = process.links.listen, "running");
     let (driver, host) = (driver_events, host_events);
     Ok((process, Inputs { session, driver, host, calls, reloads }))

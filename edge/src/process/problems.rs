@@ -48,7 +48,12 @@ impl EdgeProcess {
             }
             Some(_) | None => LinkFacts::default(),
         };
-        Facts { own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)), links }
+        Facts {
+            own: self.own_facts(mesh.is_some_and(|mesh| mesh.tun)),
+            links,
+            routing: self.routes.facts().await,
+            firewall: self.firewall.facts().await,
+        }
     }
 
     /// What the controllers' certificates say of this clock, unless one of them was accepted since.

@@ -113,6 +113,7 @@ impl Writer {
                     cidrs,
                     endpoints: None,
                     description: description.map(str::to_owned),
+                    no_link_to: None,
                 };
                 self.change(set, &subject).await?;
             }

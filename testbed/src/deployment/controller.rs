@@ -1,6 +1,7 @@
 //! The controller program: its files, its start, its local HTTP port.
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -187,6 +188,27 @@ impl Deployment {
     /// The first controller's data directory.
     pub fn controller_dir(&self) -> PathBuf {
         self.files.controller()
+    }
+
+    /// A copy of the first controller's embedded store, made while the controller is stopped for a moment.
+    pub fn copy_store(&mut self) -> Result<PathBuf> {
+        let copy = self.controller_dir().with_extension("store-copy");
+        self.with_store_at_rest(|store| fs::copy(store, &copy).map(drop))?;
+        Ok(copy)
+    }
+
+    /// Replaces the first controller's store by an older copy, as somebody does who restores a virtual machine.
+    pub fn roll_back_store(&mut self, copy: &Path) -> Result<()> {
+        self.with_store_at_rest(|store| fs::copy(copy, store).map(drop))
+    }
+
+    fn with_store_at_rest(&mut self, work: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+        let store = self.controller_dir().join("store.redb");
+        let controller = self.controller_mut();
+        controller.process.terminate(STOP_TIMEOUT)?;
+        work(&store).with_context(|| format!("copying {}", store.display()))?;
+        // Not until it is ready: with an older store it may never be.
+        controller.process.restart()
     }
 
     /// The operator's file of contexts, for `cfctl --config`.

@@ -1,3 +1,5 @@
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -201,6 +203,30 @@ impl Edge {
         self.gateway.run(args)
     }
 
+    /// Runs a line in a root shell of its host, as somebody who pastes it there. `cframe-edge` is found, and uses this
+    /// edge's data directory.
+    pub fn shell(&self, line: &str) -> Result<Output> {
+        let Gateway { host, programs, dir, .. } = &self.gateway;
+        let mut command = clean_command(host, "sh".into());
+        command.args(["-c", line]).env("CFRAME_EDGE_DATA_DIR", dir);
+        command.env("PATH", programs.search_path());
+        run(command, COMMAND_TIMEOUT)
+    }
+
+    /// Starts a copy of it on the edge host of another site, as a virtual machine that was copied.
+    pub fn start_copy(&self, site: &Site) -> Result<Self> {
+        let gateway = Gateway {
+            dir: self.gateway.dir.with_extension("copy"),
+            host: site.edge().clone(),
+            ..self.gateway.clone()
+        };
+        copy_files(&self.gateway.dir, &gateway.dir)?;
+        let process = gateway.spawn(&format!("copy-of-{}", self.name), &["run"])?;
+        let mut copy = Self { site: site.clone(), name: self.name.clone(), gateway, process };
+        copy.wait_serving()?;
+        Ok(copy)
+    }
+
     /// Kills it with SIGKILL. The TUN device and the routes stay.
     pub fn kill9(&mut self) -> Result<()> {
         self.gateway.transcript.typed(&self.gateway.host, "pkill -KILL cframe-edge");
@@ -295,6 +321,24 @@ impl Edge {
             last_lines(&self.process.log(), 20)
         )
     }
+}
+
+/// Copies a directory's files, without sockets.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(to)
+        .with_context(|| format!("creating {}", to.display()))?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, kind) = (to.join(entry.file_name()), entry.file_type()?);
+        if kind.is_dir() {
+            copy_files(&entry.path(), &path)?;
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), path)?;
+        }
+    }
+    Ok(())
 }
 
 fn links_up(status: &Value) -> usize {

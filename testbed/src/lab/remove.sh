@@ -13,4 +13,8 @@ for path in /run/netns/"$1"-*; do
     done
     ip netns delete "${path##*/}" 2>/dev/null
 done
+# Cgroups of a docker engine.
+for path in "*/$1/*" "*/$1"; do
+    find /sys/fs/cgroup -depth -type d -path "$path" -delete 2>/dev/null
+done
 rm -rf -- "$2"

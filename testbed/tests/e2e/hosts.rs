@@ -3,10 +3,13 @@
 
 mod addresses;
 mod clock;
+mod devices;
 mod firewall;
 mod forwarding;
 mod identity;
 mod links;
 mod routing;
 mod start;
+#[allow(dead_code, reason = "others use it soon")]
+mod support;
 mod truth;

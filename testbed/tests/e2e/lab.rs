@@ -70,6 +70,11 @@ impl TestLab {
         privilege::ensure().unwrap();
         let mut net = Lab::new(name).unwrap();
         let sites = ThreeSites::build(&mut net, nat).unwrap();
+        Self::on(net, sites, mesh, share)
+    }
+
+    /// With sites that were built otherwise.
+    pub(crate) fn on(net: Lab, sites: ThreeSites, mesh: &str, share: Share) -> Self {
         let transcript = Transcript::default();
         let deployment =
             Deployment::start_mesh(mesh, net.dir(), &sites.controller, transcript).unwrap();

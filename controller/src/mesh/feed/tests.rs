@@ -39,7 +39,7 @@ fn state(routes: usize) -> RwLock<State> {
     };
     let settings = Settings::default();
     let namespace = NamespaceRecord { description: String::new(), settings, revision: 1 };
-    let edge = EdgeRecord { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
+    let edge = EdgeRecord::default();
     let mut entries = vec![
         entry(Key::Mesh, record::encode(&mesh)),
         entry(Key::Namespace(space()), record::encode(&namespace)),

@@ -87,7 +87,7 @@ fn edge(namespace: &Namespace, name: u8, third: u8, endpoint: bool) -> Option<(L
     let endpoint: Option<Endpoint> =
         endpoint.then(|| format!("192.0.2.{third}:1").parse().unwrap());
     let endpoints = endpoint.into_iter().collect();
-    Some((name, EdgeRecord { description: String::new(), cidrs: vec![cidr], endpoints }))
+    Some((name, EdgeRecord { cidrs: vec![cidr], endpoints, ..EdgeRecord::default() }))
 }
 
 /// The step as a write; empty if it is not possible.

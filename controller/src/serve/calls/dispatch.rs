@@ -107,14 +107,15 @@ async fn edges(request: &Request<'_>, call: Call) -> Answer {
     let (context, replica, now) = (request.context, &request.context.replica, request.now);
     match call {
         Call::EdgeAdd { namespace, name, cidrs, endpoints, description } => {
-            let record = EdgeRecord { description, cidrs, endpoints };
+            let record = EdgeRecord { description, cidrs, endpoints, ..EdgeRecord::default() };
             request.change(|state| edge::add(state, &namespace, &name, record.clone())).await
         }
-        Call::EdgeSet { namespace, name, cidrs, endpoints, description } => {
+        Call::EdgeSet { namespace, name, cidrs, endpoints, description, no_link_to } => {
             let change = edge::Change {
                 cidrs: cidrs.as_deref(),
                 endpoints: endpoints.as_deref(),
                 description: description.as_deref(),
+                no_link_to: no_link_to.as_deref(),
             };
             request.change(|state| edge::set(state, &namespace, &name, &change)).await
         }
@@ -135,8 +136,13 @@ async fn edges(request: &Request<'_>, call: Call) -> Answer {
             replica.read(|state| edge::find_in(state, &namespace, &name).map(drop))?;
             let filter =
                 SessionFilter { namespace: Some(&namespace), edge: Some(&name), brief: false };
-            let sessions = peers::all_sessions(context, filter).await;
-            replica.read(|state| edge::show(state, &sessions, &namespace, &name, now))
+            let of_namespace =
+                SessionFilter { namespace: Some(&namespace), edge: None, brief: true };
+            let (sessions, all) = tokio::join!(
+                peers::all_sessions(context, filter),
+                peers::all_sessions(context, of_namespace)
+            );
+            replica.read(|state| edge::show(state, &sessions, &all, (&namespace, &name), now))
         }
         _ => Err(request.unknown()),
     }

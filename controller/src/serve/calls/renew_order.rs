@@ -9,6 +9,7 @@ use cframe_protocol::{
 use super::request::Request;
 use crate::{
     decide::{edge, names::list_names},
+    model::standing::Standing,
     peers,
     sessions::{Order, all::SessionFilter},
 };
@@ -30,7 +31,8 @@ pub(super) async fn renew(
         let filter = SessionFilter { namespace: Some(namespace), edge: Some(edge), brief: true };
         let sessions = peers::all_sessions(context, filter).await;
         let seen = sessions.last_seen(namespace, edge);
-        if matches!(sessions.liveness(seen.as_ref(), true), EdgeLiveness::Online { .. }) {
+        if matches!(sessions.liveness(seen.as_ref(), Standing::Joined), EdgeLiveness::Online { .. })
+        {
             return Ok(changed());
         }
         unanswered.extend(sessions.unanswered().iter().map(|(name, _)| name.clone()));

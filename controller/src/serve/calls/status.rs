@@ -3,21 +3,24 @@
 use std::sync::Arc;
 
 use cframe_pki::identity::Label;
-use cframe_protocol::v1::{Call, ControllerRow, EdgeLiveness, MeshStatus, NamespaceStatus, Reply};
+use cframe_protocol::{
+    problem::Code,
+    v1::{Call, ControllerRow, MeshStatus, ProblemGroup, Reply},
+};
 
 use crate::{
     context::Context,
-    decide::wire_count,
-    model::{Namespace, State, expiry},
+    decide::{
+        names::natural,
+        problems::{
+            self,
+            groups::{Details, Findings},
+        },
+    },
+    model::{State, expiry},
     peers,
-    sessions::all::{AllSessions, SessionFilter},
+    sessions::all::SessionFilter,
 };
-
-mod links;
-
-use links::{LinkSet, pairs};
-
-const MAX_PROBLEMS: usize = 100;
 
 /// The mesh as seen by all controllers that answer.
 pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
@@ -26,47 +29,37 @@ pub(super) async fn status(context: &Arc<Context>, now: u64) -> MeshStatus {
         peers::ask_all(context, &Call::Status)
     );
     let own = own_part(context);
-    let (mut controllers, mut problems) = (own.controllers, own.problems);
+    let (mut controllers, mut reported) = (own.controllers, own.problems);
+    let mut findings = Findings::groups();
     for (name, answer) in others {
-        let unanswered = |reason: &str| {
-            format!("controller {name} does not answer, its edges are not known: {reason}")
-        };
         match answer {
             Ok(replies) => {
                 for reply in replies {
                     if let Reply::Status(part) = reply {
                         controllers.extend(part.controllers);
-                        problems.extend(part.problems);
+                        reported.extend(part.problems);
                     }
                 }
                 let silent = sessions.unanswered().iter().find(|(silent, _)| *silent == name);
-                problems.extend(silent.map(|(_, reason)| unanswered(reason)));
+                if let Some((_, reason)) = silent {
+                    unanswered(&mut findings, &name, reason);
+                }
             }
-            Err(failure) => problems.push(unanswered(&failure.to_string())),
+            Err(failure) => unanswered(&mut findings, &name, &failure.to_string()),
         }
     }
-    controllers.sort_by(|one, other| one.name.cmp(&other.name));
-    problems.sort();
+    controllers.sort_by(|one, other| natural(&one.name, &other.name));
     context.replica.read(|state| {
-        problems.extend(not_running(state, &controllers));
-        problems.extend(expiring(state, now));
-        let namespaces = state
-            .namespaces
-            .iter()
-            .map(|found| namespace(&sessions, state, found, &mut problems))
-            .collect();
-        let more = problems.len().saturating_sub(MAX_PROBLEMS);
-        if more > 0 {
-            problems.truncate(MAX_PROBLEMS);
-            problems.push(format!("… and {more} more"));
-        }
+        not_running(&mut findings, state, &controllers);
+        expiring(&mut findings, state, now);
+        let namespaces = problems::namespaces(state, &sessions, now, &mut findings);
         MeshStatus {
             mesh: state.mesh.record.name.clone(),
             controllers,
             epoch: state.mesh.record.epoch,
             mesh_revision: state.mesh.record.revision,
             namespaces,
-            problems,
+            problems: problems::merge(findings, reported),
         }
     })
 }
@@ -83,11 +76,37 @@ pub(super) fn own_part(context: &Context) -> MeshStatus {
     })
 }
 
-fn not_running(state: &State, running: &[ControllerRow]) -> Vec<String> {
+fn unanswered(findings: &mut Findings, name: &Label, reason: &str) {
+    findings.add_of_mesh(
+        Code::ControllerDown,
+        name.as_str(),
+        Details {
+            text: format!("controller {name} does not answer, its edges are not known: {reason}"),
+            fix: Some(
+                "see the log of cframe-controller on its host, and let UDP 58422 in".to_owned(),
+            ),
+            since: None,
+        },
+    );
+}
+
+fn not_running(findings: &mut Findings, state: &State, running: &[ControllerRow]) {
     let names = state.controllers.keys().filter(|name| {
         !state.alive.contains_key(*name) && running.iter().all(|row| row.name != **name)
     });
-    names.map(|name| format!("controller {name} does not run")).collect()
+    for name in names {
+        findings.add_of_mesh(
+            Code::ControllerDown,
+            name.as_str(),
+            Details {
+                text: format!("controller {name} does not run"),
+                fix: Some(format!(
+                    "start it on its host, or remove it: cfctl controller del {name}"
+                )),
+                since: None,
+            },
+        );
+    }
 }
 
 fn controller(context: &Context, state: &State) -> Option<ControllerRow> {
@@ -113,64 +132,27 @@ fn store_status(context: &Context) -> String {
     }
 }
 
-fn own_problems(context: &Context) -> Vec<String> {
+fn own_problems(context: &Context) -> Vec<ProblemGroup> {
     let name = context.name();
-    let problem = context.replica.store_problem();
-    problem.into_iter().map(|problem| format!("controller {name}: {problem}")).collect()
+    let mut findings = Findings::groups();
+    if let Some(problem) = context.replica.store_problem() {
+        findings.add_of_mesh(
+            Code::StoreProblem,
+            name.as_str(),
+            Details { text: format!("controller {name}: {problem}"), fix: None, since: None },
+        );
+    }
+    findings.into_groups()
 }
 
 /// The same for all controllers.
-fn expiring(state: &State, now: u64) -> Vec<String> {
-    let expiring = expiry::all(state, now);
-    expiring
-        .iter()
-        .filter(|expiry| expiry.is_soon(now))
-        .map(|expiry| expiry.sentence(now))
-        .collect()
-}
-
-fn namespace(
-    sessions: &AllSessions<'_>,
-    state: &State,
-    (name, space): (&Label, &Namespace),
-    problems: &mut Vec<String>,
-) -> NamespaceStatus {
-    let newest = state.version(name).unwrap_or_default();
-    let (mut online, mut in_sync) = (0, 0);
-    let mut links = LinkSet::among(space);
-    sessions.with_edges(name, |edges| {
-        for (number, edge) in space.edges.keys().enumerate() {
-            let seen = edges(edge);
-            let id = state.edge_id(name, edge);
-            match sessions.liveness(seen, state.certs_of.contains_key(&id)) {
-                EdgeLiveness::Online { .. } => {
-                    online += 1;
-                    let applied = seen.and_then(|seen| seen.applied);
-                    in_sync += usize::from(applied.is_some_and(|at| at.at_least(&newest)));
-                }
-                EdgeLiveness::Offline { .. } => {
-                    problems.push(format!("edge {name}/{edge} is offline"));
-                }
-                // The controller that does not answer is a problem already.
-                EdgeLiveness::Unknown => {}
-                EdgeLiveness::NeverSeen => {
-                    problems.push(format!("edge {name}/{edge} has not joined yet"));
-                }
-            }
-            for link in seen.iter().flat_map(|seen| &seen.links).filter(|link| link.up) {
-                links.insert(number, &link.peer);
-            }
-        }
-    });
-    let silent = space.edges.values().filter(|edge| edge.record.endpoints.is_empty()).count();
-    NamespaceStatus {
-        name: name.clone(),
-        edges: wire_count(space.edges.len()),
-        online: wire_count(online),
-        in_sync: wire_count(in_sync),
-        links_up: links.count(),
-        // Two edges without endpoints cannot reach each other.
-        links_expected: wire_count(pairs(space.edges.len()) - pairs(silent)),
-        revision: space.record.revision,
+fn expiring(findings: &mut Findings, state: &State, now: u64) {
+    for expiry in expiry::all(state, now).iter().filter(|expiry| expiry.is_soon(now)) {
+        let (text, fix) = (expiry.sentence(now), expiry.fix(now));
+        findings.add_of_mesh(
+            Code::Expiring,
+            &expiry.name,
+            Details { text, fix: Some(fix), since: None },
+        );
     }
 }

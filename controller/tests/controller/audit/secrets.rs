@@ -48,6 +48,7 @@ fn every_call(token: &str, serial: Serial) -> Vec<Call> {
             cidrs: None,
             endpoints: None,
             description: Some(format!("see {token}")),
+            no_link_to: None,
         },
         Call::EdgeDel { namespace: namespace.clone(), name: label("z") },
         Call::EdgeList { namespace: None },

@@ -119,7 +119,7 @@ async fn add_namespace(replica: &Replica) {
 /// Adds an edge as `edge add` does. Returns whether the store acknowledged it.
 async fn add_edge(replica: &Replica, name: &str) -> bool {
     let name: Label = name.parse().unwrap();
-    let edge = EdgeRecord { description: String::new(), cidrs: Vec::new(), endpoints: Vec::new() };
+    let edge = EdgeRecord::default();
     let (act, lane) = (act(), Lane::Namespace(namespace()));
     let added = replica.write(&lane, &act, |state| {
         let found = &state.namespaces[&namespace()];

@@ -97,6 +97,12 @@ pub(crate) trait AdminCalls {
         }
     }
 
+    /// The texts of all examples of problems in the status.
+    async fn problems(&self) -> Vec<String> {
+        let groups = self.status().await.problems;
+        groups.into_iter().flat_map(|group| group.examples).map(|example| example.text).collect()
+    }
+
     async fn status(&self) -> MeshStatus {
         match self.merged_reply(Call::Status).await {
             Reply::Status(status) => status,

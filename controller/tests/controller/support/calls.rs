@@ -51,5 +51,6 @@ pub(crate) fn edge_describe(name: &str, description: &str) -> Call {
         cidrs: None,
         endpoints: None,
         description: Some(description.to_owned()),
+        no_link_to: None,
     }
 }

@@ -102,11 +102,80 @@ prod       2/3     2/2      1/3    7
 "
     );
     let outcome = run_with("cfctl status", None, &|_| {
-        Ok(vec![Reply::Status(status(vec!["edge prod/idc is offline".into()]))])
+        Ok(vec![Reply::Status(status(vec![absent(Code::EdgeOffline, 1, &["idc"])]))])
     });
     assert_eq!(outcome.result, Ok(Exit::Unhealthy));
-    assert!(outcome.out.starts_with("mesh corp: 1 problem\n"));
-    assert!(outcome.out.ends_with("\nproblem: edge prod/idc is offline\n"));
+    assert!(outcome.out.starts_with("mesh corp: 1 error\n"), "{}", outcome.out);
+    let problem = "\nerror: edge prod/idc is absent [edge-offline]\n  fix: fix idc\n";
+    assert!(outcome.out.ends_with(problem), "{}", outcome.out);
+}
+
+fn absent(code: Code, count: u32, names: &[&str]) -> ProblemGroup {
+    let example = |name: &&str| ProblemExample {
+        subject: format!("prod/{name}"),
+        about: String::new(),
+        text: format!("edge prod/{name} is absent"),
+        fix: Some(format!("fix {name}")),
+        since_unix: Some(NOW),
+    };
+    ProblemGroup {
+        code: code.into(),
+        severity: code.severity(),
+        title: code.heading(count),
+        count,
+        examples: names.iter().map(example).collect(),
+    }
+}
+
+#[test]
+fn many_alike_are_one_line_and_warnings_alone_are_healthy() {
+    let names = ["site-1", "site-2", "site-10", "site-11", "site-12"];
+    let outcome = run_with("cfctl status", None, &|_| {
+        Ok(vec![Reply::Status(status(vec![absent(Code::NotJoined, 300, &names)]))])
+    });
+    assert_eq!(outcome.result, Ok(Exit::Unhealthy));
+    assert!(outcome.out.starts_with("mesh corp: 300 errors\n"), "{}", outcome.out);
+    let line = "error: 300 edges have not joined yet: site-1, site-2, site-10, site-11, site-12, … \
+                [not-joined]\n  fix: fix site-1\n";
+    assert!(outcome.out.ends_with(line), "{}", outcome.out);
+
+    let outcome = run_with("cfctl status", None, &|_| {
+        Ok(vec![Reply::Status(status(vec![absent(Code::Expiring, 1, &["idc"])]))])
+    });
+    assert_eq!(outcome.result, Ok(Exit::Done));
+    assert!(outcome.out.starts_with("mesh corp: healthy, 1 warning\n"), "{}", outcome.out);
+}
+
+#[test]
+fn problems_with_texts_of_their_own_have_a_line_each() {
+    let group = |count| {
+        let mut group = absent(Code::LinkDown, count, &["a", "b"]);
+        for (example, about) in group.examples.iter_mut().zip(["b", "c"]) {
+            example.about = about.into();
+            example.text = format!("no link to {about}\u{1b}[2J");
+        }
+        group
+    };
+    let outcome =
+        run_with("cfctl status", None, &|_| Ok(vec![Reply::Status(status(vec![group(7)]))]));
+    let lines = "\
+error: 7 links are down [link-down]
+  prod/a: no link to b\u{fffd}[2J
+    fix: fix a
+  prod/b: no link to c\u{fffd}[2J
+    fix: fix b
+  … and 5 more
+";
+    assert!(outcome.out.ends_with(lines), "{}", outcome.out);
+    let outcome = run_with("cfctl status -o json", None, &|_| {
+        Ok(vec![Reply::Status(status(vec![group(7)]))])
+    });
+    let json: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
+    let found = &json["problems"][0];
+    assert_eq!((&found["code"], &found["severity"]), (&"link-down".into(), &"error".into()));
+    assert_eq!((&found["count"], &json["healthy"]), (&7.into(), &false.into()));
+    assert_eq!(found["examples"][0]["about"], "b");
+    assert_eq!(found["examples"][0]["fix"], "fix a");
 }
 
 #[test]

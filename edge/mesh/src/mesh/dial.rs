@@ -140,12 +140,7 @@ impl Mesh {
 
     /// Uses what is known of an address, and probes it if earlier dials failed. Returns its round-trip
     /// time, and whether to dial without ECN marks.
-    fn prepare_dial(
-        &mut self,
-        now: Instant,
-        index: u32,
-        address: SocketAddr,
-    ) -> (Duration, bool) {
+    fn prepare_dial(&mut self, now: Instant, index: u32, address: SocketAddr) -> (Duration, bool) {
         let peer = &mut self.peers[index];
         if peer.current.is_some() {
             return (Duration::ZERO, peer.unmarked);

@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::Mesh;
-use crate::{link::{Link, Phase}, probe::Kind, timers::Key};
+use crate::{
+    link::{Link, Phase},
+    probe::Kind,
+    timers::Key,
+};
 
 /// How often links are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);

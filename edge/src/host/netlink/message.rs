@@ -6,23 +6,24 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+        RouteScope, RouteType,
     },
-    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use rtnetlink::IpVersion;
 
-use super::{Exit, RULE_PRIORITY};
-use crate::{
-    host::reconcile::{Route, RouteKey, Target},
-    instance::{MARK, MARK_MASK},
+use super::{Exit, Way};
+use crate::host::{
+    networks::{HostAddress, Link, MainRoute, RouteKind},
+    reconcile::{Rank, Route, RouteKey, Target},
+    rules::Packet,
 };
 
 /// The protocol of routes and rules of this program: a number that is unassigned in linux/rtnetlink.h and
 /// iproute2.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(207);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(207);
 
 /// An address of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,6 +165,112 @@ pub(super) fn lookup(to: IpAddr, mark: u32) -> RouteMessage {
     message
 }
 
+/// The lookup of a packet's way. Only IPv4 has to be asked for the table.
+pub(super) fn lookup_packet(to: IpAddr, packet: &Packet) -> RouteMessage {
+    let mut message = lookup(to, 0);
+    message.attributes.truncate(1);
+    if to.is_ipv4() {
+        message.header.flags = RouteFlags::LookupTable;
+    }
+    if let Some(from) = packet.from {
+        message.header.source_prefix_length = message.header.destination_prefix_length;
+        message.attributes.push(RouteAttribute::Source(from.into()));
+    }
+    message.attributes.extend(packet.iif.as_ref().map(|(_, index)| RouteAttribute::Iif(*index)));
+    message.attributes.extend(packet.protocol.map(RouteAttribute::IpProto));
+    message.attributes.extend(packet.source_port.map(RouteAttribute::Sport));
+    message.attributes.extend(packet.port.map(RouteAttribute::Dport));
+    message
+}
+
+pub(super) fn way(message: &RouteMessage) -> Option<Way> {
+    exit(message).map(|exit| Way { device: exit.device, table: table(message) })
+}
+
+/// A route of the main table that can take precedence over the mesh, or be a default route.
+pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
+    if table(message) != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return None;
+    }
+    let mut route = MainRoute {
+        net: destination(message)?,
+        metric: 0,
+        kind: RouteKind::Direct,
+        device: 0,
+        source: None,
+    };
+    let by_kernel = is_by_kernel(message);
+    if by_kernel {
+        route.kind = RouteKind::Subnet;
+    }
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Oif(index) => route.device = *index,
+            RouteAttribute::PrefSource(source) if !by_kernel => route.source = ip(source),
+            RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::MultiPath(_)
+            | RouteAttribute::NhId(_) => route.kind = RouteKind::Gateway,
+            _ => {}
+        }
+    }
+    match message.header.kind {
+        RouteType::Unicast if route.kind == RouteKind::Gateway => {
+            if message.header.protocol == RouteProtocol::Ra {
+                route.kind = RouteKind::Advertised;
+            }
+        }
+        RouteType::Unicast => {}
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => {
+            route.kind = RouteKind::Gateway;
+        }
+        _ => return None,
+    }
+    Some(route)
+}
+
+pub(super) fn host_address(message: &AddressMessage) -> Option<HostAddress> {
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let ip = local.or(address)?;
+    let usable = to_address(message).is_some();
+    let alone = message.header.prefix_len == if ip.is_ipv6() { 128 } else { 32 };
+    // On IPv6, the flag means a temporary address.
+    let secondary = flags.contains(AddressFlags::Secondary);
+    let rank = Rank {
+        passing: flags.contains(AddressFlags::Deprecated) || secondary && ip.is_ipv6(),
+        added: alone || secondary && ip.is_ipv4(),
+    };
+    Some(HostAddress { device: message.header.index, ip, rank: usable.then_some(rank) })
+}
+
+pub(super) fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            _ => {}
+        }
+    }
+    link
+}
+
 pub(super) fn exit(message: &RouteMessage) -> Option<Exit> {
     let mut exit = Exit { device: 0, source: None };
     for attribute in &message.attributes {
@@ -175,51 +282,6 @@ pub(super) fn exit(message: &RouteMessage) -> Option<Exit> {
     }
     let leaves = matches!(message.header.kind, RouteType::Unicast | RouteType::Local);
     (leaves && exit.device != 0).then_some(exit)
-}
-
-/// `not fwmark 0xcf000000/0xff000000 lookup <table>`.
-pub(super) fn rule(table: u32, v6: bool) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = family(v6);
-    message.header.action = RuleAction::ToTable;
-    message.header.flags = RuleFlags::Invert;
-    message.attributes = vec![
-        RuleAttribute::Priority(RULE_PRIORITY),
-        RuleAttribute::FwMark(MARK),
-        RuleAttribute::FwMask(MARK_MASK),
-        RuleAttribute::Table(table),
-        RuleAttribute::Protocol(PROTOCOL),
-    ];
-    message
-}
-
-pub(super) fn rule_table(rule: &RuleMessage) -> u32 {
-    let attribute = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    attribute.unwrap_or_else(|| u32::from(rule.header.table))
-}
-
-/// Whether a rule of the kernel does what `wanted` does, and nothing else.
-pub(super) fn same_rule(found: &RuleMessage, wanted: &RuleMessage) -> bool {
-    let selects = |attribute: &&RuleAttribute| {
-        matches!(
-            attribute,
-            RuleAttribute::Priority(_)
-                | RuleAttribute::FwMark(_)
-                | RuleAttribute::FwMask(_)
-                | RuleAttribute::Source(_)
-                | RuleAttribute::Destination(_)
-                | RuleAttribute::Iifname(_)
-                | RuleAttribute::Oifname(_)
-        )
-    };
-    let count = |rule: &RuleMessage| rule.attributes.iter().filter(selects).count();
-    found.header.action == wanted.header.action
-        && found.header.flags.contains(RuleFlags::Invert)
-        && count(found) == count(wanted)
-        && wanted.attributes.iter().filter(selects).all(|wanted| found.attributes.contains(wanted))
 }
 
 pub(super) fn to_address(message: &AddressMessage) -> Option<Address> {
@@ -242,7 +304,7 @@ pub(super) fn to_address(message: &AddressMessage) -> Option<Address> {
     usable.then_some(Address { device: message.header.index, ip })
 }
 
-fn destination(message: &RouteMessage) -> Option<IpNet> {
+pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
     let len = message.header.destination_prefix_length;
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(address) => ip(address),
@@ -323,20 +385,5 @@ mod tests {
         let mut far = direct("10.2.0.0/16", 3);
         far.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into())));
         assert_eq!(connected(&far, Some(7)), None, "over a gateway");
-    }
-
-    #[test]
-    fn a_rule_of_another_mark_or_table_is_another_rule() {
-        let ours = rule(0xcf_1234, false);
-        assert!(same_rule(&rule(0xcf_1234, false), &ours));
-        let mut other = ours.clone();
-        other.attributes[1] = RuleAttribute::FwMark(1);
-        assert!(!same_rule(&other, &ours));
-        let mut narrower = ours.clone();
-        narrower.attributes.push(RuleAttribute::Iifname("eth0".to_owned()));
-        assert!(!same_rule(&narrower, &ours));
-        let mut upright = ours.clone();
-        upright.header.flags = RuleFlags::empty();
-        assert!(!same_rule(&upright, &ours));
     }
 }

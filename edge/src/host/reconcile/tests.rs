@@ -26,6 +26,10 @@ impl Kernel {
     }
 }
 
+fn rank() -> Rank {
+    Rank { passing: false, added: false }
+}
+
 fn nets() -> impl Strategy<Value = IpNet> {
     // A small space, so that prefixes overlap, contain and equal each other.
     let v4 = (0u8..4, 0u8..4, 8u8..=32).prop_map(|(a, b, len)| format!("10.{a}.{b}.0/{len}"));
@@ -55,11 +59,13 @@ fn intents() -> impl Strategy<Value = Intent> {
             let mut intent = Intent::default();
             foreign.into_iter().for_each(|net| intent.add(net, false));
             own.into_iter().for_each(|net| intent.add(net, true));
-            let addresses = connected.iter().map(IpNet::addr).collect();
+            let addresses = connected.iter().map(|net| (net.addr(), rank())).collect();
+            let routes = connected.iter().skip(1).step_by(2).copied().collect();
             let subnets = connected.iter().step_by(2).copied().collect();
             intent.set_local(Local {
                 connected: connected.into_iter().collect(),
                 subnets,
+                routes,
                 addresses,
             });
             intent.set_device(device);
@@ -133,7 +139,8 @@ fn intent(foreign: &[&str], own: &[&str], connected: &[&str], addresses: &[&str]
     intent.set_local(Local {
         connected: connected.iter().map(|net| net.parse().unwrap()).collect(),
         subnets: connected.iter().map(|net| net.parse().unwrap()).collect(),
-        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        addresses: addresses.iter().map(|ip| (ip.parse().unwrap(), rank())).collect(),
+        ..Local::default()
     });
     intent
 }
@@ -193,5 +200,74 @@ fn without_a_device_or_when_cut_off_nothing_is_routed_and_nothing_leaks() {
     for intent in [cut, bare] {
         let targets: Vec<Target> = intent.wanted().into_values().collect();
         assert_eq!(targets, [Target::Unreachable]);
+    }
+}
+
+#[test]
+fn a_more_specific_route_over_a_router_takes_precedence_and_a_wider_one_does_not() {
+    let mut intent = intent(&["10.0.0.0/11", "10.9.5.0/24"], &[], &[], &[]);
+    let routes = ["10.9.0.0/16", "10.0.0.0/11", "10.0.0.0/8", "0.0.0.0/0"];
+    let routes = routes.iter().map(|net| net.parse().unwrap()).collect();
+    let affected = intent.set_local(Local { routes, ..Local::default() }).unwrap();
+    let throws: Vec<IpNet> = intent
+        .wanted()
+        .iter()
+        .filter(|(_, t)| **t == Target::Throw)
+        .map(|(key, _)| key.net)
+        .collect();
+    assert_eq!(throws, ["10.9.0.0/16".parse::<IpNet>().unwrap()]);
+    assert!(affected.iter().any(|key| key.net == throws[0]));
+    // A prefix that is still more specific than the route goes into the tunnel.
+    assert!(!intent.is_tunnelled("10.9.1.1".parse().unwrap()));
+    for to in ["10.9.5.1", "10.8.0.1"] {
+        assert!(intent.is_tunnelled(to.parse().unwrap()), "{to}");
+    }
+}
+
+#[test]
+fn the_addresses_of_a_clouds_services_are_never_routed_into_the_tunnel() {
+    let intent = intent(&["100.64.0.0/10", "fd00::/8"], &[], &[], &[]);
+    for to in ["100.100.100.200", "100.100.2.138", "fd00:ec2::254"] {
+        assert!(!intent.is_tunnelled(to.parse().unwrap()), "{to}");
+    }
+    assert!(intent.is_tunnelled("100.100.100.201".parse().unwrap()));
+}
+
+#[test]
+fn a_source_stays_until_it_is_gone_or_a_better_one_appears() {
+    let mut intent = intent(&["10.2.0.0/16"], &["10.1.0.0/16"], &[], &["10.1.0.5"]);
+    let set = |intent: &mut Intent, addresses: &[(&str, bool, bool)]| {
+        let addresses = addresses
+            .iter()
+            .map(|(ip, passing, added)| {
+                (ip.parse().unwrap(), Rank { passing: *passing, added: *added })
+            })
+            .collect();
+        let all = intent.set_local(Local { addresses, ..Local::default() }).is_none();
+        (all, intent.source(false).unwrap().to_string())
+    };
+    let (first, vip, better) =
+        (("10.1.0.5", false, false), ("10.1.0.1", false, true), ("10.1.0.2", false, false));
+    assert_eq!(set(&mut intent, &[first, vip]), (false, "10.1.0.5".to_owned()));
+    assert_eq!(set(&mut intent, &[better, first]), (false, "10.1.0.5".to_owned()));
+    assert_eq!(set(&mut intent, &[vip]), (true, "10.1.0.1".to_owned()));
+    assert_eq!(set(&mut intent, &[first, vip]), (true, "10.1.0.5".to_owned()));
+    let deprecated = ("10.1.0.5", true, false);
+    assert_eq!(set(&mut intent, &[vip, deprecated]), (true, "10.1.0.1".to_owned()));
+}
+
+proptest! {
+    #[test]
+    fn a_change_of_local_networks_touches_only_the_places_that_it_affects(
+        before in intents(),
+        other in intents(),
+    ) {
+        let mut after = before.clone();
+        if let Some(affected) = after.set_local(other.local().clone()) {
+            let nets = before.wanted().into_keys().chain(after.wanted().into_keys());
+            for key in nets.filter(|key| before.at(key) != after.at(key)) {
+                prop_assert!(affected.contains(&key), "{:?}", key);
+            }
+        }
     }
 }

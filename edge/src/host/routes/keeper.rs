@@ -1,65 +1,79 @@
 //! The task itself. While it runs, nothing else in this program writes to the table.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+mod device;
+mod report;
+mod table;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch as value},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use super::{Edit, HostEvent, Request, Setup};
+use super::{
+    Edit, HostEvent, Request, Setup,
+    bypass::{self, Bypass},
+    forwarding::ForwardingKeeper,
+    underlay::Underlay,
+};
 use crate::{
     host::{
-        netlink::{Affected, Found, Kernel, NetlinkError, Notifications, watch},
-        reconcile::{Intent, Local, Plan, Route, RouteKey},
-        sysctl::{self, Forwarding},
-        tun::QUEUE_LEN,
+        netlink::{Affected, Kernel, NetlinkError, Notifications, Pending, watch},
+        networks::{Change, Networks},
+        reconcile::{HostNetworks, Intent, RouteKey},
     },
-    instance::Instance,
-    status::RouteStatus,
+    instance::{Instance, Mark},
 };
+use device::TunDevice;
+use table::Repairs;
 
 /// How long notifications are collected before they are handled: one change of an address causes
 /// several.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-/// How often the whole table is compared with the intended one. A large table takes long to read: the
-/// interval grows by itself once per `ROUTES_PER_INTERVAL` routes.
+/// How often the whole table, and the host's networks, are compared with what is known. Large tables take
+/// long to read: the interval grows by itself once per `ROUTES_PER_INTERVAL` routes.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
 const ROUTES_PER_INTERVAL: usize = 20_000;
 /// Instead of the interval, while the kernel refuses something.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
-/// Remotes whose paths are looked up: more would only repeat the same few paths.
-const MAX_REMOTES: usize = 64;
-/// Routes that the status lists.
-const MAX_LISTED: usize = 20;
+/// After lost notifications the host is read again, and then not for this many times as long as it took.
+const READ_REST: u32 = 20;
 
-/// Addresses that only a default route leads to: they are for documentation (RFC 5737, RFC 3849).
-const DEFAULT_ROUTE_PROBES: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
-
+// fields: the state of one task; each part has a type of its own.
 pub(super) struct Keeper {
     kernel: Kernel,
     notifications: Arc<Notifications>,
     instance: Instance,
+    mark: Mark,
     intent: Intent,
-    device: Option<u32>,
-    remotes: BTreeSet<IpAddr>,
-    underlay: BTreeSet<(u32, Option<IpAddr>)>,
-    forwarding: bool,
+    networks: Networks,
+    device: TunDevice,
+    underlay: Underlay,
+    bypass: Bypass,
+    forwarding: ForwardingKeeper,
+    repairs: Repairs,
+    schedule: Schedule,
     error: Option<String>,
     /// Whether the prefixes are known. Until then the table stays as an earlier process has left it: an
     /// empty table would let packets leave unencrypted.
     armed: bool,
+    /// Gets the host's networks.
+    published: value::Sender<HostNetworks>,
     events: mpsc::Sender<HostEvent>,
+}
+
+/// When what is due.
+#[derive(Debug)]
+struct Schedule {
+    pending: Option<(Instant, Pending)>,
+    /// A comparison of everything.
+    pass: Instant,
+    /// The host is read again, and not before.
+    read_host: Option<Instant>,
+    may_read_host: Instant,
 }
 
 impl Keeper {
@@ -69,57 +83,64 @@ impl Keeper {
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, NetlinkError> {
         let kernel = Kernel::open()?;
-        let (name, table) = (setup.instance.name().to_owned(), setup.instance.table());
         // Subscribed before anything is read, so that no change in between is missed.
-        let notifications = watch(name, table, kernel.ports(), tasks)?;
+        let notifications = watch(setup.instance.table(), kernel.ports(), tasks)?;
+        let now = Instant::now();
         Ok(Self {
             kernel,
             notifications,
             instance: setup.instance,
+            mark: setup.mark,
             intent: Intent::default(),
-            device: None,
-            remotes: BTreeSet::new(),
-            underlay: BTreeSet::new(),
-            forwarding: setup.forwarding,
+            networks: Networks::default(),
+            device: TunDevice::default(),
+            underlay: Underlay::default(),
+            bypass: Bypass::new(),
+            forwarding: ForwardingKeeper::new(setup.forwarding, setup.data),
+            repairs: Repairs::default(),
+            schedule: Schedule { pending: None, pass: now, read_host: None, may_read_host: now },
             error: None,
             armed: false,
+            published: setup.networks,
             events,
         })
     }
 
     pub(super) async fn run(&mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut pending: Option<(Instant, Affected)> = None;
-        let mut next_pass = Instant::now();
         loop {
             let notifications = Arc::clone(&self.notifications);
+            let pending_at = self.schedule.pending.as_ref().map(|(at, _)| *at);
+            let repair_at = self.repairs.due();
+            let forward_at = self.forwarding.backoff.due();
+            let read_at = self.schedule.read_host;
+            let at = |at: Option<Instant>| sleep_until(at.unwrap_or_else(Instant::now));
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(request) => self.handle(request).await,
                     None => return,
                 },
-                affected = notifications.next() => {
-                    let (at, before) = pending.unwrap_or((Instant::now() + DEBOUNCE, affected));
-                    pending = Some((at, before.and(affected)));
-                }
-                () = sleep_until(pending.map_or(next_pass, |(at, _)| at)), if pending.is_some() => {
-                    if let Some((_, affected)) = pending.take() {
-                        self.check(affected).await;
-                    }
-                }
-                () = sleep_until(next_pass) => self.reconcile().await,
+                notified = notifications.next() => self.collect(notified),
+                () = at(pending_at), if pending_at.is_some() => self.handle_pending().await,
+                () = at(repair_at), if repair_at.is_some() => self.repair().await,
+                () = at(forward_at), if forward_at.is_some() => self.forward(),
+                () = at(read_at), if read_at.is_some() => self.read_host_again().await,
+                () = sleep_until(self.bypass.due()) => self.check_ways().await,
+                () = sleep_until(self.schedule.pass) => self.pass().await,
             }
             if self.kernel.is_lost() {
                 // The process ends when this task does.
                 return error!("the netlink socket was lost");
             }
-            next_pass = self.next_pass(next_pass);
+            self.schedule_pass();
         }
     }
 
     /// Reads the host's networks for the first time.
     pub(super) async fn read_host(&mut self) -> Result<(), NetlinkError> {
-        self.refresh_local().await?;
-        self.underlay = self.read_underlay().await?;
+        let dump = self.kernel.host().await?;
+        self.networks.clear(self.intent.foreign(), dump);
+        self.update_local();
+        self.underlay.update(&self.kernel, self.mark).await?;
         Ok(())
     }
 
@@ -139,45 +160,34 @@ impl Keeper {
                 let _ = done.send(());
             }
             Request::Remotes(remotes) => {
-                let remotes = remotes.into_iter().take(MAX_REMOTES).collect();
-                if self.remotes != remotes {
-                    self.remotes = remotes;
-                    // Not reported as a change: other remotes have other paths.
-                    if let Ok(underlay) = self.read_underlay().await {
-                        self.underlay = underlay;
+                if self.underlay.set_remotes(remotes) {
+                    // Not reported as a change: other remotes have other ways.
+                    if let Err(error) = self.underlay.update(&self.kernel, self.mark).await {
+                        self.record_refusal(&error);
                     }
+                    self.find_marked().await;
                 }
             }
             Request::Forwarding(forwarding) => {
-                self.forwarding = forwarding;
+                self.forwarding.set(forwarding);
                 self.forward();
             }
             Request::Status(reply) => {
                 let _ = reply.send(self.status().await);
             }
-        }
-    }
-
-    async fn use_device(&mut self, index: Option<u32>, mtu: u16) {
-        self.device = index;
-        self.intent.set_device(index);
-        let set_up = match index {
-            Some(index) => self.kernel.set_device(index, QUEUE_LEN, mtu).await,
-            None => Ok(()),
-        };
-        let local = self.refresh_local().await.map(drop);
-        self.reconcile().await;
-        if let Err(error) = set_up.and(local) {
-            self.record_refusal(&error);
+            Request::Facts(reply) => {
+                let _ = reply.send(self.facts());
+            }
         }
     }
 
     async fn edit(&mut self, edits: &[Edit]) {
-        let own_before = self.intent.own().len();
-        let nets = edits.iter().map(|edit| match edit {
-            Edit::Own(net) | Edit::Foreign(net) | Edit::Gone(net) => *net,
-        });
-        let before: Vec<(RouteKey, bool)> = self.held(self.intent.affected(nets.clone()));
+        let mut nets: BTreeSet<_> = BTreeSet::new();
+        for edit in edits {
+            let (Edit::Own(net) | Edit::Foreign(net) | Edit::Gone(net)) = edit;
+            nets.insert(*net);
+        }
+        let before = self.held(self.intent.affected(nets.iter().copied()));
         let sources = [false, true].map(|v6| self.intent.source(v6));
         for edit in edits {
             match edit {
@@ -185,203 +195,213 @@ impl Keeper {
                 Edit::Foreign(net) => self.intent.add(*net, false),
                 Edit::Gone(net) => self.intent.remove(net),
             }
+            match edit {
+                Edit::Foreign(net) => drop(self.networks.add_foreign(*net)),
+                Edit::Own(net) | Edit::Gone(net) => {
+                    self.networks.remove_foreign(*net, self.intent.foreign());
+                }
+            }
         }
+        // What local networks overlap has changed with the prefixes.
+        let local = self.update_local();
         if !self.armed {
             self.armed = true;
             self.reconcile().await;
-        } else if sources != [false, true].map(|v6| self.intent.source(v6)) {
-            debug!(
-                own_before,
-                own = self.intent.own().len(),
-                "another source address: all routes change"
-            );
+            self.restart_ways().await;
+        } else if local.is_none() || sources != [false, true].map(|v6| self.intent.source(v6)) {
             self.reconcile().await;
-        } else if let Err(error) = self.apply(&before, self.intent.affected(nets)).await {
-            self.record_refusal(&error);
+        } else {
+            let mut affected = self.intent.affected(nets);
+            affected.extend(local.unwrap_or_default());
+            self.apply(&before, affected).await;
+        }
+        if edits.iter().any(|edit| matches!(edit, Edit::Own(_))) {
+            self.choose_packets();
         }
         self.forward();
     }
 
-    /// Whether each of these keys should hold a route.
-    fn held(&self, keys: BTreeSet<RouteKey>) -> Vec<(RouteKey, bool)> {
-        keys.into_iter().map(|key| (key, self.intent.at(&key).is_some())).collect()
-    }
-
-    /// Updates the keys that an edit affects. `before`: whether each held a route before the edit.
-    async fn apply(
-        &self,
-        before: &[(RouteKey, bool)],
-        affected: BTreeSet<RouteKey>,
-    ) -> Result<(), NetlinkError> {
-        let wanted = |key: &RouteKey| self.intent.at(key).map(|target| (*key, target));
-        let put: Vec<Route> =
-            affected.iter().filter_map(wanted).map(|(key, target)| Route { key, target }).collect();
-        let gone: BTreeSet<RouteKey> = before
-            .iter()
-            .filter(|(key, held)| *held && self.intent.at(key).is_none())
-            .map(|(key, _)| *key)
-            .collect();
-        let table = self.instance.table();
-        self.kernel.put(table, &put).await?;
-        self.kernel.delete_keys(table, &gone).await
-    }
-
-    async fn check(&mut self, affected: Affected) {
-        // Also for changes of other devices: this one may have got another name.
-        if affected.has(Affected::DEVICE) || affected.has(Affected::LOCAL) {
-            self.check_device().await;
+    /// Notifications wait for a moment, but not for longer while more arrive.
+    fn collect(&mut self, notified: Pending) {
+        match &mut self.schedule.pending {
+            Some((_, pending)) => pending.append(notified),
+            None => self.schedule.pending = Some((Instant::now() + DEBOUNCE, notified)),
         }
-        if affected.has(Affected::LOCAL) {
-            match self.refresh_local().await {
-                Ok(true) => self.reconcile().await,
-                Ok(false) => {}
-                Err(error) => self.record_refusal(&error),
-            }
+    }
+
+    async fn handle_pending(&mut self) {
+        let Some((_, pending)) = self.schedule.pending.take() else { return };
+        let now = Instant::now();
+        let affected = pending.affected;
+        if affected.has(Affected::HOST) {
+            self.request_read();
+        }
+        self.handle_changes(&pending.changes, affected).await;
+        if affected.has(Affected::OWN_RULES) {
+            self.repairs.rules.record(pending.culprit.clone(), now);
+        }
+        if !pending.keys.is_empty() || affected.has(Affected::TABLE) {
+            self.repairs.keys.extend(pending.keys);
+            self.repairs.whole |= affected.has(Affected::TABLE);
+            self.repairs.routes.record(pending.culprit, now);
+        }
+        if affected.has(Affected::RULES) || affected.has(Affected::RULE_TABLES) {
+            self.restart_ways().await;
+        }
+        if affected.has(Affected::SETTINGS) {
+            self.forward();
+        }
+        if affected != Affected::default() {
+            self.send(HostEvent::Changed);
+        }
+    }
+
+    /// Applies changes of the host's networks.
+    async fn handle_changes(&mut self, changes: &[Change], affected: Affected) {
+        let (mut local, mut unknown) = (false, false);
+        let mut underlay = affected.has(Affected::RULES);
+        for change in changes {
+            underlay |= self.underlay.is_concerned(change, &self.networks);
+            self.see_device(change).await;
+            let effect = self.networks.apply(change, self.intent.foreign());
+            local |= effect.local;
+            unknown |= effect.unknown;
+        }
+        if unknown {
+            self.request_read();
+        }
+        if local {
+            self.use_networks().await;
+        } else {
+            self.publish_networks();
+        }
+        if underlay {
             self.check_underlay().await;
         }
-        if affected.has(Affected::TABLE) || affected.has(Affected::DEVICE) {
-            self.reconcile().await;
+    }
+
+    /// Computes the local networks again; see [`Intent::set_local`].
+    fn update_local(&mut self) -> Option<BTreeSet<RouteKey>> {
+        self.publish_networks();
+        self.intent.set_local(self.networks.local(self.intent.foreign()))
+    }
+
+    fn publish_networks(&self) {
+        let networks = self.networks.published();
+        self.published.send_if_modified(|known| {
+            let changed = *known != networks;
+            *known = networks;
+            changed
+        });
+    }
+
+    /// Uses the host's networks as they are now.
+    async fn use_networks(&mut self) {
+        match self.update_local() {
+            None => {
+                info!("another source address: all routes change");
+                self.reconcile().await;
+            }
+            Some(affected) if affected.is_empty() => return,
+            Some(affected) => {
+                // The deletion of a route that is not there is no error.
+                let held: Vec<(RouteKey, bool)> = affected.iter().map(|key| (*key, true)).collect();
+                self.apply(&held, affected).await;
+            }
+        }
+        self.choose_packets();
+        self.forward();
+        self.send(HostEvent::Changed);
+    }
+
+    fn request_read(&mut self) {
+        if self.schedule.read_host.is_none() {
+            self.schedule.read_host = Some(self.schedule.may_read_host.max(Instant::now()));
         }
     }
 
-    async fn check_device(&mut self) {
-        let Ok(devices) = self.kernel.devices().await else { return };
-        let own = devices.iter().find(|device| device.name == self.instance.name());
-        match own {
-            Some(device) if Some(device.index) == self.device => {
-                if !device.up {
-                    warn!(device = %device.name, "the device was set down; bringing it up");
-                    if let Err(error) = self.kernel.set_device_up(device.index).await {
-                        self.record_refusal(&error);
-                    }
-                }
+    async fn read_host_again(&mut self) {
+        self.schedule.read_host = None;
+        let started = Instant::now();
+        match self.kernel.host().await {
+            Ok(dump) => {
+                self.networks.clear(self.intent.foreign(), dump);
+                self.use_networks().await;
+                self.check_underlay().await;
+                self.check_device().await;
             }
-            _ => {
-                if let Some(index) = self.device {
-                    self.send(HostEvent::DeviceGone(index));
-                }
-            }
-        }
-    }
-
-    /// Compares the whole table with the intended one and corrects it.
-    async fn reconcile(&mut self) {
-        match self.correct_table().await {
-            Ok(()) => self.error = None,
             Err(error) => self.record_refusal(&error),
         }
+        let now = Instant::now();
+        self.schedule.may_read_host = now + (now - started) * READ_REST;
+    }
+
+    /// Compares everything with what is known: notifications can be lost.
+    async fn pass(&mut self) {
+        self.schedule.pass = Instant::now();
+        if self.error.is_none() {
+            self.read_host_again().await;
+        }
+        self.reconcile().await;
         self.forward();
-    }
-
-    async fn correct_table(&self) -> Result<(), NetlinkError> {
-        if !self.armed {
-            return Ok(());
-        }
-        let table = self.instance.table();
-        let found = self.kernel.table(table).await?;
-        let plan = self.plan(&found);
-        // Routes before the rules that lead to them: in between, the table must not be used.
-        let made = self.kernel.put(table, &plan.missing).await;
-        let stale: Vec<&Found> = plan.stale.iter().map(|index| &found[*index]).collect();
-        let removed = self.kernel.delete_found(&stale).await;
-        let rules = self.kernel.ensure_rules(table).await;
-        // A refusal is retried every few seconds, and logged once.
-        made.and(removed).and(rules)?;
-        if plan != Plan::default() {
-            info!(made = plan.missing.len(), removed = plan.stale.len(), "routes reconciled");
-        }
-        Ok(())
-    }
-
-    fn plan(&self, found: &[Found]) -> Plan {
-        let routes: Vec<Route> = found.iter().map(|found| found.route).collect();
-        self.intent.plan(&routes)
-    }
-
-    async fn refresh_local(&mut self) -> Result<bool, NetlinkError> {
-        let addresses = self.kernel.addresses().await?;
-        let connected = self.kernel.connected(self.device).await?;
-        let addresses = addresses
-            .into_iter()
-            .filter(|address| Some(address.device) != self.device)
-            .map(|address| address.ip)
-            .collect();
-        let subnets = connected.iter().filter(|(_, own)| *own).map(|(net, _)| *net).collect();
-        let connected = connected.into_iter().map(|(net, _)| net).collect();
-        Ok(self.intent.set_local(Local { connected, subnets, addresses }))
     }
 
     async fn check_underlay(&mut self) {
-        match self.read_underlay().await {
-            Ok(underlay) if underlay != self.underlay => {
-                info!("the underlay's addresses changed");
-                self.underlay = underlay;
+        match self.underlay.update(&self.kernel, self.mark).await {
+            Ok(true) => {
+                info!("the way to a peer has changed, or the address that is used for it");
                 self.send(HostEvent::UnderlayChanged);
             }
-            Ok(_) => {}
+            Ok(false) => {}
+            Err(error) => self.record_refusal(&error),
+        }
+        self.find_marked().await;
+    }
+
+    async fn find_marked(&mut self) {
+        let rules = (self.bypass.rules.as_slice(), self.mark);
+        let (intent, networks) = (&self.intent, &self.networks);
+        if let Err(error) = self.underlay.find_marked(&self.kernel, rules, intent, networks).await {
+            self.record_refusal(&error);
+        }
+    }
+
+    async fn restart_ways(&mut self) {
+        let host = host(&self.kernel, &self.intent, &self.networks, self.device.index);
+        let Some(host) = host else { return };
+        match self.bypass.restart(host).await {
+            Ok(()) => {
+                self.notifications.set_tables(self.bypass.tables());
+                self.find_marked().await;
+                self.send(HostEvent::Changed);
+            }
             Err(error) => self.record_refusal(&error),
         }
     }
 
-    /// The devices through which underlay packets leave, with all their addresses: a link may use any.
-    async fn read_underlay(&self) -> Result<BTreeSet<(u32, Option<IpAddr>)>, NetlinkError> {
-        let mut underlay = BTreeSet::new();
-        for to in DEFAULT_ROUTE_PROBES.iter().chain(&self.remotes) {
-            if let Some(exit) = self.kernel.exit(*to, self.instance.mark()).await? {
-                underlay.insert((exit.device, exit.source));
+    async fn check_ways(&mut self) {
+        match host(&self.kernel, &self.intent, &self.networks, self.device.index) {
+            Some(host) if self.armed && !self.intent.is_cut() => {
+                if let Err(error) = self.bypass.step(host).await {
+                    self.bypass.postpone();
+                    self.record_refusal(&error);
+                }
             }
-        }
-        let devices: BTreeSet<u32> = underlay.iter().map(|(device, _)| *device).collect();
-        let addresses = self.kernel.addresses().await?;
-        let usable = addresses.into_iter().filter(|address| devices.contains(&address.device));
-        underlay.extend(usable.map(|address| (address.device, Some(address.ip))));
-        Ok(underlay)
-    }
-
-    fn forward(&self) {
-        if self.forwarding {
-            // The sets are sorted with IPv4 first.
-            let nets = [self.intent.own(), self.intent.foreign()];
-            let v4 = nets.iter().filter_map(|nets| nets.first()).any(|net| net.addr().is_ipv4());
-            let v6 = nets.iter().filter_map(|nets| nets.last()).any(|net| net.addr().is_ipv6());
-            sysctl::forward(Forwarding { v4, v6 });
+            _ => self.bypass.postpone(),
         }
     }
 
-    async fn status(&self) -> RouteStatus {
-        let wanted = self.intent.wanted();
-        let mut status = RouteStatus {
-            table: self.instance.table(),
-            mark: self.instance.mark(),
-            intended: wanted.len(),
-            error: self.error.clone(),
-            sources: [false, true].iter().filter_map(|v6| self.intent.source(*v6)).collect(),
-            overlaps: self.overlaps(),
-            ..RouteStatus::default()
-        };
-        match self.kernel.table(self.instance.table()).await {
-            Ok(found) => {
-                let plan = self.plan(&found);
-                status.installed = wanted.len() - plan.missing.len();
-                let missing = plan.missing.iter().map(|route| describe(&route.key));
-                status.missing = missing.take(MAX_LISTED).collect();
-                let stale = plan.stale.iter().map(|index| describe(&found[*index].route.key));
-                status.stale = stale.take(MAX_LISTED).collect();
-            }
-            Err(error) => status.error = Some(chain(&error)),
+    fn choose_packets(&mut self) {
+        let host = host(&self.kernel, &self.intent, &self.networks, self.device.index);
+        if let Some(host) = host {
+            self.bypass.choose_packets(host);
         }
-        status
     }
 
-    /// Directly connected subnets with the prefixes of other sites that they overlap.
-    fn overlaps(&self) -> Vec<String> {
-        let local = &self.intent.local().connected;
-        let pairs =
-            local.iter().flat_map(|net| self.intent.foreign().iter().map(move |f| (net, f)));
-        let overlapping =
-            pairs.filter(|(net, foreign)| foreign.contains(*net) || net.contains(*foreign));
-        let text = overlapping.map(|(net, foreign)| format!("{net} (here) and {foreign} (mesh)"));
-        text.take(MAX_LISTED).collect()
+    fn forward(&mut self) {
+        if self.armed {
+            self.forwarding.check(&self.intent, &self.networks, self.device.index);
+        }
     }
 
     fn record_refusal(&mut self, error: &NetlinkError) {
@@ -393,12 +413,14 @@ impl Keeper {
         }
     }
 
-    fn next_pass(&self, planned: Instant) -> Instant {
+    fn schedule_pass(&mut self) {
         let now = Instant::now();
-        let size = self.intent.foreign().len() / ROUTES_PER_INTERVAL;
+        let size = (self.intent.foreign().len() + self.networks.size()) / ROUTES_PER_INTERVAL;
         let interval = RECONCILE_INTERVAL * u32::try_from(1 + size).unwrap_or(u32::MAX);
         let interval = if self.error.is_some() { RETRY_DELAY } else { interval };
-        if planned <= now { now + interval } else { planned.min(now + interval) }
+        let planned = self.schedule.pass;
+        self.schedule.pass =
+            if planned <= now { now + interval } else { planned.min(now + interval) };
     }
 
     fn send(&self, event: HostEvent) {
@@ -407,8 +429,14 @@ impl Keeper {
     }
 }
 
-fn describe(key: &RouteKey) -> String {
-    format!("{} metric {}", key.net, key.metric)
+/// What a check of ways needs, while there is a device.
+fn host<'a>(
+    kernel: &'a Kernel,
+    intent: &'a Intent,
+    networks: &'a Networks,
+    tun: Option<u32>,
+) -> Option<bypass::Host<'a>> {
+    tun.map(|tun| bypass::Host { kernel, intent, networks, tun })
 }
 
 fn chain(error: &NetlinkError) -> String {

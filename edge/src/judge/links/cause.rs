@@ -130,19 +130,23 @@ fn refusal(peer: &PeerFacts, attempt: &Attempt, refused: &Refused) -> (String, S
     let (name, remote) = (&peer.name, attempt.remote);
     let (who, whose, where_) = match refused.by {
         Side::Us => ("this edge refuses", format!("the certificate of {name}"), name.to_string()),
-        Side::Peer => {
-            ("it refuses", "this edge's certificate".to_owned(), "this host".to_owned())
-        }
+        Side::Peer => ("it refuses", "this edge's certificate".to_owned(), "this host".to_owned()),
     };
     let (what, fix) = match refused.why {
-        Why::Tls(44) => ("is revoked", format!("on {where_}: join again with a token of cfctl token create --rejoin")),
+        Why::Tls(44) => (
+            "is revoked",
+            format!("on {where_}: join again with a token of cfctl token create --rejoin"),
+        ),
         Why::Tls(45) => (
             "has expired",
-            format!("on {where_}: set the clock if it is wrong, then: cframe-edge status (says why it was not renewed)"),
+            format!(
+                "on {where_}: set the clock if it is wrong, then: cframe-edge status (says why it was not renewed)"
+            ),
         ),
         Why::Tls(48) => (
             "comes from an unknown CA",
-            "compare the roots that both have: cfctl ca list; join the one that is behind again".to_owned(),
+            "compare the roots that both have: cfctl ca list; join the one that is behind again"
+                .to_owned(),
         ),
         Why::NotAPeer => {
             return (
@@ -152,7 +156,10 @@ fn refusal(peer: &PeerFacts, attempt: &Attempt, refused: &Refused) -> (String, S
         }
         Why::Tls(_) | Why::InUse | Why::Protocol | Why::Other(_) => {
             return (
-                format!("{name} answers at {remote}, and the handshake is refused: {}", refused.text),
+                format!(
+                    "{name} answers at {remote}, and the handshake is refused: {}",
+                    refused.text
+                ),
                 look_at(peer, Some(remote)),
             );
         }
@@ -161,12 +168,7 @@ fn refusal(peer: &PeerFacts, attempt: &Attempt, refused: &Refused) -> (String, S
 }
 
 /// This host keeps packets from leaving or arriving.
-fn local(
-    facts: &LinkFacts,
-    peer: &PeerFacts,
-    attempt: &Attempt,
-    reach: Reach,
-) -> Option<Problem> {
+fn local(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt, reach: Reach) -> Option<Problem> {
     let (name, remote, listen) = (peer.name.as_str(), attempt.remote, facts.listen);
     if let Reach::NotPermitted { marked_only } = reach {
         return Some(match marked_only {
@@ -287,7 +289,9 @@ fn waiting(peer: &PeerFacts, dialling: &Dialling, timed_out: bool) -> String {
         return format!("{name} dials this edge, and its handshakes stop after their first packet");
     }
     match timed_out {
-        true => format!("nothing more came from {name}, which has no endpoint and must dial this edge"),
+        true => {
+            format!("nothing more came from {name}, which has no endpoint and must dial this edge")
+        }
         false => format!("{name} has no endpoint, so it must dial this edge, and does not"),
     }
 }

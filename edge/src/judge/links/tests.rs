@@ -75,7 +75,11 @@ fn each_cause_has_its_own_code_and_words() {
         ),
         (refused(Side::Us, Why::Other("idc".parse().unwrap())), Code::EndpointIsSelf, "itself"),
         (refused(Side::Peer, Why::Tls(45)), Code::LinkDown, "it refuses this edge's certificate"),
-        (refused(Side::Us, Why::Tls(44)), Code::LinkDown, "certificate of aws-hk, which is revoked"),
+        (
+            refused(Side::Us, Why::Tls(44)),
+            Code::LinkDown,
+            "certificate of aws-hk, which is revoked",
+        ),
         (refused(Side::Peer, Why::NotAPeer), Code::LinkDown, "does not have this edge among"),
         (
             Attempt { small: passes, large: probed(0, 2), marked: probed(0, 2), ..failed() },
@@ -162,7 +166,11 @@ fn a_peer_that_has_not_joined_or_has_just_been_added_is_no_problem() {
     for (timed_out, problems) in [(false, 0), (true, 1)] {
         let lasts = Duration::from_secs(2);
         new.link = LinkState::Down { lasts, timed_out, dialling: Dialling::default() };
-        assert_eq!(found(&facts(new.clone())).len(), problems, "a link that timed out is known to be down");
+        assert_eq!(
+            found(&facts(new.clone())).len(),
+            problems,
+            "a link that timed out is known to be down"
+        );
     }
 }
 
@@ -187,8 +195,7 @@ fn an_identity_in_use_is_told_at_the_peer_and_at_the_refused_copy() {
     let (code, text) = only(at_peer.clone());
     assert!(code == Code::IdentityInUse && text.contains("198.51.100.9"), "{text}");
     assert!(text.contains("203.0.113.7:58423 stays"), "{text}");
-    let at_copy =
-        PeerFacts { contested: Some(Contest { age, refused: None }), ..down(Vec::new()) };
+    let at_copy = PeerFacts { contested: Some(Contest { age, refused: None }), ..down(Vec::new()) };
     let (code, text) = only(at_copy);
     assert!(code == Code::IdentityInUse && text.contains("this edge's identity idc"), "{text}");
     let over = Some(Contest { age: Duration::from_secs(10), refused });
@@ -197,7 +204,9 @@ fn an_identity_in_use_is_told_at_the_peer_and_at_the_refused_copy() {
 
 #[test]
 fn a_full_connection_table_is_named_with_a_larger_limit() {
-    for (count, dropping, problems) in [(1024, false, 1), (1000, true, 1), (1000, false, 0), (10, true, 0)] {
+    for (count, dropping, problems) in
+        [(1024, false, 1), (1000, true, 1), (1000, false, 0), (10, true, 0)]
+    {
         let connections = Some(Connections { count, max: 1024, dropping });
         let peer = up(Duration::ZERO, Duration::ZERO, false);
         let found = found(&LinkFacts { connections, ..facts(peer) });

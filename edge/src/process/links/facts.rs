@@ -52,7 +52,12 @@ impl Links {
         LinkFacts {
             namespace: id.role.namespace().map(ToString::to_string).unwrap_or_default(),
             own: own.to_string(),
-            own_addresses: self.resolver.addresses(&own_endpoints).iter().map(SocketAddr::ip).collect(),
+            own_addresses: self
+                .resolver
+                .addresses(&own_endpoints)
+                .iter()
+                .map(SocketAddr::ip)
+                .collect(),
             own_endpoints,
             listen: self.listen,
             peers,

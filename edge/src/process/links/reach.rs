@@ -135,7 +135,9 @@ mod tests {
     async fn a_closed_port_an_answer_and_a_first_answer_are_told_apart() {
         let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(exchange(closed, None).await, Reach::PortClosed);
-        for (answers, expected) in [(9, Reach::Answered), (1, Reach::FirstOnly), (0, Reach::Nothing)] {
+        for (answers, expected) in
+            [(9, Reach::Answered), (1, Reach::FirstOnly), (0, Reach::Nothing)]
+        {
             let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let address = peer.local_addr().unwrap();
             let answering = tokio::spawn(async move {

@@ -1,0 +1,123 @@
+//! What is wrong in the mesh: what edges report and what controllers know, judged together.
+
+use std::collections::HashMap;
+
+use cframe_pki::identity::Label;
+use cframe_protocol::{
+    problem::Code,
+    v1::{Endpoint, NamespaceStatus, ProblemGroup, Problems},
+};
+
+pub(crate) use self::edges::STORE_OLDER_FIX;
+use self::{edges::NamespaceView, groups::Findings};
+use crate::{
+    decide::{names::natural, wire_count},
+    model::{Namespace, State},
+    sessions::all::{AllSessions, Seen},
+};
+
+mod edges;
+pub(crate) mod groups;
+mod links;
+#[cfg(test)]
+mod tests;
+
+/// All namespaces, with what is wrong in them.
+pub(crate) fn namespaces(
+    state: &State,
+    sessions: &AllSessions<'_>,
+    now: u64,
+    findings: &mut Findings,
+) -> Vec<NamespaceStatus> {
+    let mut found: Vec<_> = state
+        .namespaces
+        .iter()
+        .map(|(name, space)| namespace(state, sessions, (name, space), now, findings))
+        .collect();
+    found.sort_by(|one, other| natural(&one.name, &other.name));
+    same_endpoints(state, findings);
+    found
+}
+
+/// What concerns one edge: its own problems, and those of its links. `sessions` are those of its namespace.
+pub(crate) fn of_edge(
+    state: &State,
+    sessions: &AllSessions<'_>,
+    (namespace_name, edge): (&Label, &Label),
+    now: u64,
+) -> Problems {
+    let mut findings = Findings::of_edge(namespace_name, edge);
+    if let Some(space) = state.namespaces.get(namespace_name) {
+        namespace(state, sessions, (namespace_name, space), now, &mut findings);
+    }
+    same_endpoints(state, &mut findings);
+    findings.into_problems()
+}
+
+fn namespace(
+    state: &State,
+    sessions: &AllSessions<'_>,
+    (name, space): (&Label, &Namespace),
+    now: u64,
+    findings: &mut Findings,
+) -> NamespaceStatus {
+    sessions.with_edges(name, |find| {
+        let seen: Vec<Seen<'_>> = space.edges.keys().map(find).collect();
+        let mut view = NamespaceView::new(state, sessions, (name, space), &seen, now);
+        let counts = edges::judge(&mut view, findings);
+        let links = links::judge(&view, findings);
+        NamespaceStatus {
+            name: name.clone(),
+            edges: wire_count(space.edges.len()),
+            online: wire_count(counts.online),
+            in_sync: wire_count(counts.in_sync),
+            links_up: wire_count(links.up),
+            links_expected: wire_count(links.expected),
+            revision: space.record.revision,
+        }
+    })
+}
+
+/// Edges of which every endpoint is another edge's too. An address that two networks have, such as a private one, is no
+/// problem beside one of the edge's own.
+fn same_endpoints(state: &State, findings: &mut Findings) {
+    let mut users: HashMap<&Endpoint, Vec<(&Label, &Label)>> = HashMap::new();
+    let edges = || {
+        state.namespaces.iter().flat_map(|(namespace, space)| {
+            space.edges.iter().map(move |(name, edge)| (namespace, name, &edge.record.endpoints))
+        })
+    };
+    for (namespace, name, endpoints) in edges() {
+        for endpoint in endpoints {
+            users.entry(endpoint).or_default().push((namespace, name));
+        }
+    }
+    for (namespace, name, endpoints) in edges() {
+        if endpoints.is_empty() || endpoints.iter().any(|endpoint| users[endpoint].len() < 2) {
+            continue;
+        }
+        let Some(shared) = endpoints.first() else { continue };
+        let others = users[shared].iter().filter(|user| **user != (namespace, name));
+        let Some((other_namespace, other)) = others.clone().next() else { continue };
+        // One problem for both, at the first of them.
+        if (other_namespace, other) < (&namespace, &name) && users[shared].len() == 2 {
+            continue;
+        }
+        findings.add(Code::SameEndpoint, (namespace, name), other.as_str(), || groups::Details {
+            text: format!(
+                "{namespace}/{name} and {other_namespace}/{other} both have the endpoint {shared}; only one of them can \
+                 be reached there"
+            ),
+            fix: Some(format!("cfctl edge set {other} -n {other_namespace} --endpoint HOST:PORT")),
+            since: None,
+        });
+    }
+}
+
+/// The groups of a status: of this controller's judgement, and of what other controllers say of themselves.
+pub(crate) fn merge(mut findings: Findings, others: Vec<ProblemGroup>) -> Vec<ProblemGroup> {
+    for group in others {
+        findings.add_group(group);
+    }
+    findings.into_groups()
+}

@@ -1,0 +1,450 @@
+//! The task itself. While it runs, nothing else in this program writes to the table.
+
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep_until,
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Dropped, Request, Setup,
+    backoff::Backoff,
+    facts::{FirewallFacts, Uncovered, nft_installer},
+    nft::{Nft, NftError},
+    query::Query,
+    read_networks,
+    ruleset::{self, Changes, Installed, Ruleset},
+    watch::{Change, Watch},
+};
+use crate::host::{
+    netlink::Kernel,
+    reconcile::{HostNetworks, Intent},
+    routes::Edit,
+};
+
+/// After a refusal: `nft` may be installed meanwhile.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// After notifications were lost: a program that changes other tables all the time must not keep us busy.
+const OVERRUN_PAUSE: Duration = Duration::from_millis(100);
+/// Prefixes of the site that are looked at for the facts.
+const MAX_UNCOVERED: usize = 16;
+
+// fields: what is wanted, what is installed, the work under way, and the sockets.
+pub(super) struct Keeper {
+    ruleset: Ruleset,
+    /// Whether the prefixes are known. Until then the table stays as an earlier process has left it.
+    known: bool,
+    /// Whether the prefixes are those of a state that is in use, and not only of the one on disk.
+    armed: bool,
+    installed: Option<Installed>,
+    /// Whether no other program has changed it since it was installed.
+    intact: bool,
+    /// Prefixes that were edited since the last change.
+    edited: BTreeSet<IpNet>,
+    /// Whether the whole table must be written, and from when.
+    due: Option<Instant>,
+    trace: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+    error: Option<NftError>,
+    snat_error: Option<String>,
+    /// The handles of the rules, as installed.
+    rules: BTreeSet<u64>,
+    backoff: Backoff,
+    dropped: Dropped,
+    networks: watch::Receiver<HostNetworks>,
+    watch: Option<Watch>,
+    query: Option<Query>,
+    kernel: Option<Kernel>,
+}
+
+type Work = Pin<Box<dyn Future<Output = Result<(), NftError>> + Send>>;
+
+/// What is written to the kernel.
+enum Script {
+    Table { snat: bool, destinations: Changes },
+    Changes(Changes),
+    Trace,
+}
+
+impl Keeper {
+    pub(super) async fn new(setup: Setup) -> Self {
+        let Setup { instance, mark, snat, own_prefixes, probe, known, networks, .. } = setup;
+        let table = format!("cframe-{instance}");
+        let failed = |error: &std::io::Error| warn!(%error, "nf_tables cannot be watched");
+        let mut watch = Watch::open(table.clone()).inspect_err(failed).ok();
+        let query = Query::open(table).inspect_err(failed).ok();
+        if let (Some(watch), Some(query)) = (&mut watch, &query) {
+            watch.ignore(query.port);
+        }
+        let mut ruleset = Ruleset { mark, snat, own_prefixes, probe, ..Ruleset::new(instance) };
+        let foreign = known.iter().flatten().filter_map(|edit| match edit {
+            Edit::Foreign(net) => Some(*net),
+            Edit::Own(_) | Edit::Gone(_) => None,
+        });
+        let networks_now = read_networks(&ruleset.instance, &foreign.collect()).await;
+        let HostNetworks { local, addresses } = networks_now;
+        ruleset.intent.set_local(local);
+        ruleset.addresses = addresses;
+        let mut keeper = Self {
+            known: known.is_some(),
+            armed: false,
+            installed: None,
+            intact: true,
+            edited: BTreeSet::new(),
+            due: None,
+            trace: false,
+            waiting: Vec::new(),
+            error: None,
+            snat_error: None,
+            rules: BTreeSet::new(),
+            backoff: Backoff::default(),
+            dropped: Dropped::default(),
+            ruleset,
+            networks,
+            watch,
+            query,
+            kernel: None,
+        };
+        keeper.apply(known.unwrap_or_default());
+        keeper
+    }
+
+    /// Writes the whole table, if the prefixes are known.
+    pub(super) async fn install(&mut self) {
+        if self.known {
+            self.due = Some(Instant::now());
+            while let Some((script, work)) = self.next_work(Instant::now()) {
+                self.finish(script, work.await).await;
+            }
+        }
+    }
+
+    pub(super) fn into_result(self) -> Result<(), NftError> {
+        self.error.map_or(Ok(()), Err)
+    }
+
+    pub(super) async fn run(&mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let mut running: Option<(Script, Work)> = None;
+        loop {
+            if running.is_none() {
+                running = self.next_work(Instant::now());
+            }
+            let due = self.due.unwrap_or_else(Instant::now).into();
+            let waits = running.is_none() && self.due.is_some();
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.handle(request).await,
+                    None => return,
+                },
+                result = finished(&mut running) => {
+                    if let Some((script, _)) = running.take() {
+                        self.finish(script, result).await;
+                    }
+                }
+                change = next_change(&mut self.watch) => self.record_change(change).await,
+                Ok(()) = self.networks.changed() => {
+                    let networks = self.networks.borrow_and_update().clone();
+                    self.set_networks(networks);
+                }
+                () = sleep_until(due), if waits => {}
+            }
+        }
+    }
+
+    async fn handle(&mut self, request: Request) {
+        match request {
+            Request::Edit(edits) => {
+                if !std::mem::replace(&mut self.armed, true) {
+                    self.known = true;
+                    self.replace_all();
+                }
+                self.apply(edits);
+            }
+            Request::Options(snat, own_prefixes) => {
+                if (self.ruleset.snat, self.ruleset.own_prefixes) != (snat, own_prefixes) {
+                    self.ruleset.snat = snat;
+                    self.ruleset.own_prefixes = own_prefixes;
+                    self.snat_error = None;
+                    self.due = Some(Instant::now());
+                }
+            }
+            Request::Trace(on, done) => {
+                self.trace = on;
+                self.waiting.push(done);
+            }
+            Request::Probed(reply) => {
+                let _ = reply.send(self.probed().await);
+            }
+            Request::Facts(reply) => {
+                let _ = reply.send(self.facts().await);
+            }
+        }
+    }
+
+    /// Forgets the prefixes of the state on disk: those in use follow.
+    fn replace_all(&mut self) {
+        let local = self.ruleset.intent.local().clone();
+        let before = std::mem::take(&mut self.ruleset.intent);
+        self.ruleset.intent.set_local(local);
+        self.edited.extend(before.foreign().iter().chain(before.own()));
+        if self.installed.is_none() {
+            self.due = Some(Instant::now());
+        }
+    }
+
+    fn apply(&mut self, edits: Vec<Edit>) {
+        let devices = self.site_devices();
+        let intent: &mut Intent = &mut self.ruleset.intent;
+        for edit in edits {
+            let net = match edit {
+                Edit::Own(net) | Edit::Foreign(net) | Edit::Gone(net) => net,
+            };
+            match edit {
+                Edit::Own(_) => intent.add(net, true),
+                Edit::Foreign(_) => intent.add(net, false),
+                Edit::Gone(_) => intent.remove(&net),
+            }
+            self.edited.extend(intent.affected([net]).into_iter().map(|key| key.net));
+        }
+        if devices != self.site_devices() {
+            self.due = Some(Instant::now());
+        }
+    }
+
+    fn set_networks(&mut self, networks: HostNetworks) {
+        let devices = self.site_devices();
+        self.ruleset.addresses = networks.addresses;
+        let affected = self.ruleset.intent.set_local(networks.local);
+        if affected.is_none_or(|keys| !keys.is_empty()) {
+            // Any prefix can be inside or around a network of the host.
+            self.edited.extend(self.installed.iter().flat_map(Installed::nets));
+            self.edited.extend(self.ruleset.destinations().into_keys());
+        }
+        if devices != self.site_devices() {
+            self.due = Some(Instant::now());
+        }
+    }
+
+    fn site_devices(&self) -> [BTreeSet<u32>; 2] {
+        [false, true].map(|v6| self.ruleset.site_devices(v6))
+    }
+
+    async fn record_change(&mut self, change: std::io::Result<Change>) {
+        match change {
+            Ok(_) if !self.known => {}
+            Ok(Change::ByOther(culprit)) => {
+                debug!(?culprit, "another program has changed the table");
+                self.repair(Some(culprit));
+            }
+            Ok(Change::Unknown) => {
+                if !self.is_intact().await {
+                    self.repair(None);
+                }
+                tokio::time::sleep(OVERRUN_PAUSE).await;
+            }
+            Err(error) => {
+                warn!(%error, "nf_tables is not watched any more");
+                self.watch = None;
+            }
+        }
+    }
+
+    fn repair(&mut self, culprit: Option<super::Culprit>) {
+        // A repair that is due covers this change, too.
+        if self.intact || self.due.is_none() {
+            self.intact = false;
+            self.due = Some(self.backoff.record(culprit, Instant::now()));
+        }
+    }
+
+    /// Whether the table has as many rules and prefixes as were installed.
+    async fn is_intact(&mut self) -> bool {
+        let (Some(query), Some(installed)) = (&mut self.query, &self.installed) else {
+            return false;
+        };
+        if query.rules().await.ok().as_ref() != Some(&self.rules) {
+            return false;
+        }
+        for (map, size) in installed.sizes() {
+            if query.keys(&map).await.map_or(usize::MAX, |keys| keys.len()) != size {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The next change of the table, if one is due.
+    fn next_work(&mut self, now: Instant) -> Option<(Script, Work)> {
+        if !self.known || self.due.is_some_and(|due| due > now) {
+            self.waiting.clear();
+            return None;
+        }
+        let (ruleset, instance) = (&self.ruleset, &self.ruleset.instance);
+        let (script, text) = match (&self.installed, self.due) {
+            (Some(installed), None) if !self.edited.is_empty() => {
+                let edited = std::mem::take(&mut self.edited);
+                let wanted = edited.into_iter().map(|net| (net, ruleset.at(&net)));
+                let changes = installed.changes(wanted);
+                if changes.is_empty() {
+                    return None;
+                }
+                let text = ruleset::changes(instance, installed, &changes);
+                (Script::Changes(changes), text)
+            }
+            (Some(_), None) => {
+                let magic = ruleset.probe.filter(|_| !self.waiting.is_empty())?;
+                (Script::Trace, ruleset::trace(instance, magic, self.trace))
+            }
+            (None, None) => return None,
+            (_, Some(_)) => {
+                self.due = None;
+                self.edited.clear();
+                // Without masquerading, if that is what the kernel refuses.
+                let snat = ruleset.snat && self.snat_error.is_none();
+                let ruleset = Ruleset { snat, ..ruleset.clone() };
+                let destinations = ruleset.destinations();
+                let text = ruleset::table(&ruleset, &destinations, self.dropped);
+                self.intact = true;
+                (Script::Table { snat, destinations }, text)
+            }
+        };
+        Some((script, self.start(text)))
+    }
+
+    fn start(&mut self, text: String) -> Work {
+        match Nft::start() {
+            Ok(nft) => {
+                if let (Some(watch), Some(port)) = (&mut self.watch, nft.port()) {
+                    watch.ignore(port);
+                }
+                Box::pin(nft.apply(text))
+            }
+            Err(error) => Box::pin(async { Err(error) }),
+        }
+    }
+
+    async fn finish(&mut self, script: Script, result: Result<(), NftError>) {
+        match (script, result) {
+            (Script::Table { destinations, .. }, Ok(())) => {
+                let mut installed = Installed::default();
+                installed.apply(&destinations);
+                if self.error.take().is_some() {
+                    info!("the firewall table is installed");
+                }
+                self.installed = Some(installed);
+            }
+            (Script::Changes(changes), Ok(())) => {
+                if let Some(installed) = &mut self.installed {
+                    installed.apply(&changes);
+                }
+            }
+            (Script::Trace, result) => {
+                if let Err(error) = result {
+                    debug!(%error, "probe packets are not traced");
+                }
+                self.waiting.clear();
+            }
+            (Script::Table { snat: true, .. }, Err(NftError::Refused(error))) => {
+                // Tried again without it: the guard must not depend on NAT.
+                self.snat_error = Some(error);
+                self.due = Some(Instant::now());
+            }
+            (Script::Table { .. }, Err(error)) => {
+                // Then masquerading was not the reason.
+                self.snat_error = None;
+                self.refuse(error);
+            }
+            (Script::Changes(_), Err(error)) => {
+                // Another program has changed it meanwhile.
+                debug!(%error, "prefixes were refused; writing the whole table");
+                self.repair(None);
+            }
+        }
+        if let Some(query) = &mut self.query {
+            self.rules = query.rules().await.unwrap_or_default();
+        }
+    }
+
+    fn refuse(&mut self, error: NftError) {
+        self.installed = None;
+        self.error = Some(error);
+        self.due = Some(Instant::now() + RETRY_DELAY);
+    }
+
+    async fn probed(&mut self) -> BTreeSet<u16> {
+        let Some(query) = &mut self.query else { return BTreeSet::new() };
+        let keys = query.keys("probed").await.unwrap_or_default();
+        if !keys.is_empty() {
+            let _ = query.flush("probed").await;
+        }
+        keys.iter().filter_map(|key| Some(u16::from_be_bytes(*key.first_chunk()?))).collect()
+    }
+
+    async fn facts(&mut self) -> FirewallFacts {
+        let now = Instant::now();
+        if let (Some(query), true) = (&mut self.query, self.installed.is_some() && self.intact) {
+            self.dropped = query.dropped().await.unwrap_or(self.dropped);
+        }
+        let intent = &self.ruleset.intent;
+        FirewallFacts {
+            table: ruleset::name(&self.ruleset.instance),
+            wanted: self.known && !(intent.foreign().is_empty() && intent.own().is_empty()),
+            in_force: self.installed.is_some() && self.intact,
+            install_nft: matches!(self.error, Some(NftError::Missing(_))).then(nft_installer),
+            error: self.error.as_ref().map(NftError::to_string),
+            snat: self.ruleset.snat,
+            snat_error: self.snat_error.clone(),
+            undone: self.backoff.undone(now),
+            dropped: self.dropped,
+            own_prefixes: self.ruleset.own_prefixes,
+            uncovered: self.uncovered().await,
+        }
+    }
+
+    /// Asks the kernel by which device packets for the rest of the site's prefixes would leave.
+    async fn uncovered(&mut self) -> Vec<Uncovered> {
+        let nets = self.ruleset.uncovered();
+        if nets.is_empty() {
+            return Vec::new();
+        }
+        if self.kernel.as_ref().is_none_or(Kernel::is_lost) {
+            self.kernel = Kernel::open().ok();
+        }
+        let (Some(kernel), Some(query)) = (&self.kernel, &self.query) else { return Vec::new() };
+        let mut uncovered = Vec::new();
+        for (net, address) in nets.into_iter().take(MAX_UNCOVERED) {
+            // Without a route they go nowhere.
+            let Ok(Some(exit)) = kernel.exit(address, 0).await else { continue };
+            let device = query.device_name(exit.device);
+            if device == self.ruleset.instance.name() || device == "lo" {
+                continue;
+            }
+            let guarded = self.ruleset.at(&net) == Some(ruleset::Destination::Uncovered);
+            let may_leave = self.ruleset.site_devices(address.is_ipv6()).contains(&exit.device);
+            uncovered.push(Uncovered { net, device, allowed: !guarded || may_leave });
+        }
+        uncovered
+    }
+}
+
+/// Waits for the end of the work under way.
+async fn finished(running: &mut Option<(Script, Work)>) -> Result<(), NftError> {
+    match running {
+        Some((_, work)) => work.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_change(watch: &mut Option<Watch>) -> std::io::Result<Change> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}

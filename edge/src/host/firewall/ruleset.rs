@@ -1,0 +1,139 @@
+//! The text of the edge's table for `nft`. Pure.
+//!
+//! A packet's destination is looked up by longest prefix: one map for each prefix length in use, from the
+//! longest to the shortest, whose keys are masked addresses. Maps with exact keys take an edit without
+//! reading the others, and cannot refuse prefixes that contain each other, as interval sets do.
+
+mod script;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    config::OwnPrefixes,
+    host::reconcile::{Intent, RouteKey, Target, covers_any, metric},
+    instance::{Instance, Mark},
+};
+pub(super) use script::{Changes, Installed, changes, name, removal, table, trace};
+
+/// What the table must do.
+#[derive(Clone, Debug)]
+pub struct Ruleset {
+    pub instance: Instance,
+    /// Of the edge's own packets.
+    pub mark: Mark,
+    /// Prefixes of the mesh and networks of the host.
+    pub intent: Intent,
+    /// The host's addresses with the numbers of their devices.
+    pub addresses: BTreeSet<(u32, IpAddr)>,
+    pub own_prefixes: OwnPrefixes,
+    /// Masquerade packets from the mesh toward the site.
+    pub snat: bool,
+    /// The first eight bytes of probe packets.
+    pub probe: Option<u64>,
+}
+
+/// What happens to packets that leave by another device than a TUN of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Another site: they are dropped.
+    Foreign,
+    /// This site, and no network of the host leads there: see [`OwnPrefixes`].
+    Uncovered,
+    /// A network of the host, or one that may be reached in any way.
+    Local,
+}
+
+impl Ruleset {
+    pub fn new(instance: Instance) -> Self {
+        Self {
+            instance,
+            mark: Mark::default(),
+            intent: Intent::default(),
+            addresses: BTreeSet::new(),
+            own_prefixes: OwnPrefixes::Auto,
+            snat: false,
+            probe: None,
+        }
+    }
+
+    /// What exactly this prefix is; a packet is handled as its longest prefix.
+    pub fn at(&self, net: &IpNet) -> Option<Destination> {
+        let (intent, local) = (&self.intent, self.intent.local());
+        let key = RouteKey { net: *net, metric: metric::THROW };
+        let own = intent.own().contains(net);
+        if intent.at(&key) == Some(Target::Throw)
+            || own && covers_any(&local.subnets, net)
+            || local.connected.contains(net) && covers_any(intent.own(), net)
+        {
+            return Some(Destination::Local);
+        }
+        if intent.foreign().contains(net) {
+            return Some(Destination::Foreign);
+        }
+        own.then_some(match self.own_prefixes {
+            OwnPrefixes::Allow => Destination::Local,
+            OwnPrefixes::Auto | OwnPrefixes::Block => Destination::Uncovered,
+        })
+    }
+
+    /// All of them.
+    pub(super) fn destinations(&self) -> Changes {
+        let intent = &self.intent;
+        // What is thrown in the routing table, for any reason, is among the wanted routes.
+        let routes = intent.wanted().into_keys().map(|key| key.net);
+        let nets = intent.own().iter().chain(&intent.local().connected).copied().chain(routes);
+        nets.filter_map(|net| Some((net, Some(self.at(&net)?)))).collect()
+    }
+
+    /// Devices through which uncovered addresses of the site may be reached, because they have an address
+    /// in a prefix of the site: a VPC's router delivers the rest.
+    pub fn site_devices(&self, v6: bool) -> BTreeSet<u32> {
+        if self.own_prefixes != OwnPrefixes::Auto {
+            return BTreeSet::new();
+        }
+        let inside =
+            |ip: &IpAddr| ip.is_ipv6() == v6 && covers_any(self.intent.own(), &IpNet::from(*ip));
+        self.addresses.iter().filter(|(_, ip)| inside(ip)).map(|(device, _)| *device).collect()
+    }
+
+    /// Prefixes of this site that the host's networks do not cover completely, each with an address that
+    /// they do not cover.
+    pub fn uncovered(&self) -> Vec<(IpNet, IpAddr)> {
+        let rest = |own: &IpNet| Some((*own, self.uncovered_address(own)?));
+        self.intent.own().iter().filter_map(rest).collect()
+    }
+
+    fn uncovered_address(&self, own: &IpNet) -> Option<IpAddr> {
+        let connected = &self.intent.local().connected;
+        if covers_any(connected, own) {
+            return None;
+        }
+        let nets = connected.iter().chain(self.intent.foreign());
+        let inside: Vec<IpNet> = nets.filter(|net| own.contains(*net)).copied().collect();
+        // Sorted and apart from each other: the first gap is at the start or behind one of them.
+        let mut next = Some(own.network());
+        for net in IpNet::aggregate(&inside) {
+            if next? != net.network() {
+                break;
+            }
+            next = after(net.broadcast());
+        }
+        next.filter(|address| own.contains(address))
+    }
+}
+
+/// The next address; `None` after the last.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(address) => Ipv4Addr::from(u32::from(address).checked_add(1)?).into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address).checked_add(1)?).into(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

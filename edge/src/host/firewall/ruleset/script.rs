@@ -1,0 +1,277 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use ipnet::IpNet;
+
+use super::{Destination, Ruleset};
+use crate::{
+    host::{firewall::Dropped, tun::DEVICE_GROUP},
+    instance::{Instance, Mark},
+};
+
+/// UDP ports of probe packets, as of traceroute.
+const PROBE_PORTS: &str = "33434-33689";
+
+pub(in crate::host::firewall) fn name(instance: &Instance) -> String {
+    format!("inet cframe-{instance}")
+}
+
+/// Removes the table, if it is there: it is added first, because the deletion of a missing table fails.
+pub(in crate::host::firewall) fn removal(instance: &Instance) -> String {
+    let table = name(instance);
+    format!("add table {table}\ndelete table {table}\n")
+}
+
+/// Replaces the whole table, in one transaction. Its counters start with what was dropped before.
+pub(in crate::host::firewall) fn table(
+    ruleset: &Ruleset,
+    destinations: &Changes,
+    dropped: Dropped,
+) -> String {
+    let Ruleset { instance, mark, snat, probe, .. } = ruleset;
+    let mut text = removal(instance);
+    line(&mut text, format_args!("table {} {{", name(instance)));
+    for (counter, packets) in [("leaks", dropped.foreign), ("uncovered", dropped.uncovered)] {
+        line(&mut text, format_args!("counter {counter} {{\npackets {packets} bytes 0\n}}"));
+    }
+    for (family, v6) in [("4", false), ("6", true)] {
+        let devices = list(ruleset.site_devices(v6));
+        let elements =
+            if devices.is_empty() { devices } else { format!("elements = {{ {devices} }}\n") };
+        line(&mut text, format_args!("set site{family} {{\ntype iface_index\n{elements}}}"));
+        line(
+            &mut text,
+            format_args!(
+                "chain own{family} {{\noif @site{family} accept\ncounter name uncovered drop\n}}"
+            ),
+        );
+    }
+    text.push_str("chain foreign {\ncounter name leaks drop\n}\n");
+    text.push_str("chain destinations4 {\n}\nchain destinations6 {\n}\n");
+    text.push_str(&guard(instance, *mark));
+    if *snat {
+        text.push_str(&masquerading(instance));
+    }
+    text.push_str("}\n");
+    text.push_str(&changes(instance, &Installed::default(), destinations));
+    if let Some(magic) = probe {
+        text.push_str(&probes(instance, *magic));
+    }
+    text
+}
+
+/// Postrouting is the one hook where a packet's device and destination do not change any more: not by a
+/// mark that another program sets, not by DNAT. After 300, where probe packets are caught.
+///
+/// The edge's own packets have its mark and come from no device.
+fn guard(instance: &Instance, Mark { value, mask }: Mark) -> String {
+    format!(
+        "chain guard {{\n\
+         type filter hook postrouting priority 400; policy accept;\n\
+         oifname \"{instance}\" accept\n\
+         meta mark & {mask:#x} == {value:#x} iif 0 accept\n\
+         oifname \"lo\" accept\n\
+         oifgroup {DEVICE_GROUP} accept\n\
+         meta nfproto vmap {{ ipv4 : goto destinations4, ipv6 : goto destinations6 }}\n\
+         }}\n"
+    )
+}
+
+fn masquerading(instance: &Instance) -> String {
+    format!(
+        "chain masquerading {{\n\
+         type nat hook postrouting priority srcnat; policy accept;\n\
+         iifname \"{instance}\" oifname != \"{instance}\" masquerade\n\
+         }}\n"
+    )
+}
+
+/// Records the ports of probe packets that leave by another device than the TUN, and drops them.
+fn probes(instance: &Instance, magic: u64) -> String {
+    let table = name(instance);
+    format!(
+        "add set {table} probed {{ type inet_service; size 1024; flags dynamic,timeout; timeout 15s; }}\n\
+         add chain {table} probes {{ type filter hook postrouting priority 300; policy accept; }}\n\
+         flush chain {table} probes\n\
+         add rule {table} probes oifname != \"{instance}\" udp dport {PROBE_PORTS} \
+         @th,64,64 {magic:#x} add @probed {{ udp dport }} drop\n"
+    )
+}
+
+/// Switches the kernel's trace of probe packets on or off (`nft monitor trace`).
+pub(in crate::host::firewall) fn trace(instance: &Instance, magic: u64, on: bool) -> String {
+    let table = name(instance);
+    let chain = format!(
+        "add chain {table} traced {{ type filter hook prerouting priority -350; policy accept; }}\n"
+    );
+    match on {
+        true => format!(
+            "{chain}flush chain {table} traced\n\
+             add rule {table} traced udp dport {PROBE_PORTS} @th,64,64 {magic:#x} meta nftrace set 1\n"
+        ),
+        false => format!("{chain}flush chain {table} traced\ndelete chain {table} traced\n"),
+    }
+}
+
+/// Applies changes of destinations to the table.
+pub(in crate::host::firewall) fn changes(
+    instance: &Instance,
+    installed: &Installed,
+    changes: &Changes,
+) -> String {
+    let table = name(instance);
+    let mut text = String::new();
+    let (mut gone, mut new) = (Elements::default(), Elements::default());
+    for (net, wanted) in changes {
+        if let Some(destination) = installed.at.get(net) {
+            gone.add(net, *destination);
+        }
+        if let Some(destination) = wanted {
+            new.add(net, *destination);
+        }
+    }
+    let before: BTreeSet<Family> = installed.lengths.keys().copied().collect();
+    let mut after = installed.lengths.clone();
+    count(&mut after, installed, changes);
+    let after: BTreeSet<Family> = after.into_keys().collect();
+    for (v6, length) in after.difference(&before) {
+        let (key, map) = (if *v6 { "ipv6_addr" } else { "ipv4_addr" }, map(*v6, *length));
+        line(&mut text, format_args!("add map {table} {map} {{ type {key} : verdict; }}"));
+    }
+    for (verb, elements) in [("delete", gone), ("add", new)] {
+        for ((v6, length), elements) in elements.0 {
+            let map = map(v6, length);
+            line(&mut text, format_args!("{verb} element {table} {map} {{ {elements} }}"));
+        }
+    }
+    if after != before {
+        for (v6, chain) in [(false, "destinations4"), (true, "destinations6")] {
+            line(&mut text, format_args!("flush chain {table} {chain}"));
+            // The longest prefix first.
+            for (_, length) in after.iter().rev().filter(|(family, _)| *family == v6) {
+                let (field, map) = (masked(v6, *length), map(v6, *length));
+                line(&mut text, format_args!("add rule {table} {chain} {field} vmap @{map}"));
+            }
+        }
+        for (v6, length) in before.difference(&after) {
+            line(&mut text, format_args!("delete map {table} {}", map(*v6, *length)));
+        }
+    }
+    text
+}
+
+/// Destinations that change; `None`: the prefix is not in the table any more.
+pub(in crate::host::firewall) type Changes = BTreeMap<IpNet, Option<Destination>>;
+
+/// Whether IPv6, and the prefix length, which determine the map.
+type Family = (bool, u8);
+
+/// The destinations that are in the kernel's table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::host::firewall) struct Installed {
+    at: BTreeMap<IpNet, Destination>,
+    /// How many there are of each length.
+    lengths: BTreeMap<Family, usize>,
+}
+
+impl Installed {
+    /// Those of the wanted ones that differ.
+    pub(in crate::host::firewall) fn changes(
+        &self,
+        wanted: impl IntoIterator<Item = (IpNet, Option<Destination>)>,
+    ) -> Changes {
+        let differs =
+            |(net, wanted): &(IpNet, Option<Destination>)| self.at.get(net) != wanted.as_ref();
+        wanted.into_iter().filter(differs).collect()
+    }
+
+    pub(in crate::host::firewall) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.at.keys().copied()
+    }
+
+    /// Elements of each map, by its name.
+    pub(in crate::host::firewall) fn sizes(&self) -> impl Iterator<Item = (String, usize)> {
+        self.lengths.iter().map(|((v6, length), size)| (map(*v6, *length), *size))
+    }
+
+    pub(in crate::host::firewall) fn apply(&mut self, changes: &Changes) {
+        let mut lengths = std::mem::take(&mut self.lengths);
+        count(&mut lengths, self, changes);
+        self.lengths = lengths;
+        for (net, wanted) in changes {
+            match wanted {
+                Some(destination) => self.at.insert(*net, *destination),
+                None => self.at.remove(net),
+            };
+        }
+    }
+}
+
+/// Changes the number of prefixes of each length.
+fn count(lengths: &mut BTreeMap<Family, usize>, installed: &Installed, changes: &Changes) {
+    for (net, wanted) in changes {
+        match (installed.at.contains_key(net), wanted) {
+            (false, Some(_)) => *lengths.entry(family(net)).or_default() += 1,
+            (true, None) => {
+                if let Some(count) = lengths.get_mut(&family(net)) {
+                    *count -= 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    lengths.retain(|_, count| *count > 0);
+}
+
+/// Elements by map, as text.
+#[derive(Default)]
+struct Elements(BTreeMap<Family, String>);
+
+impl Elements {
+    fn add(&mut self, net: &IpNet, destination: Destination) {
+        let text = self.0.entry(family(net)).or_default();
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        let verdict = match (destination, net) {
+            (Destination::Foreign, _) => "goto foreign",
+            (Destination::Uncovered, IpNet::V4(_)) => "goto own4",
+            (Destination::Uncovered, IpNet::V6(_)) => "goto own6",
+            (Destination::Local, _) => "accept",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{} : {verdict}", net.network());
+    }
+}
+
+fn family(net: &IpNet) -> Family {
+    (net.addr().is_ipv6(), net.prefix_len())
+}
+
+fn map(v6: bool, length: u8) -> String {
+    format!("{}-{length}", if v6 { "v6" } else { "v4" })
+}
+
+/// The destination address, masked to a prefix length.
+fn masked(v6: bool, length: u8) -> String {
+    let any: IpNet = match v6 {
+        true => ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, length).into(),
+        false => ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, length).into(),
+    };
+    let field = if v6 { "ip6 daddr" } else { "ip daddr" };
+    match any.max_prefix_len() == length {
+        true => field.to_owned(),
+        false => format!("{field} & {}", any.netmask()),
+    }
+}
+
+fn list(numbers: BTreeSet<u32>) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{line}");
+}
