@@ -30,6 +30,8 @@ pub(crate) struct InFlight {
     pub(crate) bytes: u64,
     /// The difference of packet numbers, including gaps and packets that need no acknowledgement.
     pub(crate) packets: u64,
+    /// The largest packet number that was acknowledged, modulo 2³²; `None` for other controllers.
+    pub(crate) acked: Option<u32>,
 }
 
 /// The weight in flight on all links.
@@ -42,7 +44,8 @@ impl InFlight {
         let metrics = controller.metrics();
         match metrics.ssthresh {
             Some(TRANSPARENT) => {
-                Self { bytes: metrics.congestion_window, packets: metrics.pacing_rate.unwrap_or(0) }
+                let (acked, packets) = unpack(metrics.pacing_rate.unwrap_or(0));
+                Self { bytes: metrics.congestion_window, packets, acked: Some(acked) }
             }
             Some(_) | None => Self::default(),
         }
@@ -80,8 +83,17 @@ impl TotalInFlight {
 
 /// The value of [`ControllerMetrics::ssthresh`] that marks our controller. quinn-proto has no other
 /// way to read a controller's state: its "window" is the bytes in flight, its "pacing rate" the
-/// packets.
+/// packets (see [`pack`]).
 const TRANSPARENT: u64 = u64::MAX;
+
+/// The largest packet number that was acknowledged, modulo 2³², and the packets in flight.
+fn pack(acked: u64, packets: u64) -> u64 {
+    acked << 32 | packets.min(u32::MAX.into())
+}
+
+fn unpack(packed: u64) -> (u32, u64) {
+    (u32::try_from(packed >> 32).unwrap_or(0), packed & u64::from(u32::MAX))
+}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TransparentConfig;
@@ -142,7 +154,8 @@ impl Controller for Transparent {
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = ControllerMetrics::default();
         metrics.congestion_window = self.in_flight;
-        metrics.pacing_rate = Some(self.last_sent.saturating_sub(self.done.unwrap_or(0)));
+        let done = self.done.unwrap_or(0);
+        metrics.pacing_rate = Some(pack(done, self.last_sent.saturating_sub(done)));
         metrics.ssthresh = Some(TRANSPARENT);
         metrics
     }
@@ -209,7 +222,7 @@ mod tests {
         let now = Instant::now();
         let mut controller = controller();
         controller.on_sent(now, 1200, 1_000_000);
-        assert_eq!(InFlight::of(&*controller), InFlight { bytes: 1200, packets: 1 });
+        assert_eq!(InFlight::of(&*controller), InFlight { bytes: 1200, packets: 1, acked: Some(0) });
     }
 
     #[test]

@@ -75,9 +75,9 @@ pub(crate) struct Link {
 /// When the peer last acknowledged something.
 #[derive(Clone, Copy, Debug)]
 struct Acked {
-    /// ACK frames received.
+    /// The largest packet number acknowledged, or the number of ACK frames.
     count: u64,
-    /// When the count was last seen to grow.
+    /// When that was last seen to change.
     at: Instant,
 }
 
@@ -159,8 +159,10 @@ impl Link {
 
     /// Looks whether the peer has acknowledged something since the last look.
     pub(crate) fn update_acked(&mut self, now: Instant) -> Instant {
-        let count = self.conn.stats().frame_rx.acks;
-        if count > self.acked.count {
+        // ACK frames also repeat what they have said before, so they are only the second choice.
+        let acked = self.in_flight().acked.map(u64::from);
+        let count = acked.unwrap_or_else(|| self.conn.stats().frame_rx.acks);
+        if count != self.acked.count {
             self.acked = Acked { count, at: now };
         }
         self.acked()

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 mod certificates;
+mod dialling;
 mod floods;
 mod lifecycle;
 mod network;

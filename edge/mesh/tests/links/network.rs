@@ -120,6 +120,34 @@ impl LinkNetwork {
         self.introduce(index, listening);
     }
 
+    /// Another process with the identity and keys of edge `index`, on a host of its own.
+    pub(crate) fn clone_edge(&mut self, index: usize) -> usize {
+        let copy = self.edges.len();
+        let original = &self.edges[index];
+        let mut edge = TestEdge {
+            name: original.name.clone(),
+            address: SocketAddr::new(Ipv4Addr::new(203, 0, 113, copy as u8 + 1).into(), 58423),
+            mesh: None,
+            trust: original.trust.clone(),
+            delivered: Vec::new(),
+            events: Vec::new(),
+            refusals: Arc::default(),
+            credentials: original.credentials.clone(),
+            id: original.id.clone(),
+            starts: 100,
+        };
+        edge.start(self.now, self.now - self.start, self.underlay_mtu);
+        self.edges.push(edge);
+        copy
+    }
+
+    /// Makes edge `other` a peer of edge `index`, at its address.
+    pub(crate) fn introduce_one(&mut self, index: usize, other: usize) {
+        let (name, address) = (self.edges[other].name.clone(), self.edges[other].address);
+        let now = self.now;
+        self.mesh(index).set_peer(now, &name, vec![address]);
+    }
+
     /// Moves an edge to another address, as after a report from its kernel.
     pub(crate) fn move_to(&mut self, index: usize, address: &str) {
         self.edges[index].address = address.parse().unwrap();
@@ -275,10 +303,17 @@ impl TestEdge {
             congestion: Congestion::Transparent,
             refused: Vec::new(),
             offload: Offload { udp: false },
-            seed: [self.starts; 32],
+            seed: self.seed(),
         };
         let unix = Duration::from_secs(unix_now()) + elapsed;
         self.mesh = Some(Mesh::new(config, now, unix).unwrap());
+    }
+
+    /// Another one for each process.
+    fn seed(&self) -> [u8; 32] {
+        let mut seed = [self.starts; 32];
+        seed[0] = self.name.as_str().as_bytes()[0];
+        seed
     }
 
     fn receive(&mut self, now: Instant, from: &Received, bytes: &[u8]) {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use cframe_mesh::Transmit;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 pub(crate) const LATENCY: Duration = Duration::from_millis(10);
 
@@ -17,6 +18,13 @@ pub(crate) struct Wire {
     pub(crate) mtu: usize,
     /// Datagrams from and to these addresses are lost.
     pub(crate) cut_off: HashSet<SocketAddr>,
+    /// Whether datagrams with an ECN mark are lost.
+    pub(crate) drops_marked: bool,
+    /// Datagrams of this sender are lost.
+    pub(crate) mute: Option<SocketAddr>,
+    /// The share of datagrams that are lost.
+    pub(crate) loss: f64,
+    rng: StdRng,
     /// Whether every ECN-capable datagram is marked CE.
     pub(crate) congested: bool,
     /// After its first so many datagrams, those of this sender are delayed until
@@ -48,6 +56,10 @@ impl Default for Wire {
             latency: LATENCY,
             mtu: 1472,
             cut_off: HashSet::new(),
+            drops_marked: false,
+            mute: None,
+            loss: 0.0,
+            rng: StdRng::seed_from_u64(1),
             congested: false,
             hold: None,
             held: Vec::new(),
@@ -75,7 +87,10 @@ impl Wire {
             self.captured.push(datagram.to_vec());
             let lost = datagram.len() > self.mtu
                 || self.cut_off.contains(&from)
-                || self.cut_off.contains(&to);
+                || self.cut_off.contains(&to)
+                || self.mute == Some(from)
+                || (self.drops_marked && transmit.ecn.is_some())
+                || (self.loss > 0.0 && self.rng.random_bool(self.loss));
             // A socket can't send from an address that its host no longer has.
             let gone = transmit.src_ip.is_some_and(|ip| ip != from.ip());
             if lost || gone || self.hold_back(from, to, datagram) {
