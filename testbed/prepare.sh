@@ -4,7 +4,7 @@ export PATH="$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin"
 
 # PROGRAM=PACKAGE
 needed=(
-    gcc=gcc ip=iproute2 nft=nftables ethtool=ethtool ping=iputils-ping curl=curl iperf3=iperf3
+    gcc=gcc ip=iproute2 nft=nftables ethtool=ethtool ping=iputils-ping curl=curl iperf3=iperf3 iptables=iptables
 )
 # For the store in etcd, which the demo does without: its client generates code from protocol definitions.
 needed_for_etcd=(protoc=protobuf-compiler)

@@ -19,6 +19,7 @@ mod context;
 mod data_dir;
 mod init;
 mod join;
+mod listen;
 mod opening;
 mod records;
 mod serve;

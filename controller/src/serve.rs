@@ -184,6 +184,7 @@ fn spawn_upkeep(
     services.spawn(upkeep::sweep::sweep(context(), stop()));
     services.spawn(upkeep::journal::write_records(context(), stop()));
     services.spawn(upkeep::trim::trim_log(context(), stop()));
+    services.spawn(upkeep::probe::probe_writes(context(), stop()));
     services.spawn(upkeep::registration::register(context(), stop()));
     // It ends with the sessions: no edge should connect any more.
     services.spawn(upkeep::presence::advertise(context(), serving.clone()));

@@ -4,6 +4,7 @@ pub(crate) mod certificate;
 pub(crate) mod expiry;
 pub(crate) mod journal;
 pub mod presence;
+pub(crate) mod probe;
 pub(crate) mod registration;
 pub(crate) mod rotation;
 pub(crate) mod sweep;

@@ -227,7 +227,11 @@ impl<C: Controller> Session<'_, '_, C> {
             })
             .await;
         console.clear_progress();
-        outcome?;
+        // The store is older than the edges' state.
+        outcome.map_err(|failure| match failure.exit {
+            Exit::Conflict => Failure { exit: Exit::Unhealthy, ..failure },
+            _ => failure,
+        })?;
         if progress.acked < progress.total || !silent.is_empty() {
             let progress = describe_progress(&progress, &silent);
             let message = format!("after {}: {progress}", short(timeout));

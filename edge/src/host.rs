@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod netlink;
 pub mod networks;
 pub mod owner;
+pub mod probe;
 pub mod reconcile;
 pub mod routes;
 pub mod rules;

@@ -4,12 +4,13 @@
 //! show what is found here.
 
 pub mod firewall;
+pub mod forwarding;
 pub mod links;
 pub mod own;
 mod routing;
 
 use crate::{
-    host::{firewall::FirewallFacts, routes::RoutingFacts},
+    host::{firewall::FirewallFacts, probe::facts::ForwardingFacts, routes::RoutingFacts},
     problem::Check,
 };
 use links::LinkFacts;
@@ -22,6 +23,8 @@ pub struct Facts {
     pub links: LinkFacts,
     pub routing: Option<RoutingFacts>,
     pub firewall: Option<FirewallFacts>,
+    /// `None` before the first measurement.
+    pub forwarding: Option<ForwardingFacts>,
 }
 
 /// All checks, in the order in which one would fix them.
@@ -30,5 +33,6 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
     checks.extend(links::checks(&facts.links));
     checks.extend(facts.routing.iter().flat_map(routing::checks));
     checks.extend(facts.firewall.iter().flat_map(firewall::checks));
+    checks.extend(facts.forwarding.iter().flat_map(forwarding::checks));
     checks
 }

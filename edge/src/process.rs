@@ -11,6 +11,7 @@ mod apply;
 mod boot;
 mod desired;
 mod device;
+mod forwarding;
 mod guard;
 mod identity;
 mod latest_writer;
@@ -47,6 +48,7 @@ use crate::{
 };
 use desired::DesiredState;
 use device::Device;
+use forwarding::Measurement;
 use identity::Identity;
 use links::Links;
 use reports::Reports;
@@ -72,6 +74,7 @@ pub async fn run(
     result
 }
 
+// fields: the parts of the process, each with a task or a state of its own
 struct EdgeProcess {
     instance: Instance,
     identity: Identity,
@@ -81,6 +84,7 @@ struct EdgeProcess {
     links: Links,
     reports: Reports,
     firewall: Firewall,
+    forwarding: Measurement,
     driver: Driver,
     routes: Routes,
     cancel: CancellationToken,
@@ -135,6 +139,7 @@ impl EdgeProcess {
                 }
                 _ = resolve.tick() => self.links.resolve_all(&self.desired),
                 _ = housekeeping.tick() => self.keep_house().await,
+                () = self.forwarding.probe.changed() => self.reports.judge_soon(Instant::now()),
                 () = sleep_until(judge_at) => drop(self.judge().await),
             }
         }

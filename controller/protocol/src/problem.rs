@@ -122,6 +122,9 @@ catalogue! {
     ForwardBlocked = "forward-blocked", Error, "packets are not forwarded between the site and the mesh",
         "A packet that the edge sent through the host's own forwarding path did not arrive. If the rule that dropped \
          it could be found, the text names it.";
+    ForwardPartly = "forward-partly", Warning, "only some packets are forwarded between the site and the mesh",
+        "Probes over UDP do not pass the host's firewall and packets of another kind do, such as pings or connections \
+         to one port. That is right where the operator wants it.";
     Masqueraded = "masqueraded", Error, "the site's packets get another source address before they reach the tunnel",
         "A NAT rule of this host rewrites the source of packets toward the mesh, where only addresses of the site may \
          pass. Exempt the tunnel before that rule.";

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     sync::Arc,
 };
 
@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{DataDir, Failure, open_store, opening},
+    cli::{DataDir, Failure, listen, open_store, opening},
     config::{Config, StoreConfig},
     serve::{Parts, local},
 };
@@ -81,7 +81,7 @@ fn stop_on_signals() -> Result<CancellationToken> {
 
 fn http(config: &Config) -> Result<Option<std::net::TcpListener>> {
     let Some(address) = config.metrics_listen else { return Ok(None) };
-    let listener = std::net::TcpListener::bind(address).with_context(|| {
+    let listener = listen::tcp(address).with_context(|| {
         format!("--metrics-listen: cannot listen on {address}; give another address, or off")
     })?;
     listener.set_nonblocking(true)?;
@@ -89,18 +89,7 @@ fn http(config: &Config) -> Result<Option<std::net::TcpListener>> {
 }
 
 fn udp(address: SocketAddr) -> Result<UdpSocket> {
-    let bound = match UdpSocket::bind(address) {
-        // On a host without IPv6, use any IPv4 address.
-        Err(error)
-            if address.is_ipv6()
-                && address.ip().is_unspecified()
-                && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
-        {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, address.port()))
-        }
-        other => other,
-    };
-    let socket = bound.with_context(|| format!("cannot listen on {address}/udp"))?;
+    let socket = listen::udp(address).with_context(|| format!("cannot listen on {address}/udp"))?;
     enlarge_buffer(&socket)
         .unwrap_or_else(|error| tracing::debug!(%error, "cannot enlarge the receive buffer"));
     Ok(socket)

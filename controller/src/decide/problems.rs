@@ -8,6 +8,7 @@ use cframe_protocol::{
     v1::{Endpoint, NamespaceStatus, ProblemGroup, Problems},
 };
 
+pub(crate) use self::edges::STORE_OLDER_FIX;
 use self::{edges::NamespaceView, groups::Findings};
 use crate::{
     decide::{names::natural, wire_count},

@@ -76,6 +76,8 @@ pub(super) struct Following {
 pub(super) struct StoreProblems {
     pub(super) writing: Option<String>,
     pub(super) following: Option<String>,
+    /// The last write that succeeded.
+    pub(super) wrote: Option<Instant>,
 }
 
 /// What the sessions of each namespace send.
@@ -187,6 +189,12 @@ impl Replica {
     pub fn store_problem(&self) -> Option<String> {
         let problems = self.following.problems.lock().unwrap_or_else(PoisonError::into_inner);
         problems.following.as_ref().or(problems.writing.as_ref()).cloned()
+    }
+
+    /// Whether a write succeeded within the last while, and none failed since.
+    pub(crate) fn wrote_within(&self, time: Duration) -> bool {
+        let problems = self.following.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.writing.is_none() && problems.wrote.is_some_and(|at| at.elapsed() < time)
     }
 
     pub fn feed(&self, namespace: &Label) -> Option<Arc<Feed>> {

@@ -91,6 +91,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Writes a key that is not part of the state, to find out whether the store takes writes.
+    pub(crate) async fn probe_write(&self, op: Op) {
+        let _ = self.commit(Txn { compares: Vec::new(), ops: vec![op] }).await;
+    }
+
     /// Deletes keys that are not part of the state.
     pub(crate) async fn delete_unwatched(&self, ops: Vec<Op>) -> Result<(), CommitError> {
         self.commit(Txn { compares: Vec::new(), ops }).await.map(drop)
@@ -145,7 +150,10 @@ impl Replica {
         let result = self.store.commit(txn).await;
         self.metrics.store.commit(started.elapsed(), &result);
         match &result {
-            Ok(_) => self.set_problem(|problems| problems.writing = None),
+            Ok(_) => self.set_problem(|problems| {
+                problems.writing = None;
+                problems.wrote = Some(Instant::now());
+            }),
             Err(CommitError::Conflict(_) | CommitError::TooLarge(_)) => {}
             Err(error) => {
                 let error = error.to_string();

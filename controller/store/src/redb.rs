@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::Path,
     sync::{
         Arc, PoisonError,
@@ -35,8 +36,8 @@ mod tests;
 
 use advertisement::{Dropped, RedbAdvertisement};
 use file::{
-    Failure, builder, changes, commit, create_private, delete_left_over, list, open_database, page,
-    prepare,
+    Failure, Place, builder, changes, commit, create_private, delete_left_over, list,
+    open_database, page, prepare,
 };
 use history::{History, LogWatch};
 
@@ -66,13 +67,24 @@ impl Redb {
     /// opened, for instance because another process has it open.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         let shown = path.display().to_string();
-        create_private(path)
-            .map_err(|error| ReadError::Unavailable(format!("{shown}: {error}")))?;
+        let failed = |error: io::Error| ReadError::Unavailable(format!("{shown}: {error}"));
+        if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            return Err(ReadError::Corrupt(format!(
+                "{shown} is empty or damaged: restore a backup"
+            )));
+        }
+        create_private(path).map_err(failed)?;
+        let place = Place::of(path).map_err(failed)?;
         let path = path.to_owned();
-        Self::start(&shown, Box::new(move || builder().create(&path)))
+        Self::start_at(&shown, Box::new(move || builder().create(&path)), Some(place))
     }
 
-    fn start(shown: &str, mut opener: Opener) -> Result<Self, ReadError> {
+    #[cfg(test)]
+    fn start(shown: &str, opener: Opener) -> Result<Self, ReadError> {
+        Self::start_at(shown, opener, None)
+    }
+
+    fn start_at(shown: &str, mut opener: Opener, place: Option<Place>) -> Result<Self, ReadError> {
         let database = open_database(shown, &mut opener)?;
         let revision = prepare(&database)
             .and_then(|revision| delete_left_over(&database, revision))
@@ -83,6 +95,7 @@ impl Redb {
         let worker = Worker {
             shown: shown.to_owned(),
             opener,
+            place,
             database: Some(database),
             history: Arc::clone(&history),
             advertised: BTreeMap::new(),
@@ -200,6 +213,8 @@ enum Job {
 struct Worker {
     shown: String,
     opener: Opener,
+    /// Where the file is expected.
+    place: Option<Place>,
     /// `None` after an I/O error, until it is opened again.
     database: Option<Database>,
     history: Arc<History>,
@@ -288,12 +303,18 @@ impl Worker {
 
     fn database(&mut self) -> Result<&Database, Failure> {
         if self.database.is_none() {
+            // Opening would make a new file.
+            self.check_place()?;
             let opened = (self.opener)().map_err(Failure::from)?;
             // A commit that was not confirmed may still have happened.
             self.history.restart_at(prepare(&opened)?);
             self.database = Some(opened);
         }
         self.database.as_ref().ok_or(Failure::Other("closed".to_owned()))
+    }
+
+    fn check_place(&self) -> Result<(), Failure> {
+        self.place.as_ref().map_or(Ok(()), Place::check)
     }
 
     /// After an I/O error only a new redb handle works.
@@ -320,6 +341,10 @@ impl Worker {
         if group.is_empty() {
             return;
         }
+        // The handle stays: a file that was deleted can still be read, for a backup.
+        if let Err(failure) = self.check_place() {
+            return refuse(group, &failure.into_commit(&self.shown));
+        }
         let history = Arc::clone(&self.history);
         let result =
             self.database().and_then(|database| commit(database, history.revision(), &group));
@@ -345,13 +370,14 @@ impl Worker {
                     let _ = reply.send(outcome);
                 }
             }
-            Err(failure) => {
-                let error = failure.into_commit(&self.shown);
-                tracing::error!(%error, "a commit of the store failed");
-                for pending in group {
-                    let _ = pending.reply.send(Err(error.clone()));
-                }
-            }
+            Err(failure) => refuse(group, &failure.into_commit(&self.shown)),
         }
+    }
+}
+
+fn refuse(group: Vec<Pending>, error: &CommitError) {
+    tracing::error!(%error, "a commit of the store failed");
+    for pending in group {
+        let _ = pending.reply.send(Err(error.clone()));
     }
 }

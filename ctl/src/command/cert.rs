@@ -1,15 +1,19 @@
 use std::{
     io::{self, Read as _},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use cframe_console::exit::Exit;
 use cframe_pki::{
-    CertificateDer,
+    CertificateDer, Serial,
     identity::{Label, PeerIdentity, Role},
 };
-use cframe_protocol::v1::{Call, CertRow, CertState};
+use cframe_protocol::{
+    problem::Code,
+    v1::{Call, CertRow, CertState},
+};
 
 use crate::{
     args::{CertEnroll, CertRevoke, CertVerb},
@@ -42,12 +46,79 @@ pub(super) async fn run<C: Controller>(
         }
         CertVerb::Renew { edge } => {
             let namespace = session.namespace()?;
-            let subject = Subject::of("edge", &namespace, &edge);
-            let call = Call::CertRenew { namespace, edge };
-            session.make_change(call, subject, "asked to renew", WaitFor::Nobody).await
+            renew(session, namespace, edge).await
         }
         CertVerb::Revoke(which) => revoke(session, which).await,
     }
+}
+
+/// For the edge to renew its certificate.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a problem of the edge with the new certificate to be reported.
+const PROBLEM_DELAY: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Orders the renewal, and waits until the certificate is issued or the edge reports why not.
+async fn renew<C: Controller>(
+    session: &mut Session<'_, '_, C>,
+    namespace: Label,
+    edge: Label,
+) -> Result<Exit, Failure> {
+    let before = certs_of(session, &namespace, &edge).await?;
+    let subject = Subject::of("edge", &namespace, &edge);
+    let call = Call::CertRenew { namespace: namespace.clone(), edge: edge.clone() };
+    let exit = session.make_change(call, subject, "asked to renew", WaitFor::Nobody).await?;
+    if session.options.dry_run {
+        return Ok(exit);
+    }
+    let started = Instant::now();
+    loop {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let certs = certs_of(session, &namespace, &edge).await?;
+        let issued = certs.iter().any(|serial| !before.contains(serial));
+        let waited = started.elapsed();
+        // Before that, the edge may still report the last attempt.
+        if waited >= PROBLEM_DELAY {
+            if let Some(problem) = renewal_problem(session, &namespace, &edge).await? {
+                return Err(Failure::new(Exit::Error, problem)
+                    .hint(format!("run `cframe-edge doctor` on {edge}")));
+            }
+            if issued {
+                session.console.info(&format!("edge {namespace}/{edge} has a new certificate"));
+                return Ok(exit);
+            }
+        }
+        if waited >= RENEWAL_TIMEOUT {
+            let message = format!(
+                "edge {namespace}/{edge} has not requested a new certificate after {} s",
+                waited.as_secs()
+            );
+            return Err(Failure::new(Exit::Error, message)
+                .hint(format!("run `cframe-edge doctor` on {edge}, and see its log")));
+        }
+    }
+}
+
+async fn certs_of<C: Controller>(
+    session: &mut Session<'_, '_, C>,
+    namespace: &Label,
+    edge: &Label,
+) -> Result<Vec<Serial>, Failure> {
+    let list = Call::CertList { namespace: Some(namespace.clone()) };
+    let certs = session.query(list, kind!(Certs)).await?;
+    Ok(certs.iter().filter(|cert| is_of(cert, edge)).map(|cert| cert.serial).collect())
+}
+
+async fn renewal_problem<C: Controller>(
+    session: &mut Session<'_, '_, C>,
+    namespace: &Label,
+    edge: &Label,
+) -> Result<Option<String>, Failure> {
+    let show = Call::EdgeShow { namespace: namespace.clone(), name: edge.clone() };
+    let row = first(session.query(show, kind!(Edges)).await?)?;
+    let codes = [Code::CertificateNotRenewed.name(), Code::CertificateInvalid.name()];
+    let mut problems = row.problems.problems.into_iter();
+    Ok(problems.find(|problem| codes.contains(&problem.code.as_str())).map(|found| found.text))
 }
 
 fn is_of(cert: &CertRow, edge: &Label) -> bool {

@@ -20,6 +20,7 @@ use crate::{
         firewall,
         netlink::Kernel,
         owner::{self, OwnerError},
+        probe,
         sysctl::Saved,
         tun::{Tun, TunError},
     },
@@ -108,14 +109,15 @@ impl SignalHandler {
 pub(super) fn guard(common: &CommonFlags) -> Result<()> {
     let config = Config::load(common, &Options::default())?;
     let instance = &config.instance;
-    // A device of this name that is no TUN is somebody else's, and packets may not leave by it.
-    let device = std::path::Path::new("/sys/class/net").join(instance.name());
-    if device.exists() && !device.join("tun_flags").exists() {
-        let text =
-            format!("{instance} is a device of this host: name another instance (--instance)");
-        return Err(Coded::error(Exit::Conflict, text));
-    }
-    let prefixes = runtime()?.block_on(process::guard(&config))?;
+    let prefixes = runtime()?.block_on(async {
+        // It is somebody else's, and packets may not leave by it.
+        if Kernel::open()?.has_other_device(instance.name()).await? {
+            let text =
+                format!("{instance} is a device of this host: name another instance (--instance)");
+            return Err(Coded::error(Exit::Conflict, text));
+        }
+        process::guard(&config).await
+    })?;
     println!(
         "{prefixes} prefixes of the saved state are guarded: nothing leaves for them in the clear"
     );
@@ -177,6 +179,7 @@ async fn remove(instance: &Instance, data: PathBuf) -> Result<()> {
     }
     let restored = Saved::new(data).restore();
     firewall::remove(instance).await?;
+    probe::remove(instance).await;
     println!(
         "removed: {rules} rules, {} routes, {} device",
         found.len(),

@@ -2,6 +2,7 @@
 //! its tables are not shared.
 
 mod moderator;
+pub mod probes;
 mod receive;
 mod turn;
 
@@ -21,6 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use super::{socket::Socket, tun::Tun};
+use probes::{Injector, Watcher};
 pub use turn::HostCounters;
 use turn::{Channels, Loop};
 
@@ -64,6 +66,8 @@ enum Command {
     CredentialsRenewed,
     Tun(Option<Tun>),
     Status(oneshot::Sender<MeshStatus>),
+    /// Packets that are written into the TUN as if they came from the mesh.
+    Inject(Vec<Vec<u8>>),
     Shutdown,
 }
 
@@ -99,11 +103,12 @@ impl Driver {
         mesh: Mesh,
         socket: Socket,
         trust: Trust,
+        probes: Watcher,
     ) -> io::Result<(Self, tokio::sync::mpsc::Receiver<DriverEvent>)> {
         let (commands, receiver) = mpsc::channel();
         let (events, event_receiver) = tokio::sync::mpsc::channel(BACKLOG);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let channels = Channels { commands: receiver, wake: Arc::clone(&wake), events };
+        let channels = Channels { commands: receiver, wake: Arc::clone(&wake), events, probes };
         let data_plane = Loop::new(mesh, socket, trust, channels);
         let thread =
             std::thread::Builder::new().name("mesh".to_owned()).spawn(move || data_plane.run())?;
@@ -136,6 +141,11 @@ impl Driver {
     /// Uses this device from now on, or none.
     pub fn set_tun(&self, tun: Option<Tun>) {
         self.send(Command::Tun(tun));
+    }
+
+    /// Writes into the TUN from other threads.
+    pub fn injector(&self) -> Injector {
+        Injector { commands: self.commands.clone(), wake: Arc::clone(&self.wake) }
     }
 
     /// `None` if the thread has ended.

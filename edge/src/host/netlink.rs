@@ -7,6 +7,7 @@
 
 mod batch;
 mod culprit;
+mod forwarding;
 mod host;
 mod message;
 mod netconf;
@@ -38,6 +39,7 @@ use super::{
 };
 use batch::{Batches, Kind};
 pub use culprit::Culprit;
+pub(crate) use forwarding::{HostAddress, Passage};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, Pending, watch};
 
@@ -230,6 +232,19 @@ impl Kernel {
         let message = LinkUnspec::new_with_index(index).up().build();
         let result = self.handle.link().set(message).execute().await;
         refused(result, || format!("bringing device {index} up"))
+    }
+
+    /// Whether there is a device of this name that is no TUN.
+    pub async fn has_other_device(&self, name: &str) -> Result<bool, NetlinkError> {
+        let dump = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> =
+            dump.try_collect().await.map_err(|error| into_error(error, "reading devices"))?;
+        let is_tun = |message: &LinkMessage| {
+            message.attributes.iter().any(|attribute| {
+                matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)))
+            })
+        };
+        Ok(messages.iter().any(|message| to_device(message).name == name && !is_tun(message)))
     }
 
     /// Deletes a device, if it is there.

@@ -35,6 +35,14 @@ pub(crate) fn prepare_device(name: &str) {
     }
 }
 
+/// Keeps the kernel from sending anything of its own through a device that only measures.
+pub(crate) fn silence_device(name: &str) {
+    let key = format!("ipv6/conf/{name}/disable_ipv6");
+    if let Err(error) = write(&key, "1") {
+        debug!(%key, %error, "setting not applied");
+    }
+}
+
 /// Settings as they were before this program has changed them, in a file, so that `down` can put them
 /// back. Only what a host loses something by is in it: with IPv6 forwarding, an advertised default route.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ use super::{
     EdgeProcess, Inputs,
     desired::DesiredState,
     device::Device,
+    forwarding::Measurement,
     guard,
     identity::{Identity, Refusals},
     links::{LastSeen, Links},
@@ -35,6 +36,7 @@ use crate::{
         driver::Driver,
         firewall::Firewall,
         owner::check_owner,
+        probe::{self, Probe},
         reconcile::HostNetworks,
         routes::{Routes, Setup},
         socket::Socket,
@@ -81,9 +83,12 @@ pub(super) async fn boot(
     let verifier = &PeerVerifier::new(trust.clone(), policy).with_observer(refusals.observer());
     let core =
         Core { config: &config, stored: &stored, credentials: &credentials, verifier, boot_id };
+    let (watcher, arrivals) = probe::watcher(state::random()?);
     let (driver, driver_events) =
-        Driver::start(core.build(&tun, &name, &links)?, socket, trust.clone())
+        Driver::start(core.build(&tun, &name, &links)?, socket, trust.clone(), watcher)
             .context("cannot start the data plane")?;
+    let (instance, stop, mark) = (config.instance.clone(), cancel.clone(), config.mark.value);
+    let probe = Probe::start(instance, driver.injector(), arrivals, stop, &mut tasks);
 
     let forwarding = config.forwarding == Forwarding::Set;
     let setup = Setup {
@@ -120,6 +125,7 @@ pub(super) async fn boot(
         links,
         reports: Reports::new(started),
         firewall,
+        forwarding: Measurement::new(probe, mark),
         instance: config.instance,
         driver,
         routes,

@@ -34,12 +34,16 @@ impl EdgeProcess {
 
     /// For `doctor`: everything is measured now.
     pub(super) async fn examine(&mut self) -> Report {
+        self.forwarding.probe.now().await;
         let checks = self.judge().await;
         Report::new(&checks, |problem| self.reports.ledger.status(problem))
     }
 
     async fn facts(&mut self) -> Facts {
         let mesh = self.driver.status().await;
+        if let Some(mesh) = &mesh {
+            self.update_forwarding(mesh);
+        }
         let links = match &mesh {
             // Without the mesh, no link is expected.
             Some(mesh) if !self.identity.is_cut_off() => {
@@ -53,6 +57,7 @@ impl EdgeProcess {
             links,
             routing: self.routes.facts().await,
             firewall: self.firewall.facts().await,
+            forwarding: self.forwarding.probe.facts(),
         }
     }
 

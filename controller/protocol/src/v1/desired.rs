@@ -60,7 +60,13 @@ pub struct EdgeState {
     pub endpoints: Vec<Endpoint>,
     /// Whether a gateway has joined as this edge. False again once all its certificates are revoked. No link to an edge
     /// that has not joined is expected.
+    #[serde(default = "yes")]
     pub joined: bool,
+}
+
+/// States on disk that were saved before the field was there.
+fn yes() -> bool {
+    true
 }
 
 /// One step from one [`Desired`] to another. It sets or removes one thing whatever its previous value,

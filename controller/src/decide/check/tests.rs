@@ -31,6 +31,49 @@ fn host_bits_are_refused_with_the_canonical_form() {
 }
 
 #[test]
+fn addresses_of_clouds_services_are_refused_and_named_within_larger_prefixes() {
+    for refused in [
+        "100.100.100.200/32",
+        "100.100.2.136/30",
+        "100.100.2.138/32",
+        "168.63.129.16/32",
+        "169.254.169.254/32",
+        "fd00:ec2::254/128",
+        "fd00:ec2::/64",
+        "fd20:ce::254/128",
+        "192.0.0.192/32",
+        "fd00:c1::a9fe:a9fe/128",
+    ] {
+        let error = prefix(net(refused)).expect_err(refused);
+        assert_eq!(error.code, ErrorCode::Invalid, "{refused}");
+    }
+    for (prefix, named) in [
+        ("100.64.0.0/10", "100.100.100.200/32"),
+        ("100.100.0.0/16", "100.100.2.136/30"),
+        ("168.63.0.0/16", "168.63.129.16/32"),
+        ("fd00::/16", "fd00:ec2::/32"),
+        ("32.0.0.0/3", "internet"),
+        ("2000::/3", "internet"),
+        ("64.0.0.0/9", "internet"),
+        ("100.100.50.0/24", "Alibaba"),
+    ] {
+        super::prefix(net(prefix)).unwrap();
+        let warnings = reserved::warnings(net(prefix)).join("; ");
+        assert!(warnings.contains(named), "{prefix}: {warnings}");
+    }
+    for quiet in [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "203.0.113.0/24",
+        "fd12::/16",
+        "2001:db8::/32",
+    ] {
+        assert_eq!(reserved::warnings(net(quiet)), [""; 0], "{quiet}");
+    }
+}
+
+#[test]
 fn reserved_addresses_are_refused() {
     for refused in [
         "0.0.0.0/0",

@@ -22,7 +22,12 @@ use tokio::{
 
 use crate::{
     context::Context,
-    decide::{check, names::list_names, wire_count},
+    decide::{
+        check,
+        names::{list_names, natural},
+        problems::STORE_OLDER_FIX,
+        wire_count,
+    },
     peers,
 };
 
@@ -33,6 +38,8 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_NAMES: usize = 20;
 /// Seconds for which an edge that left counts as moving to another controller.
 const MOVE_TIME: u64 = 3;
+/// Seconds that a controller may take to follow the store.
+const AHEAD_TIME: u64 = 3;
 /// For the edges of a controller that is gone: to notice, and to connect to another one.
 const FAILOVER_TIME: Duration = Duration::from_secs(5);
 /// For the list of controllers that run.
@@ -57,6 +64,10 @@ pub(super) async fn wait(
     let mut others = Others::new(context, namespace, version, timeout_secs);
     let (mut reported, mut reported_unanswered) = (None, Vec::new());
     loop {
+        let ahead = ahead_of_store(context, namespace);
+        if !ahead.is_empty() {
+            return Err(store_is_older(&ahead));
+        }
         context.replica.read(|state| check::namespace(state, namespace).map(drop))?;
         own_progress.mark_unchanged();
         others.update();
@@ -95,6 +106,36 @@ pub(super) async fn wait(
             return Err(timed_out(&progress, version, limit, &unanswered));
         }
     }
+}
+
+/// Edges that have a later state than the store for longer than a controller takes to follow it: the store was replaced by
+/// an older copy, and no change reaches them, whatever its version.
+fn ahead_of_store(context: &Context, namespace: &Label) -> Vec<Label> {
+    let Some(newest) = context.replica.read(|state| state.version(namespace)) else {
+        return Vec::new();
+    };
+    let settled = context.replica.now().saturating_sub(AHEAD_TIME);
+    let edges = context.replica.sessions.edges_of(namespace).into_iter();
+    let ahead = edges.filter(|(_, seen)| {
+        let later = seen.applied.is_some_and(|applied| !newest.at_least(&applied));
+        seen.online && later && seen.detail.applied_since <= settled
+    });
+    let mut names: Vec<Label> = ahead.map(|(name, _)| name).collect();
+    names.sort_by(natural);
+    names
+}
+
+fn store_is_older(ahead: &[Label]) -> CallError {
+    let mut error = CallError::new(
+        ErrorCode::Conflict,
+        format!(
+            "the store is older than the state of {}, so the change does not reach these edges: the store was replaced by an \
+             older copy",
+            list_names(ahead)
+        ),
+    );
+    error.hint = Some(STORE_OLDER_FIX.to_owned());
+    error
 }
 
 fn timed_out(
@@ -153,10 +194,12 @@ fn own_edges(context: &Context, namespace: &Label, version: Version) -> OwnEdges
     let several = context.replica.read(|state| state.controllers.len() > 1);
     let move_time = if several { MOVE_TIME } else { 0 };
     let gone_since = context.replica.now().saturating_sub(move_time);
+    let newest = context.replica.read(|state| state.version(namespace)).unwrap_or_default();
     let mut acked = BTreeSet::new();
     let mut names = Vec::new();
     for (name, seen) in context.replica.sessions.edges_of(namespace) {
-        let has = seen.applied.is_some_and(|at| at.at_least(&version));
+        // A later version than the store's is of another line of changes.
+        let has = seen.applied.is_some_and(|at| at.at_least(&version) && newest.at_least(&at));
         if has && seen.online {
             acked.insert(name);
         } else if !has && (seen.online || (several && seen.since >= gone_since)) {
@@ -165,7 +208,7 @@ fn own_edges(context: &Context, namespace: &Label, version: Version) -> OwnEdges
     }
     let behind = wire_count(names.len());
     let total = wire_count(acked.len()).saturating_add(behind);
-    names.sort();
+    names.sort_by(natural);
     names.truncate(Behind::MAX_NAMES);
     OwnEdges { behind: Behind { total, behind, names }, acked }
 }
@@ -187,7 +230,9 @@ fn progress(context: &Context, namespace: &Label, version: Version, others: &Oth
         behind = behind.saturating_add(lacking);
         waiting.extend(there.names.into_iter().filter(|name| !acked.contains(name)));
     }
-    let waiting = waiting.into_iter().take(MAX_NAMES).collect();
+    let mut waiting: Vec<Label> = waiting.into_iter().collect();
+    waiting.sort_by(natural);
+    waiting.truncate(MAX_NAMES);
     Progress { acked: total.saturating_sub(behind), total, waiting }
 }
 

@@ -1,6 +1,10 @@
 //! The file's tables, and the transactions on them.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
@@ -45,6 +49,39 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
         .mode(0o600)
         .open(path)
         .map(drop)
+}
+
+/// A file and its directory entry. What is written to a file that was deleted or replaced is lost when it is closed.
+pub(super) struct Place {
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl Place {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: identity(path)? })
+    }
+
+    /// Fails unless the file is still in its place.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let shown = self.path.display();
+        match identity(&self.path) {
+            Ok(file) if file == self.file => Ok(()),
+            Ok(_) => Err(Failure::Other(format!(
+                "another file was put at {shown} while the store was open; restart the controller to use it"
+            ))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Other(format!(
+                "{shown} was deleted while the store was open: make a backup now (cfctl backup), then restore it"
+            ))),
+            Err(error) => Err(Failure::new(redb::Error::Io(error))),
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let file = std::fs::metadata(path)?;
+    Ok((file.dev(), file.ino()))
 }
 
 /// Creates the tables of a new file. Returns the revision.

@@ -149,6 +149,36 @@ async fn a_file_that_is_no_store_is_refused() {
 }
 
 #[tokio::test]
+async fn an_empty_file_is_refused_and_not_taken_for_a_new_store() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("store.redb");
+    std::fs::write(&path, "").unwrap();
+    let Err(ReadError::Corrupt(text)) = Redb::open(&path) else { panic!("opened") };
+    assert!(text.contains("empty or damaged: restore"), "{text}");
+}
+
+#[tokio::test]
+async fn a_store_that_was_deleted_or_replaced_takes_no_writes() {
+    let directory = TempDir::new().unwrap();
+    let (path, away) = (directory.path().join("store.redb"), directory.path().join("away"));
+    let store = Redb::open(&path).unwrap();
+    store.commit(put("before", "1")).await.unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    let CommitError::Unavailable(text) = store.commit(put("lost", "2")).await.unwrap_err() else {
+        panic!("another error")
+    };
+    assert!(text.contains("was deleted"), "{text}");
+    assert_eq!(store.list("").await.unwrap().entries.len(), 1, "it can still be read");
+    std::fs::copy(&away, &path).unwrap();
+    let error = store.commit(put("lost", "2")).await.unwrap_err().to_string();
+    assert!(error.contains("another file"), "{error}");
+    // Moved back, it is the same file.
+    std::fs::rename(&away, &path).unwrap();
+    store.commit(put("after", "3")).await.unwrap();
+    assert_eq!(store.list("").await.unwrap().entries.len(), 2);
+}
+
+#[tokio::test]
 async fn a_full_disk_fails_writes_only_until_there_is_room_again() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("store.redb");

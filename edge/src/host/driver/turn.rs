@@ -19,7 +19,8 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 use tracing::{debug, error};
 
 use super::{
-    Command, DriverEvent, MeshChange, MeshStatus, moderator::Moderator, receive::Receiver,
+    Command, DriverEvent, MeshChange, MeshStatus, moderator::Moderator, probes::Watcher,
+    receive::Receiver,
 };
 use crate::host::{
     socket::Socket,
@@ -111,6 +112,8 @@ pub(super) struct Channels {
     /// An eventfd that is readable when there are commands.
     pub(super) wake: Arc<OwnedFd>,
     pub(super) events: Sender<DriverEvent>,
+    /// Recognises packets with which this process measures the host.
+    pub(super) probes: Watcher,
 }
 
 /// The batch that is being sent.
@@ -253,9 +256,20 @@ impl Loop {
             Command::Status(reply) => {
                 let _ = reply.send(self.status(now));
             }
+            Command::Inject(packets) => self.inject(&packets),
             Command::Shutdown => {
                 self.mesh.shutdown(now);
                 self.stop = Some(now + SHUTDOWN_TIMEOUT);
+            }
+        }
+    }
+
+    /// Errors are those of single packets: what does not come back counts as lost.
+    fn inject(&self, packets: &[Vec<u8>]) {
+        let header = [0; tun::HEADER_LEN];
+        for packet in packets {
+            if let Some(tun) = &self.tun {
+                let _ = tun.write(&[IoSlice::new(&header), IoSlice::new(packet)]);
             }
         }
     }
@@ -306,6 +320,9 @@ impl Loop {
         let mut out = Out::new(&self.tun, &mut self.counters);
         for index in 0..count {
             let (meta, data) = self.receiver.take(index);
+            if self.channels.probes.takes_datagram(meta.addr, &data) {
+                continue;
+            }
             let from = Received {
                 remote: meta.addr,
                 local_ip: meta.dst_ip,
@@ -336,8 +353,11 @@ impl Loop {
             let Some(tun) = self.tun.as_ref().filter(|_| bytes < MAX_TUN_BYTES) else { return };
             match tun.read(&mut self.frame) {
                 Ok(Some(len)) => {
-                    self.mesh.handle_tun(now, &self.frame[..len]);
                     bytes += len;
+                    let packet = self.frame.get(tun::HEADER_LEN..len).unwrap_or_default();
+                    if !self.channels.probes.takes_packet(packet) {
+                        self.mesh.handle_tun(now, &self.frame[..len]);
+                    }
                 }
                 Ok(None) => return,
                 Err(error) if tun::is_gone(&error) => return self.lose_tun(),

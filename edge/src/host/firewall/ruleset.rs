@@ -84,8 +84,10 @@ impl Ruleset {
     /// All of them.
     pub(super) fn destinations(&self) -> Changes {
         let intent = &self.intent;
-        let nets = intent.foreign().iter().chain(intent.own()).chain(&intent.local().connected);
-        nets.filter_map(|net| Some((*net, Some(self.at(net)?)))).collect()
+        // What is thrown in the routing table, for any reason, is among the wanted routes.
+        let routes = intent.wanted().into_keys().map(|key| key.net);
+        let nets = intent.own().iter().chain(&intent.local().connected).copied().chain(routes);
+        nets.filter_map(|net| Some((net, Some(self.at(&net)?)))).collect()
     }
 
     /// Devices through which uncovered addresses of the site may be reached, because they have an address

@@ -318,7 +318,7 @@ pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
     IpNet::new(address.unwrap_or(any), len).ok()
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(ip) => Some((*ip).into()),
         RouteAddress::Inet6(ip) => Some((*ip).into()),

@@ -133,26 +133,28 @@ fn a_mark_or_a_translated_destination_does_not_make_packets_leave_in_the_clear()
     send(&uplink.workload, "10.99.0.1".parse().unwrap(), &content);
     uplink.wait_for_marker();
     assert!(!uplink.capture.contains(&content).unwrap(), "translated by another program");
-    assert!(nft(host, &["list", "table", "ip", "other"]).contains("dnat"), "not touched by the edge");
+    assert!(
+        nft(host, &["list", "table", "ip", "other"]).contains("dnat"),
+        "not touched by the edge"
+    );
 }
 
 #[test]
 fn the_table_is_back_within_a_second_when_it_or_a_part_of_it_is_removed() {
     let lab = TestLab::start("fw-kept", shared());
     let acceptor = lab.edge(&lab.sites.aws_hk, &[crate::lab::HK]);
-    let mut edge = lab
-        .deployment
-        .edge(&lab.sites.aliyun_sz)
-        .endpoints(&[])
-        .args(&["--snat"])
-        .enrol()
-        .unwrap();
+    let mut edge =
+        lab.deployment.edge(&lab.sites.aliyun_sz).endpoints(&[]).args(&["--snat"]).enrol().unwrap();
     edge.wait_links(1).unwrap();
     edge.wait_synced().unwrap();
     let host = edge.host().clone();
-    host.netns().nft("table ip other { chain forward { type filter hook forward priority 0; } }").unwrap();
+    host.netns()
+        .nft("table ip other {\nchain forward {\ntype filter hook forward priority 0;\n}\n}\n")
+        .unwrap();
     let whole = |text: &str| {
-        text.contains("masquerade") && text.contains("172.30.0.0 : goto foreign") && text.contains("oifname \"lo\"")
+        text.contains("masquerade")
+            && text.contains("172.30.0.0 : goto foreign")
+            && text.contains("oifname \"lo\"")
     };
     wait_for(TIMEOUT, || whole(&table(&host))).unwrap();
     let chain = |chain: &str| format!("flush chain {TABLE} {chain}");
@@ -184,7 +186,10 @@ fn the_table_is_back_within_a_second_when_it_or_a_part_of_it_is_removed() {
 /// A program that deletes the table as soon as it sees it.
 fn deleter(host: &Host) -> cframe_testbed::Process {
     let mut command = host.command("sh");
-    command.args(["-c", &format!("while :; do nft delete table {TABLE} 2>/dev/null; sleep 0.02; done")]);
+    command.args([
+        "-c",
+        &format!("while :; do nft delete table {TABLE} 2>/dev/null; sleep 0.02; done"),
+    ]);
     host.spawn("deleter", command).unwrap()
 }
 
@@ -230,7 +235,11 @@ fn after_a_reboot_nothing_leaves_in_the_clear_before_the_edge_runs_or_if_it_cann
     let elsewhere: IpAddr = "198.51.100.10".parse().unwrap();
     reboot(&mut pair.dialer);
     let key = pair.dialer.dir().join("key.pem");
-    assert!(key.exists(), "{:?}", std::fs::read_dir(pair.dialer.dir()).unwrap().collect::<Vec<_>>());
+    assert!(
+        key.exists(),
+        "{:?}",
+        std::fs::read_dir(pair.dialer.dir()).unwrap().collect::<Vec<_>>()
+    );
     std::fs::write(&key, "damaged").unwrap();
     pair.dialer.run(&["guard"]).unwrap().success().unwrap();
     assert!(!uplink.leaks(to), "after cframe-edge guard");
@@ -275,11 +284,13 @@ fn uncovered_addresses_of_the_site_leave_only_by_a_device_with_an_address_of_the
 fn an_edit_is_in_the_table_soon_and_down_removes_only_that() {
     let mut pair = DeployedPair::start("fw-edit", shared());
     let host = pair.dialer.host().clone();
-    host.netns().nft("table inet cframe-other { chain c { } }").unwrap();
+    host.netns().nft("table inet cframe-other {\nchain c {\n}\n}\n").unwrap();
     for (change, expected) in [("add", true), ("del", false)] {
         let mut args = vec!["route", change, "pods", "-n", "prod"];
         if expected {
             args.extend(["--cidr", "10.44.0.0/16", "--edge", "aws-hk"]);
+        } else {
+            args.push("--yes");
         }
         pair.lab.deployment.ctl_ok(&args).unwrap();
         let applied = || table(&host).contains("10.44.0.0 : goto foreign") == expected;

@@ -1,0 +1,72 @@
+//! What was measured of forwarding.
+
+/// What came of the last probes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardingFacts {
+    /// At most one for each device, direction and family.
+    pub flows: Vec<Flow>,
+    pub port: PortFacts,
+    /// What of it cannot be measured, and why.
+    pub unmeasured: Option<String>,
+}
+
+/// Packets between a device of the site and the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub direction: Direction,
+    /// The device's name.
+    pub device: String,
+    pub v6: bool,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    ToMesh,
+    ToSite,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    /// Nothing of what was tried passes, at least for some addresses.
+    Blocked(Finding),
+    /// The probes don't pass, and packets of other kinds do.
+    Partly(Finding),
+    /// The packets arrive with a source that may not pass.
+    Masqueraded(Finding),
+    /// They don't arrive for a reason that another check reports, such as forwarding that is off.
+    Elsewhere,
+}
+
+/// What was seen, with the cause if it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// A sentence.
+    pub text: String,
+    pub fix: Option<String>,
+}
+
+/// The mesh's own UDP packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortFacts {
+    /// A packet of a new flow that does not reach the socket.
+    pub new_blocked: Option<Finding>,
+    /// A packet of a link that is up does not reach the socket.
+    pub link_blocked: Option<Finding>,
+    /// The firewall refuses what the socket sends.
+    pub sending_blocked: Option<Finding>,
+    /// At least one peer has no link.
+    pub link_down: bool,
+}
+
+impl Flow {
+    /// Such as `eth1 to mesh, IPv4`.
+    pub fn name(&self) -> String {
+        let family = if self.v6 { "IPv6" } else { "IPv4" };
+        match self.direction {
+            Direction::ToMesh => format!("{} to mesh, {family}", self.device),
+            Direction::ToSite => format!("mesh to {}, {family}", self.device),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The firewall table that counts and drops probes on their way out, and what is read from it.
+//!
+//! It is written with `nft` and read over netlink: a process for each round would cost more than all the
+//! probes.
+
+use std::{collections::BTreeSet, io, process::Stdio};
+
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use tokio::{io::AsyncWriteExt as _, process::Command};
+
+use crate::{
+    host::driver::probes::{Magic, TRAILER_LEN, V4_LEN, V6_LEN},
+    instance::Instance,
+};
+
+/// The ports of probes that are counted. Traceroute uses them: where packets to them are dropped, that
+/// is for a reason which is not these numbers.
+pub(super) const FIRST_PORT: u16 = 33_434;
+pub(super) const PORTS: u16 = 256;
+
+/// The priority of the last hook that is not the connection tracker's. What is dropped here has passed
+/// all rules, and leaves no entry in the connection table.
+const LAST: i32 = i32::MAX - 1;
+const FIRST: i32 = i32::MIN + 1;
+/// For chains after those of others. The kernel refuses the last few numbers in some hooks.
+const LATE: i32 = i32::MAX - 8;
+
+const SET: &str = "probed";
+
+// linux/netfilter/nfnetlink.h and nf_tables.h.
+const SUBSYSTEM: u16 = 10 << 8;
+const GET_SET_ELEMENTS: u16 = 13;
+const GET_GENERATION: u16 = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const REQUEST: u16 = 0x01;
+const DUMP: u16 = 0x300;
+const INET: u8 = 1;
+const ATTRIBUTE_MASK: u16 = 0x3fff;
+
+/// The name of the table in which probes are counted.
+pub(super) fn table(instance: &Instance) -> String {
+    format!("cframe-probe-{instance}")
+}
+
+/// The name of the table that is there while packets are traced.
+pub(super) fn trace_table(instance: &Instance) -> String {
+    format!("cframe-trace-{instance}")
+}
+
+/// Makes the table, from scratch.
+pub(super) fn count_script(instance: &Instance, magic: Magic) -> String {
+    let (table, device) = (table(instance), instance.name());
+    let [v4, v6] = matches(magic);
+    format!(
+        "{}\
+         table inet {table} {{\n\
+         \tset {SET} {{ type inet_service; size 1024; flags dynamic,timeout; timeout 1s; }}\n\
+         \tchain postrouting {{\n\
+         \t\ttype filter hook postrouting priority {LAST}; policy accept;\n\
+         \t\t{v4} goto probe\n\
+         \t\t{v6} goto probe\n\
+         \t}}\n\
+         \tchain probe {{\n\
+         \t\toifname \"{device}\" accept\n\
+         \t\tupdate @{SET} {{ udp dport }}\n\
+         \t\tdrop\n\
+         \t}}\n\
+         }}\n",
+        removal(&table)
+    )
+}
+
+/// Makes the table that traces probes, and the datagrams of the mesh's socket that are sent from `port`.
+pub(super) fn trace_script(instance: &Instance, magic: Magic, port: u16) -> String {
+    let table = trace_table(instance);
+    let mut script = removal(&table);
+    script.push_str(&format!("table inet {table} {{\n"));
+    for hook in ["prerouting", "input", "forward", "postrouting"] {
+        for (end, priority) in [("first", FIRST), ("last", LATE)] {
+            script.push_str(&format!(
+                "\tchain {hook}-{end} {{\n\t\ttype filter hook {hook} priority {priority}; policy accept;\n"
+            ));
+            for probe in matches(magic) {
+                let start = hook == "prerouting" && end == "first";
+                let set = if start { " meta nftrace set 1" } else { "" };
+                script.push_str(&format!("\t\t{probe}{set} continue\n"));
+            }
+            script.push_str("\t}\n");
+        }
+    }
+    script.push_str(&format!(
+        "\tchain output-first {{\n\
+         \t\ttype filter hook output priority {FIRST}; policy accept;\n\
+         \t\tudp sport {port} limit rate 20/second meta nftrace set 1 continue\n\
+         \t}}\n\
+         }}\n"
+    ));
+    script
+}
+
+pub(super) fn removal(table: &str) -> String {
+    format!("add table inet {table}\ndelete table inet {table}\n")
+}
+
+/// What only probes match, IPv4 and IPv6: their length, and the number of this process.
+fn matches(magic: Magic) -> [String; 2] {
+    let number = u64::from_be_bytes(magic);
+    [V4_LEN, V6_LEN].map(|len| {
+        let offset = (len - TRAILER_LEN) * 8;
+        format!("meta length {len} @nh,{offset},64 {number:#x}")
+    })
+}
+
+/// Runs a script of `nft`.
+///
+/// # Errors
+/// What `nft` says, or that it is not there.
+pub(super) async fn run(script: &str) -> Result<(), String> {
+    let missing = |error| format!("the program nft (package nftables): {error}");
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(missing)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If `nft` ends early, it has written why to stderr.
+        let _ = stdin.write_all(script.as_bytes()).await;
+    }
+    let output = child.wait_with_output().await.map_err(missing)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Err(format!("nft: {}", text.lines().take(2).collect::<Vec<_>>().join(" ")))
+        }
+    }
+}
+
+/// Reads from the firewall of the kernel.
+pub(super) struct Reader {
+    socket: Socket,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket })
+    }
+
+    /// The number of the ruleset, another one after each change by whatever program of nftables.
+    pub(super) fn generation(&self) -> io::Result<u32> {
+        let mut generation = 0;
+        self.request(GET_GENERATION, 0, &[], |attributes| {
+            if let Some(id) = find(attributes, 1).and_then(<[u8]>::first_chunk) {
+                generation = u32::from_be_bytes(*id);
+            }
+        })?;
+        Ok(generation)
+    }
+
+    /// The ports of probes that were counted within the last second.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such table.
+    pub(super) fn counted(&self, instance: &Instance) -> io::Result<BTreeSet<u16>> {
+        let mut attributes = Vec::new();
+        for (kind, value) in [(1_u16, table(instance).as_str()), (2, SET)] {
+            let len = 4 + value.len() + 1;
+            attributes.extend_from_slice(&(len as u16).to_ne_bytes());
+            attributes.extend_from_slice(&kind.to_ne_bytes());
+            attributes.extend_from_slice(value.as_bytes());
+            attributes.resize(attributes.len() + 1 + (4 - len % 4) % 4, 0);
+        }
+        let mut ports = BTreeSet::new();
+        self.request(GET_SET_ELEMENTS, DUMP, &attributes, |attributes| {
+            for (_, element) in find(attributes, 3).into_iter().flat_map(Attributes) {
+                let value = find(element, 1).and_then(|key| find(key, 1));
+                if let Some(port) = value.and_then(<[u8]>::first_chunk) {
+                    ports.insert(u16::from_be_bytes(*port));
+                }
+            }
+        })?;
+        Ok(ports)
+    }
+
+    /// Sends a request and hands the attributes of each answer to `read`. The kernel answers while the
+    /// request is sent, so there is nothing to wait for.
+    fn request(
+        &self,
+        kind: u16,
+        flags: u16,
+        attributes: &[u8],
+        mut read: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut message = Vec::with_capacity(20 + attributes.len());
+        message.extend_from_slice(&(20 + attributes.len() as u32).to_ne_bytes());
+        message.extend_from_slice(&(SUBSYSTEM | kind).to_ne_bytes());
+        message.extend_from_slice(&(REQUEST | flags).to_ne_bytes());
+        message.extend_from_slice(&[0; 8]);
+        message.extend_from_slice(&[INET, 0, 0, 0]);
+        message.extend_from_slice(attributes);
+        // Answers of a request that failed halfway.
+        while self.socket.recv_from_full().is_ok() {}
+        self.socket.send(&message, 0)?;
+        loop {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while let Some((kind, body, next)) = split_message(rest) {
+                rest = next;
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
+                        let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                    }
+                    _ => read(body.get(4..).unwrap_or_default()),
+                }
+            }
+            if flags & DUMP == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Kind and body of the first message (linux/netlink.h), and what follows it.
+fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let body = bytes.get(16..len)?;
+    let next = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, body, next))
+}
+
+fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    Attributes(attributes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// Kinds and values of netlink attributes.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let len = usize::from(u16::from_ne_bytes(*self.0.first_chunk()?));
+        let kind = u16::from_ne_bytes(*self.0.get(2..)?.first_chunk()?) & ATTRIBUTE_MASK;
+        let value = self.0.get(4..len)?;
+        self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAGIC: Magic = [1, 2, 3, 4, 5, 6, 7, 8];
+
+    #[test]
+    fn probes_are_recognised_by_length_and_number_and_dropped_only_toward_the_site() {
+        let script = count_script(&Instance::default(), MAGIC);
+        assert!(script.contains("meta length 67 @nh,408,64 0x102030405060708 goto probe"));
+        assert!(script.contains("meta length 87 @nh,568,64 0x102030405060708 goto probe"));
+        let (accept, drop) = (script.find("oifname \"cframe0\" accept"), script.find("\tdrop"));
+        assert!(accept.unwrap() < drop.unwrap());
+        assert!(script.starts_with("add table inet cframe-probe-cframe0\ndelete table"));
+    }
+
+    #[test]
+    fn damaged_messages_are_no_messages() {
+        assert_eq!(split_message(&[0; 20]), None);
+        assert_eq!(split_message(&[255; 20]), None);
+        assert_eq!(split_message(&[]), None);
+        assert_eq!(Attributes(&[0; 8]).count(), 0);
+        assert_eq!(Attributes(&[200; 8]).count(), 0);
+        assert_eq!(Attributes(&[5, 0, 1, 0, 9, 0, 0, 0, 4, 0, 2, 0]).count(), 2);
+    }
+}

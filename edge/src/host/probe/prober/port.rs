@@ -1,0 +1,189 @@
+//! Whether the mesh's own UDP packets pass the host's firewall.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use super::{ANALYSIS_LIFE, Key, Means, Prober, Seen, analysis::Verdict};
+use crate::host::probe::{
+    PortSite, Site,
+    cause::Path,
+    facts::{Finding, PortFacts},
+    packet::Kind,
+    plan::Probe,
+};
+
+/// Links that are tried in a round, by turns.
+const MAX_LINKS: usize = 4;
+/// How long a refused send says something: a peer that does not answer is dialled every few seconds.
+const SENDING_LIFE: Duration = Duration::from_secs(12);
+/// How long a datagram may take to the socket.
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What does not pass.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    new: Option<Blocked>,
+    link: Option<Blocked>,
+    sending: Option<Blocked>,
+    /// Sends that were refused before the last round.
+    refused: u64,
+}
+
+#[derive(Debug)]
+struct Blocked {
+    finding: Finding,
+    generation: u32,
+    at: Instant,
+}
+
+impl Known {
+    pub(super) fn is_suspect(&self) -> bool {
+        self.new.is_some() || self.link.is_some() || self.sending.is_some()
+    }
+}
+
+impl Prober {
+    pub(super) async fn measure_port(&mut self, site: &Site) -> PortFacts {
+        let port = &site.port;
+        let turn = self.turn;
+        let linked: Vec<SocketAddr> = (0..port.linked.len().min(MAX_LINKS))
+            .filter_map(|index| port.linked.get((turn + index) % port.linked.len()).copied())
+            .collect();
+        let mut link = None;
+        for remote in linked {
+            link = link.or(self.blocked(remote, true, site).await);
+        }
+        let peer = match port.peers.len() {
+            0 => None,
+            count => port.peers.get(turn % count).copied(),
+        };
+        let mut new = None;
+        if let (true, Some(peer)) = (port.is_dialled, peer) {
+            new = self.blocked(SocketAddr::new(peer, 0), false, site).await;
+        }
+        self.port.link = self.finding(link, site, |known| known.link.take()).await;
+        self.port.new = self.finding(new, site, |known| known.new.take()).await;
+        self.measure_sending(port, site).await;
+        let finding = |blocked: &Option<Blocked>| blocked.as_ref().map(|blocked| blocked.finding.clone());
+        PortFacts {
+            new_blocked: finding(&self.port.new),
+            link_blocked: finding(&self.port.link),
+            sending_blocked: finding(&self.port.sending),
+            link_down: port.link_down,
+        }
+    }
+
+    /// The probe, if a datagram from there does not reach the socket. With `exact` it is one of the flow
+    /// of a link, otherwise of a new flow.
+    async fn blocked(&mut self, remote: SocketAddr, exact: bool, site: &Site) -> Option<(Probe, u16)> {
+        let kernel = self.means.kernel.as_ref()?;
+        let exit = kernel.exit(remote.ip(), site.port.mark).await.ok()??;
+        let probe = Probe { path: Path::PortIn, device: exit.device, from: remote.ip(), to: exit.source? };
+        let tap = self.means.tap.as_mut().ok()?;
+        tap.add_target(exit.device, kernel).await.ok()?;
+        // Twice: a busy socket may lose one.
+        for _ in 0..2 {
+            if self.means.reaches_socket(&probe, exact.then_some(remote.port()), site.port.listen).await {
+                return None;
+            }
+        }
+        Some((probe, if exact { remote.port() } else { 0 }))
+    }
+
+    async fn finding(
+        &mut self,
+        blocked: Option<(Probe, u16)>,
+        site: &Site,
+        known: impl Fn(&mut Known) -> Option<Blocked>,
+    ) -> Option<Blocked> {
+        let known = known(&mut self.port);
+        let (probe, source_port) = blocked?;
+        if let Some(known) = known
+            && known.generation == self.generation
+            && known.at.elapsed() < ANALYSIS_LIFE
+        {
+            return Some(known);
+        }
+        let key: Key = (Path::PortIn, probe.device, probe.to.is_ipv6());
+        let verdicts = self.analyse_port(key, probe, source_port, site).await;
+        let (text, fix) = match verdicts.get(&key)? {
+            Verdict::Dropped { cause, .. } | Verdict::Unknown(cause) => (cause.text.clone(), cause.fix.clone()),
+            Verdict::Passes | Verdict::Guarded | Verdict::SourceNat(_) => return None,
+        };
+        let flow = if source_port == 0 { "a new flow" } else { "a link" };
+        let text = format!(
+            "UDP packets of {flow} from {} to port {} on {} do not reach this process: {text}",
+            probe.from,
+            site.port.listen,
+            self.names.name(probe.device)
+        );
+        let finding = Finding { text, fix };
+        Some(Blocked { finding, generation: self.generation, at: Instant::now() })
+    }
+
+    async fn measure_sending(&mut self, port: &PortSite, site: &Site) {
+        let grown = port.refused_sends > self.port.refused;
+        self.port.refused = port.refused_sends;
+        if !grown {
+            let holds = |known: &Blocked| {
+                known.generation == self.generation && known.at.elapsed() < SENDING_LIFE
+            };
+            self.port.sending = self.port.sending.take().filter(holds);
+            return;
+        }
+        if let Some(known) = &mut self.port.sending
+            && known.generation == self.generation
+        {
+            known.at = Instant::now();
+            return;
+        }
+        let Some(peer) = port.peers.first().copied() else { return };
+        let probe = Probe { path: Path::PortOut, device: 0, from: peer, to: peer };
+        let key: Key = (Path::PortOut, 0, peer.is_ipv6());
+        let verdicts = self.analyse_port(key, probe, port.listen, site).await;
+        let (text, fix) = match verdicts.get(&key) {
+            Some(Verdict::Dropped { cause, .. }) => (format!(": {}", cause.text), cause.fix.clone()),
+            Some(_) | None => (String::new(), None),
+        };
+        let text = format!("this host's firewall refuses the UDP packets that this process sends{text}");
+        let finding = Finding { text, fix };
+        self.port.sending = Some(Blocked { finding, generation: self.generation, at: Instant::now() });
+    }
+
+    async fn analyse_port(
+        &mut self,
+        key: Key,
+        probe: Probe,
+        source_port: u16,
+        site: &Site,
+    ) -> BTreeMap<Key, Verdict> {
+        let due = BTreeMap::from([(key, vec![(probe, Seen::Lost)])]);
+        self.analyse_from(&due, source_port, site).await
+    }
+}
+
+impl Means {
+    /// Whether a datagram to the mesh's port reaches the socket.
+    async fn reaches_socket(&mut self, probe: &Probe, from: Option<u16>, to: u16) -> bool {
+        let mut packet = self.packet(probe, Kind::Udp);
+        packet.to.1 = to;
+        if let Some(from) = from {
+            packet.from.1 = from;
+        }
+        self.send(probe, &packet);
+        let arrives = async {
+            while let Some(arrival) = self.arrivals.recv().await {
+                if arrival.id == packet.id {
+                    return true;
+                }
+            }
+            false
+        };
+        timeout(TIMEOUT, arrives).await.unwrap_or(false)
+    }
+}

@@ -1,0 +1,107 @@
+//! A TAP device through which packets enter the host as if they had arrived by another device.
+//!
+//! Everything from the firewall's first hook on then works as for packets of the site: the kernel
+//! redirects them (`act_mirred`) before it looks at them. The device goes with the process.
+
+use std::{collections::BTreeSet, io, os::fd::OwnedFd};
+
+use tun::{AbstractDevice as _, Configuration, Layer};
+
+use crate::{
+    host::{netlink::Kernel, sysctl},
+    instance::Instance,
+    sys,
+};
+
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+/// A locally administered address whose last four bytes are the number of a device.
+const SOURCE_START: [u8; 2] = [0x02, 0xcf];
+
+#[derive(Debug)]
+pub(super) struct Tap {
+    fd: OwnedFd,
+    index: u32,
+    address: [u8; 6],
+    /// Devices to which packets are redirected.
+    targets: BTreeSet<u32>,
+}
+
+impl Tap {
+    /// Makes the device.
+    ///
+    /// # Errors
+    /// A text with what is missing, such as a part of the kernel.
+    pub(super) async fn open(instance: &Instance, kernel: &Kernel) -> Result<Self, String> {
+        let name = format!("cfp-{:04x}", instance.table() & 0xffff);
+        let tap = Self::create(&name).map_err(|error| format!("making the device {name}: {error}"))?;
+        sysctl::silence_device(&name);
+        let description = format!("cframe-edge {instance}: measures forwarding");
+        kernel.describe_device(tap.index, &description).await.map_err(described)?;
+        kernel.add_ingress(tap.index).await.map_err(described)?;
+        Ok(tap)
+    }
+
+    fn create(name: &str) -> io::Result<Self> {
+        let mut config = Configuration::default();
+        config.tun_name(name).layer(Layer::L2).platform_config(|platform| {
+            platform.ensure_root_privileges(false);
+        });
+        let device = tun::create(&config).map_err(io::Error::from)?;
+        let index = device.tun_index().map_err(io::Error::from)?.unsigned_abs();
+        let fd = sys::into_owned(device);
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let text = std::fs::read_to_string(format!("/sys/class/net/{name}/address"))?;
+        let address = hardware_address(&text).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { fd, index, address, targets: BTreeSet::new() })
+    }
+
+    /// Has the kernel redirect packets for this device from now on.
+    ///
+    /// # Errors
+    /// A text with what is missing, such as a part of the kernel.
+    pub(super) async fn add_target(&mut self, device: u32, kernel: &Kernel) -> Result<(), String> {
+        if !self.targets.contains(&device) {
+            kernel.redirect(self.index, device).await.map_err(described)?;
+            self.targets.insert(device);
+        }
+        Ok(())
+    }
+
+    /// Sends an IP packet as if it arrived by `device`, one of the targets.
+    pub(super) fn send(&self, device: u32, packet: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::with_capacity(14 + packet.len());
+        // To the TAP's own address: for another one, the kernel would consider the packet not its own.
+        frame.extend_from_slice(&self.address);
+        frame.extend_from_slice(&SOURCE_START);
+        frame.extend_from_slice(&device.to_be_bytes());
+        let v6 = packet.first().is_some_and(|first| first >> 4 == 6);
+        frame.extend_from_slice(if v6 { &IPV6 } else { &IPV4 });
+        frame.extend_from_slice(packet);
+        rustix::io::write(&self.fd, &frame)?;
+        Ok(())
+    }
+}
+
+/// An error with its cause, in one line.
+fn described(error: crate::host::netlink::NetlinkError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
+fn hardware_address(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> =
+        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardware_address_is_read_as_the_kernel_writes_it() {
+        assert_eq!(hardware_address("fa:35:ad:26:cd:88\n"), Some([0xfa, 0x35, 0xad, 0x26, 0xcd, 0x88]));
+        assert_eq!(hardware_address("fa:35"), None);
+        assert_eq!(hardware_address("fa:35:ad:26:cd:zz"), None);
+    }
+}

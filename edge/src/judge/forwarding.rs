@@ -1,0 +1,110 @@
+//! Whether the host forwards between site and mesh, and lets the mesh's own packets pass, as measured.
+
+use cframe_protocol::problem::Code;
+
+use crate::{
+    host::probe::facts::{Finding, ForwardingFacts, Outcome, PortFacts},
+    problem::{Check, Problem},
+};
+
+pub fn checks(facts: &ForwardingFacts) -> Vec<Check> {
+    let mut checks = vec![forwarding(facts), port(&facts.port)];
+    checks.extend(facts.unmeasured.as_ref().map(|reason| {
+        let text = format!("forwarding is not measured in full: {reason}");
+        Check::bad("measurement", Problem::new(Code::NotMeasured, "", text))
+    }));
+    checks
+}
+
+fn forwarding(facts: &ForwardingFacts) -> Check {
+    let mut problems = Vec::new();
+    let mut passed = Vec::new();
+    for flow in &facts.flows {
+        let (code, finding) = match &flow.outcome {
+            Outcome::Passed => {
+                passed.push(flow.name());
+                continue;
+            }
+            Outcome::Elsewhere => continue,
+            Outcome::Blocked(finding) => (Code::ForwardBlocked, finding),
+            Outcome::Partly(finding) => (Code::ForwardPartly, finding),
+            Outcome::Masqueraded(finding) => (Code::Masqueraded, finding),
+        };
+        problems.push(problem(code, flow.name(), finding));
+    }
+    let good = match passed.is_empty() {
+        true => "nothing to measure".to_owned(),
+        false => format!("packets pass: {}", passed.join(", ")),
+    };
+    Check::of("forwarding", problems, good)
+}
+
+/// A firewall that lets in only answers is right where this edge dials all its peers, so a packet of a
+/// new flow that is dropped is a problem only while a peer has no link.
+fn port(facts: &PortFacts) -> Check {
+    let PortFacts { new_blocked, link_blocked, sending_blocked, link_down } = facts;
+    let incoming = link_blocked.as_ref().or(new_blocked.as_ref().filter(|_| *link_down));
+    let mut problems = Vec::new();
+    problems.extend(incoming.map(|finding| problem(Code::PortBlocked, "in".to_owned(), finding)));
+    let sending = sending_blocked.as_ref();
+    problems.extend(sending.map(|finding| problem(Code::PortBlocked, "out".to_owned(), finding)));
+    Check::of("own packets", problems, "this host's firewall lets the mesh's UDP packets pass")
+}
+
+fn problem(code: Code, about: String, finding: &Finding) -> Problem {
+    Problem { fix: finding.fix.clone(), ..Problem::new(code, about, &finding.text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::probe::facts::{Direction, Flow};
+
+    fn finding() -> Finding {
+        Finding { text: "it is dropped".to_owned(), fix: Some("let it pass".to_owned()) }
+    }
+
+    fn codes(facts: &ForwardingFacts) -> Vec<(Code, String)> {
+        let problems = Check::problems(&checks(facts));
+        problems.into_iter().map(|problem| (problem.code, problem.about)).collect()
+    }
+
+    #[test]
+    fn each_direction_and_family_that_does_not_pass_is_a_problem_of_its_own() {
+        let flow = |direction, v6, outcome| Flow { direction, device: "lan0".to_owned(), v6, outcome };
+        let facts = ForwardingFacts {
+            flows: vec![
+                flow(Direction::ToMesh, false, Outcome::Masqueraded(finding())),
+                flow(Direction::ToMesh, true, Outcome::Passed),
+                flow(Direction::ToSite, false, Outcome::Blocked(finding())),
+                flow(Direction::ToSite, true, Outcome::Partly(finding())),
+                flow(Direction::ToSite, true, Outcome::Elsewhere),
+            ],
+            ..ForwardingFacts::default()
+        };
+        assert_eq!(
+            codes(&facts),
+            [
+                (Code::Masqueraded, "lan0 to mesh, IPv4".to_owned()),
+                (Code::ForwardBlocked, "mesh to lan0, IPv4".to_owned()),
+                (Code::ForwardPartly, "mesh to lan0, IPv6".to_owned()),
+            ]
+        );
+        assert_eq!(codes(&ForwardingFacts::default()), []);
+    }
+
+    #[test]
+    fn a_firewall_that_lets_in_only_answers_is_right_while_all_links_are_up() {
+        let mut facts = ForwardingFacts::default();
+        facts.port.new_blocked = Some(finding());
+        assert_eq!(codes(&facts), []);
+        facts.port.link_down = true;
+        assert_eq!(codes(&facts), [(Code::PortBlocked, "in".to_owned())]);
+        facts.port.link_down = false;
+        facts.port.link_blocked = Some(finding());
+        facts.port.sending_blocked = Some(finding());
+        facts.unmeasured = Some("no nft".to_owned());
+        let codes: Vec<Code> = codes(&facts).into_iter().map(|(code, _)| code).collect();
+        assert_eq!(codes, [Code::PortBlocked, Code::PortBlocked, Code::NotMeasured]);
+    }
+}
