@@ -107,7 +107,7 @@ const BLOCKED: &[&str] = &["forward-blocked"];
 pub(super) const FAULTS: &[Fault] = &[
     Fault::code(
         "A1 UDP dropped on the way",
-        &["link-down"],
+        &["link-down", "edge-offline"],
         |bed| bed.hk.site().uplink().block_udp(true).unwrap(),
         |bed| bed.hk.site().uplink().block_udp(false).unwrap(),
     ),
