@@ -228,9 +228,9 @@ impl<C: Controller> Session<'_, '_, C> {
             .await;
         console.clear_progress();
         // The store is older than the edges' state.
-        outcome.map_err(|failure| match failure.exit {
-            Exit::Conflict => Failure { exit: Exit::Unhealthy, ..failure },
-            _ => failure,
+        outcome.map_err(|failure| match failure.exit == Exit::Conflict {
+            true => Failure { exit: Exit::Unhealthy, ..failure },
+            false => failure,
         })?;
         if progress.acked < progress.total || !silent.is_empty() {
             let progress = describe_progress(&progress, &silent);

@@ -220,8 +220,18 @@ mod tests {
         for (mark, mask) in masked {
             assert_eq!(MARK & mask, 0, "{mark:#x}/{mask:#x}");
         }
-        let exact: [u32; 10] =
-            [0xca6c, 0x6d6f_6c65, 0xe1f1, 0x539, 0x1_bd00, 0x1_bd10, 0x64, 0x100, 0x1745_ec, 0xff];
+        let exact: [u32; 10] = [
+            0xca6c,
+            0x6d6f_6c65,
+            0xe1f1,
+            0x539,
+            0x1_bd00,
+            0x1_bd10,
+            0x64,
+            0x100,
+            0x0017_45ec,
+            0xff,
+        ];
         for mark in exact.into_iter().chain(0..=10) {
             assert_ne!(mark & MARK_MASK, MARK, "{mark:#x}");
         }

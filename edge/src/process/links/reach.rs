@@ -61,17 +61,20 @@ impl Reachability {
 
 async fn reach(address: SocketAddr, mark: u32) -> Reach {
     let marked = exchange(address, Some(mark)).await;
-    match marked {
-        Reach::NotPermitted { .. } => {
-            let unmarked = exchange(address, None).await;
-            Reach::NotPermitted { marked_only: !matches!(unmarked, Reach::NotPermitted { .. }) }
-        }
-        Reach::Nothing => match exchange(address, None).await {
-            // What others send there is answered.
-            Reach::Answered | Reach::FirstOnly => Reach::NotPermitted { marked_only: true },
-            _ => Reach::Nothing,
-        },
-        known => known,
+    let refused = matches!(marked, Reach::NotPermitted { .. });
+    if !refused && marked != Reach::Nothing {
+        return marked;
+    }
+    let unmarked = exchange(address, None).await;
+    if refused {
+        return Reach::NotPermitted {
+            marked_only: !matches!(unmarked, Reach::NotPermitted { .. }),
+        };
+    }
+    // What others send there is answered.
+    match matches!(unmarked, Reach::Answered | Reach::FirstOnly) {
+        true => Reach::NotPermitted { marked_only: true },
+        false => Reach::Nothing,
     }
 }
 
@@ -118,6 +121,7 @@ fn open(address: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum with dozens of kinds")]
 fn meaning(error: &io::Error) -> Reach {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Reach::PortClosed,

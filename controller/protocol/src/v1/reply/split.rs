@@ -66,13 +66,19 @@ impl Reply {
         let rest = match answer.last_mut() {
             Some(last) => last.merge(piece),
             // A piece may have several rows of one edge.
-            None => Some(match piece {
-                Self::Edges(rows) => Self::Edges(merged(rows)),
-                Self::Sessions(rows) => Self::Sessions(merged(rows)),
-                other => other,
-            }),
+            None => Some(piece.merged()),
         };
         answer.extend(rest);
+    }
+
+    /// Rows of one edge as one row.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only rows of edges come in pieces")]
+    fn merged(self) -> Self {
+        match self {
+            Self::Edges(rows) => Self::Edges(merged(rows)),
+            Self::Sessions(rows) => Self::Sessions(merged(rows)),
+            other => other,
+        }
     }
 
     /// Appends the next piece of an answer to this one, or returns it if it isn't a piece of the same

@@ -77,7 +77,7 @@ impl Verdict {
         let (probe, seen) = bad.first()?;
         let sides = bad.iter().map(|(probe, _)| match path {
             Path::Out => (probe.from, probe.to),
-            Path::In | Path::PortIn | Path::PortOut => (probe.to, probe.from),
+            Path::In | Path::PortIn | Path::PortOutIn | Path::PortOut => (probe.to, probe.from),
         });
         let (hosts, others): (Vec<IpAddr>, Vec<IpAddr>) = sides.unzip();
         let hosts = listed(hosts);
@@ -88,7 +88,9 @@ impl Verdict {
             Path::Out => {
                 format!("packets from {hosts} on {device} to {others} do not reach the mesh")
             }
-            _ => format!("packets from {others} in the mesh to {hosts} do not get out by {device}"),
+            Path::In | Path::PortIn | Path::PortOut => {
+                format!("packets from {others} in the mesh to {hosts} do not get out by {device}")
+            }
         };
         let share = if bad.len() < tried { ", while others do" } else { "" };
         let finding = |text, cause: &Cause| Finding { text, fix: cause.fix.clone() };
@@ -275,7 +277,9 @@ impl Means {
             };
             let passes = match probe.path {
                 Path::Out => arrived.contains(&id),
-                _ => traces.as_ref().is_ok_and(|traces| traces.iter().any(is_it)),
+                Path::In | Path::PortIn | Path::PortOut => {
+                    traces.as_ref().is_ok_and(|traces| traces.iter().any(is_it))
+                }
             };
             let names = passing.entry(key).or_default();
             if passes && !names.contains(&name) {

@@ -43,14 +43,15 @@ impl Keeper {
 
     /// Looks for changes of the device in a notification.
     pub(super) async fn see_device(&mut self, change: &Change) {
-        match change {
-            Change::Link(link) if Some(link.index) == self.device.index => {
-                self.judge_device(&link.clone()).await;
-            }
-            Change::NoLink(index) if Some(*index) == self.device.index => {
-                self.send(HostEvent::DeviceGone(*index));
-            }
-            _ => {}
+        if let Change::Link(link) = change
+            && Some(link.index) == self.device.index
+        {
+            self.judge_device(link).await;
+        }
+        if let Change::NoLink(index) = change
+            && Some(*index) == self.device.index
+        {
+            self.send(HostEvent::DeviceGone(*index));
         }
     }
 

@@ -99,9 +99,9 @@ impl Keeper {
 
     fn reserved(&self) -> Vec<Reserved> {
         let foreign = self.intent.foreign();
-        let services = SERVICE_ADDRESSES.iter().filter_map(|service| {
+        let services = SERVICE_ADDRESSES.iter().filter(|service| {
             let key = RouteKey { net: service.net, metric: metric::THROW };
-            (self.intent.at(&key) == Some(Target::Throw)).then_some(service)
+            self.intent.at(&key) == Some(Target::Throw)
         });
         let with_prefix = services.filter_map(|service| {
             let wider = std::iter::successors(Some(service.net), IpNet::supernet);

@@ -108,7 +108,7 @@ impl Verdict {
             let Some(sample) = self.shared.samples().last().cloned() else { return false };
             code = sample.code.filter(|_| sample.at > start);
             let Some(unhealthy) = code.map(|code| code == UNHEALTHY) else { return false };
-            unhealthy == !self.all_pass() || unhealthy && sample.unseen
+            unhealthy != self.all_pass() || unhealthy && sample.unseen
         });
         assert!(
             waited.is_ok(),
