@@ -1,1 +1,5 @@
 //! Rules, routes and kernel settings of other programs.
+
+mod kept;
+mod scale;
+mod ways;
