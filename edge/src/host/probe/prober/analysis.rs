@@ -77,7 +77,7 @@ impl Verdict {
         let (probe, seen) = bad.first()?;
         let sides = bad.iter().map(|(probe, _)| match path {
             Path::Out => (probe.from, probe.to),
-            Path::In | Path::PortOut => (probe.to, probe.from),
+            Path::In | Path::PortIn | Path::PortOut => (probe.to, probe.from),
         });
         let (hosts, others): (Vec<IpAddr>, Vec<IpAddr>) = sides.unzip();
         let hosts = listed(hosts);
