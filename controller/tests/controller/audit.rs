@@ -180,7 +180,10 @@ async fn joins_renewals_and_forbidden_calls_of_an_edge_are_recorded_with_who_and
     assert!(joined["from"].as_str().unwrap().starts_with("127.0.0.1:"));
     let keys: Vec<&str> =
         joined["changes"].as_array().unwrap().iter().map(|c| c["key"].as_str().unwrap()).collect();
-    assert_eq!(keys, [format!("tokens/{id}"), format!("certs/{}", identity.serial())]);
+    // With its first certificate the edge becomes a member, which other edges get to know.
+    let member = ["edges/prod/a".to_owned(), "namespaces/prod".to_owned()];
+    let given = [format!("tokens/{id}"), format!("certs/{}", identity.serial())];
+    assert_eq!(keys, [member, given].concat());
     let mut log = NewRecords::from_now(&controller).await;
 
     assert!(join(&token).await.is_err());

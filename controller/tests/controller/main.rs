@@ -14,6 +14,7 @@ mod every_call;
 mod half_open;
 mod joining;
 mod membership;
+mod problems;
 mod program;
 mod races;
 mod revocation;

@@ -192,6 +192,7 @@ async fn an_edge_that_is_offline_has_no_links() {
     let controller = TestController::with_edges(&["a", "b"]).await;
     let identity = controller.join("a").await;
     let edge = TestEdge::connect(identity.client(), None);
+    let _peer = TestEdge::online(controller.join("b").await.client()).await;
     let link =
         LinkReport { peer: label("b"), up: true, rtt_us: 900, path_mtu: 1452, since_unix: 1 };
     let report = Report { links: vec![link], cert_not_after: 9, applied: None };
@@ -203,7 +204,7 @@ async fn an_edge_that_is_offline_has_no_links() {
         .change(Call::CertRevoke { serial: identity.serial(), reason: "lost".to_owned() })
         .await;
     until(async || controller.edge("a").await.links.is_empty()).await;
-    assert!(matches!(controller.edge("a").await.state, EdgeLiveness::Offline { .. }));
+    assert!(matches!(controller.edge("a").await.state, EdgeLiveness::Revoked { .. }));
     let status = controller.status().await;
     assert_eq!(status.namespaces[0].links_up, 0);
 }

@@ -49,6 +49,8 @@ pub(crate) enum SessionEvent {
     RenewNow,
 }
 
+const BOOT: [u8; 16] = [7; 16];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Acks {
     Automatic,
@@ -58,12 +60,17 @@ enum Acks {
 impl TestEdge {
     /// An edge that acknowledges every state. `have` is the state that it had before.
     pub(crate) fn connect(client: Client, have: Option<Arc<Desired>>) -> Self {
-        Self::spawn(client, have, Acks::Automatic)
+        Self::spawn(client, have, Acks::Automatic, BOOT)
+    }
+
+    /// Another process with the same identity.
+    pub(crate) fn connect_as_other_process(client: Client) -> Self {
+        Self::spawn(client, None, Acks::Automatic, [8; 16])
     }
 
     /// An edge that acknowledges a state only when a test calls [`Self::acknowledge`].
     pub(crate) fn connect_without_acks(client: Client) -> Self {
-        Self::spawn(client, None, Acks::Manual)
+        Self::spawn(client, None, Acks::Manual, BOOT)
     }
 
     /// An edge that has received its first state.
@@ -73,13 +80,13 @@ impl TestEdge {
         edge
     }
 
-    fn spawn(client: Client, have: Option<Arc<Desired>>, acks: Acks) -> Self {
+    fn spawn(client: Client, have: Option<Arc<Desired>>, acks: Acks, boot: [u8; 16]) -> Self {
         let (event_in, mut event_out) = mpsc::channel(1);
         let (commands, command_out) = mpsc::channel(16);
         let (event_log, events) = mpsc::unbounded_channel();
         let (newest, desired) = watch::channel(None);
         let stop = CancellationToken::new();
-        let session = EdgeSession::new(client, have, "test", [7; 16]);
+        let session = EdgeSession::new(client, have, "test", boot);
         tokio::spawn(session.run(event_in, command_out, stop.clone()));
         let ack_sender = commands.clone();
         tokio::spawn(async move {

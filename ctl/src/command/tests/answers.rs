@@ -79,6 +79,7 @@ APPLIED      1769000000000.2.7
 CERT         25d
 SOFTWARE     0.1.0
 DESCRIPTION  Hong Kong gateway
+NO_LINK_TO   -
 
 PEER       LINK  SINCE  RTT_MS  PATH_MTU
 aliyun-sz  up    10m    36.4    1452
@@ -236,7 +237,9 @@ fn edges_in_json() {
       "rtt_us": null,
       "path_mtu": null
     }
-  ]
+  ],
+  "no_link_to": [],
+  "problems": []
 }
 "#
     );
