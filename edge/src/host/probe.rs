@@ -125,7 +125,8 @@ impl Probe {
         let (facts_sender, facts) = watch::channel(None);
         tasks.spawn(async move {
             let prober = Prober::new(instance.clone(), injector, arrivals);
-            let task = Task { site: site_receiver, requests: request_receiver, facts: facts_sender };
+            let task =
+                Task { site: site_receiver, requests: request_receiver, facts: facts_sender };
             tokio::select! {
                 () = task.run(prober) => {}
                 () = cancel.cancelled() => {}

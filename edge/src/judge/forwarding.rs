@@ -36,7 +36,7 @@ fn forwarding(facts: &ForwardingFacts) -> Check {
         true => "nothing to measure".to_owned(),
         false => format!("packets pass: {}", passed.join(", ")),
     };
-    Check::of("forwarding", problems, good)
+    Check::of("firewall", problems, good)
 }
 
 /// A firewall that lets in only answers is right where this edge dials all its peers, so a packet of a
@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn each_direction_and_family_that_does_not_pass_is_a_problem_of_its_own() {
-        let flow = |direction, v6, outcome| Flow { direction, device: "lan0".to_owned(), v6, outcome };
+        let flow =
+            |direction, v6, outcome| Flow { direction, device: "lan0".to_owned(), v6, outcome };
         let facts = ForwardingFacts {
             flows: vec![
                 flow(Direction::ToMesh, false, Outcome::Masqueraded(finding())),

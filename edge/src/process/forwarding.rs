@@ -48,7 +48,8 @@ impl EdgeProcess {
             mesh.links.iter().filter(|link| link.up).filter_map(|link| link.remote).collect();
         let mut peers: Vec<IpAddr> = linked.iter().map(|remote| remote.ip()).collect();
         for (name, state) in self.desired.peers().take(MAX_PEERS) {
-            peers.extend(self.links.dial_addresses(name, &state.endpoints).iter().map(|at| at.ip()));
+            peers
+                .extend(self.links.dial_addresses(name, &state.endpoints).iter().map(|at| at.ip()));
         }
         peers.sort_unstable();
         peers.dedup();

@@ -80,10 +80,9 @@ pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) ->
     let program = family_program(program, context.v6);
     let LegacyRule { table, chain, text } = rule;
     let (what, fix) = match table.as_str() {
-        "nat" => (
-            "does that",
-            format!("{program} -t nat -I POSTROUTING -o {} -j RETURN", context.tun),
-        ),
+        "nat" => {
+            ("does that", format!("{program} -t nat -I POSTROUTING -o {} -j RETURN", context.tun))
+        }
         _ => {
             let base = hook.to_ascii_uppercase();
             let table = if table == "filter" { String::new() } else { format!("-t {table} ") };
@@ -92,7 +91,9 @@ pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) ->
         }
     };
     let text = match text {
-        Some(rule) => format!("the rule {rule:?} in table {table}, chain {chain} of iptables-legacy {what}"),
+        Some(rule) => {
+            format!("the rule {rule:?} in table {table}, chain {chain} of iptables-legacy {what}")
+        }
         None => format!("the policy of table {table}, chain {chain} of iptables-legacy {what}"),
     };
     Cause { text, fix: Some(fix) }
@@ -102,13 +103,15 @@ pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) ->
 pub(super) fn of_place(trace: Option<&Trace>) -> Cause {
     let text = match trace.and_then(|trace| trace.reached.last()).map(String::as_str) {
         None => "they were lost before the firewall's first hook",
-        Some("prerouting-last") => "they were lost where the kernel chooses their way, after prerouting",
+        Some("prerouting-last") => {
+            "they were lost where the kernel chooses their way, after prerouting"
+        }
         Some("forward-last") => "they were lost between the hooks forward and postrouting",
-        Some("input-last") => "they passed the firewall's input and did not reach the socket",
-        Some("postrouting-last") => "they were lost after postrouting",
         Some(hook) => {
             let hook = hook.split('-').next().unwrap_or_default();
-            let text = format!("they were lost in the hook {hook}, and no rule that nftables can trace did it");
+            let text = format!(
+                "they were lost in the hook {hook}, and no rule that nftables can trace did it"
+            );
             return Cause { text, fix: None };
         }
     };
@@ -312,7 +315,12 @@ mod tests {
                 &mangle,
                 "iptables -t mangle -I POSTROUTING -o lan0 -s 10.2.0.0/16 -j ACCEPT",
             ),
-            (Path::In, "forward", &native, "nft insert rule inet filter forward iifname cframe0 accept"),
+            (
+                Path::In,
+                "forward",
+                &native,
+                "nft insert rule inet filter forward iifname cframe0 accept",
+            ),
             (
                 Path::Out,
                 "prerouting",
@@ -349,11 +357,13 @@ mod tests {
         };
         let fix = of_drop(&trace, &place, &context).fix.unwrap();
         assert_eq!(fix, "iptables -I DOCKER-USER -i cframe0 -j ACCEPT");
-        let nat = of_source_nat(&self::place("ip", "nat", "POSTROUTING", Some("masquerade")), &context);
+        let nat =
+            of_source_nat(&self::place("ip", "nat", "POSTROUTING", Some("masquerade")), &context);
         assert_eq!(nat.fix.unwrap(), "iptables -t nat -I POSTROUTING -o cframe0 -j RETURN");
         let native = of_source_nat(&self::place("ip", "nat", "post", Some("masquerade")), &context);
         assert_eq!(native.fix.unwrap(), "nft insert rule ip nat post oifname cframe0 accept");
-        let rule = LegacyRule { table: "raw".to_owned(), chain: "PREROUTING".to_owned(), text: None };
+        let rule =
+            LegacyRule { table: "raw".to_owned(), chain: "PREROUTING".to_owned(), text: None };
         let fix = of_legacy(&rule, "prerouting", &context).fix.unwrap();
         assert_eq!(fix, "iptables-legacy -t raw -I PREROUTING -i cframe0 -j ACCEPT");
     }

@@ -21,8 +21,10 @@ struct Rule {
 
 /// Reads them with `PROGRAM-save -c`; empty if there are none or they cannot be read.
 pub(super) async fn read(program: &str, v6: bool) -> Counters {
-    let program = if v6 { program.replacen("iptables", "ip6tables", 1) } else { program.to_owned() };
-    let output = Command::new(format!("{program}-save")).arg("-c").kill_on_drop(true).output().await;
+    let program =
+        if v6 { program.replacen("iptables", "ip6tables", 1) } else { program.to_owned() };
+    let output =
+        Command::new(format!("{program}-save")).arg("-c").kill_on_drop(true).output().await;
     match output {
         Ok(output) if output.status.success() => parse(&String::from_utf8_lossy(&output.stdout)),
         Ok(_) | Err(_) => Counters::default(),

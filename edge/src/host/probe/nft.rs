@@ -224,7 +224,11 @@ impl Reader {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => {
                         let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                        return if code == 0 {
+                            Ok(())
+                        } else {
+                            Err(io::Error::from_raw_os_error(-code))
+                        };
                     }
                     _ => read(body.get(4..).unwrap_or_default()),
                 }

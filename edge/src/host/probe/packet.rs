@@ -152,9 +152,7 @@ mod tests {
                 let protocol = if header == 20 { packet[9] } else { packet[6] };
                 let pseudo = match (kind, header) {
                     (Kind::Echo, 20) => pseudo,
-                    (_, _) => {
-                        pseudo.word(protocol.into()).word((packet.len() - header) as u16)
-                    }
+                    (_, _) => pseudo.word(protocol.into()).word((packet.len() - header) as u16),
                 };
                 assert_eq!(pseudo.and(Sum::of(&packet[header..])).fold(), 0xffff, "{kind:?}");
             }

@@ -193,8 +193,11 @@ impl Prober {
         let mut outcomes: BTreeMap<Key, Outcome> = BTreeMap::new();
         let mut unclear = BTreeMap::new();
         for (key, results) in flows {
-            let bad: Vec<(Probe, Seen)> =
-                results.iter().filter(|(probe, seen)| !passes(probe, seen, site)).copied().collect();
+            let bad: Vec<(Probe, Seen)> = results
+                .iter()
+                .filter(|(probe, seen)| !passes(probe, seen, site))
+                .copied()
+                .collect();
             if bad.is_empty() {
                 self.known.remove(&key);
                 outcomes.insert(key, Outcome::Passed);
@@ -296,14 +299,8 @@ impl Prober {
             let generation = self.generation;
             let Some(known) = self.known.get_mut(&key) else { continue };
             if let Some(verdict) = verdicts.get(&key) {
-                known.outcome = verdict.outcome(
-                    key,
-                    &bad,
-                    tried,
-                    known.misses,
-                    &self.names,
-                    &site.foreign,
-                );
+                known.outcome =
+                    verdict.outcome(key, &bad, tried, known.misses, &self.names, &site.foreign);
                 (known.generation, known.at) = (generation, Instant::now());
             }
             outcomes.insert(key, known.outcome.clone().unwrap_or(Outcome::Passed));

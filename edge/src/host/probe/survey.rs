@@ -109,15 +109,16 @@ async fn routed(
         }
         let host = plan::free_address(prefix, turn, &BTreeSet::new());
         let Some(host) = host.filter(|host| !is_connected(host)) else { continue };
-        let Passage::Device { index, gateway } = kernel.passage(host, None).await? else { continue };
+        let Passage::Device { index, gateway } = kernel.passage(host, None).await? else {
+            continue;
+        };
         let family = usize::from(host.is_ipv6());
         let by_default = match default[family] {
             Some(way) => way,
             None => *default[family].insert(kernel.passage(ELSEWHERE[family], None).await?),
         };
-        let uplink_is_inside = addresses
-            .iter()
-            .any(|address| address.device == index && prefix.contains(&address.ip));
+        let uplink_is_inside =
+            addresses.iter().any(|address| address.device == index && prefix.contains(&address.ip));
         if (Passage::Device { index, gateway }) != by_default || uplink_is_inside {
             found.push((index, host));
         }

@@ -137,8 +137,10 @@ fn paste_all(edge: &Edge, code: &str) -> usize {
         assert_eq!(output.code, 0, "{fix}: {output}");
         pasted.push(fix.clone());
         // Another problem may take its place: what a later chain drops was not seen before.
-        crate::lab::wait_for(FIXED, || problem(edge, code).is_none_or(|now| now["fix"] != fix.as_str()))
-            .unwrap_or_else(|_| panic!("{fix} did not help: {:#?}", problems(edge)));
+        crate::lab::wait_for(FIXED, || {
+            problem(edge, code).is_none_or(|now| now["fix"] != fix.as_str())
+        })
+        .unwrap_or_else(|_| panic!("{fix} did not help: {:#?}", problems(edge)));
     }
     pasted.len()
 }

@@ -85,7 +85,9 @@ impl Verdict {
         let prefix = |ip: IpAddr| foreign.iter().find(|net| net.contains(&ip)).copied();
         let others = listed(others.into_iter().filter_map(prefix).collect());
         let what = match path {
-            Path::Out => format!("packets from {hosts} on {device} to {others} do not reach the mesh"),
+            Path::Out => {
+                format!("packets from {hosts} on {device} to {others} do not reach the mesh")
+            }
             _ => format!("packets from {others} in the mesh to {hosts} do not get out by {device}"),
         };
         let share = if bad.len() < tried { ", while others do" } else { "" };
@@ -95,7 +97,8 @@ impl Verdict {
                 Some(Outcome::Blocked(finding(format!("{what}{share}: {}", cause.text), cause)))
             }
             Self::Dropped { cause, partly } => {
-                let text = format!("{what}{share}, only {} does: {}", partly.join(", "), cause.text);
+                let text =
+                    format!("{what}{share}, only {} does: {}", partly.join(", "), cause.text);
                 Some(Outcome::Partly(finding(text, cause)))
             }
             Self::SourceNat(cause) => {
@@ -225,7 +228,7 @@ impl Prober {
                 return Verdict::Dropped { cause, partly: Vec::new() };
             }
             let last = trace.reached.last().map(String::as_str);
-            if trace.counted || last == Some("postrouting-last") {
+            if trace.counted || matches!(last, Some("postrouting-last" | "input-last")) {
                 return Verdict::Passes;
             }
         }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{ANALYSIS_LIFE, Key, Means, Prober, Seen, analysis::Verdict};
+use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, analysis::Verdict};
 use crate::host::probe::{
     PortSite, Site,
     cause::Path,
@@ -30,6 +30,8 @@ pub(super) struct Known {
     new: Option<Blocked>,
     link: Option<Blocked>,
     sending: Option<Blocked>,
+    /// Rounds in which a datagram was lost for an unknown reason.
+    unclear: u32,
     /// Sends that were refused before the last round.
     refused: u64,
 }
@@ -43,7 +45,7 @@ struct Blocked {
 
 impl Known {
     pub(super) fn is_suspect(&self) -> bool {
-        self.new.is_some() || self.link.is_some() || self.sending.is_some()
+        self.unclear > 0 || self.new.is_some() || self.link.is_some() || self.sending.is_some()
     }
 }
 
@@ -66,10 +68,14 @@ impl Prober {
         if let (true, Some(peer)) = (port.is_dialled, peer) {
             new = self.blocked(SocketAddr::new(peer, 0), false, site).await;
         }
+        if link.is_none() && new.is_none() {
+            self.port.unclear = 0;
+        }
         self.port.link = self.finding(link, site, |known| known.link.take()).await;
         self.port.new = self.finding(new, site, |known| known.new.take()).await;
         self.measure_sending(port, site).await;
-        let finding = |blocked: &Option<Blocked>| blocked.as_ref().map(|blocked| blocked.finding.clone());
+        let finding =
+            |blocked: &Option<Blocked>| blocked.as_ref().map(|blocked| blocked.finding.clone());
         PortFacts {
             new_blocked: finding(&self.port.new),
             link_blocked: finding(&self.port.link),
@@ -80,15 +86,25 @@ impl Prober {
 
     /// The probe, if a datagram from there does not reach the socket. With `exact` it is one of the flow
     /// of a link, otherwise of a new flow.
-    async fn blocked(&mut self, remote: SocketAddr, exact: bool, site: &Site) -> Option<(Probe, u16)> {
+    async fn blocked(
+        &mut self,
+        remote: SocketAddr,
+        exact: bool,
+        site: &Site,
+    ) -> Option<(Probe, u16)> {
         let kernel = self.means.kernel.as_ref()?;
         let exit = kernel.exit(remote.ip(), site.port.mark).await.ok()??;
-        let probe = Probe { path: Path::PortIn, device: exit.device, from: remote.ip(), to: exit.source? };
+        let probe =
+            Probe { path: Path::PortIn, device: exit.device, from: remote.ip(), to: exit.source? };
         let tap = self.means.tap.as_mut().ok()?;
         tap.add_target(exit.device, kernel).await.ok()?;
         // Twice: a busy socket may lose one.
         for _ in 0..2 {
-            if self.means.reaches_socket(&probe, exact.then_some(remote.port()), site.port.listen).await {
+            if self
+                .means
+                .reaches_socket(&probe, exact.then_some(remote.port()), site.port.listen)
+                .await
+            {
                 return None;
             }
         }
@@ -112,7 +128,14 @@ impl Prober {
         let key: Key = (Path::PortIn, probe.device, probe.to.is_ipv6());
         let verdicts = self.analyse_port(key, probe, source_port, site).await;
         let (text, fix) = match verdicts.get(&key)? {
-            Verdict::Dropped { cause, .. } | Verdict::Unknown(cause) => (cause.text.clone(), cause.fix.clone()),
+            Verdict::Dropped { cause, .. } => (cause.text.clone(), cause.fix.clone()),
+            Verdict::Unknown(cause) => {
+                self.port.unclear += 1;
+                if self.port.unclear < MIN_MISSES {
+                    return None;
+                }
+                (cause.text.clone(), cause.fix.clone())
+            }
             Verdict::Passes | Verdict::Guarded | Verdict::SourceNat(_) => return None,
         };
         let flow = if source_port == 0 { "a new flow" } else { "a link" };
@@ -147,12 +170,16 @@ impl Prober {
         let key: Key = (Path::PortOut, 0, peer.is_ipv6());
         let verdicts = self.analyse_port(key, probe, port.listen, site).await;
         let (text, fix) = match verdicts.get(&key) {
-            Some(Verdict::Dropped { cause, .. }) => (format!(": {}", cause.text), cause.fix.clone()),
+            Some(Verdict::Dropped { cause, .. }) => {
+                (format!(": {}", cause.text), cause.fix.clone())
+            }
             Some(_) | None => (String::new(), None),
         };
-        let text = format!("this host's firewall refuses the UDP packets that this process sends{text}");
+        let text =
+            format!("this host's firewall refuses the UDP packets that this process sends{text}");
         let finding = Finding { text, fix };
-        self.port.sending = Some(Blocked { finding, generation: self.generation, at: Instant::now() });
+        self.port.sending =
+            Some(Blocked { finding, generation: self.generation, at: Instant::now() });
     }
 
     async fn analyse_port(
