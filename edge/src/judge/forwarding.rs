@@ -36,7 +36,7 @@ fn forwarding(facts: &ForwardingFacts) -> Check {
         true => "nothing to measure".to_owned(),
         false => format!("packets pass: {}", passed.join(", ")),
     };
-    Check::of("forwarding", problems, good)
+    Check::of("firewall", problems, good)
 }
 
 /// A firewall that lets in only answers is right where this edge dials all its peers, so a packet of a

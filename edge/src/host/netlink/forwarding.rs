@@ -123,6 +123,20 @@ impl Kernel {
         }
     }
 
+    /// A device's hardware address.
+    pub(crate) async fn hardware_address(&self, index: u32) -> Result<Vec<u8>, NetlinkError> {
+        let mut dump = std::pin::pin!(self.handle.link().get().match_index(index).execute());
+        let message = dump.try_next().await;
+        let message =
+            message.map_err(|error| into_error(error, format!("reading device {index}")))?;
+        let attributes = message.map(|message| message.attributes).unwrap_or_default();
+        let address = attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(address) => Some(address),
+            _ => None,
+        });
+        Ok(address.unwrap_or_default())
+    }
+
     /// Gives a device a description that other programs can show, and brings it up.
     pub(crate) async fn describe_device(
         &self,

@@ -107,8 +107,6 @@ pub(super) fn of_place(trace: Option<&Trace>) -> Cause {
             "they were lost where the kernel chooses their way, after prerouting"
         }
         Some("forward-last") => "they were lost between the hooks forward and postrouting",
-        Some("input-last") => "they passed the firewall's input and did not reach the socket",
-        Some("postrouting-last") => "they were lost after postrouting",
         Some(hook) => {
             let hook = hook.split('-').next().unwrap_or_default();
             let text = format!(

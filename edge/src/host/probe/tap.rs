@@ -34,11 +34,13 @@ impl Tap {
     /// A text with what is missing, such as a part of the kernel.
     pub(super) async fn open(instance: &Instance, kernel: &Kernel) -> Result<Self, String> {
         let name = format!("cfp-{:04x}", instance.table() & 0xffff);
-        let tap =
-            Self::create(&name).map_err(|error| format!("making the device {name}: {error}"))?;
+        let create = Self::create(&name);
+        let mut tap = create.map_err(|error| format!("making the device {name}: {error}"))?;
         sysctl::silence_device(&name);
         let description = format!("cframe-edge {instance}: measures forwarding");
         kernel.describe_device(tap.index, &description).await.map_err(described)?;
+        let address = kernel.hardware_address(tap.index).await.map_err(described)?;
+        tap.address = address.try_into().map_err(|_| format!("{name} has no Ethernet address"))?;
         kernel.add_ingress(tap.index).await.map_err(described)?;
         Ok(tap)
     }
@@ -52,9 +54,7 @@ impl Tap {
         let index = device.tun_index().map_err(io::Error::from)?.unsigned_abs();
         let fd = sys::into_owned(device);
         rustix::io::ioctl_fionbio(&fd, true)?;
-        let text = std::fs::read_to_string(format!("/sys/class/net/{name}/address"))?;
-        let address = hardware_address(&text).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { fd, index, address, targets: BTreeSet::new() })
+        Ok(Self { fd, index, address: [0; 6], targets: BTreeSet::new() })
     }
 
     /// Has the kernel redirect packets for this device from now on.
@@ -87,25 +87,4 @@ impl Tap {
 /// An error with its cause, in one line.
 fn described(error: crate::host::netlink::NetlinkError) -> String {
     format!("{:#}", anyhow::Error::new(error))
-}
-
-fn hardware_address(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> =
-        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-    bytes?.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hardware_address_is_read_as_the_kernel_writes_it() {
-        assert_eq!(
-            hardware_address("fa:35:ad:26:cd:88\n"),
-            Some([0xfa, 0x35, 0xad, 0x26, 0xcd, 0x88])
-        );
-        assert_eq!(hardware_address("fa:35"), None);
-        assert_eq!(hardware_address("fa:35:ad:26:cd:zz"), None);
-    }
 }

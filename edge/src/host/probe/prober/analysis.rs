@@ -230,7 +230,7 @@ impl Prober {
                 return Verdict::Dropped { cause, partly: Vec::new() };
             }
             let last = trace.reached.last().map(String::as_str);
-            if trace.counted || last == Some("postrouting-last") {
+            if trace.counted || matches!(last, Some("postrouting-last" | "input-last")) {
                 return Verdict::Passes;
             }
         }

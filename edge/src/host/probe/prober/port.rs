@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{ANALYSIS_LIFE, Key, Means, Prober, Seen, analysis::Verdict};
+use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, analysis::Verdict};
 use crate::host::probe::{
     PortSite, Site,
     cause::Path,
@@ -30,6 +30,8 @@ pub(super) struct Known {
     new: Option<Blocked>,
     link: Option<Blocked>,
     sending: Option<Blocked>,
+    /// Rounds in which a datagram was lost for an unknown reason.
+    unclear: u32,
     /// Sends that were refused before the last round.
     refused: u64,
 }
@@ -43,7 +45,7 @@ struct Blocked {
 
 impl Known {
     pub(super) fn is_suspect(&self) -> bool {
-        self.new.is_some() || self.link.is_some() || self.sending.is_some()
+        self.unclear > 0 || self.new.is_some() || self.link.is_some() || self.sending.is_some()
     }
 }
 
@@ -65,6 +67,9 @@ impl Prober {
         let mut new = None;
         if let (true, Some(peer)) = (port.is_dialled, peer) {
             new = self.blocked(SocketAddr::new(peer, 0), false, site).await;
+        }
+        if link.is_none() && new.is_none() {
+            self.port.unclear = 0;
         }
         self.port.link = self.finding(link, site, |known| known.link.take()).await;
         self.port.new = self.finding(new, site, |known| known.new.take()).await;
@@ -123,7 +128,12 @@ impl Prober {
         let key: Key = (Path::PortIn, probe.device, probe.to.is_ipv6());
         let verdicts = self.analyse_port(key, probe, source_port, site).await;
         let (text, fix) = match verdicts.get(&key)? {
-            Verdict::Dropped { cause, .. } | Verdict::Unknown(cause) => {
+            Verdict::Dropped { cause, .. } => (cause.text.clone(), cause.fix.clone()),
+            Verdict::Unknown(cause) => {
+                self.port.unclear += 1;
+                if self.port.unclear < MIN_MISSES {
+                    return None;
+                }
                 (cause.text.clone(), cause.fix.clone())
             }
             Verdict::Passes | Verdict::Guarded | Verdict::SourceNat(_) => return None,
