@@ -31,7 +31,18 @@ impl RunningEdges {
     /// Starts edges that follow versions, from `have` on, without holding the state; see [`run_follower`].
     pub(super) fn start_followers(edges: Vec<EnrolledEdge>, have: Option<Version>) -> Self {
         Self::start(edges, move |edge, observed, stop| {
-            run_follower(edge.client, have, observed, stop)
+            run_follower(edge.client, have, None, observed, stop)
+        })
+    }
+
+    /// Followers that have a problem every second `interval`.
+    pub(super) fn start_with_problems(
+        edges: Vec<EnrolledEdge>,
+        have: Option<Version>,
+        interval: Duration,
+    ) -> Self {
+        Self::start(edges, move |edge, observed, stop| {
+            run_follower(edge.client, have, Some(interval), observed, stop)
         })
     }
 

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cframe_protocol::frame::{Frame, Incoming, MAX_FRAME, Malformed};
+use cframe_protocol::problem::Code;
 use cframe_protocol::session::{Client, CloseCode, DEAD_AFTER, FrameReader, FrameWriter};
-use cframe_protocol::v1::{Ack, Change, EdgeHello, Ping, Pong, ToEdge, Update, Version};
+use cframe_protocol::v1::{
+    Ack, Change, EdgeHello, Ping, Pong, Problem, Problems, ToEdge, Update, Version,
+};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -21,16 +24,20 @@ const PING_AFTER: Duration = Duration::from_millis(1_500);
 /// The longest delay before the next session.
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Runs one session after another until `stop`.
+/// Runs one session after another until `stop`. With `toggle`, it reports a problem, or that there is none, at about that
+/// interval.
 pub(super) async fn run_follower(
     client: Client,
     mut have: Option<Version>,
+    toggle: Option<Duration>,
     observed: Arc<Observed>,
     stop: CancellationToken,
 ) {
+    // One process: a new session takes the place of the last one.
+    let boot = rand::random();
     let sessions = async {
         loop {
-            let reason = match run_session(&client, &mut have, &observed).await {
+            let reason = match run_session(&client, boot, &mut have, toggle, &observed).await {
                 Ok(()) => "done".to_owned(),
                 Err(error) => format!("{error:#}"),
             };
@@ -43,16 +50,20 @@ pub(super) async fn run_follower(
 
 async fn run_session(
     client: &Client,
+    boot: [u8; 16],
     have: &mut Option<Version>,
+    toggle: Option<Duration>,
     observed: &Observed,
 ) -> Result<()> {
     let connected = client.connect().await?;
     let (send, receive) = connected.connection.open_bi().await.context("opening the stream")?;
     let (mut writer, mut reader) = (FrameWriter::new(send), FrameReader::new(receive, MAX_FRAME));
-    let hello = EdgeHello { have: *have, software: "load".to_owned(), boot: rand::random() };
+    let hello = EdgeHello { have: *have, software: "load".to_owned(), boot };
     writer.send(&hello).await?;
     observed.record_connected();
     let (mut received, mut sent, mut nonce) = (Instant::now(), Instant::now(), 0);
+    let mut reported = Problems::default();
+    let mut toggle_at = toggle.map(|every| Instant::now() + every.mul_f64(rand::random()));
     loop {
         let tick = (sent.max(received) + PING_AFTER).min(received + DEAD_AFTER);
         tokio::select! {
@@ -76,6 +87,13 @@ async fn run_session(
                     ToEdge::Pong(_) | ToEdge::RenewReply(_) | ToEdge::RenewNow(_) => {}
                 }
             }
+            () = sleep_until(toggle_at.unwrap_or(tick)), if toggle_at.is_some() => {
+                reported = other_problems(&reported);
+                writer.send(&reported).await?;
+                observed.lock().problems += 1;
+                sent = Instant::now();
+                toggle_at = toggle.map(|every| Instant::now() + every.mul_f64(0.5 + rand::random::<f64>()));
+            }
             () = sleep_until(tick) => {
                 if received.elapsed() >= DEAD_AFTER {
                     connected.connection.close(CloseCode::Done.into(), b"silent");
@@ -87,6 +105,24 @@ async fn run_session(
             }
         }
     }
+}
+
+/// A problem if there was none, and none if there was one.
+fn other_problems(now: &Problems) -> Problems {
+    if !now.problems.is_empty() {
+        return Problems::default();
+    }
+    let code = Code::ForwardingOff;
+    let problem = Problem {
+        code: code.into(),
+        severity: code.severity(),
+        about: "eth1".to_owned(),
+        text: "the kernel does not forward packets that arrive on eth1: net.ipv4.conf.eth1.forwarding is 0"
+            .to_owned(),
+        fix: Some("sysctl -w net.ipv4.conf.eth1.forwarding=1".to_owned()),
+        since_unix: 1,
+    };
+    Problems { problems: vec![problem], more: 0 }
 }
 
 /// Returns the version to acknowledge if the update is complete.

@@ -19,6 +19,8 @@ pub(super) struct Details {
     pub(super) updates: u64,
     /// Bytes received on the sessions' streams; only followers count them.
     pub(super) bytes: u64,
+    /// Reports of problems sent so far.
+    pub(super) problems: u64,
     /// The version applied last, and when.
     pub(super) applied: Option<(Version, Instant)>,
     /// The whole state; followers have none.

@@ -4,6 +4,7 @@ mod comeback;
 mod edit;
 mod flap;
 mod kernel;
+mod problems;
 mod revocation;
 mod snapshot;
 
@@ -31,6 +32,8 @@ pub(super) enum Scenario {
     Snapshot,
     /// The real edge's first state with many routes, until it is in the kernel.
     Kernel,
+    /// Edges with a problem each, which comes and goes.
+    Problems,
     /// A restart of the controller under the edges of one namespace.
     ReturnMany,
     /// A restart of the controller under the edges of all small namespaces.
@@ -38,13 +41,14 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Edit,
         Self::EditRoutes,
         Self::Flap,
         Self::Revocation,
         Self::Snapshot,
         Self::Kernel,
+        Self::Problems,
         Self::ReturnMany,
         Self::ReturnAll,
     ];
@@ -57,6 +61,7 @@ impl Scenario {
             Self::Revocation => "revocation",
             Self::Snapshot => "snapshot",
             Self::Kernel => "kernel",
+            Self::Problems => "problems",
             Self::ReturnMany => "return-many",
             Self::ReturnAll => "return-all",
         }
@@ -70,6 +75,7 @@ impl Scenario {
             Self::Revocation => revocation::run(lab, report).await,
             Self::Snapshot => snapshot::run(lab, report).await,
             Self::Kernel => kernel::run(lab, report).await,
+            Self::Problems => problems::run(lab, report).await,
             Self::ReturnMany => {
                 let namespace = lab.large_namespace()?;
                 comeback::run(lab, &[namespace], &comeback::MANY, report).await

@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 pub(crate) const LATENCY: Duration = Duration::from_millis(10);
 
+// fields: what a test can do to packets on the way, each by itself.
 pub(crate) struct Wire {
     pub(crate) latency: Duration,
     /// Largest UDP payload in bytes that arrives.
