@@ -23,6 +23,8 @@ pub struct OwnFacts {
     pub renewal_error: Option<String>,
     /// Why a controller has cut this edge off.
     pub cut_off: Option<String>,
+    /// Another process uses this edge's identity and has the session.
+    pub in_use: bool,
     /// The session; `None` if the process does not run.
     pub controller: Option<ControllerStatus>,
     pub device: Option<DeviceFacts>,
@@ -172,6 +174,12 @@ fn membership(facts: &OwnFacts) -> Option<Check> {
 
 fn controller(facts: &OwnFacts) -> Option<Check> {
     let what = "controller";
+    if facts.in_use {
+        let text = "another host uses this edge's identity, and the controller keeps the session of that one";
+        let fix = "stop cframe-edge on one of the two hosts; for the other: cfctl token create --rejoin, and \
+                   cframe-edge join TOKEN";
+        return Some(Check::bad(what, Problem::new(Code::IdentityInUse, "", text).fix(fix)));
+    }
     let ControllerStatus { connected, since_secs, error, addresses } = facts.controller.as_ref()?;
     if let Some(address) = connected {
         return Some(Check::good(what, format!("session with {address}")));
@@ -297,6 +305,11 @@ mod tests {
             facts.cut_off = Some("its certificate was revoked".to_owned());
         });
         assert_eq!(cut_off, [Code::CutOff]);
+    }
+
+    #[test]
+    fn a_second_host_with_the_same_identity_is_told() {
+        assert_eq!(codes(|facts| facts.in_use = true), [Code::IdentityInUse]);
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl EdgeProcess {
             certificate: Some(Ok(Validity { not_before, not_after })),
             renewal_error: self.identity.renewal.error.clone(),
             cut_off: self.identity.cut.as_ref().map(|cut| cut.reason.clone()),
+            in_use: self.uplink.is_in_use(),
             controller: Some(self.uplink.status(Instant::now())),
             device: Some(self.device.facts(tun)),
             not_saved: self.desired.save_error(),

@@ -45,6 +45,9 @@ impl EdgeProcess {
                  use on two hosts?"
             );
         }
+        if reason == GoodbyeReason::InUse {
+            self.uplink.record_in_use();
+        }
         if let Some(reason) = cut_reason(reason.into()) {
             self.leave_mesh(reason).await;
         }

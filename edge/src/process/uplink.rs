@@ -21,6 +21,8 @@ use crate::status::ControllerStatus;
 const BACKLOG: usize = 64;
 /// The least time between two warnings that no controller can be reached.
 const WARN_INTERVAL: Duration = Duration::from_secs(300);
+/// A process that was refused for another one with its identity tries again sooner than this.
+const IN_USE_MEMORY: Duration = Duration::from_secs(15);
 /// The session takes a second at most to say goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1500);
 
@@ -39,6 +41,8 @@ pub(super) struct Uplink {
     error: Option<String>,
     /// Whether the last controller refused this edge's certificate for its times.
     pub(super) refused_for_time: bool,
+    /// When a controller last refused this process because another one uses the identity.
+    in_use: Option<Instant>,
     /// When the absence of controllers was last logged.
     warned: Option<Instant>,
 }
@@ -59,6 +63,7 @@ impl Uplink {
             since: Instant::now(),
             error: None,
             refused_for_time: false,
+            in_use: None,
             warned: None,
         };
         (uplink, receiver)
@@ -117,6 +122,15 @@ impl Uplink {
         self.error = Some(error.to_string());
         self.refused_for_time = is_about_time(error);
         was_connected
+    }
+
+    pub(super) fn record_in_use(&mut self) {
+        self.in_use = Some(Instant::now());
+    }
+
+    /// Whether another process uses this edge's identity, and keeps its session.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use.is_some_and(|at| at.elapsed() < IN_USE_MEMORY)
     }
 
     /// Dials the configured controllers and these from the next attempt on. Without any, those that
