@@ -1,5 +1,5 @@
 //! The edge's own nf_tables table `inet cframe-<instance>`: what keeps packets for other sites from leaving
-//! in the clear, masquerading, and what catches probe packets.
+//! in the clear, and masquerading.
 //!
 //! [`ruleset`] says what is in it (pure), `keeper` applies and repairs it with `nft`, woken by the kernel.
 //! It stays when the edge stops, until `down`.
@@ -37,7 +37,6 @@ pub use watch::Culprit;
 /// waits for `nft`.
 #[derive(Clone, Debug)]
 pub struct Firewall {
-    magic: u64,
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -47,8 +46,6 @@ pub struct Setup {
     pub mark: Mark,
     pub snat: bool,
     pub own_prefixes: OwnPrefixes,
-    /// The first eight bytes of probe packets.
-    pub probe: Option<u64>,
     /// The prefixes of the last state on disk, if there is one: [`Edit::Own`] and [`Edit::Foreign`].
     pub known: Option<Vec<Edit>>,
     /// What the host has, when it changes.
@@ -68,8 +65,6 @@ pub struct Dropped {
 enum Request {
     Edit(Vec<Edit>),
     Options(bool, OwnPrefixes),
-    Trace(bool, oneshot::Sender<()>),
-    Probed(oneshot::Sender<BTreeSet<u16>>),
     Facts(oneshot::Sender<FirewallFacts>),
 }
 
@@ -78,7 +73,7 @@ impl Firewall {
     /// or `nft` refuses is retried, and reported in [`FirewallFacts`].
     pub async fn start(setup: Setup, tasks: &mut JoinSet<()>) -> Self {
         let (requests, receiver) = mpsc::unbounded_channel();
-        let (cancel, magic) = (setup.cancel.clone(), setup.probe.unwrap_or_default());
+        let cancel = setup.cancel.clone();
         let mut keeper = keeper::Keeper::new(setup).await;
         keeper.install().await;
         tasks.spawn(async move {
@@ -87,12 +82,7 @@ impl Firewall {
                 () = cancel.cancelled() => {}
             }
         });
-        Self { magic, requests }
-    }
-
-    /// The first eight bytes of probe packets, in network byte order.
-    pub fn magic(&self) -> u64 {
-        self.magic
+        Self { requests }
     }
 
     /// Makes edits soon. The first call has all prefixes, possibly none: before it, the table has those that
@@ -103,21 +93,6 @@ impl Firewall {
 
     pub fn set_options(&self, snat: bool, own_prefixes: OwnPrefixes) {
         self.send(Request::Options(snat, own_prefixes));
-    }
-
-    /// Switches the kernel's trace of probe packets on or off, and waits for it.
-    pub async fn trace(&self, on: bool) {
-        let (done, answer) = oneshot::channel();
-        self.send(Request::Trace(on, done));
-        let _ = answer.await;
-    }
-
-    /// The ports of probe packets that would have left by another device than the TUN since the last call,
-    /// and in the last 15 s.
-    pub async fn probed(&self) -> BTreeSet<u16> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Probed(reply));
-        answer.await.unwrap_or_default()
     }
 
     /// `None` if the task has ended.

@@ -56,7 +56,6 @@ fn setup(
         mark: config.mark,
         snat: config.snat,
         own_prefixes: config.own_prefixes,
-        probe: None,
         known,
         networks,
         cancel: CancellationToken::new(),

@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::sleep_until,
 };
 use tracing::{debug, info, warn};
@@ -50,8 +50,6 @@ pub(super) struct Keeper {
     edited: BTreeSet<IpNet>,
     /// Whether the whole table must be written, and from when.
     due: Option<Instant>,
-    trace: bool,
-    waiting: Vec<oneshot::Sender<()>>,
     error: Option<NftError>,
     snat_error: Option<String>,
     /// The handles of the rules, as installed.
@@ -70,12 +68,11 @@ type Work = Pin<Box<dyn Future<Output = Result<(), NftError>> + Send>>;
 enum Script {
     Table { snat: bool, destinations: Changes },
     Changes(Changes),
-    Trace,
 }
 
 impl Keeper {
     pub(super) async fn new(setup: Setup) -> Self {
-        let Setup { instance, mark, snat, own_prefixes, probe, known, networks, .. } = setup;
+        let Setup { instance, mark, snat, own_prefixes, known, networks, .. } = setup;
         let table = format!("cframe-{instance}");
         let failed = |error: &std::io::Error| warn!(%error, "nf_tables cannot be watched");
         let mut watch = Watch::open(table.clone()).inspect_err(failed).ok();
@@ -83,7 +80,7 @@ impl Keeper {
         if let (Some(watch), Some(query)) = (&mut watch, &query) {
             watch.ignore(query.port);
         }
-        let mut ruleset = Ruleset { mark, snat, own_prefixes, probe, ..Ruleset::new(instance) };
+        let mut ruleset = Ruleset { mark, snat, own_prefixes, ..Ruleset::new(instance) };
         let foreign = known.iter().flatten().filter_map(|edit| match edit {
             Edit::Foreign(net) => Some(*net),
             Edit::Own(_) | Edit::Gone(_) => None,
@@ -99,8 +96,6 @@ impl Keeper {
             intact: true,
             edited: BTreeSet::new(),
             due: None,
-            trace: false,
-            waiting: Vec::new(),
             error: None,
             snat_error: None,
             rules: BTreeSet::new(),
@@ -174,13 +169,6 @@ impl Keeper {
                     self.snat_error = None;
                     self.due = Some(Instant::now());
                 }
-            }
-            Request::Trace(on, done) => {
-                self.trace = on;
-                self.waiting.push(done);
-            }
-            Request::Probed(reply) => {
-                let _ = reply.send(self.probed().await);
             }
             Request::Facts(reply) => {
                 let _ = reply.send(self.facts().await);
@@ -283,7 +271,6 @@ impl Keeper {
     /// The next change of the table, if one is due.
     fn next_work(&mut self, now: Instant) -> Option<(Script, Work)> {
         if !self.known || self.due.is_some_and(|due| due > now) {
-            self.waiting.clear();
             return None;
         }
         let (ruleset, instance) = (&self.ruleset, &self.ruleset.instance);
@@ -298,11 +285,7 @@ impl Keeper {
                 let text = ruleset::changes(instance, installed, &changes);
                 (Script::Changes(changes), text)
             }
-            (Some(_), None) => {
-                let magic = ruleset.probe.filter(|_| !self.waiting.is_empty())?;
-                (Script::Trace, ruleset::trace(instance, magic, self.trace))
-            }
-            (None, None) => return None,
+            (_, None) => return None,
             (_, Some(_)) => {
                 self.due = None;
                 self.edited.clear();
@@ -345,12 +328,6 @@ impl Keeper {
                     installed.apply(&changes);
                 }
             }
-            (Script::Trace, result) => {
-                if let Err(error) = result {
-                    debug!(%error, "probe packets are not traced");
-                }
-                self.waiting.clear();
-            }
             (Script::Table { snat: true, .. }, Err(NftError::Refused(error))) => {
                 // Tried again without it: the guard must not depend on NAT.
                 self.snat_error = Some(error);
@@ -376,15 +353,6 @@ impl Keeper {
         self.installed = None;
         self.error = Some(error);
         self.due = Some(Instant::now() + RETRY_DELAY);
-    }
-
-    async fn probed(&mut self) -> BTreeSet<u16> {
-        let Some(query) = &mut self.query else { return BTreeSet::new() };
-        let keys = query.keys("probed").await.unwrap_or_default();
-        if !keys.is_empty() {
-            let _ = query.flush("probed").await;
-        }
-        keys.iter().filter_map(|key| Some(u16::from_be_bytes(*key.first_chunk()?))).collect()
     }
 
     async fn facts(&mut self) -> FirewallFacts {

@@ -46,32 +46,6 @@ impl Query {
         Ok(handles)
     }
 
-    /// The keys of a set or map.
-    pub(super) async fn keys(&mut self, set: &str) -> io::Result<Vec<Vec<u8>>> {
-        let mut keys = Vec::new();
-        self.dump(kind::GET_ELEMENTS, self.attributes(Some(set)), |message| {
-            if message.kind == Kind::Nftables(kind::NEW_ELEMENTS) {
-                let elements = message.attribute(attribute::ELEMENTS).unwrap_or_default();
-                for (_, element) in wire::attributes(elements) {
-                    let key = nested(element, attribute::ELEMENT_KEY);
-                    keys.extend(
-                        key.and_then(|key| nested(key, attribute::VALUE)).map(<[u8]>::to_vec),
-                    );
-                }
-            }
-        })
-        .await?;
-        Ok(keys)
-    }
-
-    /// Removes all elements of a set.
-    pub(super) async fn flush(&mut self, set: &str) -> io::Result<()> {
-        let attributes = self.attributes(Some(set));
-        self.sequence += 1;
-        let request = wire::request(kind::DELETE_ELEMENTS, flag::ACK, self.sequence, &attributes);
-        self.exchange(wire::transaction(&request), |_| {}).await
-    }
-
     /// Packets that were dropped since the table was made.
     pub(super) async fn dropped(&mut self) -> io::Result<Dropped> {
         Ok(Dropped {

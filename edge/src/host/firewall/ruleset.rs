@@ -18,7 +18,7 @@ use crate::{
     host::reconcile::{Intent, RouteKey, Target, covers_any, metric},
     instance::{Instance, Mark},
 };
-pub(super) use script::{Changes, Installed, changes, name, removal, table, trace};
+pub(super) use script::{Changes, Installed, changes, name, removal, table};
 
 /// What the table must do.
 #[derive(Clone, Debug)]
@@ -33,8 +33,6 @@ pub struct Ruleset {
     pub own_prefixes: OwnPrefixes,
     /// Masquerade packets from the mesh toward the site.
     pub snat: bool,
-    /// The first eight bytes of probe packets.
-    pub probe: Option<u64>,
 }
 
 /// What happens to packets that leave by another device than a TUN of ours.
@@ -57,7 +55,6 @@ impl Ruleset {
             addresses: BTreeSet::new(),
             own_prefixes: OwnPrefixes::Auto,
             snat: false,
-            probe: None,
         }
     }
 

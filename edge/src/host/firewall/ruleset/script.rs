@@ -11,9 +11,6 @@ use crate::{
     instance::{Instance, Mark},
 };
 
-/// UDP ports of probe packets, as of traceroute.
-const PROBE_PORTS: &str = "33434-33689";
-
 pub(in crate::host::firewall) fn name(instance: &Instance) -> String {
     format!("inet cframe-{instance}")
 }
@@ -30,7 +27,7 @@ pub(in crate::host::firewall) fn table(
     destinations: &Changes,
     dropped: Dropped,
 ) -> String {
-    let Ruleset { instance, mark, snat, probe, .. } = ruleset;
+    let Ruleset { instance, mark, snat, .. } = ruleset;
     let mut text = removal(instance);
     line(&mut text, format_args!("table {} {{", name(instance)));
     for (counter, packets) in [("leaks", dropped.foreign), ("uncovered", dropped.uncovered)] {
@@ -56,14 +53,11 @@ pub(in crate::host::firewall) fn table(
     }
     text.push_str("}\n");
     text.push_str(&changes(instance, &Installed::default(), destinations));
-    if let Some(magic) = probe {
-        text.push_str(&probes(instance, *magic));
-    }
     text
 }
 
 /// Postrouting is the one hook where a packet's device and destination do not change any more: not by a
-/// mark that another program sets, not by DNAT. After 300, where probe packets are caught.
+/// mark that another program sets, not by DNAT.
 ///
 /// The edge's own packets have its mark and come from no device.
 fn guard(instance: &Instance, Mark { value, mask }: Mark) -> String {
@@ -86,33 +80,6 @@ fn masquerading(instance: &Instance) -> String {
          iifname \"{instance}\" oifname != \"{instance}\" masquerade\n\
          }}\n"
     )
-}
-
-/// Records the ports of probe packets that leave by another device than the TUN, and drops them.
-fn probes(instance: &Instance, magic: u64) -> String {
-    let table = name(instance);
-    format!(
-        "add set {table} probed {{ type inet_service; size 1024; flags dynamic,timeout; timeout 15s; }}\n\
-         add chain {table} probes {{ type filter hook postrouting priority 300; policy accept; }}\n\
-         flush chain {table} probes\n\
-         add rule {table} probes oifname != \"{instance}\" udp dport {PROBE_PORTS} \
-         @th,64,64 {magic:#x} add @probed {{ udp dport }} drop\n"
-    )
-}
-
-/// Switches the kernel's trace of probe packets on or off (`nft monitor trace`).
-pub(in crate::host::firewall) fn trace(instance: &Instance, magic: u64, on: bool) -> String {
-    let table = name(instance);
-    let chain = format!(
-        "add chain {table} traced {{ type filter hook prerouting priority -350; policy accept; }}\n"
-    );
-    match on {
-        true => format!(
-            "{chain}flush chain {table} traced\n\
-             add rule {table} traced udp dport {PROBE_PORTS} @th,64,64 {magic:#x} meta nftrace set 1\n"
-        ),
-        false => format!("{chain}flush chain {table} traced\ndelete chain {table} traced\n"),
-    }
 }
 
 /// Applies changes of destinations to the table.

@@ -53,7 +53,6 @@ fn the_longest_prefix_decides_and_networks_of_the_host_win() {
 fn the_table_looks_destinations_up_from_the_longest_prefix_to_the_shortest() {
     let mut ruleset = ruleset(&["172.30.0.0/16"], &["10.0.0.0/8", "0.0.0.0/1", "fd00::1/128"], &[]);
     ruleset.snat = true;
-    ruleset.probe = Some(0x1122_3344_5566_7788);
     let dropped = Dropped { foreign: 7, uncovered: 8 };
     let text = table(&ruleset, &ruleset.destinations(), dropped);
     let lines: Vec<&str> = text.lines().collect();
@@ -85,11 +84,9 @@ fn the_table_looks_destinations_up_from_the_longest_prefix_to_the_shortest() {
     ] {
         assert!(lines.contains(&line), "{line}\n{text}");
     }
-    assert!(text.contains("@th,64,64 0x1122334455667788 add @probed { udp dport } drop"));
     ruleset.snat = false;
-    ruleset.probe = None;
     let text = table(&ruleset, &ruleset.destinations(), Dropped::default());
-    assert!(!text.contains("masquerade") && !text.contains("probe"), "{text}");
+    assert!(!text.contains("masquerade"), "{text}");
 }
 
 #[test]
