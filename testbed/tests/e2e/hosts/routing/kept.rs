@@ -174,5 +174,5 @@ fn links_work_beside_the_marks_of_other_programs_and_with_a_mark_of_ones_own() {
 /// The table that the edge's rule looks up.
 fn dialer_table(rules: &str) -> String {
     let rule = rules.lines().find(|line| line.starts_with("5842:")).unwrap();
-    rule.split_whitespace().last().unwrap().to_owned()
+    rule.split_whitespace().skip_while(|word| *word != "lookup").nth(1).unwrap().to_owned()
 }

@@ -36,7 +36,7 @@ fn half_a_million_routes_and_twenty_events_a_second_cost_little_and_delay_no_edi
     while start.elapsed() < 10 * SECOND {
         let name = format!("v{}", events % 7);
         host.ip(&format!(
-            "link add {name} type dummy\nlink set {name} up\naddr add 192.168.{}.1/24 dev {name}\nlink del {name}",
+            "link add {name} type veth peer name {name}p\nlink set {name} up\naddr add 192.168.{}.1/24 dev {name}\nlink del {name}",
             events % 200
         ))
         .unwrap();

@@ -28,7 +28,9 @@ fn a_rule_before_the_edges_own_is_named_with_each_prefix_and_its_fix_moves_it() 
     let pinger = ping(&edges.hk, &edges.idc, 5 * MS);
     let host = edges.hk.host();
     let run = |script: &str| neighbours::run_script(host, script).unwrap();
-    run("ip route add default via 203.0.113.1 dev eth0 table 100");
+    // With the site's own network, without which these rules would break the site on any host.
+    run("ip route add default via 203.0.113.1 dev eth0 table 100\n\
+         ip route add 172.30.0.0/16 dev eth1 table 100");
     for selectors in [
         "from 172.30.0.0/16",
         "iif eth1",
@@ -121,7 +123,7 @@ fn a_more_specific_route_over_a_local_router_takes_precedence_while_it_is_there(
         wait_edge_problem_ends(&pair.dialer, "overlap-part", TIMEOUT);
     }
     // The device goes down: the kernel drops the route without a word.
-    host.ip("link add d0 type dummy\nlink set d0 up\naddr add 192.168.77.1/24 dev d0").unwrap();
+    host.ip("link add d0 type veth peer name d1\nlink set d1 up\nlink set d0 up\naddr add 192.168.77.1/24 dev d0").unwrap();
     host.ip("route add 10.9.0.0/16 via 192.168.77.2").unwrap();
     wait_for(TIMEOUT, || way(host, "10.9.0.1") == "d0").unwrap();
     host.ip("link set d0 down").unwrap();
