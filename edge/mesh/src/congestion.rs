@@ -222,7 +222,10 @@ mod tests {
         let now = Instant::now();
         let mut controller = controller();
         controller.on_sent(now, 1200, 1_000_000);
-        assert_eq!(InFlight::of(&*controller), InFlight { bytes: 1200, packets: 1, acked: Some(0) });
+        assert_eq!(
+            InFlight::of(&*controller),
+            InFlight { bytes: 1200, packets: 1, acked: Some(0) }
+        );
     }
 
     #[test]

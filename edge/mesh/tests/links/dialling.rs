@@ -58,7 +58,9 @@ fn a_path_that_drops_marked_packets_is_used_without_marks_and_tried_with_them_ag
         assert!(status(&mut net, dialler).unmarked);
         net.wire.drops_marked = false;
         net.run_for(70 * SECOND);
-        assert!((0..2).all(|edge| !status(&mut net, edge).unmarked || !status(&mut net, edge).dialed));
+        assert!(
+            (0..2).all(|edge| !status(&mut net, edge).unmarked || !status(&mut net, edge).dialed)
+        );
     }
 }
 
@@ -179,7 +181,8 @@ fn a_lossy_link_is_not_taken_for_silent() {
             for edge in 0..2 {
                 let status = status(&mut net, edge);
                 assert!(status.up, "{latency} ms");
-                longest = longest.max((net.now - status.acked.unwrap()).saturating_sub(4 * status.rtt));
+                longest =
+                    longest.max((net.now - status.acked.unwrap()).saturating_sub(4 * status.rtt));
             }
         }
         assert!(longest <= Duration::from_millis(4800), "{latency} ms: {longest:?}");

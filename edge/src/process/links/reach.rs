@@ -11,6 +11,7 @@ use std::{
 };
 
 use cframe_mesh::probe;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 
@@ -69,9 +70,12 @@ async fn reach(address: SocketAddr, mark: u32) -> Reach {
         Reach::Nothing => match exchange(address, None).await {
             // What others send there is answered.
             Reach::Answered | Reach::FirstOnly => Reach::NotPermitted { marked_only: true },
-            _ => Reach::Nothing,
+            Reach::Nothing
+            | Reach::PortClosed
+            | Reach::Unreachable
+            | Reach::NotPermitted { .. } => Reach::Nothing,
         },
-        known => known,
+        Reach::Answered | Reach::FirstOnly | Reach::PortClosed | Reach::Unreachable => marked,
     }
 }
 
@@ -119,10 +123,10 @@ fn open(address: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
 }
 
 fn meaning(error: &io::Error) -> Reach {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Reach::PortClosed,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Reach::Unreachable,
-        io::ErrorKind::PermissionDenied => Reach::NotPermitted { marked_only: false },
+    match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED) => Reach::PortClosed,
+        Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => Reach::Unreachable,
+        Some(Errno::PERM | Errno::ACCESS) => Reach::NotPermitted { marked_only: false },
         _ => Reach::Nothing,
     }
 }
