@@ -177,7 +177,7 @@ fn local(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt, reach: Reach) -
                 name,
                 format!("a rule of this host drops what the edge sends to {remote}, and not what others send there"),
             )
-            .fix("find the rule with: nft list ruleset | grep -n mark; change it, or `mark` in edge.toml"),
+            .fix("find the rule (nft list ruleset) and change it, or the setting mark in edge.toml"),
             false => Problem::new(
                 Code::LinkDown,
                 name,
@@ -191,12 +191,13 @@ fn local(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt, reach: Reach) -
             "a device of this host carries no packets of {} bytes to {remote}, which QUIC needs (RFC 9000 §14)",
             needed(remote)
         );
-        let fix = format!("ip route get {} (shows the device; raise its MTU)", remote.ip());
+        let fix = format!("raise the MTU of the device to {} (ip route get shows it)", remote.ip());
         return Some(Problem::new(Code::LinkTooNarrow, name, text).fix(fix));
     }
     if attempt.send_error == Some(SendError::Unreachable) || reach == Reach::Unreachable {
         let text = format!("{remote} cannot be reached: there is no route to it");
-        let fix = format!("ip route get {}", remote.ip());
+        let fix =
+            format!("add a route to {} (ip route get shows what the kernel says)", remote.ip());
         return Some(Problem::new(Code::LinkDown, name, text).fix(fix));
     }
     let filtered = facts.filtered.iter().find(|filtered| filtered.remote == remote.ip())?;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use cframe_mesh::probe;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 
@@ -61,20 +62,20 @@ impl Reachability {
 
 async fn reach(address: SocketAddr, mark: u32) -> Reach {
     let marked = exchange(address, Some(mark)).await;
-    let refused = matches!(marked, Reach::NotPermitted { .. });
-    if !refused && marked != Reach::Nothing {
-        return marked;
-    }
-    let unmarked = exchange(address, None).await;
-    if refused {
-        return Reach::NotPermitted {
-            marked_only: !matches!(unmarked, Reach::NotPermitted { .. }),
-        };
-    }
-    // What others send there is answered.
-    match matches!(unmarked, Reach::Answered | Reach::FirstOnly) {
-        true => Reach::NotPermitted { marked_only: true },
-        false => Reach::Nothing,
+    match marked {
+        Reach::NotPermitted { .. } => {
+            let unmarked = exchange(address, None).await;
+            Reach::NotPermitted { marked_only: !matches!(unmarked, Reach::NotPermitted { .. }) }
+        }
+        Reach::Nothing => match exchange(address, None).await {
+            // What others send there is answered.
+            Reach::Answered | Reach::FirstOnly => Reach::NotPermitted { marked_only: true },
+            Reach::Nothing
+            | Reach::PortClosed
+            | Reach::Unreachable
+            | Reach::NotPermitted { .. } => Reach::Nothing,
+        },
+        Reach::Answered | Reach::FirstOnly | Reach::PortClosed | Reach::Unreachable => marked,
     }
 }
 
@@ -123,10 +124,10 @@ fn open(address: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum with dozens of kinds")]
 fn meaning(error: &io::Error) -> Reach {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Reach::PortClosed,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Reach::Unreachable,
-        io::ErrorKind::PermissionDenied => Reach::NotPermitted { marked_only: false },
+    match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED) => Reach::PortClosed,
+        Some(Errno::HOSTUNREACH | Errno::NETUNREACH) => Reach::Unreachable,
+        Some(Errno::PERM | Errno::ACCESS) => Reach::NotPermitted { marked_only: false },
         _ => Reach::Nothing,
     }
 }
