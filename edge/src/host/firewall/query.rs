@@ -46,6 +46,24 @@ impl Query {
         Ok(handles)
     }
 
+    /// The keys of a set or map.
+    pub(super) async fn keys(&mut self, set: &str) -> io::Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        self.dump(kind::GET_ELEMENTS, self.attributes(Some(set)), |message| {
+            if message.kind == Kind::Nftables(kind::NEW_ELEMENTS) {
+                let elements = message.attribute(attribute::ELEMENTS).unwrap_or_default();
+                for (_, element) in wire::attributes(elements) {
+                    let key = nested(element, attribute::ELEMENT_KEY);
+                    keys.extend(
+                        key.and_then(|key| nested(key, attribute::VALUE)).map(<[u8]>::to_vec),
+                    );
+                }
+            }
+        })
+        .await?;
+        Ok(keys)
+    }
+
     /// Packets that were dropped since the table was made.
     pub(super) async fn dropped(&mut self) -> io::Result<Dropped> {
         Ok(Dropped {

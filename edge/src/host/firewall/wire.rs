@@ -17,7 +17,6 @@ pub(super) mod kind {
     pub(in crate::host::firewall) const GET_RULE: u8 = 7;
     pub(in crate::host::firewall) const NEW_ELEMENTS: u8 = 12;
     pub(in crate::host::firewall) const GET_ELEMENTS: u8 = 13;
-    pub(in crate::host::firewall) const DELETE_ELEMENTS: u8 = 14;
     pub(in crate::host::firewall) const NEW_GENERATION: u8 = 15;
     pub(in crate::host::firewall) const NEW_OBJECT: u8 = 18;
     pub(in crate::host::firewall) const GET_OBJECT: u8 = 19;
@@ -132,15 +131,6 @@ pub(super) fn request(kind: u8, flags: u16, sequence: u32, attributes: &[u8]) ->
         [INET, 0, 0, 0],
         attributes,
     )
-}
-
-/// Puts requests into a transaction.
-pub(super) fn transaction(requests: &[u8]) -> Vec<u8> {
-    // The subsystem is in network byte order.
-    let [high, low] = SUBSYSTEM.to_be_bytes();
-    let edge = |kind| message(kind, flag::REQUEST, 0, [0, 0, high, low], &[]);
-    // NFNL_MSG_BATCH_BEGIN and _END.
-    [edge(0x10), requests.to_vec(), edge(0x11)].concat()
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, family: [u8; 4], attributes: &[u8]) -> Vec<u8> {

@@ -122,7 +122,6 @@ fn open(address: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum with dozens of kinds")]
 fn meaning(error: &io::Error) -> Reach {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => Reach::PortClosed,
