@@ -224,7 +224,7 @@ mod tests {
         controller.on_sent(now, 1200, 1_000_000);
         assert_eq!(
             InFlight::of(&*controller),
-            InFlight { bytes: 1200, packets: 1, acked: Some(0) }
+            InFlight { bytes: 1200, packets: 1, acked: Some(999_999) }
         );
     }
 
