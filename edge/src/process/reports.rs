@@ -14,7 +14,7 @@ use crate::host::driver::MeshStatus;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the edge is judged when nothing happens.
-const JUDGE_INTERVAL: Duration = Duration::from_secs(2);
+const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 /// After an event: others often follow it at once.
 const JUDGE_DELAY: Duration = Duration::from_millis(300);
 /// The least time between two reports, when links change.

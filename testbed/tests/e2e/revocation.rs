@@ -127,7 +127,7 @@ fn a_revoked_edge_loses_its_session_with_the_controller() {
     edges
         .idc
         .wait_status("a refusal", TIMEOUT, |status| {
-            status["controller"]["error"].as_str().is_some_and(|error| error.contains("Revoked"))
+            status["controller"]["error"].as_str().is_some_and(|error| error.contains("revoked"))
         })
         .unwrap();
 }

@@ -188,7 +188,7 @@ impl Keeper {
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {
-        let devices = self.site_devices();
+        let devices = self.devices();
         let intent: &mut Intent = &mut self.ruleset.intent;
         for edit in edits {
             let net = match edit {
@@ -201,13 +201,13 @@ impl Keeper {
             }
             self.edited.extend(intent.affected([net]).into_iter().map(|key| key.net));
         }
-        if devices != self.site_devices() {
+        if devices != self.devices() {
             self.due = Some(Instant::now());
         }
     }
 
     fn set_networks(&mut self, networks: HostNetworks) {
-        let devices = self.site_devices();
+        let devices = self.devices();
         self.ruleset.addresses = networks.addresses;
         let affected = self.ruleset.intent.set_local(networks.local);
         if affected.is_none_or(|keys| !keys.is_empty()) {
@@ -215,13 +215,13 @@ impl Keeper {
             self.edited.extend(self.installed.iter().flat_map(Installed::nets));
             self.edited.extend(self.ruleset.destinations().into_keys());
         }
-        if devices != self.site_devices() {
+        if devices != self.devices() {
             self.due = Some(Instant::now());
         }
     }
 
-    fn site_devices(&self) -> [BTreeSet<u32>; 2] {
-        [false, true].map(|v6| self.ruleset.site_devices(v6))
+    fn devices(&self) -> [[BTreeSet<u32>; 2]; 2] {
+        [false, true].map(|v6| [self.ruleset.site_devices(v6), self.ruleset.subnet_devices(v6)])
     }
 
     async fn record_change(&mut self, change: std::io::Result<Change>) {

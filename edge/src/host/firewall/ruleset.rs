@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::OwnPrefixes,
-    host::reconcile::{Intent, RouteKey, Target, covers_any, metric},
+    host::reconcile::{Intent, RouteKey, Target, covers_any, inside, metric},
     instance::{Instance, Mark},
 };
 pub(super) use script::{Changes, Installed, changes, name, removal, table};
@@ -42,6 +42,9 @@ pub enum Destination {
     Foreign,
     /// This site, and no network of the host leads there: see [`OwnPrefixes`].
     Uncovered,
+    /// A subnet of the host inside or around a prefix of another site: only by the devices of such subnets,
+    /// because the moment after it disappears its packets would leave by the default route.
+    Subnet,
     /// A network of the host, or one that may be reached in any way.
     Local,
 }
@@ -63,7 +66,11 @@ impl Ruleset {
         let (intent, local) = (&self.intent, self.intent.local());
         let key = RouteKey { net: *net, metric: metric::THROW };
         let own = intent.own().contains(net);
-        if intent.at(&key) == Some(Target::Throw)
+        let thrown = intent.at(&key) == Some(Target::Throw);
+        if thrown && covers_any(&local.subnets, net) && !local.routes.contains(net) {
+            return Some(Destination::Subnet);
+        }
+        if thrown
             || own && covers_any(&local.subnets, net)
             || local.connected.contains(net) && covers_any(intent.own(), net)
         {
@@ -96,6 +103,16 @@ impl Ruleset {
         let inside =
             |ip: &IpAddr| ip.is_ipv6() == v6 && covers_any(self.intent.own(), &IpNet::from(*ip));
         self.addresses.iter().filter(|(_, ip)| inside(ip)).map(|(device, _)| *device).collect()
+    }
+
+    /// The devices of subnets that overlap prefixes of other sites.
+    pub fn subnet_devices(&self, v6: bool) -> BTreeSet<u32> {
+        let (foreign, subnets) = (self.intent.foreign(), &self.intent.local().subnets);
+        let overlaps =
+            |net: &&IpNet| covers_any(foreign, net) || inside(foreign, **net).next().is_some();
+        let overlapping: BTreeSet<IpNet> = subnets.iter().filter(overlaps).copied().collect();
+        let is_in = |ip: &IpAddr| ip.is_ipv6() == v6 && covers_any(&overlapping, &IpNet::from(*ip));
+        self.addresses.iter().filter(|(_, ip)| is_in(ip)).map(|(device, _)| *device).collect()
     }
 
     /// Prefixes of this site that the host's networks do not cover completely, each with an address that

@@ -335,7 +335,8 @@ impl Means {
             let tap = Tap::open(&self.instance, kernel).await;
             self.tap = tap.map_err(|text| Missing(text, Some(Instant::now())));
         }
-        let is_there = self.counted().is_ok();
+        // An earlier process may have left the table, with its own number.
+        let is_there = self.table.is_ok() && self.counted().is_ok();
         let is_due = match &self.table {
             Ok(()) => true,
             Err(missing) => missing.is_due(),

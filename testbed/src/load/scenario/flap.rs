@@ -39,17 +39,17 @@ pub(super) async fn run(lab: &LoadLab, report: &mut Report) -> Result<()> {
     report.record_bounded("updates per edge per second", updates, "", 12.0);
     report.record_bounded("controller, CPU", percent, "%", 20.0);
 
-    // A new edge gets the whole state in one snapshot, to compare the others' with.
+    let states = edges.values(|one| one.state.clone());
+    edges.stop().await;
+    // An edge without a state gets the whole of it in one snapshot, to compare the others' with.
     let fresh = RunningEdges::start_full(vec![enrolled[0].clone()]);
     wait_for("a new edge's state", TIMEOUT, || fresh.count_at(version) == 1).await?;
     let snapshot = fresh.values(|one| one.state.clone()).remove(0);
-    let states = edges.values(|one| one.state.clone());
     let differing = states.iter().filter(|state| **state != snapshot).count();
     report.record_bounded("edges with a different final state", differing as f64, "", 0.0);
     let lost = others.iter().filter(|number| !has_route(&snapshot, namespace, **number)).count();
     report.record_bounded("added routes lost", lost as f64, "", 0.0);
     fresh.stop().await;
-    edges.stop().await;
 
     let flapping = flapping_exists.then_some(0);
     let added = others.into_iter().chain(flapping);

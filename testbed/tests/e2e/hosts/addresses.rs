@@ -90,7 +90,7 @@ fn links_that_a_firewall_takes_down_are_named_with_both_edges() {
 #[test]
 fn a_controller_serves_ipv4_whatever_the_default_of_ipv6_sockets_is() {
     let mut lab = TestLab::start("adrv6", shared());
-    lab.sites.controller.sysctl("net.ipv6.bindv6only", "1").unwrap();
+    lab.sites.controller.sysctl("ipv6.bindv6only", "1").unwrap();
     lab.deployment.controller_mut().restart().unwrap();
     let mut edge = lab.edge(&lab.sites.aws_hk, &[HK]);
     edge.wait_synced().unwrap();

@@ -92,7 +92,11 @@ fn router_advertisements_stay_accepted_where_the_default_route_comes_from_one() 
             panic!("{advertised}: {error}: {:?}\n{}", settings(host), edge.process().log())
         });
         let log = edge.process().log();
-        assert_eq!(log.contains("the default route of this device is advertised"), advertised, "{log}");
+        assert_eq!(
+            log.contains("the default route of this device is advertised"),
+            advertised,
+            "{log}"
+        );
         edge.stop().unwrap();
         edge.run(&["down"]).unwrap().success().unwrap();
         // Without an advertised default route nothing is lost by forwarding, and it stays on.

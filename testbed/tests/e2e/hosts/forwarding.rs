@@ -167,7 +167,7 @@ fn each_rule_that_keeps_packets_from_passing_is_named_and_its_fix_lets_them_pass
 
 #[test]
 fn a_firewall_that_drops_the_meshs_own_packets_is_named() {
-    let Pair { hk, lab, .. } = start("portfw");
+    let Pair { hk, lab, idc: _idc } = start("portfw");
     for (chain, undo) in [("INPUT --dport", "-F INPUT"), ("OUTPUT --sport", "-F OUTPUT")] {
         let (chain, port) = chain.split_once(' ').unwrap();
         run(&hk, &format!("iptables-nft -A {chain} -p udp {port} 58423 -j DROP"));
@@ -182,7 +182,7 @@ fn a_firewall_that_drops_the_meshs_own_packets_is_named() {
 
 #[test]
 fn rules_that_let_packets_pass_are_no_problem_and_some_services_alone_are_a_warning() {
-    let Pair { hk, lab, .. } = start("allowed");
+    let Pair { hk, lab, idc: _idc } = start("allowed");
     run(
         &hk,
         "iptables-nft -P FORWARD DROP; ip6tables-nft -P FORWARD DROP; \

@@ -34,10 +34,20 @@ pub(in crate::host::firewall) fn table(
         line(&mut text, format_args!("counter {counter} {{\npackets {packets} bytes 0\n}}"));
     }
     for (family, v6) in [("4", false), ("6", true)] {
-        let devices = list(ruleset.site_devices(v6));
-        let elements =
-            if devices.is_empty() { devices } else { format!("elements = {{ {devices} }}\n") };
-        line(&mut text, format_args!("set site{family} {{\ntype iface_index\n{elements}}}"));
+        for (set, devices) in
+            [("site", ruleset.site_devices(v6)), ("subnets", ruleset.subnet_devices(v6))]
+        {
+            let devices = list(devices);
+            let elements =
+                if devices.is_empty() { devices } else { format!("elements = {{ {devices} }}\n") };
+            line(&mut text, format_args!("set {set}{family} {{\ntype iface_index\n{elements}}}"));
+        }
+        line(
+            &mut text,
+            format_args!(
+                "chain subnet{family} {{\noif @subnets{family} accept\ncounter name leaks drop\n}}"
+            ),
+        );
         line(
             &mut text,
             format_args!(
@@ -206,6 +216,8 @@ impl Elements {
             (Destination::Foreign, _) => "goto foreign",
             (Destination::Uncovered, IpNet::V4(_)) => "goto own4",
             (Destination::Uncovered, IpNet::V6(_)) => "goto own6",
+            (Destination::Subnet, IpNet::V4(_)) => "goto subnet4",
+            (Destination::Subnet, IpNet::V6(_)) => "goto subnet6",
             (Destination::Local, _) => "accept",
         };
         // Writing to a string cannot fail.

@@ -35,12 +35,12 @@ fn the_longest_prefix_decides_and_networks_of_the_host_win() {
     );
     for (address, expected) in [
         ("10.77.0.1", Some(Destination::Foreign)),
-        ("10.1.2.3", Some(Destination::Local)),
+        ("10.1.2.3", Some(Destination::Subnet)),
         ("10.1.3.3", Some(Destination::Uncovered)),
-        ("10.9.1.1", Some(Destination::Local)),
+        ("10.9.1.1", Some(Destination::Subnet)),
         ("10.20.5.1", Some(Destination::Foreign)),
         ("10.20.6.1", Some(Destination::Uncovered)),
-        ("10.30.1.1", Some(Destination::Local)),
+        ("10.30.1.1", Some(Destination::Subnet)),
         ("fd00:2::1", Some(Destination::Foreign)),
         ("192.168.7.1", None),
         ("203.0.113.1", None),

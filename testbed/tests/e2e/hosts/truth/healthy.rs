@@ -6,7 +6,7 @@ use cframe_testbed::neighbours::{self, Docker, Iptables};
 use cframe_testbed::privilege;
 
 use super::{Bed, WATCHED};
-use crate::hosts::support::{SHOWN, doctor, paste_fix_at, wait_problem};
+use crate::hosts::support::{SHOWN, doctor, paste_fix_at, problems, wait_problem};
 use crate::lab::{MS, figure};
 
 #[test]
@@ -66,7 +66,10 @@ fn a_docker_engine_whose_policy_drops_forwarded_packets_is_named_and_its_fix_wor
     assert!(bed.verdict.wait_broken(SHOWN));
     let problem = wait_problem(&bed.lab.deployment, "forward-blocked", "prod/aws-hk", SHOWN);
     figure("docker: fix", &problem["fix"]);
-    paste_fix_at(&bed.hk, &problem);
+    // One for each direction.
+    for problem in problems(&bed.hk).iter().filter(|found| found["code"] == "forward-blocked") {
+        paste_fix_at(&bed.hk, problem);
+    }
     bed.verdict.wait_well("docker after its fix", SHOWN);
     // What docker makes again when a container starts does not undo it.
     docker.network("site", "172.20.0.0/16").unwrap();
