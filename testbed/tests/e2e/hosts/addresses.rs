@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cframe_testbed::deployment::Edge;
 use serde_json::Value;
 
 use crate::lab::{DeployedEdges, HK, TIMEOUT, TestLab, output, shared, wait_for, within};
@@ -68,6 +69,12 @@ fn a_pair_without_endpoints_is_a_problem_until_it_is_accepted() {
 #[test]
 fn links_that_a_firewall_takes_down_are_named_with_both_edges() {
     let edges = DeployedEdges::start("adrlink", shared());
+    // Links that have just come up have some time to settle before anything is said of them.
+    let settled = |edge: &Edge| {
+        let links = edge.status().unwrap()["links"].as_array().unwrap().clone();
+        links.iter().all(|link| link["since_secs"].as_u64() >= Some(12))
+    };
+    wait_for(2 * LIMIT, || [&edges.sz, &edges.hk, &edges.idc].into_iter().all(settled)).unwrap();
     let host = edges.hk.host();
     let nft = |rules: &str| {
         let mut command = host.command("nft");

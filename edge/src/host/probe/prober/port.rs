@@ -34,6 +34,8 @@ pub(super) struct Known {
     unclear: u32,
     /// Sends that were refused before the last round.
     refused: u64,
+    /// The firewall under which sends were refused and no rule was found.
+    unexplained: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -172,6 +174,13 @@ impl Prober {
         let (text, fix) = match verdicts.get(&key) {
             Some(Verdict::Dropped { cause, .. }) => {
                 (format!(": {}", cause.text), cause.fix.clone())
+            }
+            // They may have been refused just before the firewall became another one.
+            Some(_) | None
+                if self.port.unexplained.replace(self.generation) != Some(self.generation) =>
+            {
+                self.port.sending = None;
+                return;
             }
             Some(_) | None => (String::new(), None),
         };
