@@ -124,19 +124,21 @@ impl Bed {
         self.clear.check(name);
     }
 
-    /// `doctor` on the faulty gateway exits with 7, and names what the status names.
+    /// `doctor` on the faulty gateway exits with 7, and names what the status names, which the other gateways
+    /// may have noticed sooner.
     fn check_doctor(&self, fault: &Fault) {
         if !fault.at_gateway || fault.seen != Seen::Lost {
             return;
         }
-        let (code, found) = doctor(self.gateway());
         let named = |problem: &Value| fault.codes.iter().any(|code| problem["code"] == *code);
-        let problems = found["problems"].as_array().cloned().unwrap_or_default();
-        assert!(
-            code == UNHEALTHY && problems.iter().any(named),
-            "{}: {code}: {found:#}",
-            fault.name
-        );
+        let mut last = (0, Value::Null);
+        let agreed = wait_for(SHOWN, || {
+            last = doctor(self.gateway());
+            let (code, found) = &last;
+            let problems = found["problems"].as_array().cloned().unwrap_or_default();
+            *code == UNHEALTHY && problems.iter().any(named)
+        });
+        assert!(agreed.is_ok(), "{}: {}: {:#}", fault.name, last.0, last.1);
     }
 
     /// Pastes the fix of the problem, and of others of the same codes, such as that of the other family.
