@@ -9,7 +9,7 @@ pub mod ruleset;
 mod backoff;
 mod facts;
 mod keeper;
-mod nft;
+pub(super) mod nft;
 mod query;
 mod watch;
 mod wire;

@@ -9,7 +9,7 @@ use tokio::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    #[error("the program nft cannot be started: {0}")]
+    #[error("the program nft (package nftables) cannot be started: {0}")]
     Missing(#[source] io::Error),
     #[error("nft refused the table: {0}")]
     Refused(String),
@@ -51,7 +51,7 @@ impl Nft {
     }
 }
 
-pub(super) async fn apply(script: String) -> Result<(), NftError> {
+pub(in crate::host) async fn apply(script: String) -> Result<(), NftError> {
     Nft::start()?.apply(script).await
 }
 

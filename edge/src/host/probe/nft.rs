@@ -3,13 +3,15 @@
 //! It is written with `nft` and read over netlink: a process for each round would cost more than all the
 //! probes.
 
-use std::{collections::BTreeSet, io, process::Stdio};
+use std::{collections::BTreeSet, io};
 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
-    host::driver::probes::{Magic, TRAILER_LEN, V4_LEN, V6_LEN},
+    host::{
+        driver::probes::{Magic, TRAILER_LEN, V4_LEN, V6_LEN},
+        firewall::nft,
+    },
     instance::Instance,
 };
 
@@ -117,27 +119,7 @@ fn matches(magic: Magic) -> [String; 2] {
 /// # Errors
 /// What `nft` says, or that it is not there.
 pub(super) async fn run(script: &str) -> Result<(), String> {
-    let missing = |error| format!("the program nft (package nftables): {error}");
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(missing)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // If `nft` ends early, it has written why to stderr.
-        let _ = stdin.write_all(script.as_bytes()).await;
-    }
-    let output = child.wait_with_output().await.map_err(missing)?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let text = String::from_utf8_lossy(&output.stderr);
-            Err(format!("nft: {}", text.lines().take(2).collect::<Vec<_>>().join(" ")))
-        }
-    }
+    nft::apply(script.to_owned()).await.map_err(|error| error.to_string())
 }
 
 /// Reads from the firewall of the kernel.
