@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use super::faults::{FAULTS, Fault, Seen};
+use super::faults::{self, Fault, Seen};
 use super::{Bed, side_by_side};
 use crate::hosts::support::SHOWN;
 use crate::lab::figure;
@@ -38,8 +38,9 @@ fn try_both(bed: &mut Bed, [first, second]: &[&Fault; 2]) {
 /// Pairs of different faults.
 fn combinations() -> Vec<[&'static Fault; 2]> {
     let mut random = StdRng::seed_from_u64(SEED);
+    let all = faults::all();
     let pair = |_| {
-        let mut two = FAULTS.sample(&mut random, 2);
+        let mut two = all.sample(&mut random, 2).copied();
         [two.next().unwrap(), two.next().unwrap()]
     };
     (0..COMBINATIONS).map(pair).collect()
