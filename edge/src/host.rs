@@ -3,7 +3,9 @@
 //! Routes: [`reconcile`] says what should be in the kernel's table (pure), `routes/keeper` compares and
 //! corrects, [`netlink`] writes. [`firewall`] holds whatever the routes are.
 
+pub mod backoff;
 pub mod conntrack;
+pub mod culprit;
 pub mod driver;
 pub mod firewall;
 pub mod netlink;

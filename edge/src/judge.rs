@@ -31,7 +31,8 @@ pub struct Facts {
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = own::checks(&facts.own);
     checks.extend(links::checks(&facts.links));
-    checks.extend(facts.routing.iter().flat_map(routing::checks));
+    let guarded = facts.forwarding.as_ref().and_then(ForwardingFacts::guarded);
+    checks.extend(facts.routing.iter().flat_map(|facts| routing::checks(facts, guarded)));
     checks.extend(facts.firewall.iter().flat_map(firewall::checks));
     checks.extend(facts.forwarding.iter().flat_map(forwarding::checks));
     checks

@@ -6,7 +6,6 @@
 
 pub mod ruleset;
 
-mod backoff;
 mod facts;
 mod keeper;
 pub(super) mod nft;
@@ -14,24 +13,24 @@ mod query;
 mod watch;
 mod wire;
 
-use std::collections::BTreeSet;
-
-use ipnet::IpNet;
-
 use tokio::{
     sync::{mpsc, oneshot, watch as value},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{netlink::Kernel, networks::Networks, reconcile::HostNetworks, routes::Edit};
+use super::{
+    netlink::Kernel,
+    networks::Networks,
+    reconcile::{HostNetworks, Intent},
+    routes::Edit,
+};
 use crate::{
     config::OwnPrefixes,
     instance::{Instance, Mark},
 };
-pub use facts::{FirewallFacts, Uncovered, Undone};
+pub use facts::{FirewallFacts, Uncovered};
 pub use nft::NftError;
-pub use watch::Culprit;
 
 /// A handle to the task, which ends when it is cancelled or all handles are dropped. None of the changes
 /// waits for `nft`.
@@ -124,12 +123,12 @@ pub async fn remove(instance: &Instance) -> Result<(), NftError> {
 }
 
 /// The host's networks as the kernel has them now; empty if they cannot be read.
-async fn read_networks(instance: &Instance, foreign: &BTreeSet<IpNet>) -> HostNetworks {
+async fn read_networks(instance: &Instance, intent: &Intent) -> HostNetworks {
     let Ok(kernel) = Kernel::open() else { return HostNetworks::default() };
     let devices = kernel.devices().await.unwrap_or_default();
     let tun = devices.iter().find(|device| device.name == instance.name()).map(|tun| tun.index);
     let mut networks = Networks::default();
     networks.set_tun(tun);
-    networks.clear(foreign, kernel.host().await.unwrap_or_default());
-    networks.published()
+    networks.clear(intent.foreign(), kernel.host().await.unwrap_or_default());
+    networks.published(intent.own())
 }

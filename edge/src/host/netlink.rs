@@ -6,7 +6,6 @@
 )]
 
 mod batch;
-mod culprit;
 mod forwarding;
 mod host;
 mod message;
@@ -38,7 +37,6 @@ use super::{
     tun::{ALIAS, DEVICE_GROUP},
 };
 use batch::{Batches, Kind};
-pub use culprit::Culprit;
 pub(crate) use forwarding::{HostAddress, Passage};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, Pending, watch};

@@ -13,6 +13,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::reconcile::{HostNetworks, Local, Rank, covers_any, covers_strictly, inside, last_net};
 
+/// Routes inside one prefix of the site that are told apart.
+const MAX_SITE_ROUTES: usize = 4096;
+/// Two routes of one bit are another form of a default route.
+const MIN_ROUTE_LEN: u8 = 2;
+
 /// Gateway routes are not listed by device, because one device can have all routes of the internet.
 type Key = (IpNet, u32);
 
@@ -223,10 +228,39 @@ impl Networks {
 
     /// What other parts of the program need to know: all networks of the host, also those that overlap no
     /// prefix of another site.
-    pub fn published(&self) -> HostNetworks {
+    ///
+    /// `own`: this site's prefixes.
+    pub fn published(&self, own: &BTreeSet<IpNet>) -> HostNetworks {
         let usable = self.addresses.iter().filter(|(_, (_, rank))| rank.is_some());
         let local = Local { routes: self.inner.clone(), ..self.connected(|_| true) };
-        HostNetworks { local, addresses: usable.map(|(key, _)| *key).collect() }
+        HostNetworks {
+            local,
+            addresses: usable.map(|(key, _)| *key).collect(),
+            site_routes: self.site_routes(own),
+        }
+    }
+
+    /// Parts of the site that are not subnets of the host and have a route other than a default one, with
+    /// the devices of these routes.
+    fn site_routes(&self, own: &BTreeSet<IpNet>) -> BTreeMap<IpNet, BTreeSet<u32>> {
+        let mut found: BTreeMap<IpNet, BTreeSet<u32>> = BTreeMap::new();
+        let counts =
+            |route: &&MainRoute| route.kind != RouteKind::Subnet && Some(route.device) != self.tun;
+        for prefix in own {
+            let range = (prefix.trunc(), 0)..=(last_net(*prefix), u32::MAX);
+            let narrow = self.routes.range(range).map(|(_, route)| route);
+            for route in narrow.filter(counts).take(MAX_SITE_ROUTES) {
+                found.entry(route.net).or_default().insert(route.device);
+            }
+            let wide = std::iter::successors(prefix.supernet(), IpNet::supernet);
+            for net in wide.filter(|net| net.prefix_len() >= MIN_ROUTE_LEN) {
+                let routes = self.routes.range((net.trunc(), 0)..=(net.trunc(), u32::MAX));
+                for (_, route) in routes.filter(|(_, route)| counts(route)) {
+                    found.entry(*prefix).or_default().insert(route.device);
+                }
+            }
+        }
+        found
     }
 
     /// The device of a network, for messages.

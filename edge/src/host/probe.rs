@@ -105,9 +105,10 @@ pub fn watcher(magic: Magic) -> (Watcher, Arrivals) {
 
 /// Removes the tables that a killed process has left.
 pub async fn remove(instance: &Instance) {
-    for table in [nft::table(instance), nft::trace_table(instance)] {
+    let tables = [nft::table(instance), nft::trace_table(instance)].map(|name| nft::removal(&name));
+    for script in tables.into_iter().chain([nft::egress_removal(instance)]) {
         // Without `nft` there is none.
-        let _ = nft::run(&nft::removal(&table)).await;
+        let _ = nft::run(&script).await;
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Local {
 pub struct HostNetworks {
     pub local: Local,
     pub addresses: BTreeSet<(u32, IpAddr)>,
+    /// Parts of this site that routes lead to, with the devices of these routes; 0: none, or several.
+    pub site_routes: BTreeMap<IpNet, BTreeSet<u32>>,
 }
 
 /// How good an address is as a source: the lowest is best.

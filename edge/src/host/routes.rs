@@ -1,7 +1,6 @@
 //! The task that keeps the kernel's routes as intended: at every change, when the kernel reports that
 //! another program has changed them, and on a timer.
 
-mod backoff;
 mod bypass;
 mod facts;
 mod forwarding;
@@ -19,7 +18,6 @@ use crate::{
     instance::{Instance, Mark},
     status::RouteStatus,
 };
-pub use backoff::Undone;
 pub use facts::{Bypassed, ForwardingOff, Marked, Overlap, Reserved, RoutingFacts, WrongMtu};
 
 /// Requests and events that wait.

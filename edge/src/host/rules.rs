@@ -6,6 +6,9 @@ use ipnet::IpNet;
 
 use crate::instance::Mark;
 
+/// The protocol of an ordinary packet: the kernel assumes it for IPv4 if it is asked without one.
+pub const UDP: u8 = 17;
+
 /// A rule as the kernel has it.
 // fields: the selectors of ip-rule(8).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,13 +53,15 @@ pub struct Packet {
     pub from: Option<IpAddr>,
     /// Name and number of the device.
     pub iif: Option<(String, u32)>,
+    pub tos: u8,
+    pub mark: u32,
     pub protocol: Option<u8>,
     pub source_port: Option<u16>,
     pub port: Option<u16>,
 }
 
 impl Rule {
-    /// Whether a packet without a mark can match. Where a packet has no value, a selector may match.
+    /// Whether a packet can match. Where a packet has no value, a selector may match.
     pub fn matches(&self, packet: &Packet, to: IpAddr) -> bool {
         let inside = |net: &Option<IpNet>, ip: Option<IpAddr>| match (net, ip) {
             (Some(net), Some(ip)) => net.contains(&ip),
@@ -75,15 +80,21 @@ impl Rule {
             && inside(&self.from, packet.from)
             && inside(&self.to, Some(to))
             && iif
-            && self.mark & self.mark_mask == 0
-            && self.tos == 0
+            && (self.mark ^ packet.mark) & self.mark_mask == 0
+            && (self.tos == 0 || self.tos == packet.tos)
             && self.protocol.is_none_or(|protocol| packet.protocol == Some(protocol))
             && port(&self.source_ports, packet.source_port)
             && port(&self.ports, packet.port)
             && self.oif.is_none()
-            && self.users.is_none()
+            && self.selects_root()
             && !self.other;
         all != self.invert
+    }
+
+    /// Whether it selects forwarded packets, which are root's to the kernel (`sock_net_uid`), as are those
+    /// of most services.
+    fn selects_root(&self) -> bool {
+        self.users.as_ref().is_none_or(|users| users.contains(&0))
     }
 
     /// Whether it selects packets with exactly this mark, which others do not have.
@@ -94,16 +105,16 @@ impl Rule {
             && mark.value & self.mark_mask == self.mark
     }
 
+    /// Whether it selects packets by a mark.
+    pub fn selects_any_mark(&self) -> bool {
+        !self.invert && self.mark & self.mark_mask != 0
+    }
+
     /// A packet of the site that the rule selects, if there can be one. `from` and `iif` are those of an
     /// ordinary packet.
     pub fn example(&self, packet: &Packet, own: impl Iterator<Item = IpNet>) -> Option<Packet> {
-        if self.invert
-            || self.oif.is_some()
-            || self.users.is_some()
-            || self.other
-            || self.tos != 0
-            || self.mark != 0
-        {
+        let none = self.invert || self.oif.is_some() || !self.selects_root();
+        if none || self.other {
             return None;
         }
         let from = match self.from {
@@ -113,10 +124,9 @@ impl Rule {
         Some(Packet {
             from,
             iif: packet.iif.clone(),
-            // Ports belong to TCP or UDP.
-            protocol: self
-                .protocol
-                .or_else(|| (self.ports.is_some() || self.source_ports.is_some()).then_some(6)),
+            tos: self.tos,
+            mark: self.mark & self.mark_mask,
+            protocol: self.protocol.or(packet.protocol),
             source_port: self.source_ports.as_ref().map(|ports| *ports.start()),
             port: self.ports.as_ref().map(|ports| *ports.start()),
         })
@@ -130,6 +140,21 @@ impl Rule {
         format!(
             "{ip} rule add {selectors} pref {priority} {action}; {ip} rule del {selectors} pref {was} {action}"
         )
+    }
+
+    /// The command that lets packets with the mark of this rule take the way of others.
+    pub fn exemption(&self) -> String {
+        let ip = if self.v6 { "ip -6" } else { "ip" };
+        let was = self.priority;
+        match was {
+            0 | 1 => {
+                format!("{ip} rule del {} pref {was} {}", self.selectors(), self.action_text())
+            }
+            _ => {
+                let mark = format!("{:#x}/{:#x}", self.mark, self.mark_mask);
+                format!("{ip} rule add fwmark {mark} lookup main pref {}", was - 1)
+            }
+        }
     }
 
     /// The rule as `ip rule` prints and takes it.
@@ -269,6 +294,10 @@ mod tests {
             "ip rule add from 172.18.0.0/16 to 10.0.0.0/8 iif eth1 ipproto 6 dport 443-443 pref 6000 lookup 100; \
              ip rule del from 172.18.0.0/16 to 10.0.0.0/8 iif eth1 ipproto 6 dport 443-443 pref 1000 lookup 100"
         );
+        let mut rule = Rule { priority: 200, mark: 0x40, mark_mask: 0xc0, ..Rule::default() };
+        assert_eq!(rule.exemption(), "ip rule add fwmark 0x40/0xc0 lookup main pref 199");
+        rule.priority = 0;
+        assert!(rule.exemption().starts_with("ip rule del from all fwmark 0x40/0xc0 pref 0"));
     }
 
     #[test]
@@ -286,6 +315,22 @@ mod tests {
         // The rule of wg-quick: everything that is not its own.
         let inverted = Rule { invert: true, mark: 0xca6c, mark_mask: u32::MAX, ..Rule::default() };
         assert!(inverted.matches(&site, to) && !inverted.selects_mark(Mark::default()));
+    }
+
+    #[test]
+    fn selectors_of_protocol_type_of_service_and_user_select_packets_that_have_them() {
+        let to = "10.2.0.1".parse().unwrap();
+        let site = Packet { protocol: Some(UDP), ..packet("172.18.0.9", "eth1") };
+        let of = |rule: Rule| rule.example(&site, std::iter::empty()).unwrap();
+        let udp = Rule { protocol: Some(17), ..Rule::default() };
+        assert!(udp.matches(&site, to) && of(udp) == site);
+        let icmp = Rule { protocol: Some(1), ..Rule::default() };
+        assert!(!icmp.matches(&site, to) && icmp.matches(&of(icmp.clone()), to));
+        let tos = Rule { tos: 0x10, ..Rule::default() };
+        assert!(!tos.matches(&site, to) && tos.matches(&of(tos.clone()), to));
+        let users = |users| Rule { users: Some(users), ..Rule::default() };
+        assert!(users(0..=99).matches(&site, to), "forwarded packets are root's");
+        assert!(!users(1000..=1000).matches(&site, to));
     }
 
     #[test]

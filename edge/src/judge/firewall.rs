@@ -6,7 +6,11 @@ use cframe_protocol::problem::Code;
 
 use crate::{
     config::OwnPrefixes,
-    host::firewall::{Culprit, FirewallFacts, Uncovered, Undone},
+    host::{
+        backoff::Undone,
+        culprit::who,
+        firewall::{FirewallFacts, Uncovered},
+    },
     problem::{Check, Problem},
 };
 
@@ -60,7 +64,8 @@ fn masquerading(facts: &FirewallFacts) -> Option<Check> {
 /// Why the table is not in force.
 fn missing(facts: &FirewallFacts) -> Option<String> {
     let slow = facts.undone.as_ref().filter(|undone| undone.delay >= LONG_DELAY);
-    let by_others = slow.map(|undone| format!("{} removes it again and again", culprit(undone)));
+    let by_others =
+        slow.map(|undone| format!("{} removes it again and again", who(undone.by.as_ref())));
     facts.error.clone().or(by_others)
 }
 
@@ -82,7 +87,7 @@ fn undone(facts: &FirewallFacts) -> Option<Check> {
     let text = format!(
         "{} changed the edge's firewall table {} {times_in_a_minute} times in the last minute; a repair now \
          waits {delay:.1?}",
-        culprit(undone),
+        who(undone.by.as_ref()),
         facts.table
     );
     let problem = Problem::new(Code::ChangesUndone, &facts.table, text);
@@ -90,17 +95,11 @@ fn undone(facts: &FirewallFacts) -> Option<Check> {
 }
 
 fn undone_fix(undone: &Undone, facts: &FirewallFacts) -> String {
-    format!("configure {} to leave the table {} alone, or stop it", culprit(undone), facts.table)
-}
-
-fn culprit(undone: &Undone) -> String {
-    match &undone.by {
-        None => "another program".to_owned(),
-        Some(Culprit { name, parent: Some(parent), .. }) => format!("{name}, started by {parent},"),
-        // `nft` ends at once, so that its number says nothing.
-        Some(Culprit { name, .. }) if name == "nft" => "a program that runs nft".to_owned(),
-        Some(Culprit { name, pid, .. }) => format!("{name} (pid {pid})"),
-    }
+    format!(
+        "configure {} to leave the table {} alone, or stop it",
+        who(undone.by.as_ref()),
+        facts.table
+    )
 }
 
 fn uncovered(facts: &FirewallFacts) -> Option<Check> {
@@ -129,7 +128,7 @@ fn uncovered(facts: &FirewallFacts) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::firewall::Dropped;
+    use crate::host::{culprit::Culprit, firewall::Dropped};
 
     fn in_force() -> FirewallFacts {
         FirewallFacts {
@@ -184,6 +183,7 @@ mod tests {
     fn who_removes_the_table_again_and_again_is_named() {
         let by = |name: &str| Culprit { pid: 77, name: name.to_owned(), parent: None };
         let undone = |name, delay| Undone {
+            what: "the firewall table",
             by: Some(by(name)),
             times_in_a_minute: 5,
             delay: Duration::from_millis(delay),

@@ -25,7 +25,7 @@ fn forwarding(facts: &ForwardingFacts) -> Check {
                 passed.push(flow.name());
                 continue;
             }
-            Outcome::Elsewhere => continue,
+            Outcome::Elsewhere | Outcome::Guarded => continue,
             Outcome::Blocked(finding) => (Code::ForwardBlocked, finding),
             Outcome::Partly(finding) => (Code::ForwardPartly, finding),
             Outcome::Masqueraded(finding) => (Code::Masqueraded, finding),

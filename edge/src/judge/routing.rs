@@ -4,8 +4,10 @@ use cframe_protocol::problem::Code;
 
 use crate::{
     host::{
-        netlink::Culprit,
-        routes::{Bypassed, ForwardingOff, Overlap, RoutingFacts, Undone},
+        backoff::Undone,
+        culprit::who,
+        probe::facts::Flow,
+        routes::{Bypassed, ForwardingOff, Marked, Overlap, RoutingFacts},
     },
     problem::{Check, Problem},
 };
@@ -15,14 +17,16 @@ const MAX_BYPASSED: usize = 8;
 /// Networks that one sentence names.
 const MAX_NAMED: usize = 3;
 
-pub(super) fn checks(facts: &RoutingFacts) -> Vec<Check> {
+/// `guarded`: packets that the leak guard drops, as measured.
+pub(super) fn checks(facts: &RoutingFacts, guarded: Option<&Flow>) -> Vec<Check> {
     vec![
         kernel(facts),
-        ways(facts),
+        ways(facts, guarded),
         forwarding(facts),
         overlaps(facts),
         reserved(facts),
         undone(facts),
+        marks(facts),
     ]
 }
 
@@ -37,7 +41,11 @@ fn kernel(facts: &RoutingFacts) -> Check {
     Check::of("routes", refused.collect(), "as intended")
 }
 
-fn ways(facts: &RoutingFacts) -> Check {
+fn ways(facts: &RoutingFacts, guarded: Option<&Flow>) -> Check {
+    if let (Some(flow), true) = (guarded, facts.bypassed.is_empty()) {
+        let problems = guarded_ways(facts, flow);
+        return Check::of("way into the tunnel", problems, "");
+    }
     let left = facts.bypassed.len().saturating_sub(MAX_BYPASSED);
     let shown = facts.bypassed.len() - left;
     let mut problems: Vec<Problem> =
@@ -46,6 +54,34 @@ fn ways(facts: &RoutingFacts) -> Check {
         last.text.push_str(&format!("; so are {left} more prefixes"));
     }
     Check::of("way into the tunnel", problems, "packets for other sites go into the tunnel")
+}
+
+/// Packets have a way around the tunnel, and the kernel, asked for ordinary packets, does not say so:
+/// another program gives them a mark, or another destination.
+fn guarded_ways(facts: &RoutingFacts, flow: &Flow) -> Vec<Problem> {
+    let what = format!("packets ({}) would leave by another device than the tunnel", flow.name());
+    let marked: Vec<Problem> = facts
+        .bypassed_if_marked
+        .iter()
+        .filter_map(|found| found.rule.as_ref())
+        .map(|(rule, priority)| {
+            let text = format!(
+                "{what}; they do if another program gives them the mark of the rule \"{}\"",
+                rule.text()
+            );
+            let problem = Problem::new(Code::RouteBypassed, rule.priority.to_string(), text);
+            problem.fix(rule.moved_to(*priority))
+        })
+        .collect();
+    if !marked.is_empty() {
+        return marked;
+    }
+    let text =
+        format!("{what}, and are dropped by the leak guard; which rule does that is not known");
+    vec![
+        Problem::new(Code::RouteBypassed, flow.name(), text)
+            .fix("find it: ip rule; nft list ruleset; iptables-legacy-save"),
+    ]
 }
 
 fn bypassed(found: &Bypassed) -> Problem {
@@ -170,6 +206,28 @@ fn reserved(facts: &RoutingFacts) -> Check {
     Check::of("reserved addresses", problems.collect(), "none is inside a prefix of the mesh")
 }
 
+/// Rules that refuse the edge's own packets by their mark. Those that only choose another uplink are the
+/// operator's business.
+fn marks(facts: &RoutingFacts) -> Check {
+    let mut problems: Vec<Problem> = Vec::new();
+    for Marked { remote, rule, unmarked_device, .. } in
+        facts.marked.iter().filter(|marked| marked.device.is_none())
+    {
+        let about = format!("rule {}", rule.priority);
+        if problems.iter().any(|problem| problem.about == about) {
+            continue;
+        }
+        let other = unmarked_device.as_deref().unwrap_or("no device");
+        let text = format!(
+            "the rule \"{}\" refuses the edge's own packets by their mark, to {remote} for one; packets \
+             without the mark leave by {other}",
+            rule.text()
+        );
+        problems.push(Problem::new(Code::MarkDropped, about, text).fix(rule.exemption()));
+    }
+    Check::of("mark", problems, "no rule refuses the edge's own packets by it")
+}
+
 fn undone(facts: &RoutingFacts) -> Check {
     let mut problems: Vec<Problem> = facts.undone.iter().map(changes_undone).collect();
     if let Some(mtu) = &facts.mtu {
@@ -184,17 +242,16 @@ fn undone(facts: &RoutingFacts) -> Check {
 }
 
 fn changes_undone(undone: &Undone) -> Problem {
-    let Undone { what, times_in_a_minute, by } = undone;
-    let (who, fix) = match by {
-        Some(Culprit { pid, name }) => {
-            (format!("{name} (pid {pid})"), format!("stop {name}, or exempt cframe in it"))
-        }
-        None => {
-            ("another program".to_owned(), "find and stop that program: ip monitor all".to_owned())
-        }
+    let Undone { what, times_in_a_minute, by, delay } = undone;
+    let who = who(by.as_ref());
+    let fix = match by {
+        Some(_) => format!("stop {who}, or exempt cframe in it"),
+        None => "find and stop that program: ip monitor all".to_owned(),
     };
-    let text =
-        format!("{who} undoes {what} of the edge: {times_in_a_minute} times in the last minute");
+    let text = format!(
+        "{who} undoes {what} of the edge: {times_in_a_minute} times in the last minute; a repair now waits \
+         {delay:.1?}"
+    );
     Problem::new(Code::ChangesUndone, *what, text).fix(fix)
 }
 
@@ -202,12 +259,13 @@ fn changes_undone(undone: &Undone) -> Problem {
 mod tests {
     use super::*;
     use crate::host::{
+        culprit::Culprit,
         routes::{Reserved, WrongMtu},
         rules::{Action, Rule},
     };
 
     fn problems(facts: &RoutingFacts) -> Vec<Problem> {
-        Check::problems(&checks(facts))
+        Check::problems(&checks(facts, None))
     }
 
     fn by_rule(prefix: &str) -> Bypassed {
@@ -297,9 +355,10 @@ mod tests {
 
     #[test]
     fn whoever_undoes_changes_is_named_and_so_is_a_wrong_mtu_and_a_reserved_address() {
-        let by = Some(Culprit { pid: 7, name: "firewalld".to_owned() });
+        let by = Some(Culprit { pid: 7, name: "firewalld".to_owned(), parent: None });
+        let delay = std::time::Duration::from_secs(5);
         let facts = RoutingFacts {
-            undone: vec![Undone { what: "the policy rule", times_in_a_minute: 9, by }],
+            undone: vec![Undone { what: "the policy rule", times_in_a_minute: 9, by, delay }],
             mtu: Some(WrongMtu {
                 device: "cframe0".to_owned(),
                 is: 9000,

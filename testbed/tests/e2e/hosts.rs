@@ -10,6 +10,5 @@ mod identity;
 mod links;
 mod routing;
 mod start;
-#[allow(dead_code, reason = "others use it soon")]
 mod support;
 mod truth;

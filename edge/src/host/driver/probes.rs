@@ -1,7 +1,7 @@
 //! Packets of this process on their way through the host: recognised here before they get a verdict.
 //!
-//! A probe has one length for each family and ends with a random number of this process and its own
-//! number. No other packet is looked at.
+//! A probe has one of three lengths, and a random number of this process and its own number at the end, or
+//! where that is in a short one. No other packet is looked at.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -16,6 +16,8 @@ use super::Command;
 /// Bytes of a probe with its IP header.
 pub const V4_LEN: usize = 67;
 pub const V6_LEN: usize = 87;
+/// Bytes of a probe of packets that carry data, in both families: hosts of IPv6 forward 1,280.
+pub const LARGE_LEN: usize = 1263;
 /// Bytes of a UDP probe's payload, the same in both families.
 pub const PAYLOAD_LEN: usize = 39;
 /// Bytes at the end of a probe: the process's number and the probe's.
@@ -48,8 +50,10 @@ impl Watcher {
     /// Whether a packet of the TUN is a probe. It is then reported, and goes nowhere else.
     #[inline]
     pub(super) fn takes_packet(&self, packet: &[u8]) -> bool {
-        matches!(packet.len(), V4_LEN | V6_LEN)
-            && self.id(packet).is_some_and(|id| self.report(id, source(packet)))
+        matches!(packet.len(), V4_LEN | V6_LEN | LARGE_LEN)
+            && short(packet)
+                .and_then(|short| self.id(short))
+                .is_some_and(|id| self.report(id, source(packet)))
     }
 
     /// Whether a datagram of the mesh's socket is a probe.
@@ -90,6 +94,11 @@ impl Injector {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
+}
+
+/// What a short probe has of a packet: the numbers are at the end of it.
+fn short(packet: &[u8]) -> Option<&[u8]> {
+    packet.get(..if packet.first()? >> 4 == 6 { V6_LEN } else { V4_LEN })
 }
 
 fn source(packet: &[u8]) -> Option<IpAddr> {

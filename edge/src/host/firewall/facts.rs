@@ -1,9 +1,7 @@
-use std::time::Duration;
-
 use ipnet::IpNet;
 
-use super::{Culprit, Dropped};
-use crate::config::OwnPrefixes;
+use super::Dropped;
+use crate::{config::OwnPrefixes, host::backoff::Undone};
 
 /// What is known of the table.
 #[derive(Clone, Debug, Default)]
@@ -25,15 +23,6 @@ pub struct FirewallFacts {
     pub dropped: Dropped,
     pub own_prefixes: OwnPrefixes,
     pub uncovered: Vec<Uncovered>,
-}
-
-/// Another program removes the table or parts of it again and again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undone {
-    pub by: Option<Culprit>,
-    pub times_in_a_minute: usize,
-    /// How long a repair waits.
-    pub delay: Duration,
 }
 
 /// A prefix of this site that the host's networks do not cover completely.

@@ -1,21 +1,16 @@
 //! The task itself. While it runs, nothing else in this program writes to the table.
 
-use std::{
-    collections::BTreeSet,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, pin::Pin, time::Duration};
 
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     Dropped, Request, Setup,
-    backoff::Backoff,
     facts::{FirewallFacts, Uncovered, nft_installer},
     nft::{Nft, NftError},
     query::Query,
@@ -24,6 +19,8 @@ use super::{
     watch::{Change, Watch},
 };
 use crate::host::{
+    backoff::Backoff,
+    culprit::Culprit,
     netlink::Kernel,
     reconcile::{HostNetworks, Intent},
     routes::Edit,
@@ -81,14 +78,15 @@ impl Keeper {
             watch.ignore(query.port);
         }
         let mut ruleset = Ruleset { mark, snat, own_prefixes, ..Ruleset::new(instance) };
-        let foreign = known.iter().flatten().filter_map(|edit| match edit {
-            Edit::Foreign(net) => Some(*net),
-            Edit::Own(_) | Edit::Gone(_) => None,
-        });
-        let networks_now = read_networks(&ruleset.instance, &foreign.collect()).await;
-        let HostNetworks { local, addresses } = networks_now;
-        ruleset.intent.set_local(local);
-        ruleset.addresses = addresses;
+        let mut intent = Intent::default();
+        for edit in known.iter().flatten() {
+            match edit {
+                Edit::Own(net) => intent.add(*net, true),
+                Edit::Foreign(net) => intent.add(*net, false),
+                Edit::Gone(_) => {}
+            }
+        }
+        ruleset.set_networks(read_networks(&ruleset.instance, &intent).await);
         let mut keeper = Self {
             known: known.is_some(),
             armed: false,
@@ -99,7 +97,7 @@ impl Keeper {
             error: None,
             snat_error: None,
             rules: BTreeSet::new(),
-            backoff: Backoff::default(),
+            backoff: Backoff::new("the firewall table"),
             dropped: Dropped::default(),
             ruleset,
             networks,
@@ -131,7 +129,7 @@ impl Keeper {
             if running.is_none() {
                 running = self.next_work(Instant::now());
             }
-            let due = self.due.unwrap_or_else(Instant::now).into();
+            let due = self.due.unwrap_or_else(Instant::now);
             let waits = running.is_none() && self.due.is_some();
             tokio::select! {
                 request = requests.recv() => match request {
@@ -208,20 +206,15 @@ impl Keeper {
 
     fn set_networks(&mut self, networks: HostNetworks) {
         let devices = self.devices();
-        self.ruleset.addresses = networks.addresses;
-        let affected = self.ruleset.intent.set_local(networks.local);
-        if affected.is_none_or(|keys| !keys.is_empty()) {
-            // Any prefix can be inside or around a network of the host.
-            self.edited.extend(self.installed.iter().flat_map(Installed::nets));
-            self.edited.extend(self.ruleset.destinations().into_keys());
-        }
+        let affected = self.ruleset.set_networks(networks);
+        self.edited.extend(affected);
         if devices != self.devices() {
             self.due = Some(Instant::now());
         }
     }
 
-    fn devices(&self) -> [[BTreeSet<u32>; 2]; 2] {
-        [false, true].map(|v6| [self.ruleset.site_devices(v6), self.ruleset.subnet_devices(v6)])
+    fn devices(&self) -> [[BTreeSet<u32>; 3]; 2] {
+        [false, true].map(|v6| self.ruleset.devices(v6))
     }
 
     async fn record_change(&mut self, change: std::io::Result<Change>) {
@@ -244,11 +237,14 @@ impl Keeper {
         }
     }
 
-    fn repair(&mut self, culprit: Option<super::Culprit>) {
+    fn repair(&mut self, culprit: Option<Culprit>) {
         // A repair that is due covers this change, too.
         if self.intact || self.due.is_none() {
             self.intact = false;
-            self.due = Some(self.backoff.record(culprit, Instant::now()));
+            let now = Instant::now();
+            self.backoff.record(culprit, now);
+            // The repair is the whole table, whose time is `due` whatever the reason for it.
+            self.due = Some(now + self.backoff.take_delay());
         }
     }
 

@@ -7,7 +7,7 @@
 mod script;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::OwnPrefixes,
-    host::reconcile::{Intent, RouteKey, Target, covers_any, inside, metric},
+    host::reconcile::{HostNetworks, Intent, RouteKey, Target, covers_any, inside, metric},
     instance::{Instance, Mark},
 };
 pub(super) use script::{Changes, Installed, changes, name, removal, table};
@@ -30,6 +30,8 @@ pub struct Ruleset {
     pub intent: Intent,
     /// The host's addresses with the numbers of their devices.
     pub addresses: BTreeSet<(u32, IpAddr)>,
+    /// See [`HostNetworks::site_routes`].
+    pub site_routes: BTreeMap<IpNet, BTreeSet<u32>>,
     pub own_prefixes: OwnPrefixes,
     /// Masquerade packets from the mesh toward the site.
     pub snat: bool,
@@ -45,6 +47,9 @@ pub enum Destination {
     /// A subnet of the host inside or around a prefix of another site: only by the devices of such subnets,
     /// because the moment after it disappears its packets would leave by the default route.
     Subnet,
+    /// A part of this site to which a route of the host leads: only by the devices of such routes, because
+    /// the moment after it disappears its packets would leave by the default route.
+    Routed,
     /// A network of the host, or one that may be reached in any way.
     Local,
 }
@@ -56,6 +61,7 @@ impl Ruleset {
             mark: Mark::default(),
             intent: Intent::default(),
             addresses: BTreeSet::new(),
+            site_routes: BTreeMap::new(),
             own_prefixes: OwnPrefixes::Auto,
             snat: false,
         }
@@ -79,10 +85,48 @@ impl Ruleset {
         if intent.foreign().contains(net) {
             return Some(Destination::Foreign);
         }
+        if let Some(devices) = self.site_routes.get(net) {
+            // With several ways, or none, the device is not known.
+            let known = !devices.contains(&0);
+            return Some(if known { Destination::Routed } else { Destination::Local });
+        }
         own.then_some(match self.own_prefixes {
             OwnPrefixes::Allow => Destination::Local,
             OwnPrefixes::Auto | OwnPrefixes::Block => Destination::Uncovered,
         })
+    }
+
+    /// Replaces what the host has, and returns the networks that may have another destination than before.
+    pub(super) fn set_networks(&mut self, networks: HostNetworks) -> BTreeSet<IpNet> {
+        let HostNetworks { local, addresses, site_routes } = networks;
+        let before = self.intent.local().clone();
+        self.intent.set_local(local);
+        self.addresses = addresses;
+        let routes_before = std::mem::replace(&mut self.site_routes, site_routes);
+        let local = self.intent.local();
+        let mut changed: BTreeSet<IpNet> = BTreeSet::new();
+        changed.extend(before.connected.symmetric_difference(&local.connected));
+        changed.extend(before.subnets.symmetric_difference(&local.subnets));
+        changed.extend(before.routes.symmetric_difference(&local.routes));
+        let differ = |net: &&IpNet| routes_before.get(*net) != self.site_routes.get(*net);
+        changed.extend(routes_before.keys().chain(self.site_routes.keys()).filter(differ));
+        // Prefixes inside a network of the host are its own, too.
+        let prefixes = [self.intent.foreign(), self.intent.own()];
+        let inner = |net: &IpNet| prefixes.map(|nets| inside(nets, *net).copied());
+        let within: Vec<IpNet> = changed.iter().flat_map(inner).flatten().collect();
+        changed.extend(within);
+        changed
+    }
+
+    /// The devices of the rules of each kind: see `script`.
+    pub(super) fn devices(&self, v6: bool) -> [BTreeSet<u32>; 3] {
+        [self.site_devices(v6), self.subnet_devices(v6), self.route_devices(v6)]
+    }
+
+    /// The devices of routes to parts of the site.
+    fn route_devices(&self, v6: bool) -> BTreeSet<u32> {
+        let routes = self.site_routes.iter().filter(|(net, _)| net.addr().is_ipv6() == v6);
+        routes.flat_map(|(_, devices)| devices).copied().filter(|device| *device != 0).collect()
     }
 
     /// All of them.
@@ -90,7 +134,8 @@ impl Ruleset {
         let intent = &self.intent;
         // What is thrown in the routing table, for any reason, is among the wanted routes.
         let routes = intent.wanted().into_keys().map(|key| key.net);
-        let nets = intent.own().iter().chain(&intent.local().connected).copied().chain(routes);
+        let nets = intent.own().iter().chain(&intent.local().connected);
+        let nets = nets.chain(self.site_routes.keys()).copied().chain(routes);
         nets.filter_map(|net| Some((net, Some(self.at(&net)?)))).collect()
     }
 
@@ -124,10 +169,10 @@ impl Ruleset {
 
     fn uncovered_address(&self, own: &IpNet) -> Option<IpAddr> {
         let connected = &self.intent.local().connected;
-        if covers_any(connected, own) {
+        if covers_any(connected, own) || self.site_routes.contains_key(own) {
             return None;
         }
-        let nets = connected.iter().chain(self.intent.foreign());
+        let nets = connected.iter().chain(self.intent.foreign()).chain(self.site_routes.keys());
         let inside: Vec<IpNet> = nets.filter(|net| own.contains(*net)).copied().collect();
         // Sorted and apart from each other: the first gap is at the start or behind one of them.
         let mut next = Some(own.network());

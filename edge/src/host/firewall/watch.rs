@@ -12,6 +12,7 @@ use rustix::{
 };
 
 use super::wire::{self, Kind, Message, attribute, kind};
+use crate::host::culprit::Culprit;
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
 const GROUP: u32 = 7;
@@ -28,15 +29,6 @@ pub(super) enum Change {
     ByOther(Culprit),
     /// Notifications were lost, so it may have been changed.
     Unknown,
-}
-
-/// A program that has changed the table, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Culprit {
-    pub pid: u32,
-    pub name: String,
-    /// What started it: `nft` is most often started by the program in question.
-    pub parent: Option<String>,
 }
 
 pub(super) struct Watch {
@@ -120,19 +112,7 @@ fn culprit(message: &Message<'_>) -> Culprit {
     let pid = message.attribute(attribute::PROCESS_ID).map(wire::number).unwrap_or_default();
     let name = message.attribute(attribute::PROCESS_NAME).map(wire::text).unwrap_or_default();
     let pid = u32::try_from(pid).unwrap_or_default();
-    Culprit { pid, name: String::from_utf8_lossy(name).into_owned(), parent: parent(pid) }
-}
-
-/// The name and number of the parent of a process that still runs.
-fn parent(pid: u32) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let parent: u32 = field(&status, "PPid:")?.parse().ok()?;
-    let status = std::fs::read_to_string(format!("/proc/{parent}/status")).ok()?;
-    Some(format!("{} (pid {parent})", field(&status, "Name:")?))
-}
-
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+    Culprit::new(pid, String::from_utf8_lossy(name).into_owned())
 }
 
 #[cfg(test)]

@@ -172,6 +172,10 @@ pub(super) fn lookup_packet(to: IpAddr, packet: &Packet) -> RouteMessage {
     if to.is_ipv4() {
         message.header.flags = RouteFlags::LookupTable;
     }
+    message.header.tos = packet.tos;
+    if packet.mark != 0 {
+        message.attributes.push(RouteAttribute::Mark(packet.mark));
+    }
     if let Some(from) = packet.from {
         message.header.source_prefix_length = message.header.destination_prefix_length;
         message.attributes.push(RouteAttribute::Source(from.into()));

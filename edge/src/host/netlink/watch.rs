@@ -13,8 +13,8 @@ use rtnetlink::{
 };
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{Culprit, NetlinkError, message, netconf, rules};
-use crate::host::{networks::Change, reconcile::RouteKey};
+use super::{NetlinkError, message, netconf, rules};
+use crate::host::{culprit::Culprit, networks::Change, reconcile::RouteKey};
 
 /// Changes that wait. More count as lost, and everything is read again.
 const MAX_PENDING: usize = 16_384;

@@ -36,6 +36,8 @@ pub(super) struct Context<'a> {
     pub(super) foreign: &'a [IpNet],
     /// The mesh's UDP port.
     pub(super) port: u16,
+    /// The mark of this process's packets.
+    pub(super) mark: u32,
     pub(super) tools: &'a Tools,
 }
 
@@ -74,6 +76,18 @@ pub(super) fn of_source_nat(place: &Place, context: &Context<'_>) -> Cause {
     Cause { text: format!("{} does that", describe(place)), fix: Some(fix) }
 }
 
+/// The rule that gives packets for the mesh another destination.
+pub(super) fn of_destination_nat(place: &Place, context: &Context<'_>) -> Cause {
+    let fix = match iptables(place, context) {
+        Some(program) => {
+            let matches = iptables_match("prerouting", context);
+            format!("{program} -t nat -I {} {matches} -j ACCEPT", place.base)
+        }
+        None => insert(place, &nft_match("prerouting", context)),
+    };
+    Cause { text: format!("{} gives them another destination", describe(place)), fix: Some(fix) }
+}
+
 /// A rule of iptables-legacy, which a trace does not show.
 pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) -> Cause {
     let program = context.tools.iptables_legacy.as_deref().unwrap_or("iptables-legacy");
@@ -103,6 +117,9 @@ pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) ->
 pub(super) fn of_place(trace: Option<&Trace>) -> Cause {
     let text = match trace.and_then(|trace| trace.reached.last()).map(String::as_str) {
         None => "they were lost before the firewall's first hook",
+        Some(first) if first.starts_with("ingress-") => {
+            "they were lost between their arrival and the hook prerouting"
+        }
         Some("prerouting-last") => {
             "they were lost where the kernel chooses their way, after prerouting"
         }
@@ -151,6 +168,8 @@ fn accept(trace: &Trace, place: &Place, hook: &str, context: &Context<'_>) -> St
     if place.table == "firewalld" && context.tools.firewalld {
         return firewalld(context);
     }
+    // A packet that leaves has no device by which it came.
+    let hook = if place.family == "netdev" && hook != "ingress" { "egress" } else { hook };
     insert(place, &nft_match(hook, context))
 }
 
@@ -188,7 +207,7 @@ fn family_program(program: &str, v6: bool) -> String {
 }
 
 fn iptables_match(hook: &str, context: &Context<'_>) -> String {
-    let Context { tun, device, port, .. } = context;
+    let Context { tun, device, port, mark, .. } = context;
     let foreign = listed(context.foreign);
     let option = |name: &str| match &foreign {
         Some(list) => format!(" {name} {}", list.join(",")),
@@ -200,23 +219,30 @@ fn iptables_match(hook: &str, context: &Context<'_>) -> String {
         (Path::In, "postrouting") => format!("-o {device}{}", option("-s")),
         (Path::In, _) => format!("-i {tun}"),
         (Path::PortIn, _) => format!("-p udp --dport {port}"),
-        (Path::PortOut, _) => format!("-p udp --sport {port}"),
+        // Those for the controllers, too, which come from other ports.
+        (Path::PortOut, _) => format!("-m mark --mark {mark:#x}/{mark:#x}"),
     }
 }
 
 fn nft_match(hook: &str, context: &Context<'_>) -> String {
-    let Context { tun, device, port, .. } = context;
+    let Context { tun, device, port, mark, .. } = context;
     match (context.path, hook) {
-        (Path::Out, "prerouting") => {
+        (Path::Out, "ingress" | "prerouting") => {
             let family = if context.v6 { "ip6" } else { "ip" };
             let to = listed(context.foreign)
                 .map(|list| format!(" {family} daddr '{{ {} }}'", list.join(", ")));
             format!("iifname {device}{}", to.unwrap_or_default())
         }
+        (Path::In, "egress") => {
+            let family = if context.v6 { "ip6" } else { "ip" };
+            let from = listed(context.foreign)
+                .map(|list| format!("{family} saddr '{{ {} }}'", list.join(", ")));
+            from.unwrap_or_else(|| format!("meta protocol {family}"))
+        }
         (Path::Out, _) => format!("oifname {tun}"),
         (Path::In, _) => format!("iifname {tun}"),
         (Path::PortIn, _) => format!("udp dport {port}"),
-        (Path::PortOut, _) => format!("udp sport {port}"),
+        (Path::PortOut, _) => format!("meta mark and {mark:#x} == {mark:#x}"),
     }
 }
 
@@ -285,6 +311,7 @@ mod tests {
             device: "lan0",
             foreign: &foreign,
             port: 58_423,
+            mark: 0x1040,
             tools: &tools,
         };
         of_drop(&trace(hook), place, &context).fix.unwrap()
@@ -298,6 +325,7 @@ mod tests {
         let six = place("ip6", "filter", "FORWARD", None);
         let native = place("inet", "filter", "forward", None);
         let input = place("ip", "filter", "INPUT", None);
+        let output = place("ip", "filter", "OUTPUT", None);
         for (path, hook, place, wanted) in [
             (Path::Out, "forward", &forward, "iptables -I FORWARD -o cframe0 -j ACCEPT"),
             (Path::In, "forward", &forward, "iptables -I FORWARD -i cframe0 -j ACCEPT"),
@@ -328,6 +356,12 @@ mod tests {
                 "nft insert rule inet filter forward iifname lan0 ip daddr '{ 10.2.0.0/16 }' accept",
             ),
             (Path::PortIn, "input", &input, "iptables -I INPUT -p udp --dport 58423 -j ACCEPT"),
+            (
+                Path::PortOut,
+                "output",
+                &output,
+                "iptables -I OUTPUT -m mark --mark 0x1040/0x1040 -j ACCEPT",
+            ),
         ] {
             assert_eq!(fix(path, hook, place), wanted);
         }
@@ -353,6 +387,7 @@ mod tests {
             device: "br0",
             foreign: &[],
             port: 1,
+            mark: 0x1040,
             tools: &tools,
         };
         let fix = of_drop(&trace, &place, &context).fix.unwrap();

@@ -35,8 +35,24 @@ pub enum Outcome {
     Partly(Finding),
     /// The packets arrive with a source that may not pass.
     Masqueraded(Finding),
+    /// They would leave in the clear, and the leak guard drops them.
+    Guarded,
     /// They don't arrive for a reason that another check reports, such as forwarding that is off.
     Elsewhere,
+}
+
+impl Outcome {
+    /// How bad it is.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Passed => 0,
+            Self::Partly(_) => 1,
+            Self::Elsewhere => 2,
+            Self::Guarded => 3,
+            Self::Masqueraded(_) => 4,
+            Self::Blocked(_) => 5,
+        }
+    }
 }
 
 /// What was seen, with the cause if it is known.
@@ -58,6 +74,13 @@ pub struct PortFacts {
     pub sending_blocked: Option<Finding>,
     /// At least one peer has no link.
     pub link_down: bool,
+}
+
+impl ForwardingFacts {
+    /// A direction whose packets would leave in the clear.
+    pub fn guarded(&self) -> Option<&Flow> {
+        self.flows.iter().find(|flow| flow.outcome == Outcome::Guarded)
+    }
 }
 
 impl Flow {

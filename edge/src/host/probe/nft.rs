@@ -9,7 +9,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::{
     host::{
-        driver::probes::{Magic, TRAILER_LEN, V4_LEN, V6_LEN},
+        driver::probes::{LARGE_LEN, Magic, TRAILER_LEN, V4_LEN, V6_LEN},
         firewall::nft,
     },
     instance::Instance,
@@ -19,6 +19,8 @@ use crate::{
 /// is for a reason which is not these numbers.
 pub(super) const FIRST_PORT: u16 = 33_434;
 pub(super) const PORTS: u16 = 256;
+/// The first of as many ports of probes that are counted at the device by which they leave.
+pub(super) const FIRST_EGRESS_PORT: u16 = FIRST_PORT + PORTS;
 
 /// The priority of the last hook that is not the connection tracker's. What is dropped here has passed
 /// all rules, and leaves no entry in the connection table.
@@ -38,6 +40,10 @@ const NLMSG_DONE: u16 = 3;
 const REQUEST: u16 = 0x01;
 const DUMP: u16 = 0x300;
 const INET: u8 = 1;
+const NETDEV: u8 = 5;
+const GET_CHAIN: u16 = 4;
+/// `NF_NETDEV_EGRESS` of linux/netfilter.h.
+const EGRESS: u32 = 1;
 const ATTRIBUTE_MASK: u16 = 0x3fff;
 
 /// The name of the table in which probes are counted.
@@ -50,14 +56,36 @@ pub(super) fn trace_table(instance: &Instance) -> String {
     format!("cframe-trace-{instance}")
 }
 
-/// Makes the table, from scratch.
-pub(super) fn count_script(instance: &Instance, magic: Magic) -> String {
+/// Makes the table, from scratch. Where another program has rules at the devices by which packets leave,
+/// those to the upper ports are let out, and dropped at `egress`: only to neighbours that are known, because
+/// a packet waits for the others before it comes to its device.
+pub(super) fn count_script(instance: &Instance, magic: Magic, egress: &BTreeSet<String>) -> String {
     let (table, device) = (table(instance), instance.name());
     let [v4, v6] = matches(magic);
+    let (mut more, mut let_out) = (String::new(), String::new());
+    if !egress.is_empty() {
+        let ports = format!("{FIRST_EGRESS_PORT}-{}", FIRST_EGRESS_PORT + PORTS - 1);
+        let_out = format!("\t\tmeta l4proto {{ tcp, udp }} th dport {ports} accept\n");
+        more = format!(
+            "{}\
+             table netdev {table} {{\n\
+             \tset {SET} {{ type inet_service; size 2048; flags dynamic,timeout; timeout 1s; }}\n\
+             \tchain probe {{\n\t\tupdate @{SET} {{ th dport }}\n\t\tdrop\n\t}}\n",
+            egress_removal(instance)
+        );
+        for (number, device) in egress.iter().enumerate() {
+            more.push_str(&format!(
+                "\tchain egress-{number} {{\n\
+                 \t\ttype filter hook egress device \"{device}\" priority {LATE}; policy accept;\n\
+                 \t\t{v4} goto probe\n\t\t{v6} goto probe\n\t}}\n"
+            ));
+        }
+        more.push_str("}\n");
+    }
     format!(
         "{}\
          table inet {table} {{\n\
-         \tset {SET} {{ type inet_service; size 1024; flags dynamic,timeout; timeout 1s; }}\n\
+         \tset {SET} {{ type inet_service; size 2048; flags dynamic,timeout; timeout 1s; }}\n\
          \tchain postrouting {{\n\
          \t\ttype filter hook postrouting priority {LAST}; policy accept;\n\
          \t\t{v4} goto probe\n\
@@ -65,19 +93,43 @@ pub(super) fn count_script(instance: &Instance, magic: Magic) -> String {
          \t}}\n\
          \tchain probe {{\n\
          \t\toifname \"{device}\" accept\n\
-         \t\tupdate @{SET} {{ udp dport }}\n\
+         {let_out}\
+         \t\tupdate @{SET} {{ th dport }}\n\
          \t\tdrop\n\
          \t}}\n\
-         }}\n",
+         }}\n\
+         {more}",
         removal(&table)
     )
 }
 
+/// Removes what counts at devices. An old kernel refuses it.
+pub(super) fn egress_removal(instance: &Instance) -> String {
+    let table = table(instance);
+    format!("add table netdev {table}\ndelete table netdev {table}\n")
+}
+
 /// Makes the table that traces probes, and the datagrams of the mesh's socket that are sent from `port`.
-pub(super) fn trace_script(instance: &Instance, magic: Magic, port: u16) -> String {
+/// `devices`: those by which probes come in, which older kernels cannot trace from their arrival on.
+pub(super) fn trace_script(
+    instance: &Instance,
+    magic: Magic,
+    port: u16,
+    devices: &BTreeSet<String>,
+) -> String {
     let table = trace_table(instance);
     let mut script = removal(&table);
     script.push_str(&format!("table inet {table} {{\n"));
+    for (number, device) in devices.iter().enumerate() {
+        script.push_str(&format!(
+            "\tchain ingress-{number} {{\n\
+             \t\ttype filter hook ingress device \"{device}\" priority {FIRST}; policy accept;\n"
+        ));
+        for probe in matches(magic) {
+            script.push_str(&format!("\t\t{probe} meta nftrace set 1 continue\n"));
+        }
+        script.push_str("\t}\n");
+    }
     for hook in ["prerouting", "input", "forward", "postrouting"] {
         for (end, priority) in [("first", FIRST), ("last", LATE)] {
             script.push_str(&format!(
@@ -110,7 +162,7 @@ fn matches(magic: Magic) -> [String; 2] {
     let number = u64::from_be_bytes(magic);
     [V4_LEN, V6_LEN].map(|len| {
         let offset = (len - TRAILER_LEN) * 8;
-        format!("meta length {len} @nh,{offset},64 {number:#x}")
+        format!("meta length {{ {len}, {LARGE_LEN} }} @nh,{offset},64 {number:#x}")
     })
 }
 
@@ -145,7 +197,7 @@ impl Reader {
     /// The number of the ruleset, another one after each change by whatever program of nftables.
     pub(super) fn generation(&self) -> io::Result<u32> {
         let mut generation = 0;
-        self.request(GET_GENERATION, 0, &[], |attributes| {
+        self.request(INET, GET_GENERATION, 0, &[], |attributes| {
             if let Some(id) = find(attributes, 1).and_then(<[u8]>::first_chunk) {
                 generation = u32::from_be_bytes(*id);
             }
@@ -157,7 +209,12 @@ impl Reader {
     ///
     /// # Errors
     /// `NotFound` if there is no such table.
-    pub(super) fn counted(&self, instance: &Instance) -> io::Result<BTreeSet<u16>> {
+    pub(super) fn counted(
+        &self,
+        instance: &Instance,
+        at_egress: bool,
+    ) -> io::Result<BTreeSet<u16>> {
+        let family = if at_egress { NETDEV } else { INET };
         let mut attributes = Vec::new();
         for (kind, value) in [(1_u16, table(instance).as_str()), (2, SET)] {
             let len = 4 + value.len() + 1;
@@ -167,7 +224,7 @@ impl Reader {
             attributes.resize(attributes.len() + 1 + (4 - len % 4) % 4, 0);
         }
         let mut ports = BTreeSet::new();
-        self.request(GET_SET_ELEMENTS, DUMP, &attributes, |attributes| {
+        self.request(family, GET_SET_ELEMENTS, DUMP, &attributes, |attributes| {
             for (_, element) in find(attributes, 3).into_iter().flat_map(Attributes) {
                 let value = find(element, 1).and_then(|key| find(key, 1));
                 if let Some(port) = value.and_then(<[u8]>::first_chunk) {
@@ -178,10 +235,23 @@ impl Reader {
         Ok(ports)
     }
 
+    /// Whether another program has rules at a device by which packets leave.
+    pub(super) fn has_egress_rules(&self, instance: &Instance) -> io::Result<bool> {
+        let (own, mut found) = (table(instance), false);
+        self.request(NETDEV, GET_CHAIN, DUMP, &[], |attributes| {
+            let hook = find(attributes, 4).and_then(|hook| find(hook, 1)?.first_chunk());
+            let table = find(attributes, 1).and_then(|name| name.strip_suffix(&[0]));
+            let is_egress = hook.is_some_and(|number| u32::from_be_bytes(*number) == EGRESS);
+            found |= is_egress && table != Some(own.as_bytes());
+        })?;
+        Ok(found)
+    }
+
     /// Sends a request and hands the attributes of each answer to `read`. The kernel answers while the
     /// request is sent, so there is nothing to wait for.
     fn request(
         &self,
+        family: u8,
         kind: u16,
         flags: u16,
         attributes: &[u8],
@@ -192,7 +262,7 @@ impl Reader {
         message.extend_from_slice(&(SUBSYSTEM | kind).to_ne_bytes());
         message.extend_from_slice(&(REQUEST | flags).to_ne_bytes());
         message.extend_from_slice(&[0; 8]);
-        message.extend_from_slice(&[INET, 0, 0, 0]);
+        message.extend_from_slice(&[family, 0, 0, 0]);
         message.extend_from_slice(attributes);
         // Answers of a request that failed halfway.
         while self.socket.recv_from_full().is_ok() {}
@@ -258,12 +328,22 @@ mod tests {
 
     #[test]
     fn probes_are_recognised_by_length_and_number_and_dropped_only_toward_the_site() {
-        let script = count_script(&Instance::default(), MAGIC);
-        assert!(script.contains("meta length 67 @nh,408,64 0x102030405060708 goto probe"));
-        assert!(script.contains("meta length 87 @nh,568,64 0x102030405060708 goto probe"));
+        let script = count_script(&Instance::default(), MAGIC, &BTreeSet::new());
+        assert!(
+            script.contains("meta length { 67, 1263 } @nh,408,64 0x102030405060708 goto probe")
+        );
+        assert!(
+            script.contains("meta length { 87, 1263 } @nh,568,64 0x102030405060708 goto probe")
+        );
         let (accept, drop) = (script.find("oifname \"cframe0\" accept"), script.find("\tdrop"));
         assert!(accept.unwrap() < drop.unwrap());
         assert!(script.starts_with("add table inet cframe-probe-cframe0\ndelete table"));
+        assert!(!script.contains("netdev"));
+        let devices = BTreeSet::from(["lan0".to_owned()]);
+        let script = count_script(&Instance::default(), MAGIC, &devices);
+        let (let_out, drop) = (script.find("dport 33690-33945 accept"), script.find("\tdrop"));
+        assert!(let_out.unwrap() < drop.unwrap());
+        assert!(script.contains("hook egress device \"lan0\""));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use cframe_packet::checksum::Sum;
 
-use crate::host::driver::probes::{Magic, TRAILER_LEN, V4_LEN, V6_LEN};
+use crate::host::driver::probes::{LARGE_LEN, Magic, TRAILER_LEN, V4_LEN, V6_LEN};
 
 const TTL: u8 = 64;
 const UDP: u8 = 17;
@@ -17,6 +17,8 @@ const SYN: u8 = 0x02;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Udp,
+    /// UDP as well, of the length of packets that carry data.
+    Large,
     /// The first segment of a connection.
     TcpSyn,
     Echo,
@@ -37,22 +39,24 @@ impl Packet {
     /// The packet's bytes; `None` if its addresses are of different families.
     pub(super) fn bytes(&self, magic: Magic) -> Option<Vec<u8>> {
         let v6 = self.to.0.is_ipv6();
-        let (len, header_len) = if v6 { (V6_LEN, 40) } else { (V4_LEN, 20) };
+        let header_len = header_len(v6);
+        let short = if v6 { V6_LEN } else { V4_LEN };
+        let len = if self.kind == Kind::Large { LARGE_LEN } else { short };
         let mut packet = vec![0; len];
         let protocol = match (self.kind, v6) {
-            (Kind::Udp, _) => UDP,
+            (Kind::Udp | Kind::Large, _) => UDP,
             (Kind::TcpSyn, _) => TCP,
             (Kind::Echo, false) => ICMP,
             (Kind::Echo, true) => ICMP_V6,
         };
         let (header, body) = packet.split_at_mut(header_len);
-        let at = body.len() - TRAILER_LEN;
+        let at = short - header_len - TRAILER_LEN;
         body[at..at + 8].copy_from_slice(&magic);
-        body[at + 8..].copy_from_slice(&self.id.to_be_bytes());
+        body[at + 8..at + TRAILER_LEN].copy_from_slice(&self.id.to_be_bytes());
         let pseudo = match (self.from.0, self.to.0) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 header[..2].copy_from_slice(&[0x45, 0]);
-                header[2..4].copy_from_slice(&(V4_LEN as u16).to_be_bytes());
+                header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
                 // Some firewalls drop packets whose identification is 0.
                 header[4..6].copy_from_slice(&(self.id as u16 | 1).to_be_bytes());
                 header[8..10].copy_from_slice(&[TTL, protocol]);
@@ -77,11 +81,18 @@ impl Packet {
         Some(packet)
     }
 
+    /// The number under which the firewall counts these bytes of it: the second field of the transport's
+    /// header, which is a port or, of an echo request, the checksum.
+    pub(super) fn counted_as(&self, bytes: &[u8]) -> Option<u16> {
+        let at = header_len(self.to.0.is_ipv6()) + 2;
+        bytes.get(at..)?.first_chunk().map(|field| u16::from_be_bytes(*field))
+    }
+
     fn write_transport(&self, body: &mut [u8], pseudo: Sum, v6: bool) {
         let (from, to) = (self.from.1.to_be_bytes(), self.to.1.to_be_bytes());
         let len = (body.len() as u16).to_be_bytes();
         let field = match self.kind {
-            Kind::Udp => {
+            Kind::Udp | Kind::Large => {
                 body[..2].copy_from_slice(&from);
                 body[2..4].copy_from_slice(&to);
                 body[4..6].copy_from_slice(&len);
@@ -107,11 +118,15 @@ impl Packet {
         let sum = if has_pseudo_header { sum.and(pseudo) } else { sum };
         let checksum = match (self.kind, sum.checksum()) {
             // Zero would mean "no checksum" (RFC 768).
-            (Kind::Udp, 0) => 0xffff,
+            (Kind::Udp | Kind::Large, 0) => 0xffff,
             (_, checksum) => checksum,
         };
         body[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
     }
+}
+
+fn header_len(v6: bool) -> usize {
+    if v6 { 40 } else { 20 }
 }
 
 #[cfg(test)]
@@ -134,16 +149,17 @@ mod tests {
 
     #[test]
     fn a_probe_has_its_length_its_trailer_and_right_checksums() {
-        for kind in [Kind::Udp, Kind::TcpSyn, Kind::Echo] {
+        for kind in [Kind::Udp, Kind::Large, Kind::TcpSyn, Kind::Echo] {
             let v4 = packet(kind, "10.1.0.9", "10.2.3.4");
-            assert_eq!(v4.len(), V4_LEN);
+            let len = |short| if kind == Kind::Large { LARGE_LEN } else { short };
+            assert_eq!(v4.len(), len(V4_LEN));
             assert_eq!(Sum::of(&v4[..20]).fold(), 0xffff);
             let v6 = packet(kind, "fd00:1::9", "fd00:2::4");
-            assert_eq!(v6.len(), V6_LEN);
-            for (packet, header) in [(v4, 20), (v6, 40)] {
-                let (rest, trailer) = packet.split_last_chunk::<16>().unwrap();
+            assert_eq!(v6.len(), len(V6_LEN));
+            for (packet, header, short) in [(v4, 20, V4_LEN), (v6, 40, V6_LEN)] {
+                let trailer = packet[..short].last_chunk::<16>().unwrap();
                 assert_eq!((&trailer[..8], trailer[15]), (&MAGIC[..], 0x88));
-                assert!(ip::Packet::parse(&packet).is_ok() && !rest.is_empty());
+                assert!(ip::Packet::parse(&packet).is_ok());
                 let pseudo = match (kind, header) {
                     (Kind::Echo, 20) => Sum::default(),
                     (_, 20) => Sum::of(&packet[12..20]),

@@ -1,13 +1,13 @@
 //! Which packets measure the host's forwarding. Pure.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
 
-use super::cause::Path;
+use super::{cause::Path, packet::Kind};
 use crate::host::netlink::HostAddress;
 
 /// Probes of a round from the site into the mesh, for each family.
@@ -15,6 +15,8 @@ const MAX_OUT: usize = 16;
 /// Probes of a round into the site, for each family. They go to the site's own hosts by turns: a rule can
 /// be about one address.
 const MAX_IN: usize = 48;
+/// Directions at devices in which other kinds than UDP are tried in a round.
+const MAX_OTHERS: usize = 16;
 /// Sources of a round on one device.
 const SOURCES: usize = 4;
 /// Addresses of one network that are tried in a round.
@@ -41,6 +43,7 @@ pub(super) struct Probe {
     pub(super) device: u32,
     pub(super) from: IpAddr,
     pub(super) to: IpAddr,
+    pub(super) kind: Kind,
 }
 
 /// The parts of the site's prefixes that are subnets of the host, or inside of one.
@@ -62,14 +65,17 @@ pub(super) fn connected<'a>(
     found
 }
 
-/// The probes of one round. `turn` makes each round try other addresses; `suspects` are tried in every
-/// round while they are part of the site.
+/// The probes of one round: UDP datagrams, and one of each other kind in each direction at each device.
+/// `turn` makes each round try other addresses; `suspects` are tried in every round while they are part of
+/// the site.
 pub(super) fn round(
     lans: &[Lan],
     foreign: &[IpNet],
     suspects: &BTreeSet<Probe>,
     turn: usize,
+    others: &[Kind],
 ) -> Vec<Probe> {
+    let kind = Kind::Udp;
     let mut probes = BTreeSet::new();
     for v6 in [false, true] {
         let foreign: Vec<&IpNet> =
@@ -89,7 +95,7 @@ pub(super) fn round(
                 if outgoing < MAX_OUT
                     && let Some(to) = remote()
                 {
-                    probes.insert(Probe { path: Path::Out, device: lan.device, from, to });
+                    probes.insert(Probe { path: Path::Out, device: lan.device, from, to, kind });
                     outgoing += 1;
                 }
             }
@@ -97,11 +103,19 @@ pub(super) fn round(
                 if incoming < MAX_IN
                     && let Some(from) = remote()
                 {
-                    probes.insert(Probe { path: Path::In, device: lan.device, from, to });
+                    probes.insert(Probe { path: Path::In, device: lan.device, from, to, kind });
                     incoming += 1;
                 }
             }
         }
+    }
+    let mut firsts = BTreeMap::new();
+    for probe in &probes {
+        firsts.entry((probe.path, probe.device, probe.to.is_ipv6())).or_insert(*probe);
+    }
+    let firsts: Vec<Probe> = firsts.into_values().collect();
+    for probe in rotated(&firsts, turn).take(MAX_OTHERS) {
+        probes.extend(others.iter().map(|kind| Probe { kind: *kind, ..*probe }));
     }
     probes.extend(suspects.iter().filter(|suspect| is_current(suspect, lans, foreign)));
     probes.into_iter().collect()
@@ -214,7 +228,7 @@ mod tests {
         let mut tried = BTreeSet::new();
         let mut remotes = BTreeSet::new();
         for turn in 0..3 {
-            let probes = round(&lans, &foreign, &BTreeSet::new(), turn);
+            let probes = round(&lans, &foreign, &BTreeSet::new(), turn, &[]);
             assert_eq!(probes.iter().filter(|probe| probe.path == Path::Out).count(), SOURCES);
             for probe in probes.iter().filter(|probe| probe.path == Path::In) {
                 tried.insert(probe.to);
@@ -228,7 +242,7 @@ mod tests {
     fn without_a_known_host_an_address_is_tried_that_is_not_the_hosts_own() {
         let lans = [lan("10.1.0.0/30", &[])];
         for turn in 0..20 {
-            for probe in round(&lans, &[net("10.2.0.0/16")], &BTreeSet::new(), turn) {
+            for probe in round(&lans, &[net("10.2.0.0/16")], &BTreeSet::new(), turn, &[]) {
                 let here = if probe.path == Path::In { probe.to } else { probe.from };
                 assert_eq!(here, ip("10.1.0.2"));
             }
@@ -240,14 +254,34 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_is_tried_in_both_directions_at_a_device() {
+        let lans = [lan("10.1.0.0/24", &["10.1.0.7", "10.1.0.8"])];
+        let kinds = [Kind::TcpSyn, Kind::Echo, Kind::Large];
+        let probes = round(&lans, &[net("10.2.0.0/16")], &BTreeSet::new(), 3, &kinds);
+        for path in [Path::Out, Path::In] {
+            for kind in kinds {
+                let of = |probe: &&Probe| probe.path == path && probe.kind == kind;
+                assert_eq!(probes.iter().filter(of).count(), 1);
+            }
+        }
+    }
+
+    #[test]
     fn a_suspect_is_tried_until_its_host_is_gone() {
         let foreign = [net("10.2.0.0/16")];
-        let suspect = Probe { path: Path::In, device: 3, from: ip("10.2.0.9"), to: ip("10.1.0.7") };
+        let suspect = Probe {
+            path: Path::In,
+            device: 3,
+            from: ip("10.2.0.9"),
+            to: ip("10.1.0.7"),
+            kind: Kind::TcpSyn,
+        };
         let suspects = BTreeSet::from([suspect]);
-        let there = round(&[lan("10.1.0.0/24", &["10.1.0.7", "10.1.0.8"])], &foreign, &suspects, 5);
+        let there =
+            round(&[lan("10.1.0.0/24", &["10.1.0.7", "10.1.0.8"])], &foreign, &suspects, 5, &[]);
         assert!(there.contains(&suspect));
-        let gone = round(&[lan("10.1.0.0/24", &["10.1.0.8"])], &foreign, &suspects, 5);
+        let gone = round(&[lan("10.1.0.0/24", &["10.1.0.8"])], &foreign, &suspects, 5, &[]);
         assert!(!gone.contains(&suspect));
-        assert!(!round(&[], &foreign, &suspects, 5).contains(&suspect));
+        assert!(!round(&[], &foreign, &suspects, 5, &[]).contains(&suspect));
     }
 }

@@ -1,23 +1,22 @@
 //! Rounds of probes, and what came of each.
 
 mod analysis;
+mod means;
 mod port;
+mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
     time::{Duration, Instant},
 };
-
-use tokio::time::timeout;
 
 use super::{
     Arrivals, Site,
     cause::Path,
     facts::{Direction, Finding, Flow, ForwardingFacts, Outcome},
-    nft::{self, Reader},
-    packet::{Kind, Packet},
+    nft::Reader,
+    packet::Kind,
     plan::{self, Lan, Probe},
     survey::{self, Names},
     tap::Tap,
@@ -30,6 +29,7 @@ use crate::{
     },
     instance::Instance,
 };
+use verdict::Verdict;
 
 /// How long probes may take.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -46,8 +46,17 @@ const MAX_LISTED: usize = 3;
 /// How long a part that is missing is not tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(15);
 
-/// A direction at a device, in one family.
-type Key = (Path, u32, bool);
+/// What is tried besides small UDP datagrams.
+const OTHER_KINDS: [Kind; 3] = [Kind::Large, Kind::TcpSyn, Kind::Echo];
+
+/// Packets of a kind, in a direction at a device, in one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    path: Path,
+    device: u32,
+    v6: bool,
+    kind: Kind,
+}
 
 /// Sends probes and finds out why some do not arrive.
 #[derive(Debug)]
@@ -76,6 +85,15 @@ struct Means {
     /// Why the table is not there.
     table: Result<(), Missing>,
     next_id: u64,
+    egress: Egress,
+}
+
+/// Where probes are counted when they leave, because another program has rules there.
+#[derive(Debug, Default)]
+struct Egress {
+    /// Numbers and names.
+    devices: BTreeMap<u32, String>,
+    neighbours: BTreeSet<IpAddr>,
 }
 
 /// A part that cannot be had, and when that was seen.
@@ -86,7 +104,7 @@ struct Missing(String, Option<Instant>);
 struct Known {
     /// Rounds in a row without a packet that arrived.
     misses: u32,
-    outcome: Option<Outcome>,
+    verdict: Option<Verdict>,
     generation: u32,
     at: Instant,
 }
@@ -113,6 +131,7 @@ impl Prober {
             reader: Reader::open().ok(),
             table: Err(unknown()),
             next_id: u64::from(u16::from_be_bytes([magic[0], magic[1]])),
+            egress: Egress::default(),
         };
         Self {
             means,
@@ -149,7 +168,9 @@ impl Prober {
         self.generation = self.means.generation();
         match self.lans(site).await {
             Ok(lans) => {
-                let probes = plan::round(&lans, &site.foreign, &self.suspects, self.turn);
+                self.means.watch_egress(&lans).await;
+                let kinds = self.means.other_kinds();
+                let probes = plan::round(&lans, &site.foreign, &self.suspects, self.turn, kinds);
                 facts.flows = self.measure(&probes, &lans, site, tun).await;
             }
             Err(error) => facts.unmeasured = Some(error),
@@ -182,16 +203,22 @@ impl Prober {
         site: &Site,
         tun: u32,
     ) -> Vec<Flow> {
-        let results = self.means.try_twice(probes, Kind::Udp).await;
+        let results = self.means.try_twice(probes).await;
         let mut flows: BTreeMap<Key, Vec<(Probe, Seen)>> = BTreeMap::new();
         for (probe, seen) in results {
-            let key = (probe.path, probe.device, probe.to.is_ipv6());
+            let (v6, kind) = (probe.to.is_ipv6(), probe.kind);
+            let key = Key { path: probe.path, device: probe.device, v6, kind };
             flows.entry(key).or_default().push((probe, seen));
         }
         self.suspects.clear();
         self.known.retain(|key, _| flows.contains_key(key));
         let mut outcomes: BTreeMap<Key, Outcome> = BTreeMap::new();
         let mut unclear = BTreeMap::new();
+        let passing: BTreeSet<Key> = flows
+            .iter()
+            .filter(|(_, results)| results.iter().any(|(probe, seen)| passes(probe, seen, site)))
+            .map(|(key, _)| *key)
+            .collect();
         for (key, results) in flows {
             let bad: Vec<(Probe, Seen)> = results
                 .iter()
@@ -222,23 +249,31 @@ impl Prober {
             }
             outcomes.insert(key, otherwise);
         }
-        outcomes.extend(self.explain(unclear, site).await);
+        outcomes.extend(self.explain(unclear, &passing, site).await);
         let name = |device: u32| {
             let lan = lans.iter().find(|lan| lan.device == device);
             lan.map_or_else(|| self.names.name(device), |lan| lan.name.clone())
         };
+        let mut flows: BTreeMap<(Path, u32, bool), Outcome> = BTreeMap::new();
+        for (Key { path, device, v6, .. }, outcome) in outcomes {
+            // The kinds are in order: what UDP datagrams meet says most.
+            let worst = flows.entry((path, device, v6)).or_insert(Outcome::Passed);
+            if outcome.rank() > worst.rank() {
+                *worst = outcome;
+            }
+        }
         let flow = |((path, device, v6), outcome)| Flow {
             direction: if path == Path::Out { Direction::ToMesh } else { Direction::ToSite },
             device: name(device),
             v6,
             outcome,
         };
-        outcomes.into_iter().map(flow).collect()
+        flows.into_iter().map(flow).collect()
     }
 
     /// The outcome if the firewall is not the cause.
     async fn elsewhere(&self, key: Key, bad: (Probe, Seen), tun: u32) -> Option<Outcome> {
-        let (path, device, v6) = key;
+        let Key { path, device, v6, .. } = key;
         let (probe, Seen::Lost) = bad else { return None };
         let (enters, leaves) = if path == Path::Out { (device, tun) } else { (tun, device) };
         let tun_name = self.means.instance.name();
@@ -271,6 +306,7 @@ impl Prober {
     async fn explain(
         &mut self,
         unclear: BTreeMap<Key, (Vec<(Probe, Seen)>, usize)>,
+        passing: &BTreeSet<Key>,
         site: &Site,
     ) -> BTreeMap<Key, Outcome> {
         let mut due = BTreeMap::new();
@@ -278,14 +314,13 @@ impl Prober {
             let generation = self.generation;
             let known = self.known.entry(*key).or_insert_with(|| Known {
                 misses: 0,
-                outcome: None,
+                verdict: None,
                 generation: generation.wrapping_sub(1),
                 at: Instant::now(),
             });
             known.misses = known.misses.saturating_add(1);
-            let is_known = known.outcome.is_some()
-                && known.generation == generation
-                && known.at.elapsed() < ANALYSIS_LIFE;
+            let life = known.verdict.as_ref().map_or(Duration::ZERO, Verdict::life);
+            let is_known = known.generation == generation && known.at.elapsed() < life;
             if !is_known {
                 due.insert(*key, bad.clone());
             }
@@ -299,11 +334,20 @@ impl Prober {
             let generation = self.generation;
             let Some(known) = self.known.get_mut(&key) else { continue };
             if let Some(verdict) = verdicts.get(&key) {
-                known.outcome =
-                    verdict.outcome(key, &bad, tried, known.misses, &self.names, &site.foreign);
+                known.verdict = Some(verdict.clone());
                 (known.generation, known.at) = (generation, Instant::now());
             }
-            outcomes.insert(key, known.outcome.clone().unwrap_or(Outcome::Passed));
+            let tcp_passes = passing.contains(&Key { kind: Kind::TcpSyn, ..key });
+            let seen = verdict::Observed {
+                key,
+                bad: &bad,
+                all: bad.len() == tried,
+                misses: known.misses,
+                tcp_passes,
+            };
+            let verdict = known.verdict.as_ref();
+            let outcome = verdict.and_then(|it| it.outcome(&seen, &self.names, &site.foreign));
+            outcomes.insert(key, outcome.unwrap_or(Outcome::Passed));
         }
         outcomes
     }
@@ -316,150 +360,5 @@ fn passes(probe: &Probe, seen: &Seen, site: &Site) -> bool {
         Seen::Arrived(source) => {
             *source == probe.from || site.own.iter().any(|net| net.contains(source))
         }
-    }
-}
-
-impl Means {
-    /// Makes what is missing.
-    ///
-    /// # Errors
-    /// A text that says what cannot be measured and why.
-    async fn prepare(&mut self) -> Result<(), String> {
-        if self.kernel.as_ref().is_none_or(Kernel::is_lost) {
-            self.kernel = Kernel::open().ok();
-        }
-        let Some(kernel) = &self.kernel else { return Err("no netlink socket".to_owned()) };
-        if let Err(missing) = &self.tap
-            && missing.is_due()
-        {
-            let tap = Tap::open(&self.instance, kernel).await;
-            self.tap = tap.map_err(|text| Missing(text, Some(Instant::now())));
-        }
-        // An earlier process may have left the table, with its own number.
-        let is_there = self.table.is_ok() && self.counted().is_ok();
-        let is_due = match &self.table {
-            Ok(()) => true,
-            Err(missing) => missing.is_due(),
-        };
-        if !is_there && is_due {
-            self.make_table().await;
-        }
-        let missing = |part: &Missing| part.0.clone();
-        match (&self.tap, &self.table) {
-            (Ok(_), Ok(())) => Ok(()),
-            (Err(tap), Ok(())) => Err(format!("packets into the mesh: {}", missing(tap))),
-            (Ok(_), Err(table)) => Err(format!("packets into the site: {}", missing(table))),
-            (Err(tap), Err(table)) => Err(format!("{}; {}", missing(tap), missing(table))),
-        }
-    }
-
-    async fn make_table(&mut self) {
-        let result = nft::run(&nft::count_script(&self.instance, self.magic)).await;
-        self.table = result.map_err(|text| Missing(text, Some(Instant::now())));
-    }
-
-    fn generation(&self) -> u32 {
-        self.reader.as_ref().and_then(|reader| reader.generation().ok()).unwrap_or_default()
-    }
-
-    fn counted(&self) -> io::Result<BTreeSet<u16>> {
-        match &self.reader {
-            Some(reader) => reader.counted(&self.instance),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-
-    /// Sends probes, and those that are lost once more.
-    async fn try_twice(&mut self, probes: &[Probe], kind: Kind) -> Vec<(Probe, Seen)> {
-        let first = self.try_once(probes, kind).await;
-        let lost: Vec<Probe> =
-            first.iter().filter(|(_, seen)| *seen == Seen::Lost).map(|(probe, _)| *probe).collect();
-        if lost.is_empty() {
-            return first;
-        }
-        let second = self.try_once(&lost, kind).await;
-        let arrived = first.into_iter().filter(|(_, seen)| *seen != Seen::Lost);
-        arrived.chain(second).collect()
-    }
-
-    /// Probes that cannot be measured are left out of the result.
-    async fn try_once(&mut self, probes: &[Probe], kind: Kind) -> Vec<(Probe, Seen)> {
-        while self.arrivals.try_recv().is_ok() {}
-        let mut sent: Vec<(Probe, Packet)> = Vec::new();
-        let mut seen: BTreeMap<u64, IpAddr> = BTreeMap::new();
-        let mut injected = Vec::new();
-        for probe in probes {
-            let packet = self.packet(probe, kind);
-            if self.can_measure(probe) {
-                injected.extend(self.send(probe, &packet));
-                sent.push((*probe, packet));
-            }
-        }
-        self.injector.inject(injected);
-        let end = Instant::now() + TIMEOUT;
-        while seen.len() < sent.len() && Instant::now() < end {
-            if let Ok(Some(Arrival { id, source })) = timeout(STEP, self.arrivals.recv()).await {
-                seen.insert(id, source);
-                while let Ok(Arrival { id, source }) = self.arrivals.try_recv() {
-                    seen.insert(id, source);
-                }
-            }
-            let waits = |(probe, packet): &&(Probe, Packet)| {
-                probe.path == Path::In && !seen.contains_key(&packet.id)
-            };
-            if sent.iter().any(|sent| waits(&sent)) {
-                let Ok(ports) = self.counted() else {
-                    // Another program has removed the table meanwhile.
-                    sent.retain(|(probe, _)| probe.path != Path::In);
-                    continue;
-                };
-                for (probe, packet) in sent.iter().filter(|(probe, _)| probe.path == Path::In) {
-                    if ports.contains(&packet.to.1) {
-                        seen.insert(packet.id, probe.from);
-                    }
-                }
-            }
-        }
-        let result = |(probe, packet): &(Probe, Packet)| {
-            (*probe, seen.get(&packet.id).map_or(Seen::Lost, |source| Seen::Arrived(*source)))
-        };
-        sent.iter().map(result).collect()
-    }
-
-    fn can_measure(&self, probe: &Probe) -> bool {
-        match probe.path {
-            Path::Out | Path::PortIn => self.tap.is_ok(),
-            Path::In => self.table.is_ok(),
-            Path::PortOut => false,
-        }
-    }
-
-    /// Sends a packet, or returns its bytes if it has to be written into the TUN.
-    fn send(&self, probe: &Probe, packet: &Packet) -> Option<Vec<u8>> {
-        let bytes = packet.bytes(self.magic)?;
-        if probe.path == Path::In {
-            return Some(bytes);
-        }
-        if let Ok(tap) = &self.tap {
-            // What cannot be sent counts as lost.
-            let _ = tap.send(probe.device, &bytes);
-        }
-        None
-    }
-
-    /// A packet of a new flow.
-    fn packet(&mut self, probe: &Probe, kind: Kind) -> Packet {
-        self.next_id = self.next_id.wrapping_add(1);
-        let id = self.next_id;
-        // Each flow has a port of its own, so that the firewall's decisions on flows are made again.
-        let from = 32_768 + (id.wrapping_mul(0x9e37_79b9) >> 8) as u16 % 28_000;
-        let to = nft::FIRST_PORT + (id % u64::from(nft::PORTS)) as u16;
-        Packet { kind, from: (probe.from, from), to: (probe.to, to), id }
-    }
-}
-
-impl Missing {
-    fn is_due(&self) -> bool {
-        self.1.is_none_or(|at| at.elapsed() > RETRY_DELAY)
     }
 }

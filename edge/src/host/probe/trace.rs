@@ -1,7 +1,7 @@
 //! Which rule does what to a packet, from `nft monitor trace`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -46,6 +46,8 @@ pub(super) struct Trace {
     pub(super) dropped: Option<Place>,
     /// The rule that gave it another source.
     pub(super) source_nat: Option<Place>,
+    /// The rule that gave it another destination.
+    pub(super) destination_nat: Option<Place>,
     /// Our own chains that it reached, such as `forward-first`.
     pub(super) reached: Vec<String>,
     /// It came to the table in which probes are counted.
@@ -61,13 +63,19 @@ impl Trace {
         self.packet.contains(&format!(" dport {port} "))
     }
 
+    /// Whether this is the echo request with this identifier.
+    pub(super) fn is_echo(&self, id: u16) -> bool {
+        ["icmp", "icmpv6"].iter().any(|kind| self.packet.contains(&format!(" {kind} id {id} ")))
+    }
+
     /// Whether the packet was sent from this port.
     pub(super) fn is_from_port(&self, port: u16) -> bool {
         self.packet.contains(&format!(" sport {port} "))
     }
 }
 
-/// Has the packets of `send` traced, which is called several times. Returns when `done` says so, or
+/// Has the packets of `send` traced, which is called several times: from the arrival at one of `devices` on,
+/// and those that are sent from `port`. Returns when `done` says so, or
 /// when the time is over.
 ///
 /// # Errors
@@ -75,11 +83,14 @@ impl Trace {
 pub(super) async fn run(
     instance: &Instance,
     magic: Magic,
-    port: u16,
+    (port, devices): (u16, &BTreeSet<String>),
     mut send: impl FnMut(),
     done: impl Fn(&[Trace]) -> bool,
 ) -> Result<Vec<Trace>, String> {
-    nft::run(&nft::trace_script(instance, magic, port)).await?;
+    let script = |devices| nft::trace_script(instance, magic, port, devices);
+    if nft::run(&script(devices)).await.is_err() {
+        nft::run(&script(&BTreeSet::new())).await?;
+    }
     let lines = collect(instance, &mut send, &done).await;
     // Without it nothing is traced, and the next call makes it from scratch.
     let _ = nft::run(&nft::removal(&nft::trace_table(instance))).await;
@@ -210,6 +221,9 @@ impl<'a> Event<'a> {
             What::Rule(text, "accept") if translates_source(text) => {
                 trace.source_nat = Some(place(Some(text)));
             }
+            What::Rule(text, "accept") if translates_destination(text) => {
+                trace.destination_nat = Some(place(Some(text)));
+            }
             What::Packet(_) | What::Rule(..) | What::Policy(_) | What::Other => {}
         }
         if !trace.chains.contains(&name) {
@@ -219,8 +233,16 @@ impl<'a> Event<'a> {
 }
 
 fn translates_source(rule: &str) -> bool {
+    has_word(rule, &["masquerade", "snat", "netmap"])
+}
+
+fn translates_destination(rule: &str) -> bool {
+    has_word(rule, &["dnat", "redirect"])
+}
+
+fn has_word(rule: &str, words: &[&str]) -> bool {
     let rule = rule.to_ascii_lowercase();
-    ["masquerade", "snat", "netmap"].iter().any(|word| rule.contains(word))
+    words.iter().any(|word| rule.contains(word))
 }
 
 #[cfg(test)]

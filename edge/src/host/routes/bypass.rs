@@ -15,7 +15,7 @@ use crate::host::{
     netlink::{Kernel, NetlinkError, RULE_PRIORITY},
     networks::Networks,
     reconcile::{Intent, inside},
-    rules::{Action, Packet, Rule, before, examples},
+    rules::{Action, Packet, Rule, UDP, before, examples},
 };
 
 /// Prefixes that are checked at a time, during a pass over all of them and otherwise.
@@ -29,6 +29,8 @@ const REST: u32 = 20;
 const MAX_PACKETS: usize = 16;
 /// Routes of a rule's table that are looked at, for parts of prefixes.
 const MAX_NETS: usize = 1000;
+/// Rules that select packets by a mark.
+const MAX_MARKED: usize = 8;
 /// Bypassed prefixes that are remembered.
 const MAX_FOUND: usize = 64;
 
@@ -39,6 +41,8 @@ pub(super) struct Bypass {
     /// Destinations of rules and of their tables, which can be parts of prefixes.
     parts: BTreeSet<IpNet>,
     found: BTreeMap<IpNet, Bypassed>,
+    /// What packets would do that had the mark of a rule, which another program can set.
+    marked: Vec<Bypassed>,
     /// The last prefix that was checked.
     last: Option<IpNet>,
     pass: Option<Pass>,
@@ -72,6 +76,7 @@ impl Bypass {
             packets: [Vec::new(), Vec::new()],
             parts: BTreeSet::new(),
             found: BTreeMap::new(),
+            marked: Vec::new(),
             last: None,
             pass: None,
             wanted: false,
@@ -91,6 +96,10 @@ impl Bypass {
 
     pub(super) fn found(&self) -> impl Iterator<Item = &Bypassed> {
         self.found.values()
+    }
+
+    pub(super) fn marked(&self) -> &[Bypassed] {
+        &self.marked
     }
 
     /// The tables that rules before the edge's own look up.
@@ -113,6 +122,7 @@ impl Bypass {
             }
         }
         self.choose_packets(host);
+        self.find_marked(host).await?;
         self.recheck(host).await?;
         self.wanted = true;
         self.start_pass(host.intent);
@@ -131,13 +141,14 @@ impl Bypass {
                 let from = examples(*net).find(free);
                 let iif = Some((name.to_owned(), *device));
                 if packets.len() < MAX_PACKETS / 2 && from.is_some() {
-                    packets.push(Packet { from, iif, ..Packet::default() });
+                    packets.push(Packet { from, iif, ..ordinary() });
                 }
             }
             let from = host.intent.source(v6);
-            packets.extend(from.map(|from| Packet { from: Some(from), ..Packet::default() }));
+            packets.extend(from.map(|from| Packet { from: Some(from), ..ordinary() }));
             let ordinary = packets.clone();
-            for rule in before(&self.rules, RULE_PRIORITY).filter(|rule| rule.v6 == v6) {
+            let rules = before(&self.rules, RULE_PRIORITY).filter(|rule| rule.v6 == v6);
+            for rule in rules.filter(|rule| !rule.selects_any_mark()) {
                 let by_rule = ordinary.iter().filter_map(|packet| {
                     let matching = rule.example(packet, own.iter().copied())?;
                     let iif = matching.iif.as_ref().map(|(name, _)| name);
@@ -149,6 +160,22 @@ impl Bypass {
             }
             self.packets[usize::from(v6)] = packets;
         }
+    }
+
+    async fn find_marked(&mut self, host: Host<'_>) -> Result<(), NetlinkError> {
+        let mut found = Vec::new();
+        let marking = before(&self.rules, RULE_PRIORITY).filter(|rule| rule.selects_any_mark());
+        for rule in marking.take(MAX_MARKED) {
+            let foreign = host.intent.foreign().iter();
+            let prefix = foreign.copied().find(|net| net.addr().is_ipv6() == rule.v6);
+            let own = host.intent.own().iter().copied();
+            let packet = self.packets[usize::from(rule.v6)].first();
+            let (Some(prefix), Some(packet)) = (prefix, packet) else { continue };
+            let Some(packet) = rule.example(packet, own) else { continue };
+            found.extend(self.find(host, prefix, &[packet]).await?);
+        }
+        self.marked = found;
+        Ok(())
     }
 
     /// Checks the next few prefixes.
@@ -206,7 +233,10 @@ impl Bypass {
 
     async fn check(&mut self, host: Host<'_>, prefix: IpNet) -> Result<(), NetlinkError> {
         let bypassed = match host.intent.foreign().contains(&prefix) {
-            true => self.find(host, prefix).await?,
+            true => {
+                let packets = &self.packets[usize::from(prefix.addr().is_ipv6())];
+                self.find(host, prefix, packets).await?
+            }
             false => None,
         };
         match bypassed {
@@ -219,11 +249,16 @@ impl Bypass {
         Ok(())
     }
 
-    async fn find(&self, host: Host<'_>, prefix: IpNet) -> Result<Option<Bypassed>, NetlinkError> {
+    async fn find(
+        &self,
+        host: Host<'_>,
+        prefix: IpNet,
+        packets: &[Packet],
+    ) -> Result<Option<Bypassed>, NetlinkError> {
         let parts = inside(&self.parts, prefix).take(4).copied();
         for net in std::iter::once(prefix).chain(parts) {
             let Some(to) = examples(net).find(|to| host.intent.is_tunnelled(*to)) else { continue };
-            for packet in &self.packets[usize::from(prefix.addr().is_ipv6())] {
+            for packet in packets {
                 let way = host.kernel.way(to, packet).await?;
                 let refused = if way.is_none() { self.refusing(packet, to) } else { None };
                 let elsewhere = way.filter(|way| way.device != host.tun);
@@ -247,16 +282,25 @@ impl Bypass {
         Ok(None)
     }
 
-    /// The first rule that selects the packet, if it refuses packets.
+    /// The rule that refuses the packet, or leads to a table that does.
     fn refusing(&self, packet: &Packet, to: IpAddr) -> Option<&Rule> {
-        let mut rules = before(&self.rules, RULE_PRIORITY);
-        rules.find(|rule| matches!(rule.action, Action::Refuse(_)) && rule.matches(packet, to))
+        let selecting =
+            || before(&self.rules, RULE_PRIORITY).filter(move |rule| rule.matches(packet, to));
+        let refuses = |rule: &&Rule| matches!(rule.action, Action::Refuse(_));
+        let leads =
+            |rule: &&Rule| matches!(rule.action, Action::Table(_)) && rule.suppressed_len.is_none();
+        selecting().find(refuses).or_else(|| selecting().find(leads))
     }
 
     fn leading_to(&self, table: u32, packet: &Packet, to: IpAddr) -> Option<&Rule> {
         before(&self.rules, RULE_PRIORITY).find(|rule| {
-            let leads = rule.action == Action::Table(table) || rule.l3mdev;
-            leads && rule.matches(packet, to)
+            let leads = match rule.action {
+                Action::Table(found) => found == table,
+                // To a rule behind the edge's own.
+                Action::Goto(priority) => priority > RULE_PRIORITY,
+                Action::Refuse(_) | Action::Nothing => false,
+            };
+            (leads || rule.l3mdev) && rule.matches(packet, to)
         })
     }
 
@@ -264,4 +308,8 @@ impl Bypass {
         let taken: BTreeSet<u32> = self.rules.iter().map(|rule| rule.priority).collect();
         (6000..32_000).find(|priority| !taken.contains(priority)).unwrap_or(6000)
     }
+}
+
+fn ordinary() -> Packet {
+    Packet { protocol: Some(UDP), ..Packet::default() }
 }

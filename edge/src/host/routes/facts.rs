@@ -4,14 +4,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::backoff::Undone;
-use crate::host::rules::Rule;
+use crate::host::{backoff::Undone, rules::Rule};
 
 #[derive(Clone, Debug, Default)]
 pub struct RoutingFacts {
     /// What the kernel refuses.
     pub error: Option<String>,
     pub bypassed: Vec<Bypassed>,
+    /// What would be bypassed by packets with the mark of a rule. Whether there are any is not known.
+    pub bypassed_if_marked: Vec<Bypassed>,
     pub overlaps: Vec<Overlap>,
     /// Services of clouds inside prefixes of other sites.
     pub reserved: Vec<Reserved>,

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{backoff::Backoff, facts::ForwardingOff};
+use super::facts::ForwardingOff;
 use crate::host::{
+    backoff::Backoff,
     networks::Networks,
     reconcile::Intent,
     sysctl::{self, Saved},

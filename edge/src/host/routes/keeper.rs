@@ -287,7 +287,7 @@ impl Keeper {
     }
 
     fn publish_networks(&self) {
-        let networks = self.networks.published();
+        let networks = self.networks.published(self.intent.own());
         self.published.send_if_modified(|known| {
             let changed = *known != networks;
             *known = networks;

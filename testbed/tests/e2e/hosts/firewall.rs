@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cframe_testbed::deployment::Edge;
 use cframe_testbed::{Capture, Host, wait_until};
 
+use super::support::{doctor, problems};
 use crate::lab::{
     DeployedPair, MS, SECOND, TIMEOUT, TestLab, ip, output, shared, start_pings, wait_for, within,
 };
@@ -100,11 +101,21 @@ fn a_rule_before_the_edges_own_does_not_make_packets_leave_in_the_clear() {
     let uplink = Uplink::of(pair.dialer.site());
     let host = pair.dialer.host();
     pair.ping(MS).stop();
+    // A rule that gives flows to a flowtable is in this hook: after it, packets pass no other one.
+    host.netns()
+        .nft(
+            "table inet flows {\ncounter seen {\n}\nchain take {\n\
+             type filter hook forward priority -400;\n\
+             iifname eth1 oifname != cframe0 ip daddr 172.30.0.0/16 counter name seen\n}\n}\n",
+        )
+        .unwrap();
     assert!(!uplink.leaks(far(&pair)));
     prefer_another_table(host, "from 172.18.0.0/16");
     assert!(!uplink.leaks(far(&pair)), "a rule for the site's packets");
     host.ip("rule add from all lookup 100 pref 9").unwrap();
     assert!(!uplink.leaks(far(&pair)), "a rule for all packets");
+    let seen = nft(host, &["list", "counters", "table", "inet", "flows"]);
+    assert!(seen.contains("packets 0 "), "{seen}");
     // The edge's own packets pass, and so does everything that is not for the mesh.
     uplink.wait_for_marker();
     host.ip("rule del pref 9\nrule del pref 10").unwrap();
@@ -278,6 +289,40 @@ fn uncovered_addresses_of_the_site_leave_only_by_a_device_with_an_address_of_the
     host.ip("addr add 10.60.50.7/24 dev eth0").unwrap();
     wait_for(TIMEOUT, || uplink.leaks(inside)).unwrap();
     drop(acceptor);
+}
+
+#[test]
+fn a_part_of_the_site_behind_a_router_is_reached_by_its_route_alone() {
+    let lab = TestLab::start("fw-router", shared());
+    let acceptor = lab.edge(&lab.sites.aws_hk, &[crate::lab::HK]);
+    // The network between gateway and router is not of the mesh.
+    let router = lab.net.add_network(&lab.sites.idc, "192.168.50.0/24").unwrap();
+    router.ip("addr add 10.61.4.1/32 dev lo").unwrap();
+    let enrolment = lab.deployment.edge(&lab.sites.idc).endpoints(&[crate::lab::IDC]);
+    let mut edge = enrolment.cidrs(&["10.60.6.0/24", "10.61.0.0/16"]).enrol().unwrap();
+    edge.wait_links(1).unwrap();
+    edge.wait_synced().unwrap();
+    let host = edge.host().clone();
+    let uplink = Uplink::of(edge.site());
+    let inside: IpAddr = "10.61.4.1".parse().unwrap();
+    for route in [
+        "10.61.0.0/16 via 192.168.50.10 proto bird",
+        "10.61.4.0/22 via 192.168.50.10",
+        "10.32.0.0/11 via 192.168.50.10",
+        "10.61.0.0/16 nexthop via 192.168.50.10 dev eth2 nexthop via 192.168.50.10 dev eth2 weight 2",
+    ] {
+        assert!(!uplink.leaks(inside), "without a route");
+        host.ip(&format!("route add {route}")).unwrap();
+        let pinger = start_pings(acceptor.site().workload(), inside, 5 * MS);
+        pinger
+            .steady(40, TIMEOUT)
+            .unwrap_or_else(|error| panic!("{route}: {error}: {}", table(&host)));
+        pinger.stop();
+        assert_eq!(doctor(&edge).0, 0, "{route}: {:#?}", problems(&edge));
+        let route = route.split(" proto").next().unwrap();
+        host.ip(&format!("route del {}", route.split(" nexthop").next().unwrap())).unwrap();
+    }
+    assert!(!uplink.leaks(inside), "without a route again");
 }
 
 #[test]

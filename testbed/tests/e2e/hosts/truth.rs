@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use cframe_testbed::deployment::Edge;
+use cframe_testbed::neighbours::Undoing;
 use cframe_testbed::{Lab, ThreeSites, neighbours, privilege};
 use serde_json::Value;
 
@@ -23,6 +24,8 @@ use faults::{Fault, Seen};
 pub(super) struct Bed {
     verdict: Verdict,
     clear: Clear,
+    /// A program that undoes what an edge does, while there is one.
+    undoing: Option<Undoing>,
     sz: Edge,
     hk: Edge,
     idc: Edge,
@@ -47,7 +50,7 @@ impl Bed {
         }
         let clear = Clear::watch(&lab.sites.sites(), &[]);
         let verdict = Verdict::watch(&lab.deployment, &lab.sites.sites());
-        let bed = Self { verdict, clear, sz, hk, idc, lab };
+        let bed = Self { verdict, clear, undoing: None, sz, hk, idc, lab };
         bed.verdict.wait_well("at the start", 2 * SHOWN);
         bed
     }

@@ -11,6 +11,9 @@ use crate::{
     instance::{Instance, Mark},
 };
 
+/// Before the rules of others.
+const FIRST: i32 = i32::MIN + 1;
+
 pub(in crate::host::firewall) fn name(instance: &Instance) -> String {
     format!("inet cframe-{instance}")
 }
@@ -34,26 +37,24 @@ pub(in crate::host::firewall) fn table(
         line(&mut text, format_args!("counter {counter} {{\npackets {packets} bytes 0\n}}"));
     }
     for (family, v6) in [("4", false), ("6", true)] {
-        for (set, devices) in
-            [("site", ruleset.site_devices(v6)), ("subnets", ruleset.subnet_devices(v6))]
-        {
+        for (set, devices) in ["site", "subnets", "routes"].into_iter().zip(ruleset.devices(v6)) {
             let devices = list(devices);
             let elements =
                 if devices.is_empty() { devices } else { format!("elements = {{ {devices} }}\n") };
             line(&mut text, format_args!("set {set}{family} {{\ntype iface_index\n{elements}}}"));
         }
-        line(
-            &mut text,
-            format_args!(
-                "chain subnet{family} {{\noif @subnets{family} accept\ncounter name leaks drop\n}}"
-            ),
-        );
-        line(
-            &mut text,
-            format_args!(
-                "chain own{family} {{\noif @site{family} accept\ncounter name uncovered drop\n}}"
-            ),
-        );
+        for (chain, set, counter) in [
+            ("subnet", "subnets", "leaks"),
+            ("own", "site", "uncovered"),
+            ("routed", "routes", "uncovered"),
+        ] {
+            line(
+                &mut text,
+                format_args!(
+                    "chain {chain}{family} {{\noif @{set}{family} accept\ncounter name {counter} drop\n}}"
+                ),
+            );
+        }
     }
     text.push_str("chain foreign {\ncounter name leaks drop\n}\n");
     text.push_str("chain destinations4 {\n}\nchain destinations6 {\n}\n");
@@ -70,15 +71,26 @@ pub(in crate::host::firewall) fn table(
 /// mark that another program sets, not by DNAT.
 ///
 /// The edge's own packets have its mark and come from no device.
+///
+/// A flow that a flowtable has taken over is sent without postrouting. Rules take flows over in the hook
+/// forward, so that a packet that must not leave is dropped before them, too.
 fn guard(instance: &Instance, Mark { value, mask }: Mark) -> String {
+    let destinations = "meta nfproto vmap { ipv4 : goto destinations4, ipv6 : goto destinations6 }";
     format!(
-        "chain guard {{\n\
+        "chain forwarded {{\n\
+         type filter hook forward priority {FIRST}; policy accept;\n\
+         oifname \"{instance}\" accept\n\
+         oifname \"lo\" accept\n\
+         oifgroup {DEVICE_GROUP} accept\n\
+         {destinations}\n\
+         }}\n\
+         chain guard {{\n\
          type filter hook postrouting priority 400; policy accept;\n\
          oifname \"{instance}\" accept\n\
          meta mark & {mask:#x} == {value:#x} iif 0 accept\n\
          oifname \"lo\" accept\n\
          oifgroup {DEVICE_GROUP} accept\n\
-         meta nfproto vmap {{ ipv4 : goto destinations4, ipv6 : goto destinations6 }}\n\
+         {destinations}\n\
          }}\n"
     )
 }
@@ -164,10 +176,6 @@ impl Installed {
         wanted.into_iter().filter(differs).collect()
     }
 
-    pub(in crate::host::firewall) fn nets(&self) -> impl Iterator<Item = IpNet> {
-        self.at.keys().copied()
-    }
-
     /// Elements of each map, by its name.
     pub(in crate::host::firewall) fn sizes(&self) -> impl Iterator<Item = (String, usize)> {
         self.lengths.iter().map(|((v6, length), size)| (map(*v6, *length), *size))
@@ -218,6 +226,8 @@ impl Elements {
             (Destination::Uncovered, IpNet::V6(_)) => "goto own6",
             (Destination::Subnet, IpNet::V4(_)) => "goto subnet4",
             (Destination::Subnet, IpNet::V6(_)) => "goto subnet6",
+            (Destination::Routed, IpNet::V4(_)) => "goto routed4",
+            (Destination::Routed, IpNet::V6(_)) => "goto routed6",
             (Destination::Local, _) => "accept",
         };
         // Writing to a string cannot fail.

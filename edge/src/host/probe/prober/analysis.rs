@@ -1,19 +1,20 @@
 //! Which rule keeps probes from arriving: they are sent again and traced.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use tokio::process::Command;
 
-use super::{Key, MAX_LISTED, MIN_MISSES, Means, Prober, Seen};
+use super::{Key, MAX_LISTED, Means, Prober, Seen, verdict::Verdict};
 use crate::host::probe::{
     Site,
     cause::{self, Cause, Context, Path, Tools},
-    facts::{Finding, Outcome},
     legacy, nft,
     packet::{Kind, Packet},
     plan::Probe,
-    survey::Names,
     trace::{self, Place, Trace},
 };
 
@@ -26,22 +27,6 @@ const COUNT_DELAY: Duration = Duration::from_millis(30);
 const COMMON_PORTS: [u16; 6] = [22, 80, 443, 3306, 5432, 8080];
 /// Ports that are tried because rules name them.
 const MAX_NAMED_PORTS: usize = 24;
-
-/// What was found about one direction.
-#[derive(Clone, Debug)]
-pub(super) enum Verdict {
-    Dropped {
-        cause: Cause,
-        /// Kinds of packets that pass.
-        partly: Vec<String>,
-    },
-    SourceNat(Cause),
-    /// Probes pass all rules now.
-    Passes,
-    /// Our own guard drops them, because they are on their way out in the clear.
-    Guarded,
-    Unknown(Cause),
-}
 
 /// A probe that is sent with ports of its own, by which its trace is found.
 struct Traced {
@@ -59,75 +44,6 @@ struct Alternative {
     /// How a trace shows it.
     shown: String,
     name: String,
-}
-
-impl Verdict {
-    /// `None` while nothing is known to be wrong.
-    pub(super) fn outcome(
-        &self,
-        key: Key,
-        bad: &[(Probe, Seen)],
-        tried: usize,
-        misses: u32,
-        names: &Names,
-        foreign: &[IpNet],
-    ) -> Option<Outcome> {
-        let (path, device, _) = key;
-        let device = names.name(device);
-        let (probe, seen) = bad.first()?;
-        let sides = bad.iter().map(|(probe, _)| match path {
-            Path::Out => (probe.from, probe.to),
-            Path::In | Path::PortIn | Path::PortOut => (probe.to, probe.from),
-        });
-        let (hosts, others): (Vec<IpAddr>, Vec<IpAddr>) = sides.unzip();
-        let hosts = listed(hosts);
-        // The addresses in other sites are made up.
-        let prefix = |ip: IpAddr| foreign.iter().find(|net| net.contains(&ip)).copied();
-        let others = listed(others.into_iter().filter_map(prefix).collect());
-        let what = match path {
-            Path::Out => {
-                format!("packets from {hosts} on {device} to {others} do not reach the mesh")
-            }
-            Path::In | Path::PortIn | Path::PortOut => {
-                format!("packets from {others} in the mesh to {hosts} do not get out by {device}")
-            }
-        };
-        let share = if bad.len() < tried { ", while others do" } else { "" };
-        let finding = |text, cause: &Cause| Finding { text, fix: cause.fix.clone() };
-        match self {
-            Self::Dropped { cause, partly } if partly.is_empty() => {
-                Some(Outcome::Blocked(finding(format!("{what}{share}: {}", cause.text), cause)))
-            }
-            Self::Dropped { cause, partly } => {
-                let text =
-                    format!("{what}{share}, only {} does: {}", partly.join(", "), cause.text);
-                Some(Outcome::Partly(finding(text, cause)))
-            }
-            Self::SourceNat(cause) => {
-                let Seen::Arrived(source) = seen else { return None };
-                let text = format!(
-                    "packets from {} on {device} come to the tunnel as if from {source}, which is not an \
-                     address of this site: {}",
-                    probe.from, cause.text
-                );
-                Some(Outcome::Masqueraded(finding(text, cause)))
-            }
-            Self::Unknown(cause) if misses >= MIN_MISSES => {
-                Some(Outcome::Blocked(finding(format!("{what}{share}: {}", cause.text), cause)))
-            }
-            Self::Guarded => Some(Outcome::Elsewhere),
-            Self::Unknown(_) | Self::Passes => None,
-        }
-    }
-}
-
-/// A few of them, each once, in order.
-fn listed<T: Ord + ToString>(mut items: Vec<T>) -> String {
-    items.sort_unstable();
-    items.dedup();
-    let more = if items.len() > MAX_LISTED { ", …" } else { "" };
-    let some: Vec<String> = items.iter().take(MAX_LISTED).map(ToString::to_string).collect();
-    format!("{}{more}", some.join(", "))
 }
 
 impl Prober {
@@ -150,7 +66,8 @@ impl Prober {
         let mut traced: Vec<Traced> = Vec::new();
         for (key, bad) in due {
             for (probe, seen) in bad.iter().take(MAX_TRACED) {
-                let own = nft::FIRST_PORT + (traced.len() as u16) % nft::PORTS;
+                let first = self.means.first_port(probe);
+                let own = first + (traced.len() as u16) % nft::PORTS;
                 let port = if source_port == 0 { own } else { source_port };
                 traced.push(Traced { key: *key, probe: *probe, seen: *seen, port });
             }
@@ -158,7 +75,9 @@ impl Prober {
         let tools = tools().await;
         let before = self.means.generation();
         let mut verdicts = BTreeMap::new();
-        let (traces, passing) = self.means.trace(&traced, &COMMON_PORTS, site).await;
+        let devices: BTreeSet<String> =
+            traced.iter().map(|traced| self.device_in(&traced.key)).collect();
+        let (traces, passing) = self.means.trace(&traced, (&COMMON_PORTS, &devices), site).await;
         // What else has changed meanwhile is seen as a change.
         self.generation = before.wrapping_add(trace::CHANGES);
         let traces = match traces {
@@ -189,11 +108,19 @@ impl Prober {
         named.retain(|port| !COMMON_PORTS.contains(port));
         named.truncate(MAX_NAMED_PORTS);
         if !named.is_empty() && verdicts.values().any(open) {
-            let (_, passing) = self.means.trace(&traced, &named, site).await;
+            let (_, passing) = self.means.trace(&traced, (&named, &devices), site).await;
             self.generation = self.generation.wrapping_add(trace::CHANGES);
             add_passing(&mut verdicts, &passing);
         }
         verdicts
+    }
+
+    /// The device by which probes come in.
+    fn device_in(&self, key: &Key) -> String {
+        match key.path {
+            Path::In => self.means.instance.name().to_owned(),
+            Path::Out | Path::PortIn | Path::PortOut => self.names.name(key.device),
+        }
     }
 
     async fn verdict(
@@ -203,13 +130,21 @@ impl Prober {
         site: &Site,
         tools: &Tools,
     ) -> Verdict {
-        let (path, device, v6) = traced.key;
+        let Key { path, device, v6, .. } = traced.key;
         let foreign: Vec<IpNet> =
             site.foreign.iter().filter(|net| net.addr().is_ipv6() == v6).copied().collect();
         let (tun, device) = (self.means.instance.name().to_owned(), self.names.name(device));
         let port = site.port.listen;
-        let context =
-            Context { path, v6, tun: &tun, device: &device, foreign: &foreign, port, tools };
+        let context = Context {
+            path,
+            v6,
+            tun: &tun,
+            device: &device,
+            foreign: &foreign,
+            port,
+            mark: site.port.mark,
+            tools,
+        };
         if let Seen::Arrived(_) = traced.seen {
             if let Some(place) = trace.and_then(|trace| trace.source_nat.as_ref()) {
                 return Verdict::SourceNat(cause::of_source_nat(place, &context));
@@ -227,7 +162,11 @@ impl Prober {
                     return Verdict::Guarded;
                 }
                 let cause = cause::of_drop(trace, place, &context);
-                return Verdict::Dropped { cause, partly: Vec::new() };
+                return Verdict::Dropped { cause, partly: Vec::new(), legacy: false };
+            }
+            if let Some(place) = &trace.destination_nat {
+                let cause = cause::of_destination_nat(place, &context);
+                return Verdict::Dropped { cause, partly: Vec::new(), legacy: false };
             }
             let last = trace.reached.last().map(String::as_str);
             if trace.counted || matches!(last, Some("postrouting-last" | "input-last")) {
@@ -237,7 +176,7 @@ impl Prober {
         let hook = trace.map_or("prerouting", cause::hook);
         if let Some(rule) = self.means.legacy_rule(traced, tools, false, site).await {
             let cause = cause::of_legacy(&rule, hook, &context);
-            return Verdict::Dropped { cause, partly: Vec::new() };
+            return Verdict::Dropped { cause, partly: Vec::new(), legacy: true };
         }
         Verdict::Unknown(cause::of_place(trace))
     }
@@ -249,7 +188,7 @@ impl Means {
     async fn trace(
         &mut self,
         traced: &[Traced],
-        ports: &[u16],
+        (ports, devices): (&[u16], &BTreeSet<String>),
         site: &Site,
     ) -> (Result<Vec<Trace>, String>, BTreeMap<Key, Vec<String>>) {
         let (instance, magic) = (self.instance.clone(), self.magic);
@@ -264,7 +203,7 @@ impl Means {
             }
         };
         let all = |traces: &[Trace]| traced.iter().all(|traced| find(traces, traced).is_some());
-        let traces = trace::run(&instance, magic, site.port.listen, send, all).await;
+        let traces = trace::run(&instance, magic, (site.port.listen, devices), send, all).await;
         let mut arrived = Vec::new();
         while let Ok(arrival) = self.arrivals.try_recv() {
             arrived.push(arrival.id);
@@ -290,39 +229,49 @@ impl Means {
     }
 
     fn send_traced(&mut self, traced: &Traced, site: &Site) {
-        let mut packet = self.packet(&traced.probe, Kind::Udp);
+        let kind = traced.probe.kind;
+        let mut packet = self.packet(&traced.probe, kind);
         match traced.probe.path {
             Path::PortIn => {
                 packet.from.1 = traced.port;
                 packet.to.1 = site.port.listen;
             }
+            // The identifier of an echo request.
+            Path::Out | Path::In if kind == Kind::Echo => packet.from.1 = traced.port,
             Path::Out | Path::In => packet.to.1 = traced.port,
             // The socket itself sends.
             Path::PortOut => return,
         }
-        if let Some(bytes) = self.send(&traced.probe, &packet) {
+        let Some(bytes) = packet.bytes(self.magic) else { return };
+        if let Some(bytes) = self.send(&traced.probe, bytes) {
             self.injector.inject(vec![bytes]);
         }
     }
 
     fn send_alternatives(&mut self, traced: &Traced, ports: &[u16]) -> Vec<Alternative> {
         let Traced { key, probe, .. } = traced;
-        if !matches!(probe.path, Path::Out | Path::In) {
+        let is_forwarded = matches!(probe.path, Path::Out | Path::In);
+        if !is_forwarded || !matches!(probe.kind, Kind::Udp | Kind::TcpSyn) {
             return Vec::new();
         }
-        let kinds = std::iter::once((Kind::Echo, 0))
+        let all = probe.kind == Kind::Udp;
+        let kinds = all
+            .then_some((Kind::Echo, 0))
+            .into_iter()
             .chain(ports.iter().map(|port| (Kind::TcpSyn, *port)))
-            .chain(ports.iter().map(|port| (Kind::Udp, *port)));
+            .chain(ports.iter().filter(|_| all).map(|port| (Kind::Udp, *port)));
         let mut sent = Vec::new();
         let mut injected = Vec::new();
         for (kind, port) in kinds {
             let mut packet = Packet { kind, ..self.packet(probe, kind) };
             packet.to.1 = port;
-            injected.extend(self.send(probe, &packet));
+            injected.extend(packet.bytes(self.magic).and_then(|bytes| self.send(probe, bytes)));
             let (shown, name) = match kind {
                 Kind::Echo => ("icmp".to_owned(), "ping".to_owned()),
                 Kind::TcpSyn => (format!("tcp dport {port} "), format!("TCP port {port}")),
-                Kind::Udp => (format!("udp dport {port} "), format!("UDP port {port}")),
+                Kind::Udp | Kind::Large => {
+                    (format!("udp dport {port} "), format!("UDP port {port}"))
+                }
             };
             sent.push(Alternative { key: *key, probe: *probe, id: packet.id, shown, name });
         }
@@ -357,6 +306,7 @@ fn find<'a>(traces: &'a [Trace], traced: &Traced) -> Option<&'a Trace> {
     traces.iter().find(|trace| match traced.probe.path {
         Path::PortIn => trace.is_from_port(traced.port),
         Path::PortOut => trace.is_from_port(traced.port) && trace.dropped.is_some(),
+        Path::Out | Path::In if traced.probe.kind == Kind::Echo => trace.is_echo(traced.port),
         Path::Out | Path::In => trace.is_to_port(traced.port),
     })
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, analysis::Verdict};
+use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, verdict::Verdict};
 use crate::host::probe::{
     PortSite, Site,
     cause::Path,
@@ -96,8 +96,8 @@ impl Prober {
     ) -> Option<(Probe, u16)> {
         let kernel = self.means.kernel.as_ref()?;
         let exit = kernel.exit(remote.ip(), site.port.mark).await.ok()??;
-        let probe =
-            Probe { path: Path::PortIn, device: exit.device, from: remote.ip(), to: exit.source? };
+        let (from, kind) = (remote.ip(), Kind::Udp);
+        let probe = Probe { path: Path::PortIn, device: exit.device, from, to: exit.source?, kind };
         let tap = self.means.tap.as_mut().ok()?;
         tap.add_target(exit.device, kernel).await.ok()?;
         // Twice: a busy socket may lose one.
@@ -127,7 +127,12 @@ impl Prober {
         {
             return Some(known);
         }
-        let key: Key = (Path::PortIn, probe.device, probe.to.is_ipv6());
+        let key = Key {
+            path: Path::PortIn,
+            device: probe.device,
+            v6: probe.to.is_ipv6(),
+            kind: Kind::Udp,
+        };
         let verdicts = self.analyse_port(key, probe, source_port, site).await;
         let (text, fix) = match verdicts.get(&key)? {
             Verdict::Dropped { cause, .. } => (cause.text.clone(), cause.fix.clone()),
@@ -168,8 +173,9 @@ impl Prober {
             return;
         }
         let Some(peer) = port.peers.first().copied() else { return };
-        let probe = Probe { path: Path::PortOut, device: 0, from: peer, to: peer };
-        let key: Key = (Path::PortOut, 0, peer.is_ipv6());
+        let kind = Kind::Udp;
+        let probe = Probe { path: Path::PortOut, device: 0, from: peer, to: peer, kind };
+        let key = Key { path: Path::PortOut, device: 0, v6: peer.is_ipv6(), kind: Kind::Udp };
         let verdicts = self.analyse_port(key, probe, port.listen, site).await;
         let (text, fix) = match verdicts.get(&key) {
             Some(Verdict::Dropped { cause, .. }) => {
@@ -211,7 +217,8 @@ impl Means {
         if let Some(from) = from {
             packet.from.1 = from;
         }
-        self.send(probe, &packet);
+        let Some(bytes) = packet.bytes(self.magic) else { return false };
+        self.send(probe, bytes);
         let arrives = async {
             while let Some(arrival) = self.arrivals.recv().await {
                 if arrival.id == packet.id {

@@ -58,6 +58,7 @@ impl Keeper {
             undone: undone.into_iter().filter_map(|backoff| backoff.undone(now)).collect(),
             error: self.error.clone(),
             bypassed: self.bypass.found().cloned().collect(),
+            bypassed_if_marked: self.bypass.marked().to_vec(),
             overlaps: self.overlaps(),
             reserved: self.reserved(),
             forwarding_off: self.forwarding.off.clone(),

@@ -8,9 +8,9 @@ use tracing::{info, warn};
 
 use super::Keeper;
 use crate::host::{
+    backoff::Backoff,
     netlink::{Found, NetlinkError},
     reconcile::{Plan, Route, RouteKey},
-    routes::backoff::Backoff,
 };
 
 /// With more keys, the whole table is compared.

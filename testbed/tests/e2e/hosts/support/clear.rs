@@ -39,7 +39,12 @@ impl Clear {
                 socket.send_to(&marker, "198.51.100.10:9")
             });
             if sent.unwrap().is_ok() {
-                drop(wait_until(TIMEOUT / 10, || capture.contains(&marker).unwrap()));
+                let captured = wait_until(TIMEOUT, || capture.contains(&marker).unwrap());
+                assert!(
+                    captured.is_ok(),
+                    "{what}: a marker of {} is not in its capture",
+                    host.name()
+                );
             }
             let pcap = capture.pcap().unwrap();
             let leaked: Vec<&Packet> =

@@ -7,7 +7,7 @@ use cframe_testbed::privilege;
 
 use super::{Bed, WATCHED};
 use crate::hosts::support::{SHOWN, doctor, paste_fix_at, problems, wait_problem};
-use crate::lab::{MS, figure};
+use crate::lab::figure;
 
 #[test]
 fn docker_firewalld_and_kubernetes_that_let_packets_pass_are_no_problem() {
@@ -46,7 +46,6 @@ fn docker_firewalld_and_kubernetes_that_let_packets_pass_are_no_problem() {
             assert_eq!(code, 0, "{}: {found:#}", edge.name());
         }
         checked += 1;
-        std::thread::sleep(200 * MS);
     }
     figure("status and doctor with neighbours", format_args!("0 of {checked} times 7 (bound 0)"));
     bed.verdict.check("with neighbours");

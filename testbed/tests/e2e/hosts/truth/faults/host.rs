@@ -1,8 +1,24 @@
 //! Faults of the gateway's routing, firewall and devices.
 
+use cframe_testbed::neighbours::{self, Undoing, What};
+
+use super::super::Bed;
 use super::Fault;
 
 const BLOCKED: &[&str] = &["forward-blocked"];
+
+/// The host starts again, with the unit that runs before its network, and without an edge.
+fn reboot(bed: &mut Bed) {
+    bed.hk.kill9().unwrap();
+    // As while it boots, it forwards nothing at first.
+    neighbours::reboot(bed.hk.host(), false).unwrap();
+    bed.hk.run(&["guard"]).unwrap().success().unwrap();
+    bed.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+}
+
+fn start_undoing(bed: &mut Bed, what: What) {
+    bed.undoing = Some(Undoing::start(bed.hk.host(), what).unwrap());
+}
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault::recovers("A11 MTU of the device", "ip link set cframe0 mtu 1200"),
@@ -19,6 +35,21 @@ pub(super) const FAULTS: &[Fault] = &[
         "ip route add default via 203.0.113.1 dev eth0 table 101\n\
          ip rule add iif eth1 lookup 101 pref 900",
         "while ip rule del lookup 101 2>/dev/null; do :; done\nip route flush table 101",
+    ),
+    Fault::script(
+        "B1 a mark that another program sets, and a rule for it",
+        &["route-bypassed"],
+        "ip route add default via 203.0.113.1 dev eth0 table 102\n\
+         ip rule add fwmark 0x77 lookup 102 pref 800\n\
+         iptables-nft -t mangle -A PREROUTING -i eth1 -j MARK --set-mark 0x77",
+        "iptables-nft -t mangle -F PREROUTING\n\
+         while ip rule del lookup 102 2>/dev/null; do :; done\nip route flush table 102",
+    ),
+    Fault::script(
+        "B1 a rule for a table that refuses",
+        &["route-bypassed"],
+        "ip route add blackhole default table 103\nip rule add from 172.30.0.0/16 lookup 103 pref 700",
+        "while ip rule del lookup 103 2>/dev/null; do :; done\nip route flush table 103",
     ),
     Fault::script(
         "B2 REJECT at the end of FORWARD",
@@ -51,6 +82,33 @@ pub(super) const FAULTS: &[Fault] = &[
     )
     .without_command(),
     Fault::script(
+        "B2 a drop at the device, before the hooks of IP",
+        BLOCKED,
+        "nft 'add table netdev f4; \
+         add chain netdev f4 arrival { type filter hook ingress device eth1 priority 0; }; \
+         add rule netdev f4 arrival ip daddr 10.60.6.0/24 drop'",
+        "nft delete table netdev f4",
+    )
+    .without_command(),
+    Fault::script(
+        "B2 policies of iptables-legacy and of nft",
+        BLOCKED,
+        "iptables-legacy -P FORWARD DROP; iptables-nft -P FORWARD DROP",
+        "for tool in iptables-legacy iptables-nft; do $tool -P FORWARD ACCEPT; $tool -F FORWARD; done",
+    ),
+    Fault::script(
+        "B2 only ping passes",
+        BLOCKED,
+        "iptables-nft -A FORWARD -p icmp -j ACCEPT; iptables-nft -A FORWARD -j DROP",
+        "iptables-nft -F FORWARD",
+    ),
+    Fault::script(
+        "B2 UDP alone",
+        BLOCKED,
+        "iptables-nft -A FORWARD -p udp -j DROP",
+        "iptables-nft -F FORWARD",
+    ),
+    Fault::script(
         "B2 IPv6 only",
         BLOCKED,
         "ip6tables-nft -A FORWARD -j DROP",
@@ -63,7 +121,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "nft delete table inet firewalld",
     )
     .with(
-        |bed| cframe_testbed::neighbours::firewalld(bed.hk.host(), &[]).unwrap(),
+        |bed| neighbours::firewalld(bed.hk.host(), &[]).unwrap(),
         |bed| {
             bed.run("nft delete table inet firewalld");
         },
@@ -89,6 +147,13 @@ pub(super) const FAULTS: &[Fault] = &[
         "ip link del br-f 2>/dev/null || true",
     )
     .without_command(),
+    Fault::script(
+        "B6 an IPv6 network with another site's prefix",
+        &["overlap-hides"],
+        "ip link add br-g type bridge\nip link set br-g up\nip addr add fd00:18::1/64 dev br-g nodad",
+        "ip link del br-g 2>/dev/null || true",
+    )
+    .without_command(),
     Fault::recovers(
         "B9 forwarding of the LAN's device",
         "sysctl -qw net.ipv4.conf.eth1.forwarding=0",
@@ -96,6 +161,28 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault::recovers("B9 forwarding of the tunnel", "sysctl -qw net.ipv4.conf.cframe0.forwarding=0"),
     Fault::recovers("B9 forwarding of the host", "sysctl -qw net.ipv4.ip_forward=0"),
     Fault::recovers("B13 rules flushed once", "ip rule flush; ip rule add pref 32766 lookup main"),
+    Fault::code("B12 a reboot", &["edge-offline", "link-down"], reboot, |bed| {
+        bed.hk.start().unwrap();
+    }),
+    Fault::code(
+        "B12 a reboot, after which the edge cannot start",
+        &["edge-offline", "link-down"],
+        |bed| {
+            bed.run(&format!("mv {0}/key.pem {0}/key.away", bed.hk.dir().display()));
+            reboot(bed);
+            let _ = bed.hk.start();
+        },
+        |bed| {
+            bed.run(&format!("mv {0}/key.away {0}/key.pem", bed.hk.dir().display()));
+            bed.hk.start().unwrap();
+        },
+    ),
+    Fault::code(
+        "B13 a program that undoes rules",
+        &["route-bypassed"],
+        |bed| start_undoing(bed, What::Rules),
+        |bed| bed.undoing = None,
+    ),
     Fault::script(
         "B15 a drop in the table raw, for one address",
         BLOCKED,

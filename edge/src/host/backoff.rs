@@ -4,13 +4,13 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::host::netlink::Culprit;
+use super::culprit::{Culprit, who};
 
 /// One change of another program causes several notifications.
 const FIRST_DELAY: Duration = Duration::from_millis(20);
-const MAX_DELAY: Duration = Duration::from_secs(10);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 /// What lasts this long after it was put back was not undone.
-const QUIET: Duration = Duration::from_secs(12);
+const QUIET: Duration = Duration::from_secs(8);
 /// This many times in a minute are more than a restart of another program causes.
 const MANY: usize = 4;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -23,6 +23,8 @@ pub struct Undone {
     pub what: &'static str,
     pub times_in_a_minute: usize,
     pub by: Option<Culprit>,
+    /// How long a repair waits now.
+    pub delay: Duration,
 }
 
 #[derive(Debug)]
@@ -75,16 +77,19 @@ impl Backoff {
         is_due
     }
 
+    /// How long the repair waits that is due, for somebody who waits.
+    pub(super) fn take_delay(&mut self) -> Duration {
+        self.due = None;
+        self.delay
+    }
+
     /// Whether this repair should be logged: later ones are a problem that is logged once.
     pub(super) fn is_worth_a_line(&self) -> bool {
         self.times.len() < MANY
     }
 
     pub(super) fn culprit(&self) -> String {
-        match &self.by {
-            Some(Culprit { pid, name }) => format!("{name} (pid {pid})"),
-            None => "another program".to_owned(),
-        }
+        who(self.by.as_ref())
     }
 
     pub(super) fn undone(&mut self, now: Instant) -> Option<Undone> {
@@ -95,6 +100,7 @@ impl Backoff {
             what: self.what,
             times_in_a_minute: self.times.len(),
             by: self.by.clone(),
+            delay: self.delay,
         })
     }
 
@@ -124,8 +130,8 @@ mod tests {
             assert_eq!(backoff.is_worth_a_line(), round < MANY && due - start < MINUTE);
             now = due;
         }
-        // A program that undoes at once is answered once in ten seconds.
-        assert!(now - start > Duration::from_secs(150), "{:?}", now - start);
+        // A program that undoes at once is answered once in five seconds.
+        assert!(now - start > Duration::from_secs(100), "{:?}", now - start);
         assert!(backoff.undone(now).is_some());
         let later = now + QUIET + MAX_DELAY;
         assert_eq!(backoff.undone(later), None);
