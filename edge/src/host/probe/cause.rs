@@ -120,6 +120,7 @@ pub(super) fn of_place(trace: Option<&Trace>) -> Cause {
         Some(first) if first.starts_with("ingress-") => {
             "they were lost between their arrival and the hook prerouting"
         }
+        Some("input-last") => "they were delivered to this host itself",
         Some("prerouting-last") => {
             "they were lost where the kernel chooses their way, after prerouting"
         }

@@ -240,6 +240,11 @@ impl Prober {
                     Some(_) => {}
                 }
             }
+            // Where no UDP passes, the other kinds say no more.
+            let udp = Key { kind: Kind::Udp, ..key };
+            if key != udp && !passing.contains(&udp) {
+                continue;
+            }
             if !left.is_empty() {
                 unclear.insert(key, (left, results.len()));
                 continue;

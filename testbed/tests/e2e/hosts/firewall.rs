@@ -305,13 +305,14 @@ fn a_part_of_the_site_behind_a_router_is_reached_by_its_route_alone() {
     let host = edge.host().clone();
     let uplink = Uplink::of(edge.site());
     let inside: IpAddr = "10.61.4.1".parse().unwrap();
+    wait_for(TIMEOUT, || table(&host).contains("10.61.0.0 : goto own4")).unwrap();
     for route in [
         "10.61.0.0/16 via 192.168.50.10 proto bird",
         "10.61.4.0/22 via 192.168.50.10",
         "10.32.0.0/11 via 192.168.50.10",
         "10.61.0.0/16 nexthop via 192.168.50.10 dev eth2 nexthop via 192.168.50.10 dev eth2 weight 2",
     ] {
-        assert!(!uplink.leaks(inside), "without a route");
+        assert!(!uplink.leaks(inside), "before {route}: {}", table(&host));
         host.ip(&format!("route add {route}")).unwrap();
         let pinger = start_pings(acceptor.site().workload(), inside, 5 * MS);
         pinger

@@ -169,7 +169,8 @@ impl Prober {
                 return Verdict::Dropped { cause, partly: Vec::new(), legacy: false };
             }
             let last = trace.reached.last().map(String::as_str);
-            if trace.counted || matches!(last, Some("postrouting-last" | "input-last")) {
+            let end = if path == Path::PortIn { "input-last" } else { "postrouting-last" };
+            if trace.counted || last == Some(end) {
                 return Verdict::Passes;
             }
         }
@@ -302,13 +303,19 @@ impl Means {
     }
 }
 
+/// A packet's trace: of one that was dropped, if there is one.
 fn find<'a>(traces: &'a [Trace], traced: &Traced) -> Option<&'a Trace> {
-    traces.iter().find(|trace| match traced.probe.path {
+    let mut found = traces.iter().filter(|trace| is_of(trace, traced));
+    found.clone().find(|trace| trace.dropped.is_some()).or_else(|| found.next())
+}
+
+fn is_of(trace: &Trace, traced: &Traced) -> bool {
+    match traced.probe.path {
         Path::PortIn => trace.is_from_port(traced.port),
         Path::PortOut => trace.is_from_port(traced.port) && trace.dropped.is_some(),
         Path::Out | Path::In if traced.probe.kind == Kind::Echo => trace.is_echo(traced.port),
         Path::Out | Path::In => trace.is_to_port(traced.port),
-    })
+    }
 }
 
 fn add_passing(verdicts: &mut BTreeMap<Key, Verdict>, passing: &BTreeMap<Key, Vec<String>>) {
