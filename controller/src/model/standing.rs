@@ -14,7 +14,7 @@ impl State {
         now: u64,
     ) -> Standing {
         let id = || self.edge_id(namespace, name);
-        match edge.membership {
+        match self.membership(namespace, name, edge) {
             Membership::New => Standing::New,
             Membership::Revoked => {
                 let serials = self.certs_of.get(&id());
