@@ -21,7 +21,8 @@ pub use audit::AuditArgs;
 pub use ca::{CaVerb, RotateVerb};
 pub use edge::{EdgeAdd, EdgeSet, EdgeVerb, RouteAdd, RouteVerb};
 pub use identity::{
-    AdminVerb, CertEnroll, CertRevoke, CertVerb, ControllerVerb, StoreVerb, TokenCreate, TokenVerb, TrustVerb,
+    AdminVerb, CertEnroll, CertRevoke, CertVerb, ControllerVerb, StoreVerb, TokenCreate, TokenVerb,
+    TrustVerb,
 };
 pub use namespace::{CongestionName, NamespaceAdd, NamespaceSet, NamespaceVerb};
 pub use session::ContextVerb;

@@ -128,9 +128,8 @@ pub(crate) fn record_joined(
 
 /// Stores the membership of edges whose records are of a version that did not store it, at most `max` of one namespace.
 pub(crate) fn record_memberships(state: &State, max: usize) -> Draft {
-    let without = |space: &Namespace| {
-        space.edges.values().any(|edge| edge.record.membership.is_none())
-    };
+    let without =
+        |space: &Namespace| space.edges.values().any(|edge| edge.record.membership.is_none());
     let Some((namespace, space)) = state.namespaces.iter().find(|(_, space)| without(space)) else {
         return Draft::default();
     };

@@ -20,8 +20,9 @@ pub(super) async fn run<C: Controller>(
 
 async fn accept<C: Controller>(session: &mut Session<'_, '_, C>) -> Result<Exit, Failure> {
     if session.consent("store accept")? == Consent::Needed {
-        let mut impact =
-            vec!["every edge replaces its state by that of the store, which may be older".to_owned()];
+        let mut impact = vec![
+            "every edge replaces its state by that of the store, which may be older".to_owned(),
+        ];
         impact.extend(session.warnings_before(Call::StoreAccept).await?);
         session.confirm(&impact).await?;
     }

@@ -143,7 +143,10 @@ fn certificate(facts: &OwnFacts) -> Option<Check> {
             let (text, fix) = match error.split_once("; run: ") {
                 Some((text, command)) => (text, command.to_owned()),
                 None if error.contains("join first") => (error.as_str(), JOIN_FIX.to_owned()),
-                None => (error.as_str(), format!("put back a copy of the file; without one, {REJOIN_FIX}")),
+                None => (
+                    error.as_str(),
+                    format!("put back a copy of the file; without one, {REJOIN_FIX}"),
+                ),
             };
             let problem = Problem::new(Code::CertificateInvalid, "", text).fix(fix);
             return Some(Check::bad(what, problem));

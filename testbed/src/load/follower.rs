@@ -56,11 +56,7 @@ pub(super) async fn run_follower(
     stop.run_until_cancelled(sessions).await;
 }
 
-async fn run_session(
-    follower: &mut Follower,
-    boot: [u8; 16],
-    observed: &Observed,
-) -> Result<()> {
+async fn run_session(follower: &mut Follower, boot: [u8; 16], observed: &Observed) -> Result<()> {
     let Follower { client, have, toggle, links } = follower;
     let connected = client.connect().await?;
     let (send, receive) = connected.connection.open_bi().await.context("opening the stream")?;

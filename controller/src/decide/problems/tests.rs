@@ -281,7 +281,10 @@ fn links_that_a_full_report_leaves_out_are_up_unless_all_that_it_has_are_down() 
     let count = |rows| {
         let (groups, space) = judged(&state, rows);
         let down = groups.iter().find(|group| group.code.as_str() == "link-down");
-        (down.map_or(0, |group| group.count as usize), (space.links_expected - space.links_up) as usize)
+        (
+            down.map_or(0, |group| group.count as usize),
+            (space.links_expected - space.links_up) as usize,
+        )
     };
     assert_eq!(count(rows()), (0, 0));
     let mut one_down = rows();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cframe_testbed::deployment::{Deployment, Edge, http_get};
-use cframe_testbed::{Host, Lab, ThreeSites, privilege};
+use cframe_testbed::{Host, Lab, Site, ThreeSites, privilege};
 use serde_json::Value;
 
 use crate::lab::{DeployedEdges, HK, IDC, TIMEOUT, TestLab, output, shared, wait_for, within};
@@ -102,7 +102,9 @@ fn every_pair_without_a_path_is_named_and_each_can_be_accepted() {
         [&lab.sites.aliyun_sz, &lab.sites.aws_hk, &lab.sites.idc].map(|site| lab.edge(site, &[]));
     edges.iter_mut().for_each(|edge| edge.wait_synced().unwrap());
     let count = |wanted: u64| {
-        let named = || find(&status(&lab).1, "no-endpoint").map_or(0, |group| group["count"].as_u64().unwrap());
+        let named = || {
+            find(&status(&lab).1, "no-endpoint").map_or(0, |group| group["count"].as_u64().unwrap())
+        };
         within(&format!("{wanted} pairs"), wait_for(LIMIT, || named() == wanted).unwrap(), LIMIT);
     };
     let set = |edge: &str, args: &[&str]| {
@@ -141,9 +143,13 @@ fn serve_with(name: &str, settings: &[(&str, &str)], listen: &str) {
         Deployment::start_or_resume("lab", net.dir(), &sites.controller, &config).unwrap();
     deployment.ctl_ok(&["namespace", "add", "prod"]).unwrap();
     let metrics = format!("{listen}:9465");
-    let edge = |site, endpoint: &str| {
+    let edge = |site: &Site, endpoint: &str| {
         let args = ["--metrics-listen", &metrics];
-        deployment.edge(site).endpoints(&[endpoint]).args(&args).enrol().unwrap()
+        // Nobody has IPv6 networks where IPv6 is off.
+        let networks = site.edge().addresses().into_iter().filter(|net| net.addr().is_ipv4());
+        let networks: Vec<String> = networks.map(|net| net.trunc().to_string()).collect();
+        let networks: Vec<&str> = networks.iter().map(String::as_str).collect();
+        deployment.edge(site).cidrs(&networks).endpoints(&[endpoint]).args(&args).enrol().unwrap()
     };
     let mut edges = [edge(&sites.aws_hk, HK), edge(&sites.idc, IDC)];
     for edge in &mut edges {

@@ -85,7 +85,11 @@ fn a_damaged_identity_is_named_once_with_what_to_do() {
             },
             &["key.pem is not a regular file"],
         ),
-        ("another's key", &|| std::fs::write(&key, &other).unwrap(), &["belong to the certificate"]),
+        (
+            "another's key",
+            &|| std::fs::write(&key, &other).unwrap(),
+            &["belong to the certificate"],
+        ),
         ("open to all", &|| set_mode(&key, 0o644), &["→ chmod 600"]),
         ("another owner", &|| chown(&key, Some(65534), None).unwrap(), &["→ chown 0"]),
         ("cut certificate", &|| std::fs::write(&cert, "-----BEGIN").unwrap(), &["cert.pem"]),

@@ -29,6 +29,7 @@ fn rolled_back(name: &str) -> DeployedEdges {
     let mut edges = DeployedEdges::start(name, shared());
     let copy: PathBuf = edges.lab.deployment.copy_store().unwrap();
     edges.lab.deployment.controller_mut().wait_ready().unwrap();
+    edges.lab.deployment.wait_in_sync("prod", 3).unwrap();
     for number in 1..=3 {
         add_route(&edges.lab, &format!("lost-{number}"), number).success().unwrap();
     }
@@ -99,9 +100,11 @@ fn an_older_store_fails_a_wait_whichever_controller_has_the_edges() {
     }
     // The namespace as it was, as after a restore of a part; a whole restore needs all members stopped.
     etcdctl(&cluster, &["put", key, saved.trim()]);
-    let is_back = || cluster.revision(0) == before.namespace && cluster.revision(1) == before.namespace;
+    let is_back =
+        || cluster.revision(0) == before.namespace && cluster.revision(1) == before.namespace;
     wait_for(SHOWN, is_back).unwrap();
-    let add = ["route", "add", "late", "-n", "prod", "--cidr", "10.251.9.0/24", "--edge", edge.name()];
+    let add =
+        ["route", "add", "late", "-n", "prod", "--cidr", "10.251.9.0/24", "--edge", edge.name()];
     let refused = cluster.ctl(0, &[&add[..], &["--wait", "--timeout", "20s"]].concat());
     assert_eq!(refused.code, NOT_ALL, "{refused}");
     assert!(refused.stderr.contains("store is older"), "{refused}");

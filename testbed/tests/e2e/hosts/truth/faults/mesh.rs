@@ -78,6 +78,7 @@ pub(super) const FAULTS: &[Fault] = &[
         |bed| {
             let copy = bed.lab.deployment.copy_store().unwrap();
             bed.lab.deployment.controller_mut().wait_ready().unwrap();
+            bed.lab.deployment.wait_in_sync("prod", 3).unwrap();
             ctl(bed, "route add lost -n prod --cidr 10.98.0.0/24 --edge aws-hk --wait");
             bed.lab.deployment.roll_back_store(&copy).unwrap();
             bed.lab.deployment.controller_mut().wait_ready().unwrap();
