@@ -28,14 +28,34 @@ pub(super) const FAULTS: &[Fault] = &[
         |bed| {
             ctl(bed, "edge set aws-hk -n prod --no-endpoint");
             ctl(bed, "edge set idc -n prod --no-endpoint");
-            // A link that is up stays up.
-            bed.hk.restart().unwrap();
+            // Else a link that is up stays up, and is made again where the peer was last.
+            for edge in [&mut bed.hk, &mut bed.idc] {
+                edge.wait_synced().unwrap();
+                edge.stop().unwrap();
+                std::fs::remove_file(edge.dir().join("last-seen.json")).unwrap();
+            }
+            bed.hk.start().unwrap();
+            bed.idc.start().unwrap();
         },
         |bed| {
             ctl(bed, &format!("edge set aws-hk -n prod --endpoint {HK}"));
             ctl(bed, &format!("edge set idc -n prod --endpoint {IDC}"));
         },
     ),
+    Fault::code(
+        "A2 two edges without endpoints that know where they were",
+        &[],
+        |bed| {
+            ctl(bed, "edge set aws-hk -n prod --no-endpoint");
+            ctl(bed, "edge set idc -n prod --no-endpoint");
+            bed.hk.restart().unwrap();
+        },
+        |bed| {
+            ctl(bed, &format!("edge set aws-hk -n prod --endpoint {HK}"));
+            ctl(bed, &format!("edge set idc -n prod --endpoint {IDC}"));
+        },
+    )
+    .passes(),
     Fault::code(
         "A2 an edge without an endpoint that can dial",
         &[],
