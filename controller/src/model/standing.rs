@@ -37,4 +37,26 @@ impl State {
             }
         }
     }
+
+    /// The membership that is stored, or that the certificates show if none is.
+    pub(crate) fn membership(
+        &self,
+        namespace: &Label,
+        name: &Label,
+        edge: &EdgeRecord,
+    ) -> Membership {
+        if let Some(stored) = edge.membership {
+            return stored;
+        }
+        let serials = self.certs_of.get(&self.edge_id(namespace, name));
+        let mut serials = serials.into_iter().flatten().peekable();
+        if serials.peek().is_none() {
+            return Membership::New;
+        }
+        if serials.all(|serial| self.denied.contains_key(serial)) {
+            Membership::Revoked
+        } else {
+            Membership::Joined
+        }
+    }
 }
