@@ -49,7 +49,8 @@ async fn edges_of_a_store_without_memberships_are_what_their_certificates_say() 
     is("c", |state| matches!(state, EdgeLiveness::NeverSeen)).await;
     let status = controller.status().await;
     let codes: Vec<&str> = status.problems.iter().map(|group| group.code.as_str()).collect();
-    assert_eq!(codes, ["edge-offline", "edge-revoked", "not-joined"], "{status:?}");
+    // The other edge may still come back to the controller that has just started.
+    assert_eq!(codes, ["edge-revoked", "not-joined"], "{status:?}");
     // The others get it too.
     let members = |name: &str| ["a", "d"].contains(&name);
     d.state(|state| state.edges.iter().all(|(name, edge)| edge.joined == members(name.as_str())))
