@@ -10,5 +10,6 @@ mod identity;
 mod links;
 mod routing;
 mod start;
+mod store;
 mod support;
 mod truth;

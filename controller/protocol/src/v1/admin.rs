@@ -188,6 +188,9 @@ pub enum Call {
         /// Even if certificates depend on it.
         force: bool,
     },
+    /// Takes the store as it is, after it was replaced by an older copy: a new epoch, which every edge follows →
+    /// `Changed`.
+    StoreAccept,
 }
 
 impl Call {
@@ -235,6 +238,7 @@ impl Call {
             Self::CaHolders { .. } => "ca-holders",
             Self::RootAdd { .. } => "root-add",
             Self::RootDrop { .. } => "root-drop",
+            Self::StoreAccept => "store-accept",
         }
     }
 }
