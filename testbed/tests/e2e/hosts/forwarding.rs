@@ -80,6 +80,27 @@ const RULES: &[Rule] = &[
         "ip6tables-nft -t mangle -F FORWARD",
         1,
     ),
+    rule(
+        "a drop at the device by which packets leave",
+        "nft add table netdev own; nft 'add chain netdev own out { type filter hook egress device eth1 priority 0; }'; \
+         nft add rule netdev own out ip daddr 172.30.0.0/16 drop",
+        "nft delete table netdev own",
+        1,
+    ),
+    rule("TCP alone", "iptables-nft -A FORWARD -p tcp -j DROP", "iptables-nft -F FORWARD", 2),
+    rule(
+        "large packets alone",
+        "iptables-nft -A FORWARD -m length --length 1200:65535 -j DROP",
+        "iptables-nft -F FORWARD",
+        2,
+    ),
+    rule(
+        "another destination",
+        "nft add table ip own; nft 'add chain ip own pre { type nat hook prerouting priority -100; }'; \
+         nft add rule ip own pre ip daddr 10.60.6.0/24 dnat to 198.51.100.10",
+        "nft delete table ip own",
+        1,
+    ),
     nat(
         "masquerading of the site",
         "iptables-nft -t nat -A POSTROUTING -s 172.30.0.0/16 -j MASQUERADE",
