@@ -251,7 +251,9 @@ impl Means {
 
     fn send_alternatives(&mut self, traced: &Traced, ports: &[u16]) -> Vec<Alternative> {
         let Traced { key, probe, .. } = traced;
-        let is_forwarded = matches!(probe.path, Path::Out | Path::In);
+        // Where probes are counted at their device, only those to ports of their own get there.
+        let is_forwarded = matches!(probe.path, Path::Out | Path::In)
+            && self.first_port(probe) != nft::FIRST_EGRESS_PORT;
         if !is_forwarded || !matches!(probe.kind, Kind::Udp | Kind::TcpSyn) {
             return Vec::new();
         }
