@@ -212,10 +212,15 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Oif(index) => route.device = *index,
             RouteAttribute::PrefSource(source) if !by_kernel => route.source = ip(source),
-            RouteAttribute::Gateway(_)
-            | RouteAttribute::Via(_)
-            | RouteAttribute::MultiPath(_)
-            | RouteAttribute::NhId(_) => route.kind = RouteKind::Gateway,
+            RouteAttribute::MultiPath(hops) => {
+                route.kind = RouteKind::Gateway;
+                let first = hops.first().map_or(0, |hop| hop.interface_index);
+                let is_one = hops.iter().all(|hop| hop.interface_index == first);
+                route.device = if is_one { first } else { 0 };
+            }
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::NhId(_) => {
+                route.kind = RouteKind::Gateway;
+            }
             _ => {}
         }
     }

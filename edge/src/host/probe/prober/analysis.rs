@@ -102,7 +102,9 @@ impl Prober {
             }
         }
         add_passing(&mut verdicts, &passing);
-        let open = |verdict: &Verdict| matches!(verdict, Verdict::Dropped { partly, .. } if partly.is_empty());
+        // Ping alone is no service.
+        let is_ping = |name: &String| name == "ping";
+        let open = |verdict: &Verdict| matches!(verdict, Verdict::Dropped { partly, .. } if partly.iter().all(is_ping));
         named.sort_unstable();
         named.dedup();
         named.retain(|port| !COMMON_PORTS.contains(port));
