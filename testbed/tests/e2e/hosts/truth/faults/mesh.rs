@@ -87,8 +87,8 @@ pub(super) const FAULTS: &[Fault] = &[
             ctl(bed, "edge set aliyun-sz -n prod --endpoint 192.0.2.99:58423 --wait");
             // Links that are up stay up; an edge that starts dials what it has saved.
             let saved = bed.hk.dir().join("snapshot");
-            let knows =
-                || std::fs::read_to_string(&saved).is_ok_and(|text| text.contains("192.0.2.99"));
+            let has_it = |bytes: Vec<u8>| bytes.windows(10).any(|part| part == b"192.0.2.99");
+            let knows = || std::fs::read(&saved).is_ok_and(has_it);
             wait_for(TIMEOUT, knows).unwrap();
             bed.hk.restart().unwrap();
         },
