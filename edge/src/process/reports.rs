@@ -78,7 +78,7 @@ impl Reports {
         let unix = |at: Instant| clock.saturating_sub(now.saturating_duration_since(at).as_secs());
         let links = status.links.iter().take(Report::MAX_LINKS).map(|link| LinkReport {
             peer: link.peer.clone(),
-            up: link.up,
+            up: links.carries(link),
             rtt_us: u32::try_from(link.rtt.as_micros()).unwrap_or(u32::MAX),
             path_mtu: link.path_mtu,
             since_unix: unix(links.since(link, self.started)),

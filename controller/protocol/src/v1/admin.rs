@@ -1,5 +1,7 @@
 //! Calls of admins to a controller, and of one controller to another.
 
+use std::net::SocketAddr;
+
 use cframe_pki::{Fingerprint, Serial, identity::Label};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -188,6 +190,16 @@ pub enum Call {
         /// Even if certificates depend on it.
         force: bool,
     },
+    /// From another controller, with which a process of this edge has started a session: whether another process of
+    /// the edge has one here and answers → `Sessions`, with that one or empty.
+    Claim {
+        namespace: Label,
+        edge: Label,
+        /// Of the process that has started the session.
+        boot: [u8; 16],
+        /// Where that process is.
+        address: SocketAddr,
+    },
 }
 
 impl Call {
@@ -235,6 +247,7 @@ impl Call {
             Self::CaHolders { .. } => "ca-holders",
             Self::RootAdd { .. } => "root-add",
             Self::RootDrop { .. } => "root-drop",
+            Self::Claim { .. } => "claim",
         }
     }
 }
