@@ -43,7 +43,12 @@ fn forwarding(facts: &ForwardingFacts) -> Check {
 /// new flow that is dropped is a problem only while a peer has no link.
 fn port(facts: &PortFacts) -> Check {
     let PortFacts {
-        new_blocked, link_blocked, sending_blocked, link_down, new_filtered, link_filtered
+        new_blocked,
+        link_blocked,
+        sending_blocked,
+        link_down,
+        new_filtered,
+        link_filtered,
     } = facts;
     let of_link = link_blocked.as_ref().map(|finding| (finding, *link_filtered));
     let of_new = new_blocked.as_ref().map(|finding| (finding, *new_filtered));

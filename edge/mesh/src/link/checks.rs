@@ -45,6 +45,9 @@ const MIN_CHECKS: usize = 48;
 /// a twentieth in each direction.
 const LOSSY: f64 = 0.22;
 const LOSSY_NO_MORE: f64 = 0.15;
+/// A loss is over when the checks of this time show less than this: an outage of a moment ago is no loss now.
+const RECENT: Duration = Duration::from_secs(3);
+const LOSSY_NOW: f64 = 0.12;
 /// Checks that are remembered, and answers that wait to be sent.
 const MAX_SENT: usize = 512;
 const MAX_ANSWERS: usize = 64;
@@ -90,6 +93,9 @@ struct Check {
 struct Outcomes {
     small: usize,
     small_lost: usize,
+    /// Of these, the latest ones.
+    recent: usize,
+    recent_lost: usize,
     /// Full checks that were lost since the last one that was answered.
     full_lost: usize,
     /// Small checks that were answered meanwhile.
@@ -133,7 +139,9 @@ impl Checks {
     fn outcomes(&self, now: Instant, wait: Duration) -> Outcomes {
         let mut outcomes = Outcomes::default();
         let mut in_a_row = true;
-        let decided = |check: &&Check| check.answered || now.saturating_duration_since(check.at) >= wait;
+        let is_recent = |check: &Check| now.saturating_duration_since(check.at) < wait + RECENT;
+        let decided =
+            |check: &&Check| check.answered || now.saturating_duration_since(check.at) >= wait;
         for check in self.sent.iter().rev().filter(decided) {
             match (check.is_full, check.answered) {
                 (true, true) => in_a_row = false,
@@ -141,6 +149,8 @@ impl Checks {
                 (false, answered) => {
                     outcomes.small += 1;
                     outcomes.small_lost += usize::from(!answered);
+                    outcomes.recent += usize::from(is_recent(check));
+                    outcomes.recent_lost += usize::from(is_recent(check) && !answered);
                     outcomes.small_meanwhile += usize::from(answered && in_a_row);
                 }
             }
@@ -150,12 +160,14 @@ impl Checks {
 
     #[expect(clippy::cast_precision_loss, reason = "a share of hundreds")]
     fn judge(&self, outcomes: &Outcomes) -> PathQuality {
-        let share = outcomes.small_lost as f64 / outcomes.small.max(1) as f64;
+        let share = |lost: usize, of: usize| lost as f64 / of.max(1) as f64;
+        let recently = share(outcomes.recent_lost, outcomes.recent);
+        let share = share(outcomes.small_lost, outcomes.small);
         let least = if self.quality.loss.is_some() { LOSSY_NO_MORE } else { LOSSY };
         if !self.peer_answers {
             return PathQuality::default();
         }
-        let is_lossy = outcomes.small >= MIN_CHECKS && share >= least;
+        let is_lossy = outcomes.small >= MIN_CHECKS && share >= least && recently >= LOSSY_NOW;
         PathQuality {
             is_too_narrow: outcomes.full_lost >= NARROW_AFTER && outcomes.small_meanwhile > 0,
             loss: is_lossy.then_some(share),
@@ -218,7 +230,12 @@ mod tests {
     const RTT: Duration = Duration::from_millis(20);
 
     /// Checks a path for some seconds. `arrives` decides by size and the number of the check.
-    fn run(checks: &mut Checks, start: Instant, secs: u64, arrives: impl Fn(usize, u32) -> bool) -> (usize, usize) {
+    fn run(
+        checks: &mut Checks,
+        start: Instant,
+        secs: u64,
+        arrives: impl Fn(usize, u32) -> bool,
+    ) -> (usize, usize) {
         let (mut packets, mut bytes) = (0, 0);
         for tick in 0..secs * 4 {
             let now = start + SUSPECT_INTERVAL * u32::try_from(tick).unwrap();
@@ -242,7 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_loses_full_packets_only_is_too_narrow_within_eight_seconds_and_wide_again_after_two() {
+    fn a_path_that_loses_full_packets_only_is_too_narrow_within_eight_seconds_and_wide_again_after_two()
+     {
         let (mut checks, start) = (Checks::default(), Instant::now());
         run(&mut checks, start, 1, |_, _| true);
         // The next check of an idle link is after five seconds.
@@ -259,7 +277,7 @@ mod tests {
             let mut checks = Checks::default();
             run(&mut checks, start, 12, |_, number| number % one_in != 0);
             assert_eq!(checks.quality().loss.is_some(), lossy, "one in {one_in}");
-            run(&mut checks, start + Duration::from_secs(12), 7, |_, _| true);
+            run(&mut checks, start + Duration::from_secs(12), 4, |_, _| true);
             assert_eq!(checks.quality().loss, None);
         }
     }

@@ -217,5 +217,5 @@ fn a_loss_of_a_third_is_seen_within_seconds_and_one_of_a_twentieth_never() {
     let seen = |net: &LinkNetwork| (0..2).any(|edge| quality(net, edge).loss.is_some());
     assert!(net.run_until(20 * SECOND, seen).unwrap() <= 8 * SECOND);
     net.wire.loss = 0.0;
-    assert!(net.run_until(20 * SECOND, |net| !seen(net)).unwrap() <= 9 * SECOND);
+    assert!(net.run_until(20 * SECOND, |net| !seen(net)).unwrap() <= 6 * SECOND);
 }

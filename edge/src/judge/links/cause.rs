@@ -11,7 +11,8 @@ use crate::{host::routes::Marked, problem::Problem};
 /// The smallest underlay packet in bytes that QUIC needs: 1,200 bytes of payload with UDP and IPv4 headers.
 const NEEDED_V4: u16 = 1228;
 const NEEDED_V6: u16 = 1248;
-const RAISE_MTU: &str = "raise the MTU of the narrow hop, often another tunnel (tracepath shows it)";
+const RAISE_MTU: &str =
+    "raise the MTU of the narrow hop, often another tunnel (tracepath shows it)";
 
 pub(super) fn of(
     (facts, marked): (&LinkFacts, &[Marked]),
@@ -200,7 +201,8 @@ fn by_mark(
     let remote = attempt.remote;
     let was_tried = reach == (Reach::NotPermitted { marked_only: true });
     let rule = marked.iter().find(|marked| marked.remote == remote.ip());
-    let fails = was_tried || (attempt.failed > 0 && attempt.answers == 0 && !attempt.small.passes());
+    let fails =
+        was_tried || (attempt.failed > 0 && attempt.answers == 0 && !attempt.small.passes());
     let (text, find) = match rule.filter(|_| fails) {
         Some(Marked { rule, device, unmarked_device, .. }) => {
             let way = |device: &Option<String>| match device {
@@ -217,7 +219,9 @@ fn by_mark(
             )
         }
         None if was_tried => (
-            format!("a rule of this host drops what the edge sends to {remote}, and not what others send there"),
+            format!(
+                "a rule of this host drops what the edge sends to {remote}, and not what others send there"
+            ),
             "nft list ruleset",
         ),
         None => return None,

@@ -25,7 +25,10 @@ fn down(attempts: Vec<Attempt>) -> PeerFacts {
 
 fn up(rtt: Duration, silence: Duration, unmarked: bool) -> PeerFacts {
     let remote = Some("203.0.113.7:58423".parse().unwrap());
-    PeerFacts { link: LinkState::Up { rtt, remote, silence, unmarked, quality: PathQuality::default() }, ..down(Vec::new()) }
+    PeerFacts {
+        link: LinkState::Up { rtt, remote, silence, unmarked, quality: PathQuality::default() },
+        ..down(Vec::new())
+    }
 }
 
 fn facts(peer: PeerFacts) -> LinkFacts {

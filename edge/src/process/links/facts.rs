@@ -49,9 +49,8 @@ impl Links {
             })
             .collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name));
-        let fails = |peer: &&PeerFacts| {
-            matches!(peer.link, LinkState::Up { .. }) && !peer.link.carries()
-        };
+        let fails =
+            |peer: &&PeerFacts| matches!(peer.link, LinkState::Up { .. }) && !peer.link.carries();
         self.set_impaired(peers.iter().filter(fails).map(|peer| peer.name.clone()).collect());
         LinkFacts {
             namespace: id.role.namespace().map(ToString::to_string).unwrap_or_default(),

@@ -5,6 +5,7 @@ mod dns;
 mod endpoints;
 mod filters;
 mod paths;
+mod table;
 mod while_up;
 
 use cframe_testbed::Lab;

@@ -126,9 +126,15 @@ pub(crate) fn wait_problem_with(
         found.as_ref().is_some_and(|found| found["severity"] != "error" || unhealthy)
     });
     let Ok(took) = waited else {
-        panic!("no {code} about {whom:?} with {words:?} within {within:?}: {:#?}", MeshStatus::read(&operator));
+        panic!(
+            "no {code} about {whom:?} with {words:?} within {within:?}: {:#?}",
+            MeshStatus::read(&operator)
+        );
     };
-    figure(&format!("{code} {words:?} at cfctl status"), format_args!("{took:.1?} (bound {within:?})"));
+    figure(
+        &format!("{code} {words:?} at cfctl status"),
+        format_args!("{took:.1?} (bound {within:?})"),
+    );
     found.unwrap()
 }
 

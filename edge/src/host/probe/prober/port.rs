@@ -187,7 +187,9 @@ impl Prober {
             Some(exit) => format!("the route to it leads to {}", self.names.name(exit.device)),
             None => "there is no route to it".to_owned(),
         };
-        let text = format!("the reverse path filter of {device} (rp_filter = 1) drops them, because {other}");
+        let text = format!(
+            "the reverse path filter of {device} (rp_filter = 1) drops them, because {other}"
+        );
         Some((text, format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2")))
     }
 

@@ -6,7 +6,9 @@ use cframe_testbed::{PingStats, Wan, WanPath};
 
 use super::{RouterRules, wait_text};
 use crate::hosts::support::{MeshStatus, SHOWN, wait_healthy};
-use crate::lab::{DeployedPair, MS, SECOND, TIMEOUT, figure, shared, start_pings, wait_for, within};
+use crate::lab::{
+    DeployedPair, MS, SECOND, TIMEOUT, figure, shared, start_pings, wait_for, within,
+};
 
 /// A link between `aliyun-sz` and `aws-hk`, and the paths from each to the other.
 fn pair(name: &str) -> (DeployedPair, Wan, Wan) {

@@ -57,7 +57,12 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault::code(
         "A12 a firewall drops the flow of one link, in one direction",
         &["link-down"],
-        |bed| drop_on_the_way(bed, "ip saddr 203.0.113.7 ip daddr 192.0.2.7 udp sport 58423 udp dport 58423 drop"),
+        |bed| {
+            drop_on_the_way(
+                bed,
+                "ip saddr 203.0.113.7 ip daddr 192.0.2.7 udp sport 58423 udp dport 58423 drop",
+            )
+        },
         |bed| drop_on_the_way(bed, ""),
     ),
 ];
