@@ -129,7 +129,7 @@ impl Checks {
         let is_suspect = self.is_suspect(now);
         self.small_queued = if is_suspect { SMALL_CHECKS } else { 0 };
         let next_full = *self.next_full.get_or_insert(now);
-        if next_full <= now || (lost && next_full > now + FULL_INTERVAL) {
+        if next_full <= now || (is_suspect && next_full > now + FULL_INTERVAL) {
             self.full_queued = if outcomes.full_lost > 0 { FULL_CHECKS } else { 1 };
             self.next_full = Some(now + if is_suspect { FULL_INTERVAL } else { IDLE_INTERVAL });
         }
