@@ -18,6 +18,7 @@ pub(crate) mod problems;
 pub(crate) mod registration;
 pub(crate) mod route;
 pub(crate) mod steps;
+pub(crate) mod store;
 pub(crate) mod token;
 
 /// A count as in replies.

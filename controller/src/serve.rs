@@ -182,6 +182,7 @@ fn spawn_upkeep(
     services.spawn(upkeep::certificate::renew_own(context(), stop()));
     services.spawn(upkeep::expiry::watch(context(), stop()));
     services.spawn(upkeep::sweep::sweep(context(), stop()));
+    services.spawn(upkeep::membership::record(context(), stop()));
     services.spawn(upkeep::journal::write_records(context(), stop()));
     services.spawn(upkeep::trim::trim_log(context(), stop()));
     services.spawn(upkeep::probe::probe_writes(context(), stop()));

@@ -3,6 +3,7 @@
 pub(crate) mod certificate;
 pub(crate) mod expiry;
 pub(crate) mod journal;
+pub(crate) mod membership;
 pub mod presence;
 pub(crate) mod probe;
 pub(crate) mod registration;

@@ -21,7 +21,8 @@ pub use audit::AuditArgs;
 pub use ca::{CaVerb, RotateVerb};
 pub use edge::{EdgeAdd, EdgeSet, EdgeVerb, RouteAdd, RouteVerb};
 pub use identity::{
-    AdminVerb, CertEnroll, CertRevoke, CertVerb, ControllerVerb, TokenCreate, TokenVerb, TrustVerb,
+    AdminVerb, CertEnroll, CertRevoke, CertVerb, ControllerVerb, StoreVerb, TokenCreate, TokenVerb,
+    TrustVerb,
 };
 pub use namespace::{CongestionName, NamespaceAdd, NamespaceSet, NamespaceVerb};
 pub use session::ContextVerb;
@@ -162,6 +163,9 @@ pub enum MeshCommand {
     /// Root and issuing CAs, their certificates, and the rotation of a root.
     #[command(subcommand)]
     Ca(CaVerb),
+    /// The controllers' store.
+    #[command(subcommand)]
+    Store(StoreVerb),
     /// Show the health of the mesh; exit 7 when traffic that should pass does not.
     ///
     /// Shows the controllers, and for each namespace how many edges are online, how many of those have

@@ -10,6 +10,7 @@ mod edge;
 mod namespace;
 mod route;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -32,6 +33,7 @@ pub async fn run<C: Controller>(
         MeshCommand::Admin(verb) => admin::run(session, verb).await,
         MeshCommand::Controller(verb) => controller::run(session, verb).await,
         MeshCommand::Ca(verb) => ca::run(session, verb).await,
+        MeshCommand::Store(verb) => store::run(session, verb).await,
         MeshCommand::Trust(verb) => trust::run(session, verb).await,
         MeshCommand::Audit(args) => audit::run(session, args).await,
         MeshCommand::Status => status::status(session).await,

@@ -17,25 +17,62 @@ const TUN: &str = "/dev/net/tun";
 
 /// `error`: why the process could not be asked.
 pub fn offline_report(paths: &Paths, error: &AskError) -> Report {
-    let mut checks = vec![process(error)];
-    // A user who may not use the socket may not read the key either: that is said once.
-    if !matches!(error, AskError::NotAllowed(_)) {
-        checks.push(tun_device(Path::new(TUN)));
-        checks.extend(own::checks(&read(&paths.data)));
-    }
+    let checks = checks(paths, error);
     let now = unix_now();
     Report::new(&checks, |problem| ProblemStatus::new(problem, now))
 }
 
-fn process(error: &AskError) -> Check {
+fn checks(paths: &Paths, error: &AskError) -> Vec<Check> {
+    // A user who may not use the socket may not read the key either: that is said once.
     if let AskError::NotAllowed(path) = error {
-        let text = format!("this user may not use {}", path.display());
-        let problem = Problem::new(Code::NotAllowed, "", text);
-        return Check::bad("permission", problem.fix("sudo cframe-edge doctor"));
+        return vec![not_allowed(&format!("this user may not use {}", path.display()))];
     }
+    let identity = state::load(&paths.data);
+    if let Err(error) = &identity
+        && is_permission(error)
+    {
+        return vec![not_allowed(&plain(error))];
+    }
+    let validity = identity.map(|(_, identity, _)| Validity {
+        not_before: identity.not_before,
+        not_after: identity.not_after,
+    });
+    let mut checks = vec![tun_device(Path::new(TUN))];
+    checks.extend(own::checks(&read(&paths.data, validity.map_err(|error| plain(&error)))));
+    // What keeps it from running comes first: to start it again would not help.
+    let startable = checks.iter().all(|check| check.result.is_ok());
+    checks.push(process(error, startable));
+    checks
+}
+
+fn not_allowed(text: &str) -> Check {
+    let problem = Problem::new(Code::NotAllowed, "", text);
+    Check::bad("permission", problem.fix("sudo cframe-edge doctor"))
+}
+
+fn is_permission(error: &anyhow::Error) -> bool {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    kinds.map(io::Error::kind).any(|kind| kind == io::ErrorKind::PermissionDenied)
+}
+
+/// An error with its causes, without the numbers of the system's errors.
+fn plain(error: &anyhow::Error) -> String {
+    let mut text = format!("{error:#}");
+    while let Some(start) = text.find(" (os error ")
+        && let Some(length) = text[start..].find(')')
+    {
+        text.replace_range(start..=start + length, "");
+    }
+    text
+}
+
+fn process(error: &AskError, startable: bool) -> Check {
     let text = format!("{error}; the other lines are what can be checked without it");
-    let fix = "systemctl start cframe-edge";
-    Check::bad("process", Problem::new(Code::NotRunning, "", text).fix(fix))
+    let mut problem = Problem::new(Code::NotRunning, "", text);
+    if startable {
+        problem = problem.fix("systemctl start cframe-edge");
+    }
+    Check::bad("process", problem)
 }
 
 fn tun_device(path: &Path) -> Check {
@@ -54,17 +91,11 @@ fn tun_device(path: &Path) -> Check {
 }
 
 /// What the data directory and the kernel say.
-fn read(data: &Path) -> OwnFacts {
+fn read(data: &Path, certificate: Result<Validity, String>) -> OwnFacts {
     let synchronised = sys::clock_is_synchronised().ok();
     let clock = Clock { now: unix_now(), confirmed: None, controller: None, synchronised };
     let mut facts = OwnFacts { clock, ..OwnFacts::default() };
-    facts.certificate = Some(match state::load(data) {
-        Ok((_, identity, _)) => {
-            let (not_before, not_after) = (identity.not_before, identity.not_after);
-            Ok(Validity { not_before, not_after })
-        }
-        Err(error) => Err(format!("{error:#}")),
-    });
+    facts.certificate = Some(certificate);
     match snapshot::load(&data.join(snapshot::FILE)) {
         Ok(snapshot) => facts.clock.confirmed = snapshot.map(|snapshot| snapshot.saved),
         Err(error) => facts.damaged = Some(format!("{:#}", anyhow::Error::new(error))),
@@ -92,6 +123,16 @@ mod tests {
         let forbidden = AskError::NotAllowed(paths.socket.clone());
         let found = offline_report(&paths, &forbidden);
         assert_eq!(codes(&found), ["not-allowed"]);
+    }
+
+    #[test]
+    fn the_systems_error_numbers_are_left_out() {
+        let missing = io::Error::from_raw_os_error(2);
+        let error = anyhow::Error::new(missing).context("cannot read key.pem");
+        assert_eq!(plain(&error), "cannot read key.pem: No such file or directory");
+        assert!(!is_permission(&error));
+        let denied = anyhow::Error::new(io::Error::from_raw_os_error(13)).context("x");
+        assert!(is_permission(&denied));
     }
 
     #[test]

@@ -104,6 +104,9 @@ pub struct LinkStatus {
     /// The edge at the other end.
     pub peer: String,
     pub up: bool,
+    /// Why there can be no link.
+    #[serde(default)]
+    pub absent: Option<Absence>,
     /// For how long the link has been up or down.
     pub since_secs: u64,
     /// The peer's address on the underlay, while the link is up.
@@ -125,6 +128,14 @@ pub struct LinkStatus {
     pub traffic: Traffic,
     /// Why the link last went down or was refused.
     pub reason: Option<String>,
+}
+
+/// Why a peer is no member of the mesh now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Absence {
+    NotJoined,
+    Revoked,
 }
 
 /// Inner packets and bytes.

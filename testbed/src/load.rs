@@ -64,6 +64,9 @@ pub struct Size {
     /// Routes in the second large namespace
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
     pub routes: u32,
+    /// Links of the real gateway
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub links: u8,
     /// Edits to measure
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub edits: u32,
@@ -75,7 +78,7 @@ pub struct Size {
 impl Size {
     /// For tests.
     pub const SMALL: Self =
-        Self { namespaces: 4, edges: 15, many: 60, routes: 2_000, edits: 10, seconds: 2 };
+        Self { namespaces: 4, edges: 15, many: 60, routes: 2_000, links: 2, edits: 10, seconds: 2 };
 }
 
 /// Runs the chosen scenarios and prints what they measure. For any user but root this executes the program again, see

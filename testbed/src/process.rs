@@ -145,6 +145,11 @@ impl Process {
         self.proc_value(procfs::cpu_seconds(self.pid()))
     }
 
+    /// User and system time of the threads of this name, in seconds.
+    pub(crate) fn thread_cpu_seconds(&self, name: &str) -> Result<f64> {
+        self.proc_value(procfs::thread_cpu_seconds(self.pid(), name))
+    }
+
     fn proc_value<T>(&self, value: Result<T>) -> Result<T> {
         value.with_context(|| format!("{} has ended", self.name))
     }

@@ -23,6 +23,22 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// User and system time of the threads of this name since they started, in seconds. Threads that have ended are left out.
+pub(crate) fn thread_cpu_seconds(pid: u32, name: &str) -> Result<f64> {
+    let path = format!("/proc/{pid}/task");
+    let mut ticks = 0;
+    for thread in fs::read_dir(&path).with_context(|| format!("reading {path}"))? {
+        let thread = thread?.path();
+        let read = |file: &str| fs::read_to_string(thread.join(file));
+        // A thread may end meanwhile.
+        let (Ok(found), Ok(stat)) = (read("comm"), read("stat")) else { continue };
+        if found.trim_end() == name {
+            ticks += cpu_ticks(&stat).with_context(|| format!("unexpected content: {stat}"))?;
+        }
+    }
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// A field of `/proc/PID/status` in KiB, such as `VmRSS`.
 pub(crate) fn status_kib(pid: u32, field: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
@@ -62,6 +78,7 @@ mod tests {
         let pid = std::process::id();
         assert!(start_time(pid).is_some());
         assert!(cpu_seconds(pid).is_ok());
+        assert_eq!(thread_cpu_seconds(pid, "no such thread").unwrap(), 0.0);
         assert!(status_kib(pid, "VmRSS").unwrap() > 0);
     }
 

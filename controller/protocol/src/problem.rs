@@ -203,7 +203,9 @@ catalogue! {
     StoreProblem = "store-problem", Error, "the store cannot be used",
         "Writes fail. Edges continue with the state that they have.";
     StoreOlder = "store-older", Error, "the store is older than what edges have",
-        "The store was replaced by an older copy. Edges do not go back: nothing that is written reaches them.";
+        "The store was replaced by an older copy. Edges do not go back: nothing that is written reaches them. If there is \
+         a newer store, put it back. If not, cfctl store accept lets the edges follow this one; make the changes and \
+         revocations again that it does not have.";
     Expiring = "expiring", Warning, "a certificate, key or token expires soon",
         "Something that is not renewed by itself ends soon.";
 }

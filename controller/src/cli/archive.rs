@@ -43,9 +43,6 @@ pub(super) struct RestoreFlags {
 
 pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Failure> {
     let directory = DataDir::new(&config.data_dir);
-    if !config.store.is_shared() && !directory.has_store() {
-        return Err(no_mesh(&directory));
-    }
     let mut dump = make_dump(config, &directory).await?;
     match &flags.passphrase_file {
         Some(path) => {
@@ -71,11 +68,15 @@ pub(super) async fn backup(config: &Config, flags: BackupFlags) -> Result<(), Fa
 }
 
 /// From the controller that runs on the directory; if none does, from its store.
-async fn make_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>> {
+async fn make_dump(config: &Config, directory: &DataDir) -> Result<Vec<u8>, Failure> {
     let socket = directory.socket();
     let answer = local::request_backup(&socket).await;
     if let Some(dump) = answer.with_context(|| format!("cannot use {}", socket.display()))? {
         return Ok(dump);
+    }
+    // A running controller can still read a store that was deleted.
+    if !config.store.is_shared() && !directory.has_store() {
+        return Err(no_mesh(directory));
     }
     let controller = directory.controller()?;
     let store = open_store(config).await?;

@@ -28,7 +28,9 @@ pub(super) fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 fn bound(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
     match bound_to(address, kind) {
-        Err(Errno::AFNOSUPPORT) if address.is_ipv6() && address.ip().is_unspecified() => {
+        Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
+            if address.is_ipv6() && address.ip().is_unspecified() =>
+        {
             Ok(bound_to(any_v4, kind)?)
         }
         other => Ok(other?),

@@ -29,6 +29,13 @@ pub(super) async fn command(config: &Config) -> Result<(), Failure> {
         StoreConfig::Etcd(_) => directory.has_keys() && !directory.is_unfinished(),
     };
     if !has_mesh {
+        if !config.store.is_shared() && directory.has_keys() {
+            return Err(Failure::not_found(anyhow!(
+                "there is no mesh in {}: its keys are there, and store.redb is missing; put it back, or restore a backup \
+                 with `cframe-controller restore --in FILE`",
+                directory.path().display()
+            )));
+        }
         return Err(Failure::not_found(anyhow!(
             "there is no mesh in {}; make one with `cframe-controller init`, or name its directory with \
              --data-dir",

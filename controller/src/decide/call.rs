@@ -83,7 +83,7 @@ fn describe_unnamed(call: &Call) -> Descriptor {
         Call::Audit(query) => {
             Descriptor::mesh(Noun::Stream, Read).in_namespace(query.namespace.as_ref())
         }
-        Call::Backup => Descriptor::mesh(Noun::Mesh, Write),
+        Call::Backup | Call::StoreAccept => Descriptor::mesh(Noun::Mesh, Write),
         Call::NamespaceAdd { name, .. }
         | Call::NamespaceSet { name, .. }
         | Call::NamespaceDel { name, .. } => Descriptor::namespace(Noun::Namespace, Write, name),

@@ -156,7 +156,8 @@ fn record_revoked(
     let Some(edge) = space.and_then(|space| space.edges.get(name)) else { return };
     if state.valid_certs(&cert.id, now).all(|(other, _)| other == serial) {
         let key = Key::Edge(namespace.clone(), name.clone());
-        draft.put(key, &EdgeRecord { membership: Membership::Revoked, ..edge.record.clone() });
+        let membership = Some(Membership::Revoked);
+        draft.put(key, &EdgeRecord { membership, ..edge.record.clone() });
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn add(
     name: &Label,
     edge: EdgeRecord,
 ) -> Result<Draft, CallError> {
+    let edge = EdgeRecord { membership: Some(Membership::New), ..edge };
     let space = check::namespace(state, namespace)?;
     if space.edges.contains_key(name) {
         return Err(conflict(format!(
@@ -115,13 +116,33 @@ pub(crate) fn record_joined(
     stored: &Stored<EdgeRecord>,
 ) {
     let key = Key::Edge(namespace.clone(), name.clone());
-    if stored.record.membership == Membership::Joined {
+    let membership = Some(Membership::Joined);
+    if stored.record.membership == membership {
         draft.rewrite(key, stored);
         return;
     }
     draft.compare(key.clone(), stored.modified);
-    draft.put(key, &EdgeRecord { membership: Membership::Joined, ..stored.record.clone() });
+    draft.put(key, &EdgeRecord { membership, ..stored.record.clone() });
     draft.bump_namespace(namespace, space);
+}
+
+/// Stores the membership of edges whose records are of a version that did not store it, at most `max` of one namespace.
+pub(crate) fn record_memberships(state: &State, max: usize) -> Draft {
+    let without =
+        |space: &Namespace| space.edges.values().any(|edge| edge.record.membership.is_none());
+    let Some((namespace, space)) = state.namespaces.iter().find(|(_, space)| without(space)) else {
+        return Draft::default();
+    };
+    let mut draft = Draft::within(namespace, space);
+    let edges = space.edges.iter().filter(|(_, edge)| edge.record.membership.is_none());
+    for (name, edge) in edges.take(max) {
+        let membership = Some(state.membership(namespace, name, &edge.record));
+        let key = Key::Edge(namespace.clone(), name.clone());
+        draft.compare(key.clone(), edge.modified);
+        draft.put(key, &EdgeRecord { membership, ..edge.record.clone() });
+    }
+    draft.bump_namespace(namespace, space);
+    draft
 }
 
 pub(crate) fn delete(

@@ -187,8 +187,11 @@ impl Replica {
 
     /// What is wrong with the store, if anything is.
     pub fn store_problem(&self) -> Option<String> {
-        let problems = self.following.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        problems.following.as_ref().or(problems.writing.as_ref()).cloned()
+        let known = {
+            let problems = self.following.problems.lock().unwrap_or_else(PoisonError::into_inner);
+            problems.following.as_ref().or(problems.writing.as_ref()).cloned()
+        };
+        known.or_else(|| self.store.problem())
     }
 
     /// Whether a write succeeded within the last while, and none failed since.

@@ -14,10 +14,3 @@ pub enum Membership {
     /// All its certificates are denied.
     Revoked,
 }
-
-impl Membership {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    pub(super) fn is_new(&self) -> bool {
-        *self == Self::New
-    }
-}

@@ -159,6 +159,7 @@ fn concerns(entry: &DenyEntry, namespace: &Label) -> bool {
 }
 
 fn edge_state(edge: &EdgeRecord) -> EdgeState {
-    let joined = edge.membership == Membership::Joined;
+    // Without a membership, as by earlier versions, until it is stored.
+    let joined = edge.membership.is_none_or(|stored| stored == Membership::Joined);
     EdgeState { endpoints: edge.endpoints.clone(), joined }
 }

@@ -165,8 +165,9 @@ pub struct EdgeRecord {
     /// Edges that it needs no link to, as the operator decided.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub no_link_to: BTreeSet<Label>,
-    #[serde(default, skip_serializing_if = "Membership::is_new")]
-    pub membership: Membership,
+    /// `None` in records of earlier versions, which did not store it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
 }
 
 /// A further prefix behind an edge.

@@ -14,7 +14,7 @@ impl State {
         now: u64,
     ) -> Standing {
         let id = || self.edge_id(namespace, name);
-        match edge.membership {
+        match self.membership(namespace, name, edge) {
             Membership::New => Standing::New,
             Membership::Revoked => {
                 let serials = self.certs_of.get(&id());
@@ -35,6 +35,28 @@ impl State {
                     });
                 if cut_off { Standing::Revoked { since: 0 } } else { Standing::Joined }
             }
+        }
+    }
+
+    /// The membership that is stored, or that the certificates show if none is.
+    pub(crate) fn membership(
+        &self,
+        namespace: &Label,
+        name: &Label,
+        edge: &EdgeRecord,
+    ) -> Membership {
+        if let Some(stored) = edge.membership {
+            return stored;
+        }
+        let serials = self.certs_of.get(&self.edge_id(namespace, name));
+        let mut serials = serials.into_iter().flatten().peekable();
+        if serials.peek().is_none() {
+            return Membership::New;
+        }
+        if serials.all(|serial| self.denied.contains_key(serial)) {
+            Membership::Revoked
+        } else {
+            Membership::Joined
         }
     }
 }

@@ -326,7 +326,7 @@ impl Session<'_> {
                 tracing::warn!(
                     namespace = %self.edge.namespace, edge = %self.edge.name, %have, %newest,
                     "the edge has a newer state than this controller; if that does not change, the store was \
-                     replaced by an old copy: use restore"
+                     replaced by an older copy: see cfctl status"
                 );
                 return Ok(());
             }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 
 /// Without another write for this long, a key of its own is written. While writes fail, it is tried as often.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(3);
 /// Outside of what is followed and backed up.
 const ROOT: &str = "/cframe/probe/";
 

@@ -105,6 +105,10 @@ impl Store for FaultyStore {
         self.inner.kind()
     }
 
+    fn problem(&self) -> Option<String> {
+        self.inner.problem()
+    }
+
     fn health(&self) -> Option<String> {
         self.inner.health()
     }

@@ -171,6 +171,11 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Why writes fail or will soon, if that is known without writing.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
     /// The maximum number of effects, and of comparisons, in one transaction.
     fn max_ops(&self) -> usize;
 

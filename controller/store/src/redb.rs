@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use redb::{Database, DatabaseError};
+use redb::{Database, DatabaseError, StorageError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -30,16 +30,20 @@ use super::{
 
 mod advertisement;
 mod file;
+mod guarded;
 mod history;
+mod place;
 #[cfg(test)]
 mod tests;
 
 use advertisement::{Dropped, RedbAdvertisement};
 use file::{
-    Failure, Place, builder, changes, commit, create_private, delete_left_over, list,
-    open_database, page, prepare,
+    Failure, builder, changes, commit, create_private, delete_left_over, list, open_database, page,
+    prepare,
 };
+use guarded::{Guarded, WriteStop};
 use history::{History, LogWatch};
+use place::{Found, Place};
 
 /// Requests that wait for the thread; more wait in their callers.
 const MAX_QUEUE: usize = 256;
@@ -57,6 +61,8 @@ pub struct Redb {
     dropped: Dropped,
     /// The number of the next advertisement.
     next_number: Arc<AtomicU64>,
+    /// The file; `None` in tests without one.
+    path: Option<Arc<Path>>,
 }
 
 impl Redb {
@@ -69,26 +75,40 @@ impl Redb {
         let shown = path.display().to_string();
         let failed = |error: io::Error| ReadError::Unavailable(format!("{shown}: {error}"));
         if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
-            return Err(ReadError::Corrupt(format!(
-                "{shown} is empty or damaged: restore a backup"
-            )));
+            return Err(Failure::damaged("it is empty").into_read(&shown));
         }
         create_private(path).map_err(failed)?;
         let place = Place::of(path).map_err(failed)?;
-        let path = path.to_owned();
-        Self::start_at(&shown, Box::new(move || builder().create(&path)), Some(place))
+        let (path, stop) = (path.to_owned(), WriteStop::default());
+        let opener = {
+            let stop = stop.clone();
+            move || {
+                let file = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+                let file = file.map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
+                builder().create_with_backend(Guarded::new(file, stop.clone())?)
+            }
+        };
+        Self::start_at(&shown, Box::new(opener), Some(place), stop)
     }
 
     #[cfg(test)]
     fn start(shown: &str, opener: Opener) -> Result<Self, ReadError> {
-        Self::start_at(shown, opener, None)
+        Self::start_at(shown, opener, None, WriteStop::default())
     }
 
-    fn start_at(shown: &str, mut opener: Opener, place: Option<Place>) -> Result<Self, ReadError> {
-        let database = open_database(shown, &mut opener)?;
+    fn start_at(
+        shown: &str,
+        mut opener: Opener,
+        mut place: Option<Place>,
+        write_stop: WriteStop,
+    ) -> Result<Self, ReadError> {
+        let failed = |failure: Failure| failure.into_read(shown);
+        let database = open_database(&mut opener).map_err(failed)?;
         let revision = prepare(&database)
             .and_then(|revision| delete_left_over(&database, revision))
-            .map_err(|failure| failure.into_read(shown))?;
+            .map_err(failed)?;
+        place.iter_mut().for_each(Place::record_written);
+        let path = place.as_ref().map(|place| Arc::from(place.path()));
         let history = Arc::new(History::new(revision));
         let (jobs, queue) = mpsc::channel(MAX_QUEUE);
         let dropped = Dropped::default();
@@ -96,6 +116,7 @@ impl Redb {
             shown: shown.to_owned(),
             opener,
             place,
+            write_stop,
             database: Some(database),
             history: Arc::clone(&history),
             advertised: BTreeMap::new(),
@@ -105,7 +126,7 @@ impl Redb {
             .name("store".to_owned())
             .spawn(move || worker.run(queue))
             .map_err(|error| ReadError::Unavailable(format!("no thread for {shown}: {error}")))?;
-        Ok(Self { jobs, history, dropped, next_number: Arc::default() })
+        Ok(Self { jobs, history, dropped, next_number: Arc::default(), path })
     }
 
     /// Sends a job to the thread, and waits for its answer.
@@ -123,6 +144,11 @@ impl Redb {
 impl Store for Redb {
     fn kind(&self) -> &'static str {
         "embedded"
+    }
+
+    /// On a full disk small writes still succeed for a while.
+    fn problem(&self) -> Option<String> {
+        place::full_disk(self.path.as_deref()?)
     }
 
     fn max_ops(&self) -> usize {
@@ -215,6 +241,7 @@ struct Worker {
     opener: Opener,
     /// Where the file is expected.
     place: Option<Place>,
+    write_stop: WriteStop,
     /// `None` after an I/O error, until it is opened again.
     database: Option<Database>,
     history: Arc<History>,
@@ -255,9 +282,7 @@ impl Worker {
                 }
                 Job::Drop => {}
                 Job::Close { reply } => {
-                    self.delete_advertised();
-                    drop(self.database.take());
-                    self.history.end();
+                    self.close();
                     let _ = reply.send(());
                     return;
                 }
@@ -265,7 +290,14 @@ impl Worker {
             // After every job, because `Job::Drop` is lost when the queue is full.
             self.delete_dropped();
         }
+        self.close();
+    }
+
+    fn close(&mut self) {
         self.delete_advertised();
+        // Closing writes too. What is wrong with the file was said before.
+        let _ = self.check_place();
+        self.database = None;
         self.history.end();
     }
 
@@ -303,18 +335,38 @@ impl Worker {
 
     fn database(&mut self) -> Result<&Database, Failure> {
         if self.database.is_none() {
-            // Opening would make a new file.
-            self.check_place()?;
-            let opened = (self.opener)().map_err(Failure::from)?;
+            if let Some(place) = &self.place {
+                // Opening would make a new file.
+                place.check()?;
+                place.check_not_empty()?;
+            }
+            let opened = open_database(&mut self.opener)?;
+            let revision = prepare(&opened)?;
+            if revision < self.history.revision() {
+                return Err(Failure::Other(format!(
+                    "an older copy was put into the file while the store was open (revision {revision}, it was at {}): \
+                     restart the controller to use it, or put the newer one back",
+                    self.history.revision()
+                )));
+            }
             // A commit that was not confirmed may still have happened.
-            self.history.restart_at(prepare(&opened)?);
+            self.history.restart_at(revision);
+            self.place.iter_mut().for_each(Place::record_written);
             self.database = Some(opened);
         }
         self.database.as_ref().ok_or(Failure::Other("closed".to_owned()))
     }
 
-    fn check_place(&self) -> Result<(), Failure> {
-        self.place.as_ref().map_or(Ok(()), Place::check)
+    /// Fails if what is written would be lost. What another program has written is read again.
+    fn check_place(&mut self) -> Result<(), Failure> {
+        let Some(place) = &self.place else { return Ok(()) };
+        // The handle stays: a file that was deleted can still be read, for a backup.
+        if matches!(place.check()?, Found::Changed) && self.database.is_some() {
+            self.write_stop.set(true);
+            self.database = None;
+            self.write_stop.set(false);
+        }
+        Ok(())
     }
 
     /// After an I/O error only a new redb handle works.
@@ -341,13 +393,15 @@ impl Worker {
         if group.is_empty() {
             return;
         }
-        // The handle stays: a file that was deleted can still be read, for a backup.
         if let Err(failure) = self.check_place() {
             return refuse(group, &failure.into_commit(&self.shown));
         }
         let history = Arc::clone(&self.history);
         let result =
             self.database().and_then(|database| commit(database, history.revision(), &group));
+        if self.database.is_some() {
+            self.place.iter_mut().for_each(Place::record_written);
+        }
         match self.close_on_error(result) {
             Ok(outcomes) => {
                 let mut batches = Vec::new();

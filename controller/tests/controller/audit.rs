@@ -80,7 +80,7 @@ fn cases() -> Vec<Case> {
             "prod/a",
             vec!["namespaces/prod", "edges/prod/a"],
             Value::Null,
-            json!({ "description": "", "cidrs": ["10.1.0.0/16"], "endpoints": ["a.example.com:58423"] }),
+            json!({ "description": "", "cidrs": ["10.1.0.0/16"], "endpoints": ["a.example.com:58423"], "membership": "new" }),
         ),
         (
             Call::EdgeSet {
@@ -114,7 +114,7 @@ fn cases() -> Vec<Case> {
             Call::EdgeDel { namespace: prod.clone(), name: a },
             "prod/a",
             vec!["namespaces/prod", "edges/prod/a"],
-            json!({ "description": "", "cidrs": ["10.1.0.0/16"], "endpoints": [] }),
+            json!({ "description": "", "cidrs": ["10.1.0.0/16"], "endpoints": [], "membership": "new" }),
             Value::Null,
         ),
     ]

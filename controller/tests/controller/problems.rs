@@ -7,7 +7,7 @@ use cframe_protocol::{
     session::Command,
     v1::{
         Call, Desired, EdgeLiveness, GoodbyeReason, LinkReport, MeshStatus, Problem,
-        ProblemExample, Problems, Report, Version,
+        ProblemExample, Problems, Reply, Report, Version,
     },
 };
 
@@ -168,4 +168,53 @@ async fn an_edge_that_is_ahead_of_the_store_is_named_and_waiting_for_it_fails() 
     let error = controller.refusal(wait).await;
     assert!(error.message.contains("store is older"), "{}", error.message);
     assert!(error.message.contains('a'));
+
+    let accepted = controller.change(Call::StoreAccept).await;
+    assert!(accepted.version.epoch > state.version.epoch);
+    assert!(accepted.warnings[0].contains("again"), "{accepted:?}");
+    ahead.state(|state| state.version == accepted_in(accepted.version, state.version)).await;
+    until(async || codes(&controller.status().await) == [""; 0]).await;
+}
+
+/// A version of the mesh, as a namespace has it.
+fn accepted_in(mesh: Version, namespace: Version) -> Version {
+    Version { namespace: namespace.namespace, ..mesh }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_fails_with_the_reason_also_if_another_controller_has_the_edge() {
+    let [a, b] = TestController::pair(&["x"]).await;
+    let identity = a.join("x").await;
+    let mut edge = TestEdge::online(b.only(&identity)).await;
+    let state = edge.any_state().await;
+    drop(edge);
+    let mut later = Desired::clone(&state);
+    later.version = Version { namespace: state.version.namespace + 50, ..state.version };
+    let mut ahead = TestEdge::connect(b.only(&identity), Some(Arc::new(later)));
+    ahead.connected().await;
+    let wait = Call::Wait { namespace: label("prod"), version: state.version, timeout_secs: 30 };
+    let error = a.refusal(wait).await;
+    assert!(error.message.contains("store is older"), "{}", error.message);
+    assert!(error.message.contains('x') && error.hint.is_some(), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_edges_that_have_not_joined_are_one_group_in_natural_order() {
+    let controller = TestController::start().await;
+    controller.add_namespace("prod").await;
+    for number in (1..=300).rev() {
+        let cidr = format!("10.{}.{}.0/24", number / 200, number % 200);
+        controller.add_edge("prod", &format!("site-{number}"), &cidr).await;
+    }
+    let status = controller.status().await;
+    assert_eq!(status.problems.len(), 1, "{:?}", status.problems);
+    let group = &status.problems[0];
+    assert_eq!((group.code.as_str(), group.count), ("not-joined", 300));
+    assert_eq!(group.title, "300 edges have not joined yet");
+    let first: Vec<&str> = group.examples.iter().map(|example| example.subject.as_str()).collect();
+    assert_eq!(first, ["prod/site-1", "prod/site-2", "prod/site-3", "prod/site-4", "prod/site-5"]);
+    let listed = controller.merged_reply(Call::EdgeList { namespace: None }).await;
+    let Reply::Edges(rows) = &listed else { panic!("{listed:?}") };
+    let order: Vec<&str> = rows.iter().take(3).map(|row| row.name.as_str()).collect();
+    assert_eq!(order, ["site-1", "site-2", "site-3"]);
 }

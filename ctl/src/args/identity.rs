@@ -201,6 +201,19 @@ Examples:
 }
 
 #[derive(Debug, Subcommand)]
+pub enum StoreVerb {
+    /// Let the edges follow the store as it is, after an older copy of it was put in its place.
+    ///
+    /// Edges never go back to an earlier state by themselves, so after that no change reaches them (`store-older` in
+    /// `status`). If the newer store still exists, put it back instead: this makes the older one final.
+    #[command(after_long_help = "\
+Examples:
+  cfctl store accept
+  cfctl store accept --yes --wait")]
+    Accept,
+}
+
+#[derive(Debug, Subcommand)]
 pub enum TrustVerb {
     /// Show the root CAs and the revoked issuing CAs.
     #[command(visible_alias = "list", alias = "ls")]

@@ -7,7 +7,8 @@ use serde::Serialize;
 /// The object of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Subject {
-    /// `namespace`, `edge`, `route`, `token`, `cert`, `admin`, `controller`, `root` or `trust`.
+    /// `namespace`, `edge`, `route`, `token`, `cert`, `admin`, `controller`, `root`,
+    /// `trust` or `store`.
     pub kind: &'static str,
     /// `null` for objects of the whole mesh.
     pub namespace: Option<String>,
@@ -39,7 +40,7 @@ impl fmt::Display for Subject {
 pub struct Change {
     #[serde(flatten)]
     pub subject: Subject,
-    /// `added`, `changed`, `removed`, `revoked`, `asked to renew`; in a dry run also `made` and `issued`.
+    /// `added`, `changed`, `removed`, `revoked`, `asked to renew`, `accepted`; in a dry run also `made` and `issued`.
     pub change: &'static str,
     /// The change was only checked.
     pub dry_run: bool,

@@ -28,6 +28,9 @@ pub struct Socket {
     v6: bool,
 }
 
+/// TCP connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error("UDP port {0} is in use: another instance needs another port (--listen)")]
@@ -118,6 +121,29 @@ impl AsFd for Socket {
 
 /// The maximum number of buffers that one [`Socket::receive`] fills.
 pub const RECEIVE_BATCH: usize = BATCH_SIZE;
+
+/// Listens for TCP connections; `[::]` takes IPv4 too, whatever `net.ipv6.bindv6only` is, and is any IPv4 address where
+/// IPv6 is off.
+pub fn listen_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listen = |address: SocketAddr| {
+        let raw = Raw::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            raw.set_only_v6(false)?;
+        }
+        // Connections of the previous process may still be closing.
+        raw.set_reuse_address(true)?;
+        raw.bind(&address.into())?;
+        raw.listen(BACKLOG)?;
+        raw.set_nonblocking(true)?;
+        Ok(std::net::TcpListener::from(raw))
+    };
+    match listen(address) {
+        Err(error) if ipv6_is_off(&error) && address.ip() == Ipv6Addr::UNSPECIFIED => {
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        other => other,
+    }
+}
 
 fn open(ip: IpAddr, port: u16) -> io::Result<Raw> {
     let address = SocketAddr::new(ip, port);

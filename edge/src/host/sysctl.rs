@@ -25,6 +25,8 @@ pub fn number(key: &str) -> Option<i64> {
 pub(crate) fn prepare_device(name: &str) {
     for (key, value) in [
         (format!("ipv4/conf/{name}/rp_filter"), "2"),
+        // Off by default on hosts without IPv6, which the device needs none of.
+        (format!("ipv6/conf/{name}/disable_ipv6"), "0"),
         (format!("ipv6/conf/{name}/addr_gen_mode"), "1"),
         (format!("ipv6/conf/{name}/accept_ra"), "0"),
         (format!("ipv6/conf/{name}/router_solicitations"), "0"),

@@ -149,7 +149,7 @@ pub fn checks(facts: &LinkFacts, marked: &[Marked]) -> Vec<Check> {
     let absent = facts.peers.len() - expected;
     let absent = match absent {
         0 => String::new(),
-        absent => format!("; {absent} more have not joined"),
+        absent => format!("; {absent} more have not joined, or are revoked"),
     };
     vec![Check::of("links", problems, format!("{up} of {expected} are up{absent}"))]
 }

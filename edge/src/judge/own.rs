@@ -125,6 +125,11 @@ fn clock(facts: &OwnFacts) -> Check {
     Check::good("clock", found)
 }
 
+const JOIN_FIX: &str =
+    "on the operator's machine: cfctl token create; here: cframe-edge join TOKEN";
+const REJOIN_FIX: &str =
+    "on the operator's machine: cfctl token create --rejoin; here: cframe-edge join TOKEN";
+
 const CLOCK_FIX: &str =
     "set the clock and keep it synchronised: systemctl enable --now systemd-timesyncd, or chrony";
 
@@ -134,7 +139,16 @@ fn certificate(facts: &OwnFacts) -> Option<Check> {
     let Validity { not_before, not_after } = match facts.certificate.as_ref()? {
         Ok(validity) => *validity,
         Err(error) => {
-            let problem = Problem::new(Code::CertificateInvalid, "", error);
+            // Some errors say what to run.
+            let (text, fix) = match error.split_once("; run: ") {
+                Some((text, command)) => (text, command.to_owned()),
+                None if error.contains("join first") => (error.as_str(), JOIN_FIX.to_owned()),
+                None => (
+                    error.as_str(),
+                    format!("put back a copy of the file; without one, {REJOIN_FIX}"),
+                ),
+            };
+            let problem = Problem::new(Code::CertificateInvalid, "", text).fix(fix);
             return Some(Check::bad(what, problem));
         }
     };
@@ -144,9 +158,8 @@ fn certificate(facts: &OwnFacts) -> Option<Check> {
         if facts.clock.synchronised != Some(true) {
             text.push_str(", by a clock that is not synchronised: check the date first");
         }
-        let fix =
-            "on the operator's machine: cfctl token create --rejoin; here: cframe-edge join TOKEN";
-        return Some(Check::bad(what, Problem::new(Code::CertificateInvalid, "", text).fix(fix)));
+        let problem = Problem::new(Code::CertificateInvalid, "", text).fix(REJOIN_FIX);
+        return Some(Check::bad(what, problem));
     }
     let late = expires_soon(not_before, not_after, now);
     if let Some(error) = &facts.renewal_error {
@@ -167,9 +180,7 @@ fn certificate(facts: &OwnFacts) -> Option<Check> {
 fn membership(facts: &OwnFacts) -> Option<Check> {
     let reason = facts.cut_off.as_deref()?;
     let text = format!("a controller has cut this edge off: {reason}");
-    let fix =
-        "on the operator's machine: cfctl token create --rejoin; here: cframe-edge join TOKEN";
-    Some(Check::bad("membership", Problem::new(Code::CutOff, "", text).fix(fix)))
+    Some(Check::bad("membership", Problem::new(Code::CutOff, "", text).fix(REJOIN_FIX)))
 }
 
 fn controller(facts: &OwnFacts) -> Option<Check> {

@@ -39,7 +39,7 @@ use crate::{
         probe::{self, Probe},
         reconcile::HostNetworks,
         routes::{Routes, Setup},
-        socket::Socket,
+        socket::{Socket, listen_tcp},
     },
     local::{Call, Server},
     metrics, state,
@@ -171,8 +171,8 @@ async fn serve_locally(
     let stop = cancel.clone().cancelled_owned();
     tasks.spawn(until(stop, server.run(calls.clone())));
     if let Some(address) = config.metrics_listen {
-        let listener = TcpListener::bind(address)
-            .await
+        let listener = listen_tcp(address)
+            .and_then(TcpListener::from_std)
             .with_context(|| format!("cannot serve metrics on {address}"))?;
         let stop = cancel.clone().cancelled_owned();
         tasks.spawn(until(stop, metrics::serve(listener, calls)));

@@ -13,14 +13,14 @@ use std::{
 };
 
 use cframe_mesh::Event as MeshEvent;
-use cframe_pki::identity::Label;
+use cframe_pki::identity::{Label, Role};
 use cframe_protocol::v1::{EdgeState, Endpoint};
 use tracing::{debug, info, warn};
 
 use super::{desired::DesiredState, log_limit::LogLimit};
 use crate::{
     host::driver::{MeshChange, MeshStatus},
-    status::{LinkStatus, Traffic},
+    status::{Absence, LinkStatus, Traffic},
 };
 pub(super) use last_seen::LastSeen;
 use reach::Reachability;
@@ -201,11 +201,12 @@ impl Links {
         now: Instant,
     ) -> Vec<LinkStatus> {
         let status = |link: &cframe_mesh::LinkStatus| {
-            let endpoints =
-                desired.applied.edges.get(&link.peer).map_or(&[][..], |edge| &edge.endpoints);
+            let edge = desired.applied.edges.get(&link.peer);
+            let endpoints = edge.map_or(&[][..], |edge| &edge.endpoints);
             LinkStatus {
                 peer: link.peer.to_string(),
                 up: link.up,
+                absent: edge.filter(|edge| !edge.joined).map(|_| absence(desired, &link.peer)),
                 since_secs: now.saturating_duration_since(self.since(link, started)).as_secs(),
                 remote: link.remote,
                 addresses: self.resolver.addresses(endpoints),
@@ -228,6 +229,13 @@ impl Links {
         links.sort_by(|a, b| a.peer.cmp(&b.peer));
         links
     }
+}
+
+/// Why a peer that is known has no certificate that counts.
+fn absence(desired: &DesiredState, peer: &Label) -> Absence {
+    let of_peer = |role: &Role| matches!(role, Role::Edge { name, .. } if name == peer);
+    let revoked = desired.applied.denied.iter().any(|entry| of_peer(&entry.id.role));
+    if revoked { Absence::Revoked } else { Absence::NotJoined }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio for display")]

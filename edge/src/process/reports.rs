@@ -76,7 +76,8 @@ impl Reports {
     ) -> Report {
         let (now, clock) = (Instant::now(), unix_now());
         let unix = |at: Instant| clock.saturating_sub(now.saturating_duration_since(at).as_secs());
-        let links = status.links.iter().take(Report::MAX_LINKS).map(|link| LinkReport {
+        // The session shortens the list, and leaves out what is up.
+        let links = status.links.iter().map(|link| LinkReport {
             peer: link.peer.clone(),
             up: links.carries(link),
             rtt_us: u32::try_from(link.rtt.as_micros()).unwrap_or(u32::MAX),

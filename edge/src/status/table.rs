@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{LinkStatus, Status};
+use super::{Absence, LinkStatus, Status};
 
 /// Lines of `name: value`, then the links as a table, then the drops and problems.
 pub fn render(status: &Status) -> String {
@@ -71,7 +71,7 @@ fn row(link: &LinkStatus) -> [String; 9] {
     let if_up = |value: String| if link.up { value } else { dash() };
     [
         link.peer.clone(),
-        if link.up { "up" } else { "down" }.to_owned(),
+        state(link).to_owned(),
         link.remote.map_or_else(dash, |remote| remote.to_string()),
         if_up(format!("{}.{:03}ms", link.rtt_us / 1000, link.rtt_us % 1000)),
         if_up(link.path_mtu.to_string()),
@@ -80,6 +80,15 @@ fn row(link: &LinkStatus) -> [String; 9] {
         bytes(link.traffic.sent_bytes),
         bytes(link.traffic.received_bytes),
     ]
+}
+
+fn state(link: &LinkStatus) -> &'static str {
+    match link.absent {
+        _ if link.up => "up",
+        Some(Absence::Revoked) => "revoked",
+        Some(Absence::NotJoined) => "not-joined",
+        None => "down",
+    }
 }
 
 fn tail(out: &mut String, status: &Status) -> std::fmt::Result {
@@ -162,6 +171,17 @@ mod tests {
         assert!(
             lines[1].contains("36.204ms") && lines[1].contains("1.2%") && lines[1].contains("1h2m")
         );
+    }
+
+    #[test]
+    fn a_peer_that_is_no_member_is_not_called_down() {
+        let mut status = status();
+        for (absence, word) in [(Absence::Revoked, "revoked"), (Absence::NotJoined, "not-joined")] {
+            status.links[1].absent = Some(absence);
+            let text = render(&status);
+            let line = text.lines().find(|line| line.starts_with("aliyun-sz")).unwrap();
+            assert_eq!(line.split_whitespace().nth(1), Some(word), "{line}");
+        }
     }
 
     #[test]

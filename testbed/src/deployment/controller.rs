@@ -211,6 +211,27 @@ impl Deployment {
         controller.process.restart()
     }
 
+    /// Starts the first controller again with its data directory on a file system of its own of `kib` KiB. Returns the
+    /// directory as this process sees it.
+    pub fn restart_controller_on_small_disk(&mut self, kib: u32) -> Result<PathBuf> {
+        let dir = self.controller_dir();
+        let (shown, copy) = (dir.display(), dir.with_extension("moved"));
+        let (copy, program) = (copy.display(), self.programs.controller());
+        let script = format!(
+            "set -e; cp -a {shown} {copy}; mount -t tmpfs -o size={kib}k,mode=0700 none {shown}; \
+             cp -a {copy}/. {shown}; exec {} run",
+            program.display()
+        );
+        let mut run = command(&self.files, &dir, &self.host, "unshare".into());
+        run.args(["--mount", "sh", "-c", &script]);
+        let controller = &mut self.controllers[0];
+        controller.process.terminate(STOP_TIMEOUT)?;
+        controller.process = self.host.spawn("controller-on-small-disk", run)?;
+        controller.wait_ready()?;
+        let root = Path::new("/proc").join(controller.process.pid().to_string()).join("root");
+        Ok(root.join(dir.strip_prefix("/").unwrap_or(&dir)))
+    }
+
     /// The operator's file of contexts, for `cfctl --config`.
     pub fn context_file(&self) -> PathBuf {
         self.files.contexts()

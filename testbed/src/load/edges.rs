@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fleet::EnrolledEdge;
-use super::follower::run_follower;
-use super::full_edge::run_full_edge;
+use super::follower::{Follower, run_follower};
+use super::full_edge::{all_links_up, run_full_edge};
 use super::observed::{Details, Observed};
 
 /// Edges with their sessions, which end when this is stopped or dropped.
@@ -31,18 +31,22 @@ impl RunningEdges {
     /// Starts edges that follow versions, from `have` on, without holding the state; see [`run_follower`].
     pub(super) fn start_followers(edges: Vec<EnrolledEdge>, have: Option<Version>) -> Self {
         Self::start(edges, move |edge, observed, stop| {
-            run_follower(edge.client, have, None, observed, stop)
+            let client = edge.client;
+            run_follower(Follower { client, have, toggle: None, links: None }, observed, stop)
         })
     }
 
-    /// Followers that have a problem every second `interval`.
+    /// Followers that have a problem every second `interval`, and report their links.
     pub(super) fn start_with_problems(
         edges: Vec<EnrolledEdge>,
         have: Option<Version>,
         interval: Duration,
     ) -> Self {
+        let names: Vec<Label> = edges.iter().map(|edge| edge.name.clone()).collect();
         Self::start(edges, move |edge, observed, stop| {
-            run_follower(edge.client, have, Some(interval), observed, stop)
+            let links = Some(all_links_up(names.iter(), &edge.name, have));
+            let follower = Follower { client: edge.client, have, toggle: Some(interval), links };
+            run_follower(follower, observed, stop)
         })
     }
 

@@ -12,11 +12,12 @@ use cframe_protocol::frame::{Frame, Incoming, MAX_FRAME, Malformed};
 use cframe_protocol::problem::Code;
 use cframe_protocol::session::{Client, CloseCode, DEAD_AFTER, FrameReader, FrameWriter};
 use cframe_protocol::v1::{
-    Ack, Change, EdgeHello, Ping, Pong, Problem, Problems, ToEdge, Update, Version,
+    Ack, Change, EdgeHello, Ping, Pong, Problem, Problems, Report, ToEdge, Update, Version,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::full_edge::REPORT_INTERVAL;
 use super::observed::Observed;
 
 /// As in the real edge.
@@ -24,12 +25,19 @@ const PING_AFTER: Duration = Duration::from_millis(1_500);
 /// The longest delay before the next session.
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Runs one session after another until `stop`. With `toggle`, it reports a problem, or that there is none, at about that
-/// interval.
+pub(super) struct Follower {
+    pub(super) client: Client,
+    /// What it has at the start.
+    pub(super) have: Option<Version>,
+    /// It reports a problem, or that there is none, at about this interval.
+    pub(super) toggle: Option<Duration>,
+    /// It reports these links, as a real edge does.
+    pub(super) links: Option<Report>,
+}
+
+/// Runs one session after another until `stop`.
 pub(super) async fn run_follower(
-    client: Client,
-    mut have: Option<Version>,
-    toggle: Option<Duration>,
+    mut follower: Follower,
     observed: Arc<Observed>,
     stop: CancellationToken,
 ) {
@@ -37,7 +45,7 @@ pub(super) async fn run_follower(
     let boot = rand::random();
     let sessions = async {
         loop {
-            let reason = match run_session(&client, boot, &mut have, toggle, &observed).await {
+            let reason = match run_session(&mut follower, boot, &observed).await {
                 Ok(()) => "done".to_owned(),
                 Err(error) => format!("{error:#}"),
             };
@@ -48,13 +56,8 @@ pub(super) async fn run_follower(
     stop.run_until_cancelled(sessions).await;
 }
 
-async fn run_session(
-    client: &Client,
-    boot: [u8; 16],
-    have: &mut Option<Version>,
-    toggle: Option<Duration>,
-    observed: &Observed,
-) -> Result<()> {
+async fn run_session(follower: &mut Follower, boot: [u8; 16], observed: &Observed) -> Result<()> {
+    let Follower { client, have, toggle, links } = follower;
     let connected = client.connect().await?;
     let (send, receive) = connected.connection.open_bi().await.context("opening the stream")?;
     let (mut writer, mut reader) = (FrameWriter::new(send), FrameReader::new(receive, MAX_FRAME));
@@ -64,6 +67,7 @@ async fn run_session(
     let (mut received, mut sent, mut nonce) = (Instant::now(), Instant::now(), 0);
     let mut reported = Problems::default();
     let mut toggle_at = toggle.map(|every| Instant::now() + every.mul_f64(rand::random()));
+    let mut report_at = links.is_some().then(Instant::now);
     loop {
         let tick = (sent.max(received) + PING_AFTER).min(received + DEAD_AFTER);
         tokio::select! {
@@ -93,6 +97,14 @@ async fn run_session(
                 observed.lock().problems += 1;
                 sent = Instant::now();
                 toggle_at = toggle.map(|every| Instant::now() + every.mul_f64(0.5 + rand::random::<f64>()));
+            }
+            () = sleep_until(report_at.unwrap_or(tick)), if report_at.is_some() => {
+                if let Some(links) = links {
+                    writer.send(links).await?;
+                }
+                sent = Instant::now();
+                // Edges have not all started at the same time.
+                report_at = Some(sent + REPORT_INTERVAL.mul_f64(0.5 + rand::random::<f64>()));
             }
             () = sleep_until(tick) => {
                 if received.elapsed() >= DEAD_AFTER {

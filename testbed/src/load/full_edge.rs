@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cframe_pki::identity::Label;
 use cframe_protocol::session::{Command, EdgeSession, Event};
-use cframe_protocol::v1::{LinkReport, Report};
+use cframe_protocol::v1::{LinkReport, Report, Version};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use super::fleet::EnrolledEdge;
 use super::observed::Observed;
 
 /// As in the real edge.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) async fn run_full_edge(
     edge: EnrolledEdge,
@@ -61,10 +61,18 @@ async fn handle_event(observed: &Observed, commands: &mpsc::Sender<Command>, eve
     }
 }
 
-/// Reports links to all peers as up.
 fn link_report(observed: &Observed, own: &Label) -> Report {
     let details = observed.lock();
     let peers = details.state.iter().flat_map(|state| state.edges.keys());
+    all_links_up(peers, own, details.applied.map(|(version, _)| version))
+}
+
+/// What an edge reports whose links to all peers are up.
+pub(super) fn all_links_up<'a>(
+    peers: impl Iterator<Item = &'a Label>,
+    own: &Label,
+    applied: Option<Version>,
+) -> Report {
     let link = |peer: &Label| LinkReport {
         peer: peer.clone(),
         up: true,
@@ -75,6 +83,6 @@ fn link_report(observed: &Observed, own: &Label) -> Report {
     Report {
         links: peers.filter(|name| *name != own).take(Report::MAX_LINKS).map(link).collect(),
         cert_not_after: 1_800_000_000,
-        applied: details.applied.map(|(version, _)| version),
+        applied,
     }
 }

@@ -3,6 +3,7 @@
 mod comeback;
 mod edit;
 mod flap;
+mod gateway;
 mod kernel;
 mod problems;
 mod revocation;
@@ -34,6 +35,8 @@ pub(super) enum Scenario {
     Kernel,
     /// Edges with a problem each, which comes and goes.
     Problems,
+    /// The real edge with links to real edges and many routes, when nothing happens.
+    Gateway,
     /// A restart of the controller under the edges of one namespace.
     ReturnMany,
     /// A restart of the controller under the edges of all small namespaces.
@@ -41,7 +44,7 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Edit,
         Self::EditRoutes,
         Self::Flap,
@@ -49,6 +52,7 @@ impl Scenario {
         Self::Snapshot,
         Self::Kernel,
         Self::Problems,
+        Self::Gateway,
         Self::ReturnMany,
         Self::ReturnAll,
     ];
@@ -62,6 +66,7 @@ impl Scenario {
             Self::Snapshot => "snapshot",
             Self::Kernel => "kernel",
             Self::Problems => "problems",
+            Self::Gateway => "gateway",
             Self::ReturnMany => "return-many",
             Self::ReturnAll => "return-all",
         }
@@ -76,6 +81,7 @@ impl Scenario {
             Self::Snapshot => snapshot::run(lab, report).await,
             Self::Kernel => kernel::run(lab, report).await,
             Self::Problems => problems::run(lab, report).await,
+            Self::Gateway => gateway::run(lab, report).await,
             Self::ReturnMany => {
                 let namespace = lab.large_namespace()?;
                 comeback::run(lab, &[namespace], &comeback::MANY, report).await

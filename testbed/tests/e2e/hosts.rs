@@ -10,6 +10,7 @@ mod identity;
 mod links;
 mod routing;
 mod start;
+mod store;
 #[allow(dead_code, reason = "others use it soon")]
 mod support;
 mod truth;

@@ -85,10 +85,12 @@ fn handshake_text(error: &quinn::ConnectionError) -> String {
     match text {
         _ if text.contains("PinMismatch") => Refusal::PinMismatch.to_string(),
         _ if text.contains("NotValidYet") || text.contains("not valid yet") => {
-            "its certificate is not valid yet by this host's clock".to_owned()
+            "its certificate is not valid yet by this host's clock: set the clock if it is behind"
+                .to_owned()
         }
         _ if text.contains("certificate expired") => {
-            "its certificate has expired by this host's clock".to_owned()
+            "its certificate has expired by this host's clock: set the clock if it is ahead"
+                .to_owned()
         }
         _ => text,
     }

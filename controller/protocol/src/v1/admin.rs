@@ -190,6 +190,9 @@ pub enum Call {
         /// Even if certificates depend on it.
         force: bool,
     },
+    /// Takes the store as it is, after it was replaced by an older copy: a new epoch, which every edge follows →
+    /// `Changed`.
+    StoreAccept,
     /// From another controller, with which a process of this edge has started a session: whether another process of
     /// the edge has one here and answers → `Sessions`, with that one or empty.
     Claim {
@@ -247,6 +250,7 @@ impl Call {
             Self::CaHolders { .. } => "ca-holders",
             Self::RootAdd { .. } => "root-add",
             Self::RootDrop { .. } => "root-drop",
+            Self::StoreAccept => "store-accept",
             Self::Claim { .. } => "claim",
         }
     }

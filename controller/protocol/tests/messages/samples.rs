@@ -299,6 +299,7 @@ fn mesh_calls() -> Vec<Call> {
         Call::CaHolders { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
         Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
         Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: true },
+        Call::StoreAccept,
         Call::Claim {
             namespace: label("prod"),
             edge: label("hk"),

@@ -97,9 +97,12 @@ pub fn unreachable_pairs(space: &Namespace, edge: &Label, record: &EdgeRecord) -
     if names.is_empty() {
         return None;
     }
+    // The flag replaces the edge's list.
+    let all: Vec<&str> = record.no_link_to.iter().chain(&names).map(Label::as_str).collect();
+    let all = all.join(",");
     Some(format!(
         "neither {edge} nor {} has an endpoint: no link between them until one has (`cfctl edge set --endpoint \
-         HOST:PORT`); if none is needed: `cfctl edge set {edge} --no-link-to`",
-        list_names(names)
+         HOST:PORT`); if none is needed: `cfctl edge set {edge} --no-link-to {all}`",
+        list_names(&names)
     ))
 }

@@ -13,11 +13,14 @@ pub(super) fn overlapping(net: IpNet) -> Option<String> {
     }
     let shared = RANGES.iter().find(|(range, _)| shares(net, *range));
     if let Some((range, what)) = shared {
-        return Some(if range.contains(&net) {
-            format!("it is {what} ({range})")
-        } else {
-            format!("it contains {range}, which is {what}")
-        });
+        if range.contains(&net) {
+            return Some(format!("it is {what} ({range})"));
+        }
+        let mut why = format!("it contains {range}, which is {what}");
+        if let Some(hidden) = hidden(net) {
+            why.push_str(&format!(", and would hide {hidden}"));
+        }
+        return Some(why);
     }
     let service = service_around(net)?;
     Some(format!(

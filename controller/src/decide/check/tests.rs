@@ -100,6 +100,11 @@ fn reserved_addresses_are_refused() {
         assert_eq!(error.code, ErrorCode::Invalid, "{refused}");
         assert!(error.message.contains(&net(refused).to_string()), "{}", error.message);
     }
+    // Halves of everything hide what everything does.
+    for half in ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"] {
+        let error = prefix(net(half)).expect_err(half);
+        assert!(error.message.contains("internet") || half.starts_with('8'), "{}", error.message);
+    }
     for fine in [
         "10.0.0.0/8",
         "172.18.0.0/16",

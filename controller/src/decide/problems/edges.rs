@@ -26,6 +26,9 @@ const RIVAL_FOR: u64 = 8;
 /// Seconds after which two sessions of one edge with two controllers are not a session that moved.
 const PARALLEL_AFTER: u64 = 8;
 
+/// Seconds after the start of a controller for edges to connect again.
+const RETURN_TIME: u64 = 8;
+
 /// The edges of a namespace, by the order of their names.
 pub(super) struct NamespaceView<'a> {
     pub(super) name: &'a Label,
@@ -142,6 +145,9 @@ fn absent(view: &NamespaceView<'_>, edge: &EdgeView<'_>, findings: &mut Findings
             fix: Some(format!("cfctl token create -n {namespace} --edge {name} --rejoin")),
             since: Some(since).filter(|since| *since > 0),
         }),
+        // It has not been seen since a controller started, and may be about to come back.
+        EdgeLiveness::Offline { since }
+            if edge.seen.is_none() && since.saturating_add(RETURN_TIME) > view.now => {}
         EdgeLiveness::Offline { since } => findings.add(Code::EdgeOffline, place, "", || Details {
             text: format!("edge {namespace}/{name} is offline"),
             fix: Some("run `cframe-edge doctor` on its host".to_owned()),
@@ -168,7 +174,7 @@ fn present(
         findings.add(Code::StoreOlder, (namespace, name), "", || Details {
             text: format!(
                 "edge {namespace}/{name} has state {applied} and the store is at {newest}: the store was replaced by an \
-                 older copy, and no change reaches this edge"
+                 older copy, and no change reaches this edge; put the newer store back, or let the edges follow this one"
             ),
             fix: Some(STORE_OLDER_FIX.to_owned()),
             since: Some(detail.applied_since),
@@ -201,9 +207,8 @@ fn present(
     }
 }
 
-/// What works today: a backup has the store's content, and its restore starts a new epoch, which edges follow.
-pub(crate) const STORE_OLDER_FIX: &str = "cfctl backup > mesh.backup; on the controller's host: stop it, move the store away, \
-     cframe-controller restore mesh.backup, start it: the edges then follow the store as it is";
+/// It ends the problem whatever the reason. If the newer store is still somewhere, putting it back loses nothing.
+pub(crate) const STORE_OLDER_FIX: &str = "cfctl store accept --yes";
 
 /// Another host with the same identity.
 fn rival(

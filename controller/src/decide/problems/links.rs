@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use cframe_protocol::{
     problem::{Code, Severity},
-    v1::{Problem, Report},
+    v1::{LinkReport, Problem, Report},
 };
 
 use super::{
@@ -166,7 +166,7 @@ fn down_since(ends: [(&EdgeView<'_>, &[&Problem]); 2]) -> Option<u64> {
     at(one, other).into_iter().chain(at(other, one)).min()
 }
 
-/// What both ends report of each pair of edges: two bits, as a thousand edges have half a million pairs.
+/// What both ends report of each pair of edges, or leave out because it is well: two bits, as a thousand edges have half a million pairs.
 struct LinkSet {
     up: Vec<u64>,
     down: Vec<u64>,
@@ -180,15 +180,23 @@ impl LinkSet {
             let Some(seen) = edge.seen.filter(|_| edge.online_since().is_some()) else { continue };
             // Edges report their links in order, and there may be a million of them.
             let mut next = 0;
+            let mut listed = HashSet::new();
+            let left_out = leaves_out(&seen.links);
             for link in seen.links.iter().take(Report::MAX_LINKS) {
                 let expected = view.edges.get(next).is_some_and(|edge| *edge.name == link.peer);
                 let found = if expected { Some(next) } else { view.number(link.peer.as_str()) };
                 let Some(peer) = found.filter(|peer| *peer != number) else { continue };
                 next = peer + 1;
                 let bits = if link.up { &mut set.up } else { &mut set.down };
-                let bit = bit((number.min(peer), number.max(peer)));
-                if let Some(word) = bits.get_mut(bit / 64) {
-                    *word |= 1 << (bit % 64);
+                put(bits, (number.min(peer), number.max(peer)));
+                if left_out {
+                    listed.insert(peer);
+                }
+            }
+            if left_out {
+                let others = (0..view.edges.len()).filter(|peer| *peer != number);
+                for peer in others.filter(|peer| !listed.contains(peer)) {
+                    put(&mut set.up, (number.min(peer), number.max(peer)));
                 }
             }
         }
@@ -200,6 +208,18 @@ impl LinkSet {
         let bit = bit(pair);
         let has = |bits: &[u64]| bits.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1);
         has(&self.up) && !has(&self.down)
+    }
+}
+
+/// Whether an edge has more links than a report can have. Those that are down come first, so all others are up.
+fn leaves_out(links: &[LinkReport]) -> bool {
+    links.len() >= Report::MAX_LINKS && links.last().is_some_and(|last| last.up)
+}
+
+fn put(bits: &mut [u64], pair: (usize, usize)) {
+    let bit = bit(pair);
+    if let Some(word) = bits.get_mut(bit / 64) {
+        *word |= 1 << (bit % 64);
     }
 }
 

@@ -1,6 +1,6 @@
 use cframe_protocol::{
     problem::Severity,
-    v1::{LinkReport, Problem, Reply, Rival, SessionDetail, SessionRow, Version},
+    v1::{LinkReport, Problem, Reply, Report, Rival, SessionDetail, SessionRow, Version},
 };
 use cframe_store::{Entry, View};
 
@@ -25,7 +25,7 @@ fn state(edges: &[(&str, &[&str], Membership)]) -> State {
     for (name, endpoints, membership) in edges {
         let edge = EdgeRecord {
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
-            membership: *membership,
+            membership: Some(*membership),
             ..EdgeRecord::default()
         };
         entries.push(entry(&Key::Edge(label("prod"), label(name)), &edge));
@@ -83,8 +83,17 @@ fn reporting(mut row: SessionRow, code: &str, about: &str, text: &str) -> Sessio
 }
 
 fn judged(state: &State, rows: Vec<SessionRow>) -> (Vec<ProblemGroup>, NamespaceStatus) {
+    judged_after(500, state, rows)
+}
+
+/// Some seconds after the last start of a controller.
+fn judged_after(
+    seconds: u64,
+    state: &State,
+    rows: Vec<SessionRow>,
+) -> (Vec<ProblemGroup>, NamespaceStatus) {
     let registry = Registry::default();
-    let mut sessions = AllSessions::new(&registry, NOW - 500);
+    let mut sessions = AllSessions::new(&registry, NOW - seconds);
     for row in rows {
         sessions.add(Reply::Sessions(vec![row]));
     }
@@ -254,4 +263,52 @@ fn an_edge_is_shown_its_own_problems_and_those_of_its_links() {
     assert_eq!(of("a"), ["link-down b", "forwarding-off eth0"]);
     assert_eq!(of("b"), ["link-down a"]);
     assert_eq!(of("c"), [""; 0]);
+}
+
+#[test]
+fn links_that_a_full_report_leaves_out_are_up_unless_all_that_it_has_are_down() {
+    let names: Vec<String> = (0..Report::MAX_LINKS + 100).map(|n| format!("e{n:04}")).collect();
+    let edges: Vec<(&str, &[&str], Membership)> =
+        names.iter().map(|name| (name.as_str(), &["e:1"][..], Membership::Joined)).collect();
+    let state = state(&edges);
+    let report = |own: &String, up: bool| {
+        let peers = names.iter().filter(|peer| *peer != own).take(Report::MAX_LINKS);
+        let peers: Vec<&str> = peers.map(String::as_str).collect();
+        let none: &[&str] = &[];
+        if up { online(own, &peers, none) } else { online(own, none, &peers) }
+    };
+    let rows = || names.iter().map(|name| report(name, true)).collect::<Vec<_>>();
+    let count = |rows| {
+        let (groups, space) = judged(&state, rows);
+        let down = groups.iter().find(|group| group.code.as_str() == "link-down");
+        (
+            down.map_or(0, |group| group.count as usize),
+            (space.links_expected - space.links_up) as usize,
+        )
+    };
+    assert_eq!(count(rows()), (0, 0));
+    let mut one_down = rows();
+    let last = one_down.len() - 1;
+    // Those that are down come first.
+    one_down[last].links[0].up = false;
+    assert_eq!(count(one_down), (1, 1));
+    let mut cut_off = rows();
+    cut_off[last] = report(&names[last], false);
+    let (named, down) = count(cut_off);
+    assert!(named >= Report::MAX_LINKS && named == down, "{named} {down}");
+}
+
+#[test]
+fn edges_have_some_seconds_to_come_back_to_a_controller_that_has_just_started() {
+    let codes = |seconds| {
+        let (groups, _) = judged_after(seconds, &members(), Vec::new());
+        groups.iter().map(|group| group.code.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(3), [""; 0]);
+    assert_eq!(codes(9), ["edge-offline"]);
+    // One that was seen and is gone is offline at once.
+    let mut gone = online("a", &[], &[]);
+    gone.online = false;
+    let (groups, _) = judged_after(3, &members(), vec![gone]);
+    assert_eq!(groups.len(), 1, "{groups:?}");
 }

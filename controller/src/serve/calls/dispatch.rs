@@ -12,7 +12,7 @@ use super::{audit, renew_order, request::Request, status, wait};
 use crate::{
     backup,
     decide::{
-        admin, ca, call::Noun, cert, check, controller, edge, namespace, route, steps, token,
+        admin, ca, call::Noun, cert, check, controller, edge, namespace, route, steps, store, token,
     },
     keys::issuer::verify_csr,
     model::{
@@ -79,6 +79,7 @@ async fn mesh(request: &Request<'_>, call: Call) -> Answer {
                 CallError::new(ErrorCode::Unavailable, format!("no backup: {error}"))
             })
         }
+        Call::StoreAccept => request.change(|state| Ok(store::accept(state, request.now))).await,
         Call::Sessions { namespace, edge, brief } => {
             let (namespace, edge) = (namespace.as_ref(), edge.as_ref());
             let filter = SessionFilter { namespace, edge, brief };

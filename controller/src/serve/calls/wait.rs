@@ -12,7 +12,10 @@ use std::{
 };
 
 use cframe_pki::identity::Label;
-use cframe_protocol::v1::{Behind, Call, CallError, ErrorCode, Progress, Reply, Version};
+use cframe_protocol::{
+    session::CallFailure,
+    v1::{Behind, Call, CallError, ErrorCode, Progress, Reply, Version},
+};
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -64,10 +67,8 @@ pub(super) async fn wait(
     let mut others = Others::new(context, namespace, version, timeout_secs);
     let (mut reported, mut reported_unanswered) = (None, Vec::new());
     loop {
-        let ahead = ahead_of_store(context, namespace);
-        if !ahead.is_empty() {
-            return Err(store_is_older(&ahead));
-        }
+        check_store_is_newest(context, namespace)?;
+        others.check_store_is_newest()?;
         context.replica.read(|state| check::namespace(state, namespace).map(drop))?;
         own_progress.mark_unchanged();
         others.update();
@@ -108,11 +109,13 @@ pub(super) async fn wait(
     }
 }
 
-/// Edges that have a later state than the store for longer than a controller takes to follow it: the store was replaced by
-/// an older copy, and no change reaches them, whatever its version.
-fn ahead_of_store(context: &Context, namespace: &Label) -> Vec<Label> {
-    let Some(newest) = context.replica.read(|state| state.version(namespace)) else {
-        return Vec::new();
+/// Fails if edges here have a later state than the store for longer than a controller takes to follow it: the store was
+/// replaced by an older copy, and no change reaches them, whatever its version.
+fn check_store_is_newest(context: &Context, namespace: &Label) -> Result<(), CallError> {
+    let newest = context.replica.read(|state| state.version(namespace));
+    // A controller that is cut off from the store is behind it.
+    let Some(newest) = newest.filter(|_| context.replica.store_problem().is_none()) else {
+        return Ok(());
     };
     let settled = context.replica.now().saturating_sub(AHEAD_TIME);
     let edges = context.replica.sessions.edges_of(namespace).into_iter();
@@ -122,7 +125,7 @@ fn ahead_of_store(context: &Context, namespace: &Label) -> Vec<Label> {
     });
     let mut names: Vec<Label> = ahead.map(|(name, _)| name).collect();
     names.sort_by(natural);
-    names
+    if names.is_empty() { Ok(()) } else { Err(store_is_older(&names)) }
 }
 
 fn store_is_older(ahead: &[Label]) -> CallError {
@@ -158,7 +161,7 @@ fn timed_out(
     CallError::new(ErrorCode::Unavailable, message)
 }
 
-/// Reports to another controller, at every change, how many edges here lack a version.
+/// Reports to another controller, at every change, how many edges here lack a version; fails if they can never get it.
 pub(super) async fn send_behind(
     context: &Context,
     namespace: &Label,
@@ -170,6 +173,7 @@ pub(super) async fn send_behind(
     let mut progress = context.replica.sessions.progress();
     loop {
         progress.mark_unchanged();
+        check_store_is_newest(context, namespace)?;
         let OwnEdges { behind, .. } = own_edges(context, namespace, version);
         if replies.send(Ok(Reply::Behind(behind))).await.is_err() || Instant::now() >= deadline {
             return Ok(());
@@ -242,6 +246,8 @@ struct Report {
     last: Option<Behind>,
     /// Whether it answers now.
     answers: bool,
+    /// Why its edges can never get the version.
+    refusal: Option<CallError>,
 }
 
 type Reports = BTreeMap<Label, Report>;
@@ -304,6 +310,11 @@ impl<'a> Others<'a> {
         silent.map(|(name, _)| name).collect()
     }
 
+    fn check_store_is_newest(&self) -> Result<(), CallError> {
+        let refusal = self.reports.borrow().values().find_map(|report| report.refusal.clone());
+        refusal.map_or(Ok(()), Err)
+    }
+
     fn reports(&self) -> Reports {
         self.reports.borrow().clone()
     }
@@ -315,25 +326,36 @@ impl<'a> Others<'a> {
 
 /// Receives the reports of one controller, until the wait ends or the controller has been gone for long enough.
 async fn follow(context: Arc<Context>, name: Label, call: Call, reports: watch::Sender<Reports>) {
-    let set_report = |behind: Option<Behind>| {
+    let set_report = |change: &dyn Fn(&mut Report)| {
         reports.send_if_modified(|reports| {
             let Some(report) = reports.get_mut(&name) else { return false };
-            let answers = behind.is_some();
-            let new = Report { last: behind.or_else(|| report.last.clone()), answers };
-            let changed = *report != new;
-            *report = new;
-            changed
+            let before = report.clone();
+            change(report);
+            *report != before
         })
     };
     while reports.borrow().contains_key(&name) {
         if let Ok(mut replies) = peers::open(&context, &name, call.clone()).await {
-            while let Ok(Some(reply)) = peers::next(&mut replies).await {
-                if let Reply::Behind(behind) = reply {
-                    set_report(Some(behind));
+            let end = loop {
+                match peers::next(&mut replies).await {
+                    Ok(Some(Reply::Behind(behind))) => {
+                        set_report(&|report| {
+                            report.last = Some(behind.clone());
+                            report.answers = true;
+                        });
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => break None,
+                    Err(failure) => break Some(failure),
                 }
+            };
+            if let Some(CallFailure::Refused(error)) = end
+                && error.code == ErrorCode::Conflict
+            {
+                set_report(&|report| report.refusal = Some(error.clone()));
             }
         }
-        set_report(None);
+        set_report(&|report| report.answers = false);
         sleep(RETRY_DELAY).await;
     }
 }

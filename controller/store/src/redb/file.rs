@@ -1,10 +1,6 @@
 //! The file's tables, and the transactions on them.
 
-use std::{
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
@@ -32,11 +28,11 @@ pub(super) fn builder() -> Builder {
     builder
 }
 
-pub(super) fn open_database(shown: &str, opener: &mut Opener) -> Result<Database, ReadError> {
+pub(super) fn open_database(opener: &mut Opener) -> Result<Database, Failure> {
     // redb may panic on a damaged file.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(opener)) {
-        Ok(opened) => opened.map_err(|error| Failure::from(error).into_read(shown)),
-        Err(_) => Err(ReadError::Corrupt(format!("{shown} cannot be read as a store"))),
+        Ok(opened) => Ok(opened?),
+        Err(_) => Err(Failure::damaged("it cannot be read as a store")),
     }
 }
 
@@ -49,39 +45,6 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
         .mode(0o600)
         .open(path)
         .map(drop)
-}
-
-/// A file and its directory entry. What is written to a file that was deleted or replaced is lost when it is closed.
-pub(super) struct Place {
-    path: PathBuf,
-    /// Device and inode.
-    file: (u64, u64),
-}
-
-impl Place {
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: identity(path)? })
-    }
-
-    /// Fails unless the file is still in its place.
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        let shown = self.path.display();
-        match identity(&self.path) {
-            Ok(file) if file == self.file => Ok(()),
-            Ok(_) => Err(Failure::Other(format!(
-                "another file was put at {shown} while the store was open; restart the controller to use it"
-            ))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Other(format!(
-                "{shown} was deleted while the store was open: make a backup now (cfctl backup), then restore it"
-            ))),
-            Err(error) => Err(Failure::new(redb::Error::Io(error))),
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let file = std::fs::metadata(path)?;
-    Ok((file.dev(), file.ino()))
 }
 
 /// Creates the tables of a new file. Returns the revision.
@@ -261,13 +224,21 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The file has another content than a store's.
+    pub(super) fn damaged(what: &str) -> Self {
+        Self::Corrupt(format!(
+            "it is damaged ({what}): stop the controller, move the file away, and restore a backup \
+             (cframe-controller restore --in FILE)"
+        ))
+    }
+
     pub(super) fn new(error: impl Into<redb::Error>) -> Self {
         let error = error.into();
         let shown = error.to_string();
         #[expect(clippy::wildcard_enum_match_arm, reason = "redb's error is non-exhaustive")]
         match error {
             redb::Error::Io(error) if is_full(&error) => Self::Full(shown),
-            redb::Error::Corrupted(what) => Self::Corrupt(what),
+            redb::Error::Corrupted(what) => Self::damaged(&what),
             _ => Self::Other(shown),
         }
     }
@@ -308,7 +279,7 @@ impl From<DatabaseError> for Failure {
         if let DatabaseError::Storage(StorageError::Io(error)) = &error
             && matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
         {
-            return Self::Corrupt(error.to_string());
+            return Self::damaged(&error.to_string());
         }
         Self::new(error)
     }

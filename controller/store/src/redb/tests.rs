@@ -154,7 +154,45 @@ async fn an_empty_file_is_refused_and_not_taken_for_a_new_store() {
     let path = directory.path().join("store.redb");
     std::fs::write(&path, "").unwrap();
     let Err(ReadError::Corrupt(text)) = Redb::open(&path) else { panic!("opened") };
-    assert!(text.contains("empty or damaged: restore"), "{text}");
+    assert!(text.contains("it is empty") && text.contains("restore --in FILE"), "{text}");
+}
+
+#[tokio::test]
+async fn what_another_program_writes_into_the_file_is_never_mixed_with_what_was_there() {
+    let directory = TempDir::new().unwrap();
+    let (path, old) = (directory.path().join("store.redb"), directory.path().join("old"));
+    let store = Redb::open(&path).unwrap();
+    for index in 0..20 {
+        store.commit(put(&format!("key-{index}"), &"value".repeat(100))).await.unwrap();
+    }
+    std::fs::copy(&path, &old).unwrap();
+    store.commit(put("later", "1")).await.unwrap();
+    let newest = directory.path().join("newest");
+    std::fs::copy(&path, &newest).unwrap();
+    let copied = std::fs::read(&old).unwrap();
+    let cut = copied[..copied.len() / 3].to_vec();
+    for (content, reason) in [
+        (Vec::new(), "it is empty"),
+        (b"garbage".repeat(9_000), "it is damaged"),
+        (cut, "it is damaged"),
+        (copied, "an older copy was put into the file"),
+    ] {
+        std::fs::write(&path, &content).unwrap();
+        let error = store.commit(put("lost", "2")).await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{reason}: {error}");
+        assert!(store.list("").await.is_err(), "{reason}: what is read is not the store's");
+        // As it was, it is good again.
+        std::fs::copy(&newest, &path).unwrap();
+        let revision = store.commit(put("found", reason)).await.unwrap();
+        assert_eq!(store.list("").await.unwrap().entries.len(), 22, "{reason}");
+        std::fs::copy(&path, &newest).unwrap();
+        assert_eq!(store.list("").await.unwrap().revision, revision);
+    }
+    // Closing writes too, and must not into this.
+    std::fs::copy(&old, &path).unwrap();
+    store.close().await;
+    assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&old).unwrap());
+    assert_eq!(Redb::open(&path).unwrap().list("").await.unwrap().entries.len(), 20);
 }
 
 #[tokio::test]

@@ -87,6 +87,7 @@ fn every_call(token: &str, serial: Serial) -> Vec<Call> {
         Call::CaHolders { fingerprint: Fingerprint::from_bytes([0xab; 32]) },
         Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
         Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: false },
+        Call::StoreAccept,
     ];
     let numbers: BTreeSet<u8> = calls.iter().map(variant).collect();
     let next = u8::try_from(numbers.len()).unwrap();

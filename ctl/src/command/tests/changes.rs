@@ -198,3 +198,21 @@ fn an_answer_of_another_kind_is_an_error() {
         assert!(outcome.result.unwrap_err().hint.unwrap().contains("cfctl version"), "{line}");
     }
 }
+
+#[test]
+fn before_an_older_store_is_accepted_the_question_says_what_is_lost() {
+    let answer = |call: &Call| match call {
+        Call::StoreAccept => {
+            let warnings = vec!["revoke again".to_owned()];
+            Ok(vec![Reply::Changed(Changed { version: VERSION, warnings })])
+        }
+        call => sample(call),
+    };
+    let outcome = run_with("cfctl store accept", Some("n\n"), &answer);
+    let question = "every edge replaces its state by that of the store, which may be older\nrevoke again\nContinue?";
+    assert!(outcome.err.starts_with(question), "{}", outcome.err);
+    assert_eq!(outcome.calls, [(Call::StoreAccept, true)], "and is not accepted");
+    let outcome = run_with("cfctl store accept --yes", None, &answer);
+    assert_eq!(outcome.calls, [(Call::StoreAccept, false)]);
+    assert!(outcome.err.ends_with("store mesh accepted\n"), "{}", outcome.err);
+}

@@ -33,6 +33,8 @@ use crate::host::{
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// After notifications were lost: a program that changes other tables all the time must not keep us busy.
 const OVERRUN_PAUSE: Duration = Duration::from_millis(100);
+/// Between two changes of prefixes: each runs `nft`, which costs milliseconds, and routes can flap.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(200);
 /// Prefixes of the site that are looked at for the facts.
 const MAX_UNCOVERED: usize = 16;
 
@@ -48,6 +50,8 @@ pub(super) struct Keeper {
     intact: bool,
     /// Prefixes that were edited since the last change.
     edited: BTreeSet<IpNet>,
+    /// When the next change of prefixes may start.
+    next_change: Instant,
     /// Whether the whole table must be written, and from when.
     due: Option<Instant>,
     error: Option<NftError>,
@@ -95,6 +99,7 @@ impl Keeper {
             installed: None,
             intact: true,
             edited: BTreeSet::new(),
+            next_change: Instant::now(),
             due: None,
             error: None,
             snat_error: None,
@@ -131,8 +136,7 @@ impl Keeper {
             if running.is_none() {
                 running = self.next_work(Instant::now());
             }
-            let due = self.due.unwrap_or_else(Instant::now).into();
-            let waits = running.is_none() && self.due.is_some();
+            let next = self.next_start().filter(|_| running.is_none());
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(request) => self.handle(request).await,
@@ -148,7 +152,7 @@ impl Keeper {
                     let networks = self.networks.borrow_and_update().clone();
                     self.set_networks(networks);
                 }
-                () = sleep_until(due), if waits => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
             }
         }
     }
@@ -268,6 +272,12 @@ impl Keeper {
         true
     }
 
+    /// When the next change of the table is due.
+    fn next_start(&self) -> Option<Instant> {
+        let edited = self.installed.is_some() && !self.edited.is_empty();
+        self.due.or(edited.then_some(self.next_change)).filter(|_| self.known)
+    }
+
     /// The next change of the table, if one is due.
     fn next_work(&mut self, now: Instant) -> Option<(Script, Work)> {
         if !self.known || self.due.is_some_and(|due| due > now) {
@@ -276,6 +286,10 @@ impl Keeper {
         let (ruleset, instance) = (&self.ruleset, &self.ruleset.instance);
         let (script, text) = match (&self.installed, self.due) {
             (Some(installed), None) if !self.edited.is_empty() => {
+                if self.next_change > now {
+                    return None;
+                }
+                self.next_change = now + CHANGE_INTERVAL;
                 let edited = std::mem::take(&mut self.edited);
                 let wanted = edited.into_iter().map(|net| (net, ruleset.at(&net)));
                 let changes = installed.changes(wanted);

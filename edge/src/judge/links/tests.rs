@@ -185,7 +185,10 @@ fn two_edges_without_endpoint_are_named_and_one_that_must_dial_is_too() {
 fn a_peer_that_has_not_joined_or_has_just_been_added_is_no_problem() {
     let absent = PeerFacts { joined: false, ..down(Vec::new()) };
     let good = checks(&facts(absent), &[]);
-    assert_eq!(good[0].result, Ok("0 of 0 are up; 1 more have not joined".to_owned()));
+    assert_eq!(
+        good[0].result,
+        Ok("0 of 0 are up; 1 more have not joined, or are revoked".to_owned())
+    );
     let mut new = down(Vec::new());
     for (timed_out, problems) in [(false, 0), (true, 1)] {
         let lasts = Duration::from_secs(2);

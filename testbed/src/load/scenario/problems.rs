@@ -31,13 +31,15 @@ pub(super) async fn run(lab: &LoadLab, report: &mut Report) -> Result<()> {
     let sent = edges.sum(|one| one.problems);
     let started = Instant::now();
     let mut slowest = Duration::ZERO;
-    let (mut groups, mut most) = (0, 0);
+    let (mut groups, mut most, mut links_down) = (0, 0, 0);
     while started.elapsed() < Duration::from_secs(lab.size.seconds).max(2 * STATUS_INTERVAL) {
         tokio::time::sleep(STATUS_INTERVAL).await;
         let asked = Instant::now();
         let status = operator.status().await?;
         slowest = slowest.max(asked.elapsed());
         groups = status.problems.len();
+        let links = status.problems.iter().find(|group| group.code.as_str() == "link-down");
+        links_down = links_down.max(links.map_or(0, |group| group.count));
         let found = status.problems.iter().find(|group| group.code.as_str() == "forwarding-off");
         most = most.max(found.map_or(0, |group| group.count));
         ensure!(found.is_none_or(|group| group.examples.len() <= 5), "more than 5 examples");
@@ -47,6 +49,7 @@ pub(super) async fn run(lab: &LoadLab, report: &mut Report) -> Result<()> {
     report.record("edges", edges.len() as f64, "");
     report.record("problem reports per second", sent, "");
     report.record("edges with a problem at once, at most", f64::from(most), "");
+    report.record_bounded("links that are down, at most", f64::from(links_down), "", 0.0);
     report.record("groups in the last status", groups as f64, "");
     report.record_bounded("controller, CPU", percent, "%", 20.0);
     report.record_bounded("status, slowest", slowest.as_secs_f64(), "s", 1.0);

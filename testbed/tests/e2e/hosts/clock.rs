@@ -45,7 +45,10 @@ impl Off<'_> {
 fn a_wrong_clock_is_named_once_as_the_cause() {
     let mut pair = DeployedPair::start("clock", shared());
     pair.dialer.stop().unwrap();
-    for (offset, direction) in [("-2d", "behind"), ("+60d", "ahead")] {
+    // The last one is a clock without a battery: 1970.
+    let since_1970 = unix_time() - 86_400;
+    let at_1970 = format!("-{since_1970}");
+    for (offset, direction) in [("-2d", "behind"), ("+60d", "ahead"), (&at_1970, "behind")] {
         let off = Off { pair: &pair, offset };
         let mut process = off.start();
         let is_clock = |problem: &Value| problem["code"] == "clock-wrong";
@@ -73,4 +76,32 @@ fn a_wrong_clock_is_named_once_as_the_cause() {
     pair.dialer.start().unwrap();
     pair.dialer.wait_links(1).unwrap();
     pair.dialer.wait_synced().unwrap();
+}
+
+fn unix_time() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[test]
+fn joining_with_a_wrong_clock_names_the_clock_and_spends_no_token() {
+    let pair = DeployedPair::start("clockjoin", shared());
+    let deployment = &pair.lab.deployment;
+    let add = ["edge", "add", "late", "-n", "prod", "--cidr", "10.99.0.0/24"];
+    deployment.ctl_ok(&add).unwrap();
+    let token = deployment.token("prod", "late").unwrap();
+    let dir = pair.lab.net.path("late");
+    let at_1970 = format!("-{}", unix_time() - 86_400);
+    for offset in ["-2d", "+60d", &at_1970] {
+        let off = Off { pair: &pair, offset };
+        let mut join = off.command(&["join", &token]);
+        let output = join.env("CFRAME_EDGE_DATA_DIR", &dir).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{offset}: {said}");
+        assert!(said.contains("set the clock"), "{offset}: {said}");
+        for riddle in ["error 45", "UNIX", "os error"] {
+            assert!(!said.contains(riddle), "{offset}: {said}");
+        }
+    }
+    let host = pair.dialer.host();
+    deployment.edge_program(host, &dir, &["join", &token]).unwrap().success().unwrap();
 }

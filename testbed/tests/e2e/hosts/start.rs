@@ -1,5 +1,6 @@
 //! Gateways that cannot start, or cannot save: what they say.
 
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -34,14 +35,8 @@ fn what_keeps_a_gateway_from_starting_is_said_once_with_its_fix() {
         assert_eq!(said.matches("/dev/net/tun").count(), 1, "{args}: {said}");
         assert!(said.contains("modprobe tun") && !said.contains("os error 2) (os"), "{said}");
     }
-    let nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups --";
-    let program = pair.lab.deployment.programs().edge();
-    let mut command = pair.dialer.host().command("sh");
-    command.args(["-c", &format!("{nobody} {} doctor", program.display())]);
-    command.env("CFRAME_EDGE_DATA_DIR", pair.dialer.dir());
-    let doctor = command.output().unwrap();
-    let said = printed(&doctor);
-    assert_eq!(doctor.status.code(), Some(7), "{said}");
+    let (code, said) = doctor_as_nobody(&pair);
+    assert_eq!(code, Some(7), "{said}");
     assert!(said.contains("sudo cframe-edge doctor"), "{said}");
     assert!(!said.contains("join first") && !said.contains("remove"), "{said}");
 
@@ -53,6 +48,92 @@ fn what_keeps_a_gateway_from_starting_is_said_once_with_its_fix() {
     std::fs::write(&key, saved).unwrap();
     pair.dialer.start().unwrap();
     pair.dialer.wait_links(1).unwrap();
+}
+
+/// What doctor says of the dialer's gateway as another user.
+fn doctor_as_nobody(pair: &DeployedPair) -> (Option<i32>, String) {
+    let nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups --";
+    let program = pair.lab.deployment.programs().edge();
+    let mut command = pair.dialer.host().command("sh");
+    command.args(["-c", &format!("{nobody} {} doctor", program.display())]);
+    command.env("CFRAME_EDGE_DATA_DIR", pair.dialer.dir());
+    let output = command.output().unwrap();
+    (output.status.code(), printed(&output))
+}
+
+#[test]
+fn a_damaged_identity_is_named_once_with_what_to_do() {
+    let mut pair = DeployedPair::start("startid", shared());
+    // Another user, while the edge runs.
+    let (code, said) = doctor_as_nobody(&pair);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("sudo cframe-edge doctor") && said.matches('✗').count() == 1, "{said}");
+    pair.dialer.stop().unwrap();
+    let (key, cert) = (pair.dialer.dir().join("key.pem"), pair.dialer.dir().join("cert.pem"));
+    let files = [&key, &cert].map(|path| (path.clone(), std::fs::read(path).unwrap()));
+    let whole = files[0].1.clone();
+    let other = std::fs::read(pair.acceptor.dir().join("key.pem")).unwrap();
+    let damages: [(&str, &dyn Fn(), &[&str]); 8] = [
+        ("empty key", &|| std::fs::write(&key, "").unwrap(), &["key.pem", "--rejoin"]),
+        ("cut key", &|| std::fs::write(&key, &whole[..60]).unwrap(), &["key.pem", "--rejoin"]),
+        ("no key", &|| std::fs::remove_file(&key).unwrap(), &["key.pem", "--rejoin"]),
+        (
+            "a directory",
+            &|| {
+                std::fs::remove_file(&key).unwrap();
+                std::fs::create_dir(&key).unwrap();
+            },
+            &["key.pem is not a regular file"],
+        ),
+        (
+            "another's key",
+            &|| std::fs::write(&key, &other).unwrap(),
+            &["belong to the certificate"],
+        ),
+        ("open to all", &|| set_mode(&key, 0o644), &["→ chmod 600"]),
+        ("another owner", &|| chown(&key, Some(65534), None).unwrap(), &["→ chown 0"]),
+        ("cut certificate", &|| std::fs::write(&cert, "-----BEGIN").unwrap(), &["cert.pem"]),
+    ];
+    for (what, damage, words) in damages {
+        damage();
+        let doctor = in_mounts(&pair, "true", "doctor").output().unwrap();
+        let said = printed(&doctor);
+        assert_eq!(doctor.status.code(), Some(7), "{what}: {said}");
+        assert_eq!(said.matches("certificate-invalid").count(), 1, "{what}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{what}: {word:?}: {said}");
+        }
+        for riddle in ["os error", "systemctl start", "panicked"] {
+            assert!(!said.contains(riddle), "{what}: {said}");
+        }
+        let run = in_mounts(&pair, "true", "run").output().unwrap();
+        assert!(!run.status.success() && !printed(&run).contains("panicked"), "{what}: {run:?}");
+        for (path, content) in &files {
+            let _ = std::fs::remove_dir(path);
+            let _ = std::fs::remove_file(path);
+            std::fs::write(path, content).unwrap();
+            set_mode(path, 0o600);
+        }
+    }
+    // A key that its own user may not read, while the rest can be seen.
+    chown(pair.dialer.dir(), Some(65534), None).unwrap();
+    let (code, said) = doctor_as_nobody(&pair);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("not-allowed") && said.contains("sudo cframe-edge doctor"), "{said}");
+    assert!(!said.contains("certificate-invalid") && !said.contains("os error"), "{said}");
+    chown(pair.dialer.dir(), Some(0), None).unwrap();
+
+    // Without a copy, a new token brings it back.
+    std::fs::write(&key, "damaged").unwrap();
+    let token = ["--namespace", "prod", "--edge", "aliyun-sz", "--rejoin"];
+    let token = pair.lab.deployment.token_with(&token).unwrap();
+    pair.dialer.run(&["join", &token]).unwrap().success().unwrap();
+    pair.dialer.start().unwrap();
+    pair.dialer.wait_links(1).unwrap();
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// The dialer's gateway, with its data directory on a small file system of its own.

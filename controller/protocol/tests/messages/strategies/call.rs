@@ -20,6 +20,7 @@ fn mesh_call() -> impl Strategy<Value = Call> {
         Just(Call::AdminList),
         Just(Call::TrustShow),
         Just(Call::Backup),
+        Just(Call::StoreAccept),
         audit_query().prop_map(Call::Audit),
         Just(Call::ControllerList),
         fingerprint().prop_map(|fingerprint| Call::IssuerRevoke { fingerprint }),
