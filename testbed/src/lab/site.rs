@@ -119,6 +119,11 @@ impl Site {
             .with_context(|| format!("moving {} behind {}", other.name, nat.name()))
     }
 
+    /// Deletes all entries of the connection table of the edge's host.
+    pub fn forget_connections(&self) -> Result<()> {
+        nat::flush_mappings(self.edge.netns()).with_context(|| format!("on {}", self.edge.name()))
+    }
+
     /// Deletes all mappings of the NAT, as a restart does.
     pub fn forget_nat(&self) -> Result<()> {
         let host = self.nat.as_ref().with_context(|| format!("{} has no NAT", self.name))?;
