@@ -30,7 +30,8 @@ pub struct Facts {
 /// All checks, in the order in which one would fix them.
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = own::checks(&facts.own);
-    checks.extend(links::checks(&facts.links));
+    let marked = facts.routing.as_ref().map_or(&[][..], |routing| &routing.marked);
+    checks.extend(links::checks(&facts.links, marked));
     checks.extend(facts.routing.iter().flat_map(routing::checks));
     checks.extend(facts.firewall.iter().flat_map(firewall::checks));
     checks.extend(facts.forwarding.iter().flat_map(forwarding::checks));
