@@ -30,7 +30,8 @@ pub struct Facts {
 /// All checks, in the order in which one would fix them.
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = own::checks(&facts.own);
-    checks.extend(links::checks(&facts.links));
+    let marked = facts.routing.as_ref().map_or(&[][..], |routing| &routing.marked);
+    checks.extend(links::checks(&facts.links, marked));
     let guarded = facts.forwarding.as_ref().and_then(ForwardingFacts::guarded);
     checks.extend(facts.routing.iter().flat_map(|facts| routing::checks(facts, guarded)));
     checks.extend(facts.firewall.iter().flat_map(firewall::checks));

@@ -57,7 +57,7 @@ pub mod wan;
 
 pub use capture::Capture;
 pub use host::Host;
-pub use lab::{Lab, Nat, PathMtu, PublicHost, Site, ThreeSites, Uplink};
+pub use lab::{Lab, Nat, PathMtu, PublicHost, Site, ThreeSites, Uplink, Wan};
 pub use machine::Machine;
 pub use netns::Netns;
 pub use pcap::{Packet, Pcap};

@@ -68,3 +68,12 @@ fn edges_come_back_to_a_controller_that_was_killed_with_one_handshake_each() {
     let memory = figure("controller, peak memory");
     assert!(memory <= 64.0, "{memory} MiB");
 }
+
+#[test]
+fn edges_with_a_problem_each_are_one_group_and_their_links_are_not_missed() {
+    let report = load(&["problems"]);
+    let figure = |what| figure(&report, "problems", what);
+    assert!(figure("edges with a problem at once, at most") >= 1.0);
+    assert!(figure("groups in the last status") <= 1.0);
+    assert_eq!(figure("links that are down, at most"), 0.0);
+}

@@ -83,9 +83,13 @@ catalogue! {
          reason, or the step at which the handshake stopped.";
     LinkTooNarrow = "link-too-narrow", Error, "the path of a link is too narrow",
         "The path between two edges does not carry packets of 1,228 bytes (1,248 over IPv6), which QUIC needs \
-         (RFC 9000 §14). Raise the MTU of the narrow hop, often another tunnel, or let it fragment.";
+         (RFC 9000 §14), or carries them in one direction only. A link may be up meanwhile, because smaller packets \
+         pass. Raise the MTU of the narrow hop, often another tunnel, or let it fragment.";
     LinkTooSlow = "link-too-slow", Warning, "the path of a link is very slow",
         "Answers arrive only after seconds. The handshake waits for the measured round-trip time.";
+    LinkLossy = "link-lossy", Error, "a link loses packets",
+        "At least a fifth of the packets between two edges are lost, as measured by small packets of the edges \
+         themselves. Look for a full, faulty or overloaded hop on the path.";
     LinkOneWay = "link-one-way", Error, "only the first packet of a link was answered",
         "The peer's first answer arrived and later packets do not: a firewall on the way forgets or refuses the flow \
          after its first packet.";

@@ -139,6 +139,10 @@ fn describe_unnamed(call: &Call) -> Descriptor {
         Call::Sessions { namespace, .. } => {
             Descriptor::mesh(Noun::Mesh, Controller).in_namespace(namespace.as_ref())
         }
+        Call::Claim { namespace, edge, .. } => {
+            Descriptor::named(Noun::Mesh, Controller, format_args!("{namespace}/{edge}"))
+                .in_namespace(Some(namespace))
+        }
         Call::Behind { namespace, .. } => {
             Descriptor::namespace(Noun::Stream, Controller, namespace)
         }

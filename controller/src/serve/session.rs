@@ -47,6 +47,7 @@ use crate::{
     sessions::{Claim, Entry, LastSeen, Order, goodbye_reason},
 };
 
+mod rivals;
 mod unknown_cert;
 
 /// For a goodbye to arrive, before the connection is closed.
@@ -138,6 +139,7 @@ async fn serve_session(
         address: edge.address,
         rtt: connection.rtt(),
         now: context.replica.now(),
+        is_elsewhere: false,
     };
     if !context.replica.sessions.admits(&claim).await {
         return Ok(say_goodbye(&mut writer, GoodbyeReason::InUse).await);
@@ -174,6 +176,7 @@ async fn serve_session(
             Err(end) => return Err(end),
         },
         reason = end_reason(&mut ends) => reason,
+        () = rivals::held_elsewhere(context, &claim) => GoodbyeReason::InUse,
         () = stop.cancelled() => GoodbyeReason::Shutdown,
         () = expiry => return Err(SessionError::Expired),
     };

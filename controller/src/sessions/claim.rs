@@ -22,6 +22,9 @@ pub(crate) struct Claim<'a> {
     pub(crate) rtt: Duration,
     /// Unix seconds.
     pub(crate) now: u64,
+    /// The session is with another controller. A process that moved from here has another address there, if the two
+    /// are reached over different families.
+    pub(crate) is_elsewhere: bool,
 }
 
 impl Registry {
@@ -46,8 +49,8 @@ impl Registry {
         let edges = self.lock();
         let edge = edges.get(&claim.key.0, &claim.key.1)?;
         let session = edge.session.as_ref()?;
-        let same =
-            edge.seen.detail.boot == claim.boot && edge.seen.address.ip() == claim.address.ip();
+        let same_address = edge.seen.address.ip() == claim.address.ip();
+        let same = edge.seen.detail.boot == claim.boot && (same_address || claim.is_elsewhere);
         if same {
             return None;
         }

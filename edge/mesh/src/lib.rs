@@ -27,7 +27,7 @@ mod verdict;
 
 pub use config::{Config, ConfigError, Congestion, Crypto, EndpointKeys, Offload};
 pub use counters::{Counters, Reason};
-pub use link::Traffic;
+pub use link::{PathQuality, Traffic};
 pub use mesh::{Event, LinkStatus, Load, Mesh, Received};
 pub use peer::{Attempt, Contested, Dialling, Down, Probed, Refused, SendError, Side, Why};
 pub use quinn_proto::{

@@ -10,12 +10,15 @@ use cframe_pki::{
 };
 use quinn_proto::{Connection, VarInt};
 
-use crate::congestion::InFlight;
+use crate::{congestion::InFlight, transport::MIN_MTU};
 
+mod checks;
 mod close;
 mod hello;
 mod outgoing;
 
+pub use checks::PathQuality;
+pub(crate) use checks::{Checks, SUSPECT_INTERVAL};
 pub(crate) use close::{CloseCode, describe, is_in_use, refusal};
 pub(crate) use hello::Hello;
 
@@ -65,6 +68,7 @@ pub(crate) struct Link {
     pub(crate) certificate: PeerCertificate,
     pub(crate) hello: HelloExchange,
     pub(crate) outgoing: Outgoing,
+    pub(crate) checks: Checks,
     pub(crate) reassembler: Reassembler,
     pub(crate) traffic: Traffic,
     acked: Acked,
@@ -130,6 +134,7 @@ impl Link {
             peer: None,
             certificate: PeerCertificate::default(),
             hello: HelloExchange::default(),
+            checks: Checks::default(),
             reassembler: Reassembler::new(MAX_INNER),
             traffic: Traffic::default(),
             acked: Acked { count: 0, at: now },
@@ -206,6 +211,26 @@ impl Link {
             self.conn.ping();
         }
         self.outgoing.ack_requested = needed;
+    }
+
+    /// Looks what became of the checks of the path, and queues more if it is time to. Returns whether it did.
+    pub(crate) fn check_path(&mut self, now: Instant) -> bool {
+        let path = self.conn.stats().path;
+        self.checks.update(now, path.rtt, path.lost_packets)
+    }
+
+    /// Hands the next check, or an answer to one, to quinn-proto if it has nothing else to send: each goes in a packet
+    /// of its own, so that one loss is not counted several times. Returns whether it did.
+    #[inline]
+    pub(crate) fn send_check(&mut self, now: Instant) -> bool {
+        if !self.checks.wants_to_send() || !self.outgoing.is_empty(&mut self.conn) {
+            return false;
+        }
+        // As large as fits into the smallest packet that every path must carry.
+        let beyond = self.conn.stats().path.current_mtu.saturating_sub(MIN_MTU);
+        let full = self.outgoing.largest_inner.saturating_sub(usize::from(beyond));
+        let check = self.checks.next(now, full);
+        check.is_some_and(|check| self.conn.datagrams().send(check.into(), false).is_ok())
     }
 
     pub(crate) fn update_largest_inner(&mut self) {

@@ -74,6 +74,8 @@ pub struct PortSite {
     pub is_dialled: bool,
     /// Where links that are up lead.
     pub linked: Vec<SocketAddr>,
+    /// Where peers are dialled that do not answer.
+    pub failing: Vec<SocketAddr>,
     /// Other addresses of peers.
     pub peers: Vec<IpAddr>,
     /// Sends that the firewall has refused, since the start.

@@ -42,10 +42,22 @@ fn forwarding(facts: &ForwardingFacts) -> Check {
 /// A firewall that lets in only answers is right where this edge dials all its peers, so a packet of a
 /// new flow that is dropped is a problem only while a peer has no link.
 fn port(facts: &PortFacts) -> Check {
-    let PortFacts { new_blocked, link_blocked, sending_blocked, link_down } = facts;
-    let incoming = link_blocked.as_ref().or(new_blocked.as_ref().filter(|_| *link_down));
+    let PortFacts {
+        new_blocked,
+        link_blocked,
+        sending_blocked,
+        link_down,
+        new_filtered,
+        link_filtered,
+    } = facts;
+    let of_link = link_blocked.as_ref().map(|finding| (finding, *link_filtered));
+    let of_new = new_blocked.as_ref().map(|finding| (finding, *new_filtered));
+    let incoming = of_link.or(of_new.filter(|_| *link_down));
     let mut problems = Vec::new();
-    problems.extend(incoming.map(|finding| problem(Code::PortBlocked, "in".to_owned(), finding)));
+    problems.extend(incoming.map(|(finding, is_filter)| {
+        let code = if is_filter { Code::ReplyFiltered } else { Code::PortBlocked };
+        problem(code, "in".to_owned(), finding)
+    }));
     let sending = sending_blocked.as_ref();
     problems.extend(sending.map(|finding| problem(Code::PortBlocked, "out".to_owned(), finding)));
     Check::of("own packets", problems, "this host's firewall lets the mesh's UDP packets pass")
@@ -105,7 +117,8 @@ mod tests {
         facts.port.link_blocked = Some(finding());
         facts.port.sending_blocked = Some(finding());
         facts.unmeasured = Some("no nft".to_owned());
+        facts.port.link_filtered = true;
         let codes: Vec<Code> = codes(&facts).into_iter().map(|(code, _)| code).collect();
-        assert_eq!(codes, [Code::PortBlocked, Code::PortBlocked, Code::NotMeasured]);
+        assert_eq!(codes, [Code::ReplyFiltered, Code::PortBlocked, Code::NotMeasured]);
     }
 }

@@ -7,18 +7,21 @@ use std::{
     time::Duration,
 };
 
-use cframe_mesh::Dialling;
+use cframe_mesh::{Dialling, PathQuality};
 use cframe_pki::identity::Label;
 use cframe_protocol::{problem::Code, v1::Endpoint};
 
-use crate::problem::{Check, Problem};
+use crate::{
+    host::routes::Marked,
+    problem::{Check, Problem},
+};
 
 /// A peer without a link is no problem for so long after it was added or has restarted.
 const GRACE: Duration = Duration::from_secs(5);
 /// A peer must acknowledge something within this time, and a few round trips.
 const MAX_SILENCE: Duration = Duration::from_millis(4800);
-/// Two hosts with one identity try again after a few seconds.
-const CONTEST_MEMORY: Duration = Duration::from_secs(9);
+/// The host that is refused tries again after five seconds at most.
+const CONTEST_MEMORY: Duration = Duration::from_millis(7500);
 /// The round-trip time from which a link is called slow.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -35,8 +38,6 @@ pub struct LinkFacts {
     pub peers: Vec<PeerFacts>,
     /// Connections that this host tracks; `None` if it does not.
     pub connections: Option<Connections>,
-    /// Devices whose strict filter drops what peers send.
-    pub filtered: Vec<Filtered>,
 }
 
 // fields: what is known of one peer.
@@ -63,6 +64,8 @@ pub enum LinkState {
         silence: Duration,
         /// Whether ECN marks are off because the path drops packets that have them.
         unmarked: bool,
+        /// What checks of the path have found.
+        quality: PathQuality,
     },
     Down {
         lasts: Duration,
@@ -115,26 +118,34 @@ pub struct Connections {
     pub dropping: bool,
 }
 
-/// A device by which a peer's packets arrive, and whose reverse path filter drops them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filtered {
-    pub device: String,
-    /// The device by which the kernel would send to the peer without the edge's mark.
-    pub other: String,
-    pub remote: IpAddr,
+impl LinkState {
+    /// Whether packets pass, of every size.
+    pub fn carries(&self) -> bool {
+        match self {
+            Self::Up { rtt, silence, quality, .. } => {
+                !is_silent(*rtt, *silence) && *quality == PathQuality::default()
+            }
+            Self::Down { .. } => false,
+        }
+    }
 }
 
-pub fn checks(facts: &LinkFacts) -> Vec<Check> {
+fn is_silent(rtt: Duration, silence: Duration) -> bool {
+    silence > MAX_SILENCE + 4 * rtt
+}
+
+/// `marked`: rules of the host that send the edge's own packets elsewhere.
+pub fn checks(facts: &LinkFacts, marked: &[Marked]) -> Vec<Check> {
     if facts.own.is_empty() {
         return Vec::new();
     }
     let mut problems: Vec<Problem> = Vec::new();
     problems.extend(facts.connections.and_then(connection_table));
     for peer in facts.peers.iter().filter(|peer| peer.joined) {
-        problems.extend(judge(facts, peer));
+        problems.extend(judge(facts, peer, marked));
     }
     let expected = facts.peers.iter().filter(|peer| peer.joined).count();
-    let up = facts.peers.iter().filter(|peer| matches!(peer.link, LinkState::Up { .. })).count();
+    let up = facts.peers.iter().filter(|peer| peer.link.carries()).count();
     let absent = facts.peers.len() - expected;
     let absent = match absent {
         0 => String::new(),
@@ -143,13 +154,17 @@ pub fn checks(facts: &LinkFacts) -> Vec<Check> {
     vec![Check::of("links", problems, format!("{up} of {expected} are up{absent}"))]
 }
 
-fn judge(facts: &LinkFacts, peer: &PeerFacts) -> Vec<Problem> {
+fn judge(facts: &LinkFacts, peer: &PeerFacts, marked: &[Marked]) -> Vec<Problem> {
     let mut problems = Vec::new();
     problems.extend(contest(facts, peer));
     match &peer.link {
-        LinkState::Up { rtt, silence, unmarked, remote } => {
-            if *silence > MAX_SILENCE + 4 * *rtt {
+        LinkState::Up { rtt, silence, unmarked, remote, quality } => {
+            if is_silent(*rtt, *silence) {
                 problems.push(silent(peer, *remote));
+            } else if quality.is_too_narrow {
+                problems.push(cause::narrow_meanwhile(peer, *remote));
+            } else if let Some(loss) = quality.loss {
+                problems.push(lossy(peer, *remote, loss));
             } else if *rtt >= SLOW {
                 problems.push(slow(peer, *rtt));
             }
@@ -158,7 +173,7 @@ fn judge(facts: &LinkFacts, peer: &PeerFacts) -> Vec<Problem> {
         LinkState::Down { lasts, timed_out, dialling } => {
             let known = *timed_out || *lasts >= GRACE;
             if known && problems.is_empty() {
-                problems.push(cause::of(facts, peer, dialling, *timed_out));
+                problems.push(cause::of((facts, marked), peer, dialling, *timed_out));
             }
         }
     }
@@ -195,6 +210,15 @@ fn silent(peer: &PeerFacts, remote: Option<SocketAddr>) -> Problem {
     let at = remote.map(|remote| format!(" at {remote}")).unwrap_or_default();
     let text = format!("{}{at} acknowledges nothing any more", peer.name);
     Problem::new(Code::LinkDown, peer.name.as_str(), text).fix(cause::look_at(peer, remote))
+}
+
+fn lossy(peer: &PeerFacts, remote: Option<SocketAddr>, loss: f64) -> Problem {
+    // In steps, so that a loss that stays is one text.
+    let percent = 10.0 * (10.0 * loss).round();
+    let text = format!("about {percent:.0} % of the packets to {} or back are lost", peer.name);
+    let host = remote.map_or_else(|| peer.name.to_string(), |remote| remote.ip().to_string());
+    Problem::new(Code::LinkLossy, peer.name.as_str(), text)
+        .fix(format!("look for a full or faulty hop on the path (mtr {host} shows it)"))
 }
 
 fn slow(peer: &PeerFacts, rtt: Duration) -> Problem {

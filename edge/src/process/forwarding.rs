@@ -54,6 +54,9 @@ impl EdgeProcess {
         peers.sort_unstable();
         peers.dedup();
         peers.truncate(MAX_PEERS);
+        let down = mesh.links.iter().filter(|link| !link.up);
+        let attempts = down.flat_map(|link| &link.dialling.attempts);
+        let failing = attempts.filter(|attempt| attempt.failed > 0).map(|attempt| attempt.remote);
         let edges = &self.desired.applied.edges;
         let own = edges.get(&self.identity.name);
         self.forwarding.probe.set_site(Site {
@@ -66,6 +69,7 @@ impl EdgeProcess {
                 mark: self.forwarding.mark,
                 is_dialled: own.is_some_and(|own| !own.endpoints.is_empty()),
                 linked,
+                failing: failing.take(MAX_PEERS).collect(),
                 peers,
                 refused_sends: mesh.host.udp_not_permitted,
                 link_down: mesh.links.iter().any(|link| !link.up),

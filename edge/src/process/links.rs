@@ -37,6 +37,10 @@ pub(super) struct Links {
     reach: Reachability,
     /// What the connection table of this host has dropped.
     drops: facts::Drops,
+    /// Peers whose link is up and does not carry every packet, by the last judgement.
+    impaired: BTreeSet<Label>,
+    /// Whether these have changed since the last report.
+    has_changed: bool,
     /// The addresses that were last given to the route keeper.
     underlay: BTreeSet<IpAddr>,
 }
@@ -58,6 +62,8 @@ impl Links {
             resolver: Resolver::default(),
             reach: Reachability::new(mark),
             drops: facts::Drops::default(),
+            impaired: BTreeSet::new(),
+            has_changed: false,
             underlay: BTreeSet::new(),
         }
     }
@@ -69,6 +75,7 @@ impl Links {
                 info!(%peer, %remote, "link up");
                 self.last_seen.record(&peer, remote);
                 self.down.remove(&peer);
+                self.impaired.remove(&peer);
             }
             MeshEvent::LinkDown { peer, reason } => {
                 info!(%peer, %reason, "link down");
@@ -87,6 +94,21 @@ impl Links {
                 }
             }
         }
+    }
+
+    fn set_impaired(&mut self, impaired: BTreeSet<Label>) {
+        self.has_changed |= self.impaired != impaired;
+        self.impaired = impaired;
+    }
+
+    /// Whether other links carry packets than when this was last asked.
+    pub(super) fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
+    }
+
+    /// Whether packets pass on a link, as far as it was judged.
+    pub(super) fn carries(&self, link: &cframe_mesh::LinkStatus) -> bool {
+        link.up && !self.impaired.contains(&link.peer)
     }
 
     /// Stores where links are now, and forgets peers that have left.

@@ -24,6 +24,9 @@ impl EdgeProcess {
     pub(super) async fn judge(&mut self) -> Vec<Check> {
         self.reports.schedule_judgement(Instant::now());
         let checks = judge::checks(&self.facts().await);
+        if self.links.take_change() {
+            self.reports.bring_forward(Instant::now());
+        }
         let ledger = &mut self.reports.ledger;
         ledger.update(Check::problems(&checks), unix_now(), Instant::now());
         if let Some(problems) = ledger.take_report(Instant::now()) {

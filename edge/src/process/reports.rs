@@ -79,7 +79,7 @@ impl Reports {
         // The session shortens the list, and leaves out what is up.
         let links = status.links.iter().map(|link| LinkReport {
             peer: link.peer.clone(),
-            up: link.up,
+            up: links.carries(link),
             rtt_us: u32::try_from(link.rtt.as_micros()).unwrap_or(u32::MAX),
             path_mtu: link.path_mtu,
             since_unix: unix(links.since(link, self.started)),

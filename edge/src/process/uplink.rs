@@ -22,7 +22,9 @@ const BACKLOG: usize = 64;
 /// The least time between two warnings that no controller can be reached.
 const WARN_INTERVAL: Duration = Duration::from_secs(300);
 /// A process that was refused for another one with its identity tries again sooner than this.
-const IN_USE_MEMORY: Duration = Duration::from_secs(15);
+const IN_USE_MEMORY: Duration = Duration::from_secs(8);
+/// A controller that refuses a process for another one says so sooner than this.
+const ACCEPTED_AFTER: Duration = Duration::from_secs(4);
 /// The session takes a second at most to say goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1500);
 
@@ -130,7 +132,9 @@ impl Uplink {
 
     /// Whether another process uses this edge's identity, and keeps its session.
     pub(super) fn is_in_use(&self) -> bool {
-        self.in_use.is_some_and(|at| at.elapsed() < IN_USE_MEMORY)
+        // A session that lasts is not refused: the other process has ended.
+        let lasts = self.is_connected() && self.since.elapsed() >= ACCEPTED_AFTER;
+        self.in_use.is_some_and(|at| at.elapsed() < IN_USE_MEMORY) && !lasts
     }
 
     /// Dials the configured controllers and these from the next attempt on. Without any, those that

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -111,6 +111,21 @@ fn private(public: IpAddr, table: usize) -> (Result<IpNet>, Result<IpNet>) {
         text.parse().with_context(|| format!("too many sites: {text}"))
     };
     (address(1), address(2))
+}
+
+/// Connects another edge to the NAT, instead of to its own uplink. Returns its private address.
+pub(super) fn add_edge(nat: &Netns, edge: &Netns) -> Result<IpAddr> {
+    let (gateway, host) = (Ipv4Addr::new(100, 64, 255, 1), Ipv4Addr::new(100, 64, 255, 2));
+    nat.ip(&format!(
+        "link add eth2 type veth peer name eth2 netns {}\naddr add {gateway}/24 dev eth2\nlink set eth2 up",
+        edge.name()
+    ))?;
+    edge.ip(&format!(
+        "link set {INTERFACE} down\naddr add {host}/24 dev eth2\nlink set eth2 up\n\
+         route replace default via {gateway} dev eth2"
+    ))?;
+    nat.nft("insert rule inet nat forward iifname \"eth2\" accept\n")?;
+    Ok(host.into())
 }
 
 /// Deletes all mappings of the namespace.

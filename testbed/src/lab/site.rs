@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -108,6 +109,19 @@ impl Site {
     /// The link to the internet, of the edge or of the NAT.
     pub fn uplink(&self) -> &Uplink {
         &self.uplink
+    }
+
+    /// Moves the edge of another site, which has no NAT, behind this site's NAT. Its private address is returned. There
+    /// may be one such site.
+    pub fn share_nat(&self, other: &Self) -> Result<IpAddr> {
+        let nat = self.nat.as_ref().with_context(|| format!("{} has no NAT", self.name))?;
+        nat::add_edge(nat.netns(), other.edge.netns())
+            .with_context(|| format!("moving {} behind {}", other.name, nat.name()))
+    }
+
+    /// Deletes all entries of the connection table of the edge's host.
+    pub fn forget_connections(&self) -> Result<()> {
+        nat::flush_mappings(self.edge.netns()).with_context(|| format!("on {}", self.edge.name()))
     }
 
     /// Deletes all mappings of the NAT, as a restart does.

@@ -47,7 +47,7 @@ impl Drop for Background {
     }
 }
 
-fn socket(host: &Host, at: SocketAddr) -> UdpSocket {
+pub(crate) fn socket(host: &Host, at: SocketAddr) -> UdpSocket {
     let socket = host.enter(|| UdpSocket::bind(at)).unwrap().unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     socket

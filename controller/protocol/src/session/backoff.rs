@@ -11,6 +11,15 @@ const QUICK_DELAY: Duration = Duration::from_millis(100);
 /// A session of this length was established. One that is lost again and again is not retried faster.
 const ESTABLISHED: Duration = Duration::from_secs(3);
 
+/// The delay of a process that was refused because another host uses its identity, and as much again at random. The
+/// other one may end at any time; what is known of the two is forgotten after eight seconds.
+const IN_USE_DELAY: Duration = Duration::from_millis(2500);
+
+/// The delay of a process that was refused for another one. `random` is from 0 to 1.
+pub(super) fn in_use_delay(random: f64) -> Duration {
+    IN_USE_DELAY.mul_f64(1.0 + random.clamp(0.0, 1.0))
+}
+
 /// Exponential back-off with full jitter: a random delay from zero to a ceiling that doubles, so that
 /// edges that lost their sessions together don't reconnect together. The first attempt after an
 /// established session was lost is quick, because mostly the controller was only restarted.

@@ -15,7 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CertificateAlert, Client, CloseCode, Connected, ReadError, Unreachable, backoff::Backoff,
+    CertificateAlert, Client, CloseCode, Connected, ReadError, Unreachable,
+    backoff::{self, Backoff},
 };
 use crate::{
     desired::{Assembler, Refused},
@@ -189,8 +190,11 @@ impl EdgeSession {
                 Err(unreachable) => unreachable.into(),
             };
             backoff.record_session(started.elapsed(), error.is_loss());
+            let delay = match matches!(error, SessionError::Closed(CloseCode::InUse)) {
+                true => backoff::in_use_delay(rand::random()),
+                false => backoff.delay(rand::random()),
+            };
             self.report_loss(error);
-            let delay = backoff.delay(rand::random());
             if self.wait_offline(&mut outside, sleep(delay)).await.is_none() {
                 return;
             }

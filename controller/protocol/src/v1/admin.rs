@@ -1,5 +1,7 @@
 //! Calls of admins to a controller, and of one controller to another.
 
+use std::net::SocketAddr;
+
 use cframe_pki::{Fingerprint, Serial, identity::Label};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -191,6 +193,16 @@ pub enum Call {
     /// Takes the store as it is, after it was replaced by an older copy: a new epoch, which every edge follows →
     /// `Changed`.
     StoreAccept,
+    /// From another controller, with which a process of this edge has started a session: whether another process of
+    /// the edge has one here and answers → `Sessions`, with that one or empty.
+    Claim {
+        namespace: Label,
+        edge: Label,
+        /// Of the process that has started the session.
+        boot: [u8; 16],
+        /// Where that process is.
+        address: SocketAddr,
+    },
 }
 
 impl Call {
@@ -239,6 +251,7 @@ impl Call {
             Self::RootAdd { .. } => "root-add",
             Self::RootDrop { .. } => "root-drop",
             Self::StoreAccept => "store-accept",
+            Self::Claim { .. } => "claim",
         }
     }
 }

@@ -300,6 +300,12 @@ fn mesh_calls() -> Vec<Call> {
         Call::RootAdd { certificate: vec![0x30, 3, 2, 1, 0] },
         Call::RootDrop { fingerprint: Fingerprint::from_bytes([0xab; 32]), force: true },
         Call::StoreAccept,
+        Call::Claim {
+            namespace: label("prod"),
+            edge: label("hk"),
+            boot: [0xcd; 16],
+            address: "203.0.113.10:4500".parse().unwrap(),
+        },
     ]
 }
 

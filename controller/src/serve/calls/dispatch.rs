@@ -4,6 +4,8 @@
     reason = "each function has the calls of one noun, and `decide::call::describe` names the noun of every call"
 )]
 
+use std::time::Duration;
+
 use cframe_protocol::v1::{Call, CallError, ErrorCode, PROTOCOL, Reply};
 
 use super::{audit, renew_order, request::Request, status, wait};
@@ -18,7 +20,10 @@ use crate::{
         record::{EdgeRecord, Key},
     },
     peers,
-    sessions::all::{self, SessionFilter},
+    sessions::{
+        Claim,
+        all::{self, SessionFilter},
+    },
 };
 
 type Answer = Result<Reply, CallError>;
@@ -78,6 +83,23 @@ async fn mesh(request: &Request<'_>, call: Call) -> Answer {
         Call::Sessions { namespace, edge, brief } => {
             let (namespace, edge) = (namespace.as_ref(), edge.as_ref());
             let filter = SessionFilter { namespace, edge, brief };
+            Ok(Reply::Sessions(all::own_rows(&replica.sessions, filter)))
+        }
+        Call::Claim { namespace, edge, boot, address } => {
+            let key = (namespace, edge);
+            let claim = Claim {
+                key: &key,
+                boot,
+                address,
+                rtt: Duration::ZERO,
+                now: replica.now(),
+                is_elsewhere: true,
+            };
+            if replica.sessions.admits(&claim).await {
+                return Ok(Reply::Sessions(Vec::new()));
+            }
+            let (namespace, edge) = (Some(&key.0), Some(&key.1));
+            let filter = SessionFilter { namespace, edge, brief: true };
             Ok(Reply::Sessions(all::own_rows(&replica.sessions, filter)))
         }
         _ => Err(request.unknown()),

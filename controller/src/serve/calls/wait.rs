@@ -31,6 +31,7 @@ use crate::{
         problems::STORE_OLDER_FIX,
         wire_count,
     },
+    model::membership::Membership,
     peers,
 };
 
@@ -43,6 +44,8 @@ const MAX_NAMES: usize = 20;
 const MOVE_TIME: u64 = 3;
 /// Seconds that a controller may take to follow the store.
 const AHEAD_TIME: u64 = 3;
+/// After the start of the only controller, for edges that were connected before.
+const RETURN_TIME: Duration = Duration::from_secs(3);
 /// For the edges of a controller that is gone: to notice, and to connect to another one.
 const FAILOVER_TIME: Duration = Duration::from_secs(5);
 /// For the list of controllers that run.
@@ -88,7 +91,8 @@ pub(super) async fn wait(
                 return Ok(());
             }
         }
-        if progress.acked == progress.total && unanswered.is_empty() {
+        let complete = progress.acked == progress.total && unanswered.is_empty();
+        if complete && !are_coming_back(context, namespace) {
             return Ok(());
         }
         sleep(REPORT_INTERVAL).await;
@@ -100,6 +104,9 @@ pub(super) async fn wait(
             }
         };
         if timeout_at(deadline, changed).await.is_err() {
+            if complete {
+                return Ok(());
+            }
             if reported_unanswered != unanswered {
                 // A reader that is gone does not get the error either.
                 let _ = replies.send(Ok(Reply::Unheard(unanswered.clone()))).await;
@@ -107,6 +114,23 @@ pub(super) async fn wait(
             return Err(timed_out(&progress, version, limit, &unanswered));
         }
     }
+}
+
+/// Whether the only controller has just started and its edges have not all connected again. Without them, a store that is
+/// older than what they have would not be noticed.
+fn are_coming_back(context: &Context, namespace: &Label) -> bool {
+    if context.started.elapsed() >= RETURN_TIME || !peers::others(context).is_empty() {
+        return false;
+    }
+    let seen = context.replica.sessions.edges_of(namespace);
+    let seen: BTreeSet<&Label> = seen.iter().map(|(name, _)| name).collect();
+    context.replica.read(|state| {
+        let edges = state.namespaces.get(namespace).into_iter().flat_map(|space| &space.edges);
+        let mut missing = edges.filter(|(name, _)| !seen.contains(name));
+        missing.any(|(name, edge)| {
+            state.membership(namespace, name, &edge.record) == Membership::Joined
+        })
+    })
 }
 
 /// Fails if edges here have a later state than the store for longer than a controller takes to follow it: the store was

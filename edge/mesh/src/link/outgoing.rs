@@ -58,13 +58,19 @@ impl Outgoing {
     #[inline]
     pub(crate) fn small_packet_first(&mut self, conn: &mut Connection, now: Instant) -> bool {
         let due = self.large_sent && now >= self.next_small;
-        if !due || conn.datagrams().send_buffer_space() < self.empty_buffer {
+        if !due || !self.is_empty(conn) {
             return false;
         }
         self.large_sent = false;
         self.next_small = now + SMALL_PACKET_INTERVAL;
         conn.ping();
         true
+    }
+
+    /// Whether quinn-proto's send buffer is empty.
+    #[inline]
+    pub(super) fn is_empty(&self, conn: &mut Connection) -> bool {
+        conn.datagrams().send_buffer_space() >= self.empty_buffer
     }
 
     /// How many datagrams of the path's MTU fit into one UDP payload that the kernel segments

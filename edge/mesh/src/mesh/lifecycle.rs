@@ -290,6 +290,10 @@ impl Mesh {
         // A reset means that the peer has restarted and can be dialled.
         let restarted = matches!(reason, ConnectionError::Reset);
         self.detach_link(now, index, &describe(reason), restarted);
+        if let Some(peer) = peer.filter(|_| is_in_use(reason)) {
+            self.peers[peer].dialler.dial_after_refusal(now);
+            self.arm_peer(peer);
+        }
     }
 
     /// If the closed link was its peer's current one: empties the queue and dials the peer again.

@@ -128,7 +128,7 @@ impl Mesh {
     ) {
         let Self { links, peers, counters, verdicts, tun, quic, .. } = self;
         let Some(link) = links.get_mut(index) else { return };
-        let Link { conn, phase, peer, reassembler, outgoing, traffic, .. } = link;
+        let Link { conn, phase, peer, reassembler, outgoing, checks, traffic, .. } = link;
         let mut datagrams = conn.datagrams();
         while let Some(datagram) = datagrams.recv() {
             // A peer sends as soon as it has accepted us; its packets may overtake its hello.
@@ -151,6 +151,7 @@ impl Mesh {
                     Ok(None) => continue,
                     Err(_) => Err(Reason::Fragment),
                 },
+                Some(_) if checks.receive(&datagram) => continue,
                 Some(_) => Err(Reason::PeerUnknownFrame),
                 None => Err(Reason::PeerUnparsable),
             };

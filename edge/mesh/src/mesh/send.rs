@@ -82,7 +82,10 @@ impl Mesh {
         let Self { links, peers, counters, .. } = self;
         let Some(peer) = links.get(index).and_then(|link| link.peer) else { return };
         let peer = &mut peers[peer];
-        if peer.current != Some(index) || peer.queue.is_empty() {
+        if peer.current != Some(index) {
+            return;
+        }
+        if links.get_mut(index).is_some_and(|link| link.send_check(now)) || peer.queue.is_empty() {
             return;
         }
         let mut dropped = Dropped::default();

@@ -9,7 +9,7 @@ use cframe_pki::identity::Label;
 
 use super::Mesh;
 use crate::{
-    link::Traffic,
+    link::{PathQuality, Traffic},
     peer::{Contested, Dialling, Down, Peer},
 };
 
@@ -42,6 +42,8 @@ pub struct LinkStatus {
     pub contested: Option<Contested>,
     /// Whether the peer's path drops packets with ECN marks, so that it is used without.
     pub unmarked: bool,
+    /// How the path treats packets.
+    pub quality: PathQuality,
     /// When it ends because of its certificates.
     pub expires: Option<Instant>,
     /// Outer packets lost on the way to the peer.
@@ -104,6 +106,7 @@ impl Mesh {
                 dialling: Dialling::default(),
                 contested: peer.contested,
                 unmarked: peer.unmarked,
+                quality: link.checks.quality(),
                 expires: link.certificate.expires,
                 lost_packets: path.lost_packets,
                 sent_packets: path.sent_packets,
@@ -136,6 +139,7 @@ impl LinkStatus {
             dialling: peer.dialling.clone(),
             contested: peer.contested,
             unmarked: peer.unmarked,
+            quality: PathQuality::default(),
             expires: None,
             lost_packets: 0,
             sent_packets: 0,

@@ -1,10 +1,10 @@
-//! Whether links work both ways: asked by a ping when nothing was acknowledged for a while.
+//! Whether links work both ways: asked by a ping when nothing was acknowledged for a while, and by checks of the path.
 
 use std::time::{Duration, Instant};
 
 use super::Mesh;
 use crate::{
-    link::{Link, Phase},
+    link::{Link, Phase, SUSPECT_INTERVAL},
     probe::Kind,
     timers::Key,
 };
@@ -19,18 +19,21 @@ const MARKS_INTERVAL: Duration = Duration::from_secs(60);
 impl Mesh {
     pub(super) fn watch_links(&mut self, now: Instant) {
         self.watch_armed = None;
-        self.arm_watch(now);
         let up = |link: &Link| link.phase == Phase::Up;
         let indices: Vec<usize> =
             self.links.iter().filter(|(_, link)| up(link)).map(|(index, _)| index).collect();
         for index in indices {
             let Some(link) = self.links.get_mut(index) else { continue };
-            if now.saturating_duration_since(link.update_acked(now)) >= ASK_AFTER {
+            let asks = now.saturating_duration_since(link.update_acked(now)) >= ASK_AFTER;
+            if asks {
                 link.conn.ping();
+            }
+            if link.check_path(now) || asks {
                 self.links.mark_ready(index);
             }
             self.try_marks(now, index);
         }
+        self.arm_watch(now);
     }
 
     /// Asks from time to time whether the path of a link without ECN marks takes them again.
@@ -49,8 +52,14 @@ impl Mesh {
 
     /// Sets the timer if links need it.
     pub(super) fn arm_watch(&mut self, now: Instant) {
-        if self.watch_armed.is_none() && self.peers.iter().any(|peer| peer.current.is_some()) {
-            self.timers.arm(Key::Watch, &mut self.watch_armed, Some(now + INTERVAL));
+        if self.watch_armed.is_some() {
+            return;
+        }
+        let links = self.peers.iter().filter_map(|peer| self.links.get(peer.current?));
+        let suspect = links.map(|link| link.checks.is_suspect(now)).max();
+        if let Some(suspect) = suspect {
+            let interval = if suspect { SUSPECT_INTERVAL } else { INTERVAL };
+            self.timers.arm(Key::Watch, &mut self.watch_armed, Some(now + interval));
         }
     }
 }

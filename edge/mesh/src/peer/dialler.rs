@@ -69,6 +69,11 @@ impl Dialler {
         self.next = Some(now + backoff(self.failures));
     }
 
+    /// Dials again after the other process with this edge's identity had time to end.
+    pub(crate) fn dial_after_refusal(&mut self, now: Instant) {
+        self.next = Some(now + MAX_BACKOFF);
+    }
+
     /// Dials no earlier than `at`: a handshake that is under way may still succeed.
     pub(crate) fn postpone(&mut self, at: Instant) {
         self.next = self.next.map(|next| next.max(at));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cframe_mesh::Reason;
+use cframe_mesh::{PathQuality, Reason};
 
 use crate::{
     SECOND,
@@ -174,4 +174,48 @@ fn a_congestion_mark_is_copied_to_the_inner_packet_or_drops_it() {
     assert_eq!(delivered.len(), 1);
     assert_eq!(delivered[0][1] & 0b11, 0b11);
     assert_eq!(net.mesh(1).counters().dropped_for(Reason::CongestionNotEct), 1);
+}
+
+fn quality(net: &LinkNetwork, edge: usize) -> PathQuality {
+    net.edges[edge].mesh.as_ref().unwrap().links().next().unwrap().quality
+}
+
+#[test]
+fn a_path_that_becomes_too_narrow_under_a_link_is_seen_at_both_ends_though_nothing_is_sent() {
+    let mut net = LinkNetwork::of(2, &[0, 1]);
+    net.time_to_traffic(0, 1, SECOND).unwrap();
+    net.run_for(10 * SECOND);
+    net.wire.mtu = 1000;
+    let both = |net: &LinkNetwork, narrow: bool| {
+        (0..2).all(|edge| quality(net, edge) == PathQuality { is_too_narrow: narrow, loss: None })
+    };
+    let took = net.run_until(20 * SECOND, |net| both(net, true)).unwrap();
+    assert!(took <= Duration::from_millis(8500), "{took:?}");
+    assert!(net.time_to_traffic(0, 1, SECOND).is_some(), "small packets pass");
+    net.wire.mtu = 1472;
+    let took = net.run_until(20 * SECOND, |net| both(net, false)).unwrap();
+    assert!(took <= 3 * SECOND, "{took:?}");
+    assert_eq!((net.links_up(0), net.links_up(1)), (1, 1));
+}
+
+#[test]
+fn a_loss_of_a_third_is_seen_within_seconds_and_one_of_a_twentieth_never() {
+    let mut net = LinkNetwork::of(2, &[0, 1]);
+    net.wire.latency = Duration::from_millis(150);
+    net.time_to_traffic(0, 1, SECOND).unwrap();
+    net.run_for(10 * SECOND);
+    net.wire.loss = 0.05;
+    for second in 0..1200 {
+        (0..5).for_each(|_| net.send(0, 1, 900));
+        net.run_for(SECOND);
+        for edge in 0..2 {
+            assert_eq!(quality(&net, edge), PathQuality::default(), "after {second} s");
+        }
+    }
+    net.wire.loss = 0.18;
+    // A third of the checks or their answers.
+    let seen = |net: &LinkNetwork| (0..2).any(|edge| quality(net, edge).loss.is_some());
+    assert!(net.run_until(20 * SECOND, seen).unwrap() <= 8 * SECOND);
+    net.wire.loss = 0.0;
+    assert!(net.run_until(20 * SECOND, |net| !seen(net)).unwrap() <= 6 * SECOND);
 }

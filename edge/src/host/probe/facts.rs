@@ -70,6 +70,9 @@ pub struct PortFacts {
     pub new_blocked: Option<Finding>,
     /// A packet of a link that is up does not reach the socket.
     pub link_blocked: Option<Finding>,
+    /// Whether a reverse path filter does it.
+    pub new_filtered: bool,
+    pub link_filtered: bool,
     /// The firewall refuses what the socket sends.
     pub sending_blocked: Option<Finding>,
     /// At least one peer has no link.

@@ -5,15 +5,17 @@ use std::{net::SocketAddr, time::Duration};
 use cframe_mesh::{Attempt, Dialling, Refused, SendError, Side, Why};
 use cframe_protocol::problem::Code;
 
-use super::{Filtered, LinkFacts, NoAddress, PeerFacts, Reach};
-use crate::problem::Problem;
+use super::{LinkFacts, NoAddress, PeerFacts, Reach};
+use crate::{host::routes::Marked, problem::Problem};
 
 /// The smallest underlay packet in bytes that QUIC needs: 1,200 bytes of payload with UDP and IPv4 headers.
 const NEEDED_V4: u16 = 1228;
 const NEEDED_V6: u16 = 1248;
+const RAISE_MTU: &str =
+    "raise the MTU of the narrow hop, often another tunnel (tracepath shows it)";
 
 pub(super) fn of(
-    facts: &LinkFacts,
+    (facts, marked): (&LinkFacts, &[Marked]),
     peer: &PeerFacts,
     dialling: &Dialling,
     timed_out: bool,
@@ -25,12 +27,26 @@ pub(super) fn of(
         return problem;
     }
     // The address about which most is known.
-    let known = dialling.attempts.iter().filter_map(|attempt| at(facts, peer, attempt));
+    let known = dialling.attempts.iter().filter_map(|attempt| at(facts, marked, peer, attempt));
     let (_, problem) = known.max_by_key(|(rank, _)| *rank).unwrap_or_else(|| {
         let text = waiting(peer, dialling, timed_out);
         (0, Problem::new(Code::LinkDown, peer.name.as_str(), text).fix(look_at(peer, None)))
     });
     problem
+}
+
+/// The path of a link that is up has become too narrow.
+pub(super) fn narrow_meanwhile(peer: &PeerFacts, remote: Option<SocketAddr>) -> Problem {
+    let name = &peer.name;
+    let (at, needed) = match remote {
+        Some(remote) => (format!(" at {remote}"), needed(remote)),
+        None => (String::new(), NEEDED_V4),
+    };
+    let text = format!(
+        "the path to {name}{at} has become too narrow: packets of {needed} bytes do not arrive there any more, and \
+         small ones do"
+    );
+    Problem::new(Code::LinkTooNarrow, name.as_str(), text).fix(RAISE_MTU)
 }
 
 /// What an operator can look at when nothing more is known.
@@ -85,19 +101,26 @@ fn unresolved(facts: &LinkFacts, peer: &PeerFacts, dialling: &Dialling) -> Optio
 }
 
 /// What is known of one address, and how much that says.
-fn at(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt) -> Option<(u8, Problem)> {
+fn at(
+    facts: &LinkFacts,
+    marked: &[Marked],
+    peer: &PeerFacts,
+    attempt: &Attempt,
+) -> Option<(u8, Problem)> {
     let reach = peer.reached.iter().find(|(remote, _)| *remote == attempt.remote);
     let reach = reach.map_or(Reach::Nothing, |(_, reach)| *reach);
     let told = identity(facts, peer, attempt)
+        .or_else(|| one_nat(facts, peer, attempt))
+        .or_else(|| by_mark(marked, peer, attempt, reach))
         .or_else(|| local(facts, peer, attempt, reach))
         .or_else(|| path(peer, attempt, reach));
     if let Some(problem) = told {
         return Some((3, problem));
     }
     if attempt.failed == 0 && attempt.send_error.is_none() && reach == Reach::Nothing {
-        return Some((1, silence(facts, peer, attempt)));
+        return Some((1, silence(peer, attempt)));
     }
-    Some((2, silence(facts, peer, attempt)))
+    Some((2, silence(peer, attempt)))
 }
 
 /// Somebody answers, and is refused or refuses.
@@ -167,24 +190,55 @@ fn refusal(peer: &PeerFacts, attempt: &Attempt, refused: &Refused) -> (String, S
     (format!("{name} answers at {remote}, and {who} {whose}, which {what}"), fix)
 }
 
+/// A rule of this host treats the edge's packets differently because of their mark. That was tried with packets with
+/// and without it; the kernel's routing rules say which one it is, if it is one of those.
+fn by_mark(
+    marked: &[Marked],
+    peer: &PeerFacts,
+    attempt: &Attempt,
+    reach: Reach,
+) -> Option<Problem> {
+    let remote = attempt.remote;
+    let was_tried = reach == (Reach::NotPermitted { marked_only: true });
+    let rule = marked.iter().find(|marked| marked.remote == remote.ip());
+    let fails =
+        was_tried || (attempt.failed > 0 && attempt.answers == 0 && !attempt.small.passes());
+    let (text, find) = match rule.filter(|_| fails) {
+        Some(Marked { rule, device, unmarked_device, .. }) => {
+            let way = |device: &Option<String>| match device {
+                Some(device) => format!("by {device}"),
+                None => "nowhere".to_owned(),
+            };
+            let (way, other) = (way(device), way(unmarked_device));
+            (
+                format!(
+                    "the rule \"{}\" sends what the edge sends to {remote} {way}, and what others send {other}",
+                    rule.text()
+                ),
+                "ip rule show",
+            )
+        }
+        None if was_tried => (
+            format!(
+                "a rule of this host drops what the edge sends to {remote}, and not what others send there"
+            ),
+            "nft list ruleset",
+        ),
+        None => return None,
+    };
+    let fix = format!("change the rule ({find} shows it), or the setting mark in edge.toml");
+    Some(Problem::new(Code::MarkDropped, peer.name.as_str(), text).fix(fix))
+}
+
 /// This host keeps packets from leaving or arriving.
 fn local(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt, reach: Reach) -> Option<Problem> {
     let (name, remote, listen) = (peer.name.as_str(), attempt.remote, facts.listen);
-    if let Reach::NotPermitted { marked_only } = reach {
-        return Some(match marked_only {
-            true => Problem::new(
-                Code::MarkDropped,
-                name,
-                format!("a rule of this host drops what the edge sends to {remote}, and not what others send there"),
-            )
-            .fix("find the rule (nft list ruleset) and change it, or the setting mark in edge.toml"),
-            false => Problem::new(
-                Code::LinkDown,
-                name,
-                format!("a firewall of this host drops UDP packets to {remote}"),
-            )
-            .fix(format!("find the rule (nft list ruleset) and let UDP packets from port {listen} out before it")),
-        });
+    if reach == (Reach::NotPermitted { marked_only: false }) {
+        let text = format!("a firewall of this host drops UDP packets to {remote}");
+        let fix = format!(
+            "find the rule (nft list ruleset) and let UDP packets from port {listen} out before it"
+        );
+        return Some(Problem::new(Code::LinkDown, name, text).fix(fix));
     }
     if attempt.send_error == Some(SendError::TooLarge) {
         let text = format!(
@@ -200,14 +254,7 @@ fn local(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt, reach: Reach) -
             format!("add a route to {} (ip route get shows what the kernel says)", remote.ip());
         return Some(Problem::new(Code::LinkDown, name, text).fix(fix));
     }
-    let filtered = facts.filtered.iter().find(|filtered| filtered.remote == remote.ip())?;
-    let Filtered { device, other, .. } = filtered;
-    let text = format!(
-        "packets of {name} arrive by {device}, and the reverse path filter there drops them, because the route to \
-         {remote} leads to {other}"
-    );
-    let fix = format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2");
-    Some(Problem::new(Code::ReplyFiltered, name, text).fix(fix))
+    None
 }
 
 /// The path carries some packets and others not.
@@ -219,8 +266,7 @@ fn path(peer: &PeerFacts, attempt: &Attempt, reach: Reach) -> Option<Problem> {
              (RFC 9000 §14)",
             needed(remote)
         );
-        let fix = "raise the MTU of the narrow hop, often another tunnel (tracepath shows it)";
-        return Some(Problem::new(Code::LinkTooNarrow, name, text).fix(fix));
+        return Some(Problem::new(Code::LinkTooNarrow, name, text).fix(RAISE_MTU));
     }
     if attempt.drops_marks() {
         let text = format!(
@@ -262,20 +308,28 @@ fn path(peer: &PeerFacts, attempt: &Attempt, reach: Reach) -> Option<Problem> {
     None
 }
 
-/// Nothing came back.
-fn silence(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt) -> Problem {
+/// The peer's address is this edge's own public one, and nothing of the peer answers there: not even the NAT's own
+/// host, which may say that it has no such port.
+fn one_nat(facts: &LinkFacts, peer: &PeerFacts, attempt: &Attempt) -> Option<Problem> {
     let (name, remote) = (&peer.name, attempt.remote);
-    if facts.own_addresses.contains(&remote.ip()) && !peer.endpoints.is_empty() {
-        let text = format!(
-            "no answer from {remote}, which is this edge's own public address too: both are behind one NAT, which does \
-             not send packets for its own address back (no hairpinning)"
-        );
-        return Problem::new(Code::LinkDown, name.as_str(), text).fix(format!(
-            "add the private address as an endpoint: cfctl edge set {name} --namespace {} --endpoint {remote} \
-             --endpoint PRIVATE:PORT",
-            facts.namespace
-        ));
+    let is_own = facts.own_addresses.contains(&remote.ip()) && !peer.endpoints.is_empty();
+    if !is_own || attempt.failed == 0 || attempt.answers > 0 || attempt.small.passes() {
+        return None;
     }
+    let text = format!(
+        "no answer from {remote}, which is this edge's own public address too: both are behind one NAT, which does \
+         not send packets for its own address back (no hairpinning)"
+    );
+    Some(Problem::new(Code::LinkDown, name.as_str(), text).fix(format!(
+        "add the private address as an endpoint: cfctl edge set {name} --namespace {} --endpoint {remote} \
+         --endpoint PRIVATE:PORT",
+        facts.namespace
+    )))
+}
+
+/// Nothing came back.
+fn silence(peer: &PeerFacts, attempt: &Attempt) -> Problem {
+    let (name, remote) = (&peer.name, attempt.remote);
     let text = match attempt.small.passes() {
         true => format!("{remote} answers probes, and no handshake succeeds"),
         false => format!("no answer from {remote}"),

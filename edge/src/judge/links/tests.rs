@@ -1,6 +1,7 @@
-use cframe_mesh::{Attempt, Probed, Refused, Side, Why};
+use cframe_mesh::{Attempt, PathQuality, Probed, Refused, Side, Why};
 
 use super::*;
+use crate::host::rules::Rule;
 
 fn attempt(remote: &str) -> Attempt {
     Attempt::new(remote.parse().unwrap())
@@ -24,7 +25,10 @@ fn down(attempts: Vec<Attempt>) -> PeerFacts {
 
 fn up(rtt: Duration, silence: Duration, unmarked: bool) -> PeerFacts {
     let remote = Some("203.0.113.7:58423".parse().unwrap());
-    PeerFacts { link: LinkState::Up { rtt, remote, silence, unmarked }, ..down(Vec::new()) }
+    PeerFacts {
+        link: LinkState::Up { rtt, remote, silence, unmarked, quality: PathQuality::default() },
+        ..down(Vec::new())
+    }
 }
 
 fn facts(peer: PeerFacts) -> LinkFacts {
@@ -40,7 +44,7 @@ fn facts(peer: PeerFacts) -> LinkFacts {
 }
 
 fn found(facts: &LinkFacts) -> Vec<Problem> {
-    Check::problems(&checks(facts))
+    Check::problems(&checks(facts, &[]))
 }
 
 /// The one problem.
@@ -123,6 +127,22 @@ fn what_a_socket_of_its_own_finds_is_named() {
 }
 
 #[test]
+fn a_routing_rule_that_selects_the_edges_mark_is_named() {
+    let remote: SocketAddr = REMOTE.parse().unwrap();
+    let marked = [Marked {
+        remote: remote.ip(),
+        rule: Rule { priority: 90, ..Rule::default() },
+        device: None,
+        unmarked_device: Some("eth0".to_owned()),
+    }];
+    let peer = down(vec![Attempt { failed: 2, ..attempt(REMOTE) }]);
+    let found = Check::problems(&checks(&facts(peer), &marked));
+    assert!(found[0].code == Code::MarkDropped && found[0].text.contains("90: "), "{found:?}");
+    let works = up(Duration::from_millis(30), Duration::ZERO, false);
+    assert_eq!(Check::problems(&checks(&facts(works), &marked)), []);
+}
+
+#[test]
 fn a_name_without_address_and_a_silent_resolver_are_told_apart() {
     let endpoint: Endpoint = "gw.example.com:58423".parse().unwrap();
     for (why, words) in [
@@ -143,9 +163,13 @@ fn a_shared_public_address_is_a_nat_that_does_not_hairpin() {
         endpoints: vec![remote.parse().unwrap()],
         ..down(vec![Attempt { failed: 3, ..attempt(remote) }])
     };
-    let problem = &found(&facts(peer))[0];
+    let problem = &found(&facts(peer.clone()))[0];
     assert!(problem.text.contains("one NAT"), "{}", problem.text);
     assert!(problem.fix.as_ref().unwrap().contains("--endpoint PRIVATE:PORT"));
+    // The NAT itself says that it has no such port.
+    let closed = PeerFacts { reached: vec![(remote.parse().unwrap(), Reach::PortClosed)], ..peer };
+    let problem = &found(&facts(closed))[0];
+    assert!(problem.text.contains("one NAT"), "{}", problem.text);
 }
 
 #[test]
@@ -160,7 +184,7 @@ fn two_edges_without_endpoint_are_named_and_one_that_must_dial_is_too() {
 #[test]
 fn a_peer_that_has_not_joined_or_has_just_been_added_is_no_problem() {
     let absent = PeerFacts { joined: false, ..down(Vec::new()) };
-    let good = checks(&facts(absent));
+    let good = checks(&facts(absent), &[]);
     assert_eq!(
         good[0].result,
         Ok("0 of 0 are up; 1 more have not joined, or are revoked".to_owned())
@@ -185,6 +209,24 @@ fn a_link_that_is_not_acknowledged_is_down_and_a_slow_or_unmarked_one_is_a_warni
     assert_eq!(found(&facts(up(ms(800), ms(5500), false))), [], "the path is long");
     assert_eq!(only(up(ms(4200), ms(5500), false)).0, Code::LinkTooSlow);
     assert_eq!(only(up(ms(30), ms(0), true)).0, Code::LinkEcnDropped);
+}
+
+#[test]
+fn a_link_that_carries_only_some_packets_is_named_though_it_is_up() {
+    let ms = Duration::from_millis;
+    for (quality, code, words) in [
+        (PathQuality { is_too_narrow: true, loss: Some(0.4) }, Code::LinkTooNarrow, "1228 bytes"),
+        (PathQuality { is_too_narrow: false, loss: Some(0.34) }, Code::LinkLossy, "about 30 %"),
+    ] {
+        let mut peer = up(ms(30), ms(500), false);
+        assert!(peer.link.carries());
+        if let LinkState::Up { quality: of_link, .. } = &mut peer.link {
+            *of_link = quality;
+        }
+        assert!(!peer.link.carries());
+        let (found, text) = only(peer);
+        assert!(found == code && text.contains(words), "{found} {text}");
+    }
 }
 
 #[test]

@@ -49,6 +49,9 @@ impl Links {
             })
             .collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name));
+        let fails =
+            |peer: &&PeerFacts| matches!(peer.link, LinkState::Up { .. }) && !peer.link.carries();
+        self.set_impaired(peers.iter().filter(fails).map(|peer| peer.name.clone()).collect());
         LinkFacts {
             namespace: id.role.namespace().map(ToString::to_string).unwrap_or_default(),
             own: own.to_string(),
@@ -62,7 +65,6 @@ impl Links {
             listen: self.listen,
             peers,
             connections: self.connections(now),
-            filtered: Vec::new(),
         }
     }
 
@@ -81,6 +83,7 @@ impl Links {
                 remote: link.remote,
                 silence: link.acked.map(age).unwrap_or_default(),
                 unmarked: link.unmarked && link.dialed,
+                quality: link.quality,
             },
             false => LinkState::Down {
                 lasts: link.down.map(|down| age(down.since)).unwrap_or_default(),

@@ -101,18 +101,40 @@ pub(crate) fn wait_problem(
     whom: &str,
     within: Duration,
 ) -> Value {
+    wait_problem_with(deployment, code, whom, &[], within)
+}
+
+/// Like [`wait_problem`], for one with these words in its text.
+pub(crate) fn wait_problem_with(
+    deployment: &Deployment,
+    code: &str,
+    whom: &str,
+    words: &[&str],
+    within: Duration,
+) -> Value {
     let operator = deployment.operator();
     let mut found = None;
     let waited = wait_for(within, || {
         let Ok(status) = MeshStatus::read(&operator) else { return false };
-        found = status.problem(code, whom);
+        let says = |problem: &Value| {
+            let text = problem["text"].as_str().unwrap_or_default();
+            words.iter().all(|word| text.contains(word))
+        };
+        let mut all = status.problems().into_iter();
+        found = all.find(|problem| concerns(problem, code, whom) && says(problem));
         let unhealthy = status.code == UNHEALTHY;
         found.as_ref().is_some_and(|found| found["severity"] != "error" || unhealthy)
     });
     let Ok(took) = waited else {
-        panic!("no {code} about {whom:?} within {within:?}: {:#?}", MeshStatus::read(&operator));
+        panic!(
+            "no {code} about {whom:?} with {words:?} within {within:?}: {:#?}",
+            MeshStatus::read(&operator)
+        );
     };
-    figure(&format!("{code} at cfctl status"), format_args!("{took:.1?} (bound {within:?})"));
+    figure(
+        &format!("{code} {words:?} at cfctl status"),
+        format_args!("{took:.1?} (bound {within:?})"),
+    );
     found.unwrap()
 }
 
@@ -144,7 +166,7 @@ pub(crate) fn paste_fix_at(edge: &Edge, problem: &Value) {
     assert!(output.code == 0, "the fix of {problem:#} fails: {output}");
 }
 
-fn fix_of(problem: &Value) -> &str {
+pub(crate) fn fix_of(problem: &Value) -> &str {
     problem["fix"].as_str().unwrap_or_else(|| panic!("no fix: {problem:#}"))
 }
 

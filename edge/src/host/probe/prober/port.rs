@@ -9,18 +9,23 @@ use std::{
 use tokio::time::timeout;
 
 use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, verdict::Verdict};
-use crate::host::probe::{
-    PortSite, Site,
-    cause::Path,
-    facts::{Finding, PortFacts},
-    packet::Kind,
-    plan::Probe,
+use crate::host::{
+    probe::{
+        PortSite, Site,
+        cause::Path,
+        facts::{Finding, PortFacts},
+        packet::Kind,
+        plan::Probe,
+    },
+    sysctl,
 };
 
 /// Links that are tried in a round, by turns.
 const MAX_LINKS: usize = 4;
 /// How long a refused send says something: a peer that does not answer is dialled every few seconds.
 const SENDING_LIFE: Duration = Duration::from_secs(12);
+/// What rules contain that compare a packet's source with the routes, of nft and of iptables.
+const FILTER_RULES: [&str; 2] = ["fib saddr", "rpfilter"];
 /// How long a datagram may take to the socket.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -41,6 +46,8 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct Blocked {
     finding: Finding,
+    /// A reverse path filter does it.
+    is_filter: bool,
     generation: u32,
     at: Instant,
 }
@@ -55,9 +62,11 @@ impl Prober {
     pub(super) async fn measure_port(&mut self, site: &Site) -> PortFacts {
         let port = &site.port;
         let turn = self.turn;
-        let linked: Vec<SocketAddr> = (0..port.linked.len().min(MAX_LINKS))
-            .filter_map(|index| port.linked.get((turn + index) % port.linked.len()).copied())
-            .collect();
+        let by_turns = (0..port.linked.len().min(MAX_LINKS))
+            .filter_map(|index| port.linked.get((turn + index) % port.linked.len()).copied());
+        // Where dials fail, answers may be what is dropped.
+        let failing = port.failing.iter().copied().take(MAX_LINKS);
+        let linked: Vec<SocketAddr> = failing.chain(by_turns).collect();
         let mut link = None;
         for remote in linked {
             link = link.or(self.blocked(remote, true, site).await);
@@ -78,7 +87,11 @@ impl Prober {
         self.measure_sending(port, site).await;
         let finding =
             |blocked: &Option<Blocked>| blocked.as_ref().map(|blocked| blocked.finding.clone());
+        let is_filter =
+            |blocked: &Option<Blocked>| blocked.as_ref().is_some_and(|blocked| blocked.is_filter);
         PortFacts {
+            new_filtered: is_filter(&self.port.new),
+            link_filtered: is_filter(&self.port.link),
             new_blocked: finding(&self.port.new),
             link_blocked: finding(&self.port.link),
             sending_blocked: finding(&self.port.sending),
@@ -134,17 +147,21 @@ impl Prober {
             kind: Kind::Udp,
         };
         let verdicts = self.analyse_port(key, probe, source_port, site).await;
-        let (text, fix) = match verdicts.get(&key)? {
-            Verdict::Dropped { cause, .. } => (cause.text.clone(), cause.fix.clone()),
-            Verdict::Unknown(cause) => {
+        let filter = self.kernel_filter(&probe, site).await;
+        let (text, fix) = match (verdicts.get(&key)?, &filter) {
+            (Verdict::Dropped { cause, .. }, _) => (cause.text.clone(), cause.fix.clone()),
+            (Verdict::Unknown(_), Some((text, fix))) => (text.clone(), Some(fix.clone())),
+            (Verdict::Unknown(cause), None) => {
                 self.port.unclear += 1;
                 if self.port.unclear < MIN_MISSES {
                     return None;
                 }
                 (cause.text.clone(), cause.fix.clone())
             }
-            Verdict::Passes | Verdict::Guarded | Verdict::SourceNat(_) => return None,
+            (Verdict::Passes | Verdict::Guarded | Verdict::SourceNat(_), _) => return None,
         };
+        let is_filter = filter.is_some_and(|(text_of_it, _)| text_of_it == text)
+            || FILTER_RULES.iter().any(|rule| text.contains(rule));
         let flow = if source_port == 0 { "a new flow" } else { "a link" };
         let text = format!(
             "UDP packets of {flow} from {} to port {} on {} do not reach this process: {text}",
@@ -153,7 +170,32 @@ impl Prober {
             self.names.name(probe.device)
         );
         let finding = Finding { text, fix };
-        Some(Blocked { finding, generation: self.generation, at: Instant::now() })
+        Some(Blocked { finding, is_filter, generation: self.generation, at: Instant::now() })
+    }
+
+    /// The kernel's own filter, if it drops packets of this source: it does if the route to the source, without the
+    /// edge's mark, leads to another device (ip-sysctl.rst, `rp_filter`).
+    async fn kernel_filter(&self, probe: &Probe, site: &Site) -> Option<(String, String)> {
+        let kernel = self.means.kernel.as_ref()?;
+        let device = self.names.name(probe.device);
+        let of = |name: &str| sysctl::number(&format!("ipv4/conf/{name}/rp_filter"));
+        let is_strict = of("all").max(of(&device)) == Some(1);
+        if !is_strict || probe.from.is_ipv6() {
+            return None;
+        }
+        let back = kernel.exit(probe.from, 0).await.ok()?;
+        let other = match back {
+            Some(exit) if exit.device == probe.device => return None,
+            Some(exit) if Some(exit.device) == site.tun => {
+                "this address is inside a prefix of the mesh".to_owned()
+            }
+            Some(exit) => format!("the route to it leads to {}", self.names.name(exit.device)),
+            None => "there is no route to it".to_owned(),
+        };
+        let text = format!(
+            "the reverse path filter of {device} (rp_filter = 1) drops them, because {other}"
+        );
+        Some((text, format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2")))
     }
 
     async fn measure_sending(&mut self, port: &PortSite, site: &Site) {
@@ -193,8 +235,8 @@ impl Prober {
         let text =
             format!("this host's firewall refuses the UDP packets that this process sends{text}");
         let finding = Finding { text, fix };
-        self.port.sending =
-            Some(Blocked { finding, generation: self.generation, at: Instant::now() });
+        let (generation, at) = (self.generation, Instant::now());
+        self.port.sending = Some(Blocked { finding, is_filter: false, generation, at });
     }
 
     async fn analyse_port(

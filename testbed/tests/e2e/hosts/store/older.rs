@@ -74,8 +74,11 @@ fn an_older_store_is_named_and_the_fix_makes_every_edge_follow_it() {
 #[test]
 fn a_store_that_was_replaced_while_the_controller_was_stopped_is_named_too() {
     let mut edges = rolled_back("olderst");
-    edges.lab.deployment.controller_mut().kill9().unwrap();
-    edges.lab.deployment.controller_mut().start().unwrap();
+    edges.lab.deployment.controller_mut().restart().unwrap();
+    // Also before the edges have connected again.
+    let refused = add_route(&edges.lab, "early", 8);
+    assert_eq!(refused.code, NOT_ALL, "{refused}");
+    assert!(refused.stderr.contains("store is older"), "{refused}");
     let deployment = &edges.lab.deployment;
     let found = wait_problem(deployment, "store-older", "prod/idc", SHOWN);
     assert!(found["fix"].as_str().unwrap().starts_with("cfctl "), "{found}");
