@@ -20,14 +20,14 @@ use crate::host::{
         plan::{Lan, Probe},
         tap::Tap,
     },
+    sysctl,
 };
 
 impl Means {
     /// Without large packets if the TUN carries only smaller ones.
     pub(super) fn other_kinds(&self) -> &'static [Kind] {
-        let path = format!("/sys/class/net/{}/mtu", self.instance.name());
-        let mtu = std::fs::read_to_string(path).ok().and_then(|mtu| mtu.trim().parse().ok());
-        let fits = mtu.is_some_and(|mtu: usize| mtu >= LARGE_LEN);
+        let mtu = sysctl::number(&format!("ipv6/conf/{}/mtu", self.instance.name()));
+        let fits = mtu.is_some_and(|mtu| usize::try_from(mtu).is_ok_and(|mtu| mtu >= LARGE_LEN));
         if fits { &OTHER_KINDS } else { &OTHER_KINDS[1..] }
     }
 
