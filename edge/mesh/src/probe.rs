@@ -5,7 +5,7 @@
 //! contains the request's token, so that nobody else can make one up.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -63,7 +63,7 @@ pub(crate) struct Pending {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct PendingProbes(HashMap<Token, Pending>);
+pub(crate) struct PendingProbes(BTreeMap<Token, Pending>);
 
 /// A request with a token that nobody else can know.
 #[must_use]

@@ -1,13 +1,16 @@
 //! QUIC configuration: from the host's [`Config`] to quinn-proto's types.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::{
-    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
-    TransportConfig, VarInt, congestion::BbrConfig,
+    AckFrequencyConfig, ClientConfig, ConnectionId, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt, congestion::BbrConfig,
 };
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     config::{Config, ConfigError, Congestion},
@@ -17,6 +20,8 @@ use crate::{
 
 /// The smallest UDP payload in bytes, which every path must carry (RFC 9000 §14).
 pub(crate) const MIN_MTU: u16 = 1200;
+/// Bytes of the destination id that a client chooses first: as many as QUIC allows.
+const FIRST_ID: usize = 20;
 /// A keep-alive is sent when nothing else was for this time. It also keeps NAT mappings, which
 /// expire after 30 s at the earliest (RFC 4787 REQ-5 requires 2 min, but many NATs use 30 s).
 const KEEP_ALIVE: Duration = Duration::from_millis(2500);
@@ -61,6 +66,19 @@ pub(crate) fn endpoint(config: &Config) -> Result<EndpointConfig, ConfigError> {
         .max_udp_payload_size(max_udp_payload(config.underlay_mtu))
         .map_err(|_| ConfigError::UnderlayMtu(config.underlay_mtu))?;
     Ok(endpoint)
+}
+
+/// Without a [`TransportConfig`]. The first destination ids are random (RFC 9000 §7.2), but of the seed, unlike
+/// quinn-proto's own, so that a run of the simulation can be repeated.
+pub(crate) fn client(config: &Config) -> ClientConfig {
+    let rng = Mutex::new(StdRng::from_seed(config.seed.map(|byte| byte ^ 0xa5)));
+    let id = move || {
+        let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
+        ConnectionId::new(&rng.random::<[u8; FIRST_ID]>())
+    };
+    let mut client = ClientConfig::new(config.crypto.client.clone());
+    client.initial_dst_cid_provider(Arc::new(id));
+    client
 }
 
 /// Without a [`TransportConfig`].

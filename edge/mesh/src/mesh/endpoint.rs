@@ -34,7 +34,7 @@ impl QuicEndpoint {
         };
         let mut quic = Self {
             endpoint: Endpoint::new(endpoint, None, true, None),
-            client: ClientConfig::new(config.crypto.client.clone()),
+            client: transport::client(config),
             server: transport::server(config),
             path,
             responses: VecDeque::new(),
