@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     host::{
+        command,
         driver::probes::{Arrival, Injector, Magic},
         netlink::{Kernel, Passage},
         sysctl,
@@ -299,9 +300,8 @@ impl Prober {
                      back is through another device",
                     probe.from
                 ),
-                fix: Some(format!(
-                    "sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{name}.rp_filter=2"
-                )),
+                // The greater of this value and that of `all` counts, and 2 is the greatest.
+                fix: command::sysctl(&format!("ipv4/conf/{name}/rp_filter"), 2),
             })),
             Passage::Device { .. } | Passage::Local | Passage::None => Some(Outcome::Elsewhere),
         }

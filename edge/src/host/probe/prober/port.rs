@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, verdict::Verdict};
 use crate::host::{
+    command,
     probe::{
         PortSite, Site,
         cause::Path,
@@ -150,7 +151,7 @@ impl Prober {
         let filter = self.kernel_filter(&probe, site).await;
         let (text, fix) = match (verdicts.get(&key)?, &filter) {
             (Verdict::Dropped { cause, .. }, _) => (cause.text.clone(), cause.fix.clone()),
-            (Verdict::Unknown(_), Some((text, fix))) => (text.clone(), Some(fix.clone())),
+            (Verdict::Unknown(_), Some((text, fix))) => (text.clone(), fix.clone()),
             (Verdict::Unknown(cause), None) => {
                 self.port.unclear += 1;
                 if self.port.unclear < MIN_MISSES {
@@ -175,7 +176,11 @@ impl Prober {
 
     /// The kernel's own filter, if it drops packets of this source: it does if the route to the source, without the
     /// edge's mark, leads to another device (ip-sysctl.rst, `rp_filter`).
-    async fn kernel_filter(&self, probe: &Probe, site: &Site) -> Option<(String, String)> {
+    async fn kernel_filter(
+        &self,
+        probe: &Probe,
+        site: &Site,
+    ) -> Option<(String, Option<String>)> {
         let kernel = self.means.kernel.as_ref()?;
         let device = self.names.name(probe.device);
         let of = |name: &str| sysctl::number(&format!("ipv4/conf/{name}/rp_filter"));
@@ -195,7 +200,7 @@ impl Prober {
         let text = format!(
             "the reverse path filter of {device} (rp_filter = 1) drops them, because {other}"
         );
-        Some((text, format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2")))
+        Some((text, command::sysctl(&format!("ipv4/conf/{device}/rp_filter"), 2)))
     }
 
     async fn measure_sending(&mut self, port: &PortSite, site: &Site) {
