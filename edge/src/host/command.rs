@@ -13,7 +13,9 @@ pub fn plain(name: &str) -> Option<&str> {
 ///
 /// `key` is as in `/proc/sys/net`. `None` if the device's name cannot stand in a command.
 pub fn sysctl(key: &str, value: u32) -> Option<String> {
-    key.split('/').all(|part| plain(part).is_some()).then(|| format!("sysctl -w {}={value}", setting(key)))
+    key.split('/')
+        .all(|part| plain(part).is_some())
+        .then(|| format!("sysctl -w {}={value}", setting(key)))
 }
 
 /// A setting as sysctl(8) takes it.

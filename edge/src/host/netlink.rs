@@ -37,7 +37,7 @@ use super::{
     tun::{ALIAS, DEVICE_GROUP},
 };
 use batch::{Batches, Kind};
-pub(crate) use forwarding::{HostAddress, Passage};
+pub(crate) use forwarding::{HostAddress, Passage, Redirecting};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, Pending, watch};
 

@@ -138,7 +138,10 @@ impl Rule {
     /// The commands that move the rule to another priority.
     pub fn moved_to(&self, priority: u32) -> String {
         if !self.is_plain() {
-            return format!("give the rule with priority {} the priority {priority}{BY_HAND}", self.priority);
+            return format!(
+                "give the rule with priority {} the priority {priority}{BY_HAND}",
+                self.priority
+            );
         }
         let ip = if self.v6 { "ip -6" } else { "ip" };
         let (selectors, action) = (self.selectors(), self.action_text());

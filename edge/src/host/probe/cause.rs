@@ -188,10 +188,7 @@ fn in_words(command: Result<String, &'static str>) -> String {
     command.unwrap_or_else(str::to_owned)
 }
 
-fn insert(
-    place: &Place,
-    matches: Result<String, &'static str>,
-) -> Result<String, &'static str> {
+fn insert(place: &Place, matches: Result<String, &'static str>) -> Result<String, &'static str> {
     let matches = matches?;
     let name = |name| plain(name).ok_or(BY_HAND);
     let (table, base) = (name(&place.table)?, name(&place.base)?);

@@ -172,7 +172,9 @@ impl Prober {
                 self.means.watch_egress(&lans).await;
                 let kinds = self.means.other_kinds();
                 let probes = plan::round(&lans, &site.foreign, &self.suspects, self.turn, kinds);
-                facts.flows = self.measure(&probes, &lans, site, tun).await;
+                let (results, error) = self.try_all(&probes, &lans).await;
+                facts.unmeasured = facts.unmeasured.take().or(error);
+                facts.flows = self.measure(results, &lans, site, tun).await;
             }
             Err(error) => facts.unmeasured = Some(error),
         }
@@ -184,27 +186,53 @@ impl Prober {
         let kernel = self.means.kernel.as_ref().ok_or("no netlink socket")?;
         let lans = survey::lans(kernel, site, &mut self.names, self.turn).await;
         let lans = lans.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-        if let Ok(tap) = &mut self.means.tap {
-            let mut failed = None;
-            for lan in &lans {
-                failed = tap.add_target(lan.device, kernel).await.err().or(failed);
-            }
-            if let Some(error) = failed {
-                self.means.tap = Err(Missing(error.clone(), Some(Instant::now())));
-                return Err(error);
-            }
-        }
+        self.means.add_targets(&lans).await?;
         Ok(lans)
+    }
+
+    /// Sends the probes. The second value says what of it cannot be measured.
+    async fn try_all(
+        &mut self,
+        probes: &[Probe],
+        lans: &[Lan],
+    ) -> (Vec<(Probe, Seen)>, Option<String>) {
+        let mut results = self.means.try_twice(probes).await;
+        let is_lost =
+            |(probe, seen): &(Probe, Seen)| probe.path == Path::Out && *seen == Seen::Lost;
+        let lost = |results: &[(Probe, Seen)]| -> Vec<Probe> {
+            results.iter().filter(|result| is_lost(result)).map(|(probe, _)| *probe).collect()
+        };
+        if lost(&results).is_empty() || self.means.can_send().await {
+            return (results, None);
+        }
+        // The device by which they enter was changed meanwhile: they say nothing of the host.
+        let again = lost(&results);
+        results.retain(|result| !is_lost(result));
+        let renewed = match self.means.prepare().await {
+            Ok(()) => self.means.add_targets(lans).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = renewed {
+            return (results, Some(error));
+        }
+        let second = self.means.try_twice(&again).await;
+        if lost(&second).is_empty() || self.means.can_send().await {
+            results.extend(second);
+            return (results, None);
+        }
+        results.extend(second.into_iter().filter(|result| !is_lost(result)));
+        let text =
+            "packets into the mesh: another program changes the device for them again and again";
+        (results, Some(text.to_owned()))
     }
 
     async fn measure(
         &mut self,
-        probes: &[Probe],
+        results: Vec<(Probe, Seen)>,
         lans: &[Lan],
         site: &Site,
         tun: u32,
     ) -> Vec<Flow> {
-        let results = self.means.try_twice(probes).await;
         let mut flows: BTreeMap<Key, Vec<(Probe, Seen)>> = BTreeMap::new();
         for (probe, seen) in results {
             let (v6, kind) = (probe.to.is_ipv6(), probe.kind);

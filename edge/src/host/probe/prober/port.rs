@@ -124,7 +124,8 @@ impl Prober {
                 return None;
             }
         }
-        Some((probe, if exact { remote.port() } else { 0 }))
+        // Otherwise the next round measures it with a device that is made again.
+        self.means.can_send().await.then_some((probe, if exact { remote.port() } else { 0 }))
     }
 
     async fn finding(
@@ -176,11 +177,7 @@ impl Prober {
 
     /// The kernel's own filter, if it drops packets of this source: it does if the route to the source, without the
     /// edge's mark, leads to another device (ip-sysctl.rst, `rp_filter`).
-    async fn kernel_filter(
-        &self,
-        probe: &Probe,
-        site: &Site,
-    ) -> Option<(String, Option<String>)> {
+    async fn kernel_filter(&self, probe: &Probe, site: &Site) -> Option<(String, Option<String>)> {
         let kernel = self.means.kernel.as_ref()?;
         let device = self.names.name(probe.device);
         let of = |name: &str| sysctl::number(&format!("ipv4/conf/{name}/rp_filter"));
