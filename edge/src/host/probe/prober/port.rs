@@ -1,14 +1,13 @@
 //! Whether the mesh's own UDP packets pass the host's firewall.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, verdict::Verdict};
+use super::{
+    ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen,
+    verdict::{Life, Verdict},
+};
 use crate::host::{
     command,
     probe::{
@@ -49,13 +48,23 @@ struct Blocked {
     finding: Finding,
     /// A reverse path filter does it.
     is_filter: bool,
-    generation: u32,
-    at: Instant,
+    life: Life,
 }
 
 impl Known {
     pub(super) fn is_suspect(&self) -> bool {
-        self.unclear > 0 || self.new.is_some() || self.link.is_some() || self.sending.is_some()
+        let is_new = |blocked: &Option<Blocked>| {
+            blocked.as_ref().is_some_and(|blocked| !blocked.life.is_settled())
+        };
+        self.unclear > 0 || is_new(&self.new) || is_new(&self.link) || self.sending.is_some()
+    }
+
+    /// The rules were changed by this process alone.
+    pub(super) fn follow(&mut self, old: u32, new: u32) {
+        let all = [&mut self.new, &mut self.link, &mut self.sending];
+        for blocked in all.into_iter().flatten() {
+            blocked.life.follow(old, new);
+        }
     }
 }
 
@@ -136,12 +145,10 @@ impl Prober {
     ) -> Option<Blocked> {
         let known = known(&mut self.port);
         let (probe, source_port) = blocked?;
-        if let Some(known) = known
-            && known.generation == self.generation
-            && known.at.elapsed() < ANALYSIS_LIFE
-        {
-            return Some(known);
-        }
+        let known = match known {
+            Some(known) if known.life.holds(self.generation) => return Some(known),
+            known => known,
+        };
         let key = Key {
             path: Path::PortIn,
             device: probe.device,
@@ -172,7 +179,11 @@ impl Prober {
             self.names.name(probe.device)
         );
         let finding = Finding { text, fix };
-        Some(Blocked { finding, is_filter, generation: self.generation, at: Instant::now() })
+        let life = match known {
+            Some(known) if known.finding.fix == finding.fix => known.life.longer(self.generation),
+            _ => Life::new(self.generation, ANALYSIS_LIFE),
+        };
+        Some(Blocked { finding, is_filter, life })
     }
 
     /// The kernel's own filter, if it drops packets of this source: it does if the route to the source, without the
@@ -204,16 +215,14 @@ impl Prober {
         let grown = port.refused_sends > self.port.refused;
         self.port.refused = port.refused_sends;
         if !grown {
-            let holds = |known: &Blocked| {
-                known.generation == self.generation && known.at.elapsed() < SENDING_LIFE
-            };
+            let holds = |known: &Blocked| known.life.holds(self.generation);
             self.port.sending = self.port.sending.take().filter(holds);
             return;
         }
         if let Some(known) = &mut self.port.sending
-            && known.generation == self.generation
+            && known.life.holds(self.generation)
         {
-            known.at = Instant::now();
+            known.life = Life::new(self.generation, SENDING_LIFE);
             return;
         }
         let Some(peer) = port.peers.first().copied() else { return };
@@ -237,8 +246,8 @@ impl Prober {
         let text =
             format!("this host's firewall refuses the UDP packets that this process sends{text}");
         let finding = Finding { text, fix };
-        let (generation, at) = (self.generation, Instant::now());
-        self.port.sending = Some(Blocked { finding, is_filter: false, generation, at });
+        let life = Life::new(self.generation, SENDING_LIFE);
+        self.port.sending = Some(Blocked { finding, is_filter: false, life });
     }
 
     async fn analyse_port(
