@@ -337,18 +337,20 @@ mod tests {
         }
     }
 
+    fn context<'a>(
+        path: Path,
+        device: &'a str,
+        foreign: &'a [IpNet],
+        tools: &'a Tools,
+    ) -> Context<'a> {
+        let (tun, port, mark) = ("cframe0", 58_423, 0x1040);
+        Context { path, v6: false, tun, device, foreign, port, mark, tools }
+    }
+
     fn fix(path: Path, hook: &str, place: &Place) -> String {
         let (tools, foreign) = (tools(), ["10.2.0.0/16".parse().unwrap()]);
-        let context = Context {
-            path,
-            v6: place.family == "ip6",
-            tun: "cframe0",
-            device: "lan0",
-            foreign: &foreign,
-            port: 58_423,
-            mark: 0x1040,
-            tools: &tools,
-        };
+        let v6 = place.family == "ip6";
+        let context = Context { v6, ..context(path, "lan0", &foreign, &tools) };
         of_drop(&trace(hook), place, &context).fix.unwrap()
     }
 
@@ -405,16 +407,7 @@ mod tests {
     /// The fix for a rule in `PREROUTING` of iptables and in one of nft, of a device with this name.
     fn fixes_at(device: &str, foreign: &[IpNet], table: &str) -> [String; 2] {
         let tools = tools();
-        let context = Context {
-            path: Path::Out,
-            v6: false,
-            tun: "cframe0",
-            device,
-            foreign,
-            port: 58_423,
-            mark: 0x1040,
-            tools: &tools,
-        };
+        let context = context(Path::Out, device, foreign, &tools);
         let iptables = of_destination_nat(&place("ip", "nat", "PREROUTING", None), &context);
         let nft = of_drop(&trace("prerouting"), &place("ip", table, "pre", None), &context);
         [iptables.fix.unwrap(), nft.fix.unwrap()]
@@ -449,16 +442,7 @@ mod tests {
         let firewalld = Tools { firewalld: true, ..tools() };
         let foreign = ["10.2.0.0/16".parse().unwrap()];
         let fix = |path, hook| {
-            let context = Context {
-                path,
-                v6: false,
-                tun: "cframe0",
-                device: "eth0",
-                foreign: &foreign,
-                port: 58_423,
-                mark: 0x1040,
-                tools: &firewalld,
-            };
+            let context = context(path, "eth0", &foreign, &firewalld);
             of_drop(&trace(hook), &place("inet", "firewalld", "filter", None), &context).fix
         };
         let forward = fix(Path::In, "forward").unwrap();
@@ -484,16 +468,7 @@ mod tests {
         let mut trace = trace("forward");
         trace.chains.push("ip filter DOCKER-USER".to_owned());
         let (tools, place) = (tools(), place("ip", "filter", "FORWARD", None));
-        let context = Context {
-            path: Path::In,
-            v6: false,
-            tun: "cframe0",
-            device: "br0",
-            foreign: &[],
-            port: 1,
-            mark: 0x1040,
-            tools: &tools,
-        };
+        let context = context(Path::In, "br0", &[], &tools);
         let fix = of_drop(&trace, &place, &context).fix.unwrap();
         assert_eq!(fix, "iptables -I DOCKER-USER -i cframe0 -j ACCEPT");
         let nat =
