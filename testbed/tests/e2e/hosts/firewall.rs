@@ -347,7 +347,7 @@ fn an_edit_is_in_the_table_soon_and_down_removes_only_that() {
     let wide = ["route", "add", "wide", "-n", "prod", "--cidr", "10.0.0.0/11", "--edge", "aws-hk"];
     pair.lab.deployment.ctl_ok(&wide).unwrap();
     let uplink = Uplink::of(pair.dialer.site());
-    host.ip("link add wg7 type dummy\nlink set wg7 up\nroute add 10.9.0.0/16 dev wg7").unwrap();
+    host.ip("link add wg7 type veth peer name wg8\nlink set wg8 up\nlink set wg7 up\nroute add 10.9.0.0/16 dev wg7").unwrap();
     host.ip("route add 10.8.0.0/16 via 172.18.0.10 dev eth1 proto bird").unwrap();
     let both = |text: &str| text.contains("10.9.0.0 : ") && text.contains("10.8.0.0 : ");
     wait_for(TIMEOUT, || both(&table(&host))).unwrap();
