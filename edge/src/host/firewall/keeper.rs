@@ -1,6 +1,6 @@
 //! The task itself. While it runs, nothing else in this program writes to the table.
 
-use std::{collections::BTreeSet, pin::Pin, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, pin::Pin, time::Duration};
 
 use ipnet::IpNet;
 use tokio::{
@@ -47,6 +47,8 @@ pub(super) struct Keeper {
     installed: Option<Installed>,
     /// Whether no other program has changed it since it was installed.
     intact: bool,
+    /// See [`Ruleset::uncovered`]; `None` after a change.
+    uncovered: Option<Vec<(IpNet, IpAddr)>>,
     /// Prefixes that were edited since the last change.
     edited: BTreeSet<IpNet>,
     /// When the next change of prefixes may start.
@@ -92,6 +94,7 @@ impl Keeper {
             armed: false,
             installed: None,
             intact: true,
+            uncovered: None,
             edited: BTreeSet::new(),
             next_change: Instant::now(),
             due: None,
@@ -177,6 +180,7 @@ impl Keeper {
 
     /// Forgets the prefixes of the state on disk: those in use follow.
     fn replace_all(&mut self) {
+        self.uncovered = None;
         let local = self.ruleset.intent.local().clone();
         let before = std::mem::take(&mut self.ruleset.intent);
         self.ruleset.intent.set_local(local);
@@ -187,6 +191,7 @@ impl Keeper {
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {
+        self.uncovered = None;
         let devices = self.devices();
         let intent: &mut Intent = &mut self.ruleset.intent;
         for edit in edits {
@@ -206,6 +211,7 @@ impl Keeper {
     }
 
     fn set_networks(&mut self, networks: HostNetworks) {
+        self.uncovered = None;
         let devices = self.devices();
         let affected = self.ruleset.set_networks(networks);
         self.edited.extend(affected);
@@ -421,7 +427,8 @@ impl Keeper {
 
     /// Asks the kernel by which device packets for the rest of the site's prefixes would leave.
     async fn uncovered(&mut self) -> Vec<Uncovered> {
-        let nets = self.ruleset.uncovered();
+        let ruleset = &self.ruleset;
+        let nets = self.uncovered.get_or_insert_with(|| ruleset.uncovered(MAX_UNCOVERED));
         if nets.is_empty() {
             return Vec::new();
         }
@@ -430,7 +437,7 @@ impl Keeper {
         }
         let (Some(kernel), Some(query)) = (&self.kernel, &self.query) else { return Vec::new() };
         let mut uncovered = Vec::new();
-        for (net, address) in nets.into_iter().take(MAX_UNCOVERED) {
+        for (net, address) in nets.iter().copied() {
             // Without a route they go nowhere.
             let Ok(Some(exit)) = kernel.exit(address, 0).await else { continue };
             let device = query.device_name(exit.device);

@@ -177,11 +177,11 @@ impl Ruleset {
         self.addresses.iter().filter(|(_, ip)| inside(ip)).map(|(device, _)| *device).collect()
     }
 
-    /// Prefixes of this site that the host's networks do not cover completely, each with an address that
-    /// they do not cover.
-    pub fn uncovered(&self) -> Vec<(IpNet, IpAddr)> {
+    /// Prefixes of this site that the host's networks do not cover completely, at most `limit`, each with an
+    /// address that they do not cover.
+    pub fn uncovered(&self, limit: usize) -> Vec<(IpNet, IpAddr)> {
         let rest = |own: &IpNet| Some((*own, self.uncovered_address(own)?));
-        self.intent.own().iter().filter_map(rest).collect()
+        self.intent.own().iter().filter_map(rest).take(limit).collect()
     }
 
     fn uncovered_address(&self, own: &IpNet) -> Option<IpAddr> {
@@ -189,8 +189,9 @@ impl Ruleset {
         if covers_any(connected, own) || self.site_routes.contains_key(own) {
             return None;
         }
-        let nets = connected.iter().chain(self.intent.foreign()).chain(self.site_routes.keys());
-        let inside: Vec<IpNet> = nets.filter(|net| own.contains(*net)).copied().collect();
+        let routes = self.site_routes.keys().filter(|net| own.contains(*net));
+        let nets = inside(connected, *own).chain(inside(self.intent.foreign(), *own));
+        let inside: Vec<IpNet> = nets.chain(routes).copied().collect();
         // Sorted and apart from each other: the first gap is at the start or behind one of them.
         let mut next = Some(own.network());
         for net in IpNet::aggregate(&inside) {

@@ -160,7 +160,7 @@ fn uncovered_addresses_leave_by_devices_of_the_site_only_unless_the_setting_says
 #[test]
 fn an_address_that_no_network_of_the_host_covers_is_found() {
     let rest = |own: &[&str], foreign: &[&str], subnets: &[&str]| {
-        let found = ruleset(own, foreign, subnets).uncovered();
+        let found = ruleset(own, foreign, subnets).uncovered(9);
         found.iter().map(|(net, ip)| format!("{net} {ip}")).collect::<Vec<_>>()
     };
     assert_eq!(rest(&["10.0.0.0/16"], &[], &["10.0.0.0/16"]), [""; 0]);
