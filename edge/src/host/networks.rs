@@ -234,10 +234,30 @@ impl Networks {
         let usable = self.addresses.iter().filter(|(_, (_, rank))| rank.is_some());
         let local = Local { routes: self.inner.clone(), ..self.connected(|_| true) };
         HostNetworks {
+            devices: self.devices_of(&local),
             local,
             addresses: usable.map(|(key, _)| *key).collect(),
             site_routes: self.site_routes(own),
         }
+    }
+
+    /// The devices by which packets for these networks leave. The kernel may have two subnets of the same
+    /// network and metric, of which only one is known here, so that addresses count, too.
+    fn devices_of(&self, local: &Local) -> BTreeMap<IpNet, BTreeSet<u32>> {
+        let mut devices: BTreeMap<IpNet, BTreeSet<u32>> = BTreeMap::new();
+        for net in local.connected.iter().chain(&local.routes) {
+            let routes = self.routes.range((*net, 0)..=(*net, u32::MAX)).map(|(_, route)| route);
+            let found = routes.map(|route| route.device).filter(|device| Some(*device) != self.tun);
+            devices.entry(*net).or_default().extend(found);
+        }
+        for (device, ip) in self.addresses.keys().filter(|(device, _)| Some(*device) != self.tun) {
+            let around = std::iter::successors(Some(IpNet::from(*ip)), IpNet::supernet);
+            let subnet = around.map(|net| net.trunc()).find(|net| local.subnets.contains(net));
+            if let Some(found) = subnet.and_then(|net| devices.get_mut(&net)) {
+                found.insert(*device);
+            }
+        }
+        devices
     }
 
     /// Parts of the site that are not subnets of the host and have a route other than a default one, with

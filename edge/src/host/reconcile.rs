@@ -78,6 +78,8 @@ pub struct HostNetworks {
     pub addresses: BTreeSet<(u32, IpAddr)>,
     /// Parts of this site that routes lead to, with the devices of these routes; 0: none, or several.
     pub site_routes: BTreeMap<IpNet, BTreeSet<u32>>,
+    /// The devices by which the connected networks and the routes of [`Local`] leave; 0: none, or several.
+    pub devices: BTreeMap<IpNet, BTreeSet<u32>>,
 }
 
 /// How good an address is as a source: the lowest is best.

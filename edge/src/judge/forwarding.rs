@@ -64,6 +64,7 @@ fn forwarding(facts: &ForwardingFacts) -> Check {
             Outcome::Elsewhere | Outcome::Guarded => continue,
             Outcome::Blocked(finding) => (Code::ForwardBlocked, finding),
             Outcome::Partly(finding) => (Code::ForwardPartly, finding),
+            Outcome::Bypassed(finding) => (Code::RouteBypassed, finding),
             Outcome::Masqueraded(finding) => (Code::Masqueraded, finding),
         };
         problems.push(problem(code, flow.name(), finding));
@@ -128,6 +129,7 @@ mod tests {
                 flow(Direction::ToSite, false, Outcome::Blocked(finding())),
                 flow(Direction::ToSite, true, Outcome::Partly(finding())),
                 flow(Direction::ToSite, true, Outcome::Elsewhere),
+                flow(Direction::ToSite, true, Outcome::Bypassed(finding())),
             ],
             ..ForwardingFacts::default()
         };
@@ -137,6 +139,7 @@ mod tests {
                 (Code::Masqueraded, "lan0 to mesh, IPv4".to_owned()),
                 (Code::ForwardBlocked, "mesh to lan0, IPv4".to_owned()),
                 (Code::ForwardPartly, "mesh to lan0, IPv6".to_owned()),
+                (Code::RouteBypassed, "mesh to lan0, IPv6".to_owned()),
             ]
         );
         assert_eq!(codes(&ForwardingFacts::default()), []);

@@ -1,6 +1,6 @@
 //! The task itself. While it runs, nothing else in this program writes to the table.
 
-use std::{collections::BTreeSet, pin::Pin, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, pin::Pin, time::Duration};
 
 use ipnet::IpNet;
 use tokio::{
@@ -28,6 +28,8 @@ use crate::host::{
 
 /// After a refusal: `nft` may be installed meanwhile.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// After masquerading alone was refused: the kernel's module may be loaded meanwhile.
+const NAT_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// After notifications were lost: a program that changes other tables all the time must not keep us busy.
 const OVERRUN_PAUSE: Duration = Duration::from_millis(100);
 /// Between two changes of prefixes: each runs `nft`, which costs milliseconds, and routes can flap.
@@ -45,6 +47,8 @@ pub(super) struct Keeper {
     installed: Option<Installed>,
     /// Whether no other program has changed it since it was installed.
     intact: bool,
+    /// See [`Ruleset::uncovered`]; `None` after a change.
+    uncovered: Option<Vec<(IpNet, IpAddr)>>,
     /// Prefixes that were edited since the last change.
     edited: BTreeSet<IpNet>,
     /// When the next change of prefixes may start.
@@ -52,7 +56,8 @@ pub(super) struct Keeper {
     /// Whether the whole table must be written, and from when.
     due: Option<Instant>,
     error: Option<NftError>,
-    snat_error: Option<String>,
+    /// Why masquerading was refused, and when it is tried again.
+    snat_error: Option<(String, Instant)>,
     /// The handles of the rules, as installed.
     rules: BTreeSet<u64>,
     backoff: Backoff,
@@ -74,13 +79,6 @@ enum Script {
 impl Keeper {
     pub(super) async fn new(setup: Setup) -> Self {
         let Setup { instance, mark, snat, own_prefixes, known, networks, .. } = setup;
-        let table = format!("cframe-{instance}");
-        let failed = |error: &std::io::Error| warn!(%error, "nf_tables cannot be watched");
-        let mut watch = Watch::open(table.clone()).inspect_err(failed).ok();
-        let query = Query::open(table).inspect_err(failed).ok();
-        if let (Some(watch), Some(query)) = (&mut watch, &query) {
-            watch.ignore(query.port);
-        }
         let mut ruleset = Ruleset { mark, snat, own_prefixes, ..Ruleset::new(instance) };
         let mut intent = Intent::default();
         for edit in known.iter().flatten() {
@@ -96,6 +94,7 @@ impl Keeper {
             armed: false,
             installed: None,
             intact: true,
+            uncovered: None,
             edited: BTreeSet::new(),
             next_change: Instant::now(),
             due: None,
@@ -106,10 +105,11 @@ impl Keeper {
             dropped: Dropped::default(),
             ruleset,
             networks,
-            watch,
-            query,
+            watch: None,
+            query: None,
             kernel: None,
         };
+        keeper.open_sockets();
         keeper.apply(known.unwrap_or_default());
         keeper
     }
@@ -180,6 +180,7 @@ impl Keeper {
 
     /// Forgets the prefixes of the state on disk: those in use follow.
     fn replace_all(&mut self) {
+        self.uncovered = None;
         let local = self.ruleset.intent.local().clone();
         let before = std::mem::take(&mut self.ruleset.intent);
         self.ruleset.intent.set_local(local);
@@ -190,6 +191,7 @@ impl Keeper {
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {
+        self.uncovered = None;
         let devices = self.devices();
         let intent: &mut Intent = &mut self.ruleset.intent;
         for edit in edits {
@@ -209,6 +211,7 @@ impl Keeper {
     }
 
     fn set_networks(&mut self, networks: HostNetworks) {
+        self.uncovered = None;
         let devices = self.devices();
         let affected = self.ruleset.set_networks(networks);
         self.edited.extend(affected);
@@ -217,8 +220,8 @@ impl Keeper {
         }
     }
 
-    fn devices(&self) -> [[BTreeSet<u32>; 3]; 2] {
-        [false, true].map(|v6| self.ruleset.devices(v6))
+    fn devices(&self) -> [BTreeSet<u32>; 2] {
+        [false, true].map(|v6| self.ruleset.site_devices(v6))
     }
 
     async fn record_change(&mut self, change: std::io::Result<Change>) {
@@ -237,6 +240,7 @@ impl Keeper {
             Err(error) => {
                 warn!(%error, "nf_tables is not watched any more");
                 self.watch = None;
+                self.due = self.due.or(Some(Instant::now() + RETRY_DELAY));
             }
         }
     }
@@ -271,13 +275,22 @@ impl Keeper {
     /// When the next change of the table is due.
     fn next_start(&self) -> Option<Instant> {
         let edited = self.installed.is_some() && !self.edited.is_empty();
-        self.due.or(edited.then_some(self.next_change)).filter(|_| self.known)
+        let edits = edited.then_some(self.next_change);
+        self.due.or(edits.into_iter().chain(self.nat_retry()).min()).filter(|_| self.known)
+    }
+
+    /// When masquerading that was refused is tried again.
+    fn nat_retry(&self) -> Option<Instant> {
+        self.snat_error.as_ref().filter(|_| self.ruleset.snat).map(|(_, at)| *at)
     }
 
     /// The next change of the table, if one is due.
     fn next_work(&mut self, now: Instant) -> Option<(Script, Work)> {
         if !self.known || self.due.is_some_and(|due| due > now) {
             return None;
+        }
+        if self.due.is_none() && self.nat_retry().is_some_and(|at| at <= now) {
+            self.due = Some(now);
         }
         let (ruleset, instance) = (&self.ruleset, &self.ruleset.instance);
         let (script, text) = match (&self.installed, self.due) {
@@ -300,7 +313,8 @@ impl Keeper {
                 self.due = None;
                 self.edited.clear();
                 // Without masquerading, if that is what the kernel refuses.
-                let snat = ruleset.snat && self.snat_error.is_none();
+                let snat =
+                    ruleset.snat && self.snat_error.as_ref().is_none_or(|(_, at)| *at <= now);
                 let ruleset = Ruleset { snat, ..ruleset.clone() };
                 let destinations = ruleset.destinations();
                 let text = ruleset::table(&ruleset, &destinations, self.dropped);
@@ -311,7 +325,26 @@ impl Keeper {
         Some((script, self.start(text)))
     }
 
+    /// Opens what could not be opened before.
+    fn open_sockets(&mut self) {
+        let table = format!("cframe-{}", self.ruleset.instance);
+        let failed = |error: &std::io::Error| warn!(%error, "nf_tables cannot be watched");
+        if self.query.is_none() {
+            self.query = Query::open(table.clone()).inspect_err(failed).ok();
+        }
+        if self.watch.is_none() {
+            self.watch = Watch::open(table).inspect_err(failed).ok();
+        }
+        if let (Some(watch), Some(query)) = (&mut self.watch, &self.query) {
+            watch.ignore(query.port);
+        }
+    }
+
     fn start(&mut self, text: String) -> Work {
+        // Before the change, so that what others do after it is seen.
+        if self.watch.is_none() || self.query.is_none() {
+            self.open_sockets();
+        }
         match Nft::start() {
             Ok(nft) => {
                 if let (Some(watch), Some(port)) = (&mut self.watch, nft.port()) {
@@ -325,7 +358,10 @@ impl Keeper {
 
     async fn finish(&mut self, script: Script, result: Result<(), NftError>) {
         match (script, result) {
-            (Script::Table { destinations, .. }, Ok(())) => {
+            (Script::Table { destinations, snat }, Ok(())) => {
+                if snat {
+                    self.snat_error = None;
+                }
                 let mut installed = Installed::default();
                 installed.apply(&destinations);
                 if self.error.take().is_some() {
@@ -340,7 +376,7 @@ impl Keeper {
             }
             (Script::Table { snat: true, .. }, Err(NftError::Refused(error))) => {
                 // Tried again without it: the guard must not depend on NAT.
-                self.snat_error = Some(error);
+                self.snat_error = Some((error, Instant::now() + NAT_RETRY_DELAY));
                 self.due = Some(Instant::now());
             }
             (Script::Table { .. }, Err(error)) => {
@@ -353,6 +389,9 @@ impl Keeper {
                 debug!(%error, "prefixes were refused; writing the whole table");
                 self.repair(None);
             }
+        }
+        if self.watch.is_none() && self.due.is_none() {
+            self.due = Some(Instant::now() + RETRY_DELAY);
         }
         if let Some(query) = &mut self.query {
             self.rules = query.rules().await.unwrap_or_default();
@@ -374,11 +413,11 @@ impl Keeper {
         FirewallFacts {
             table: ruleset::name(&self.ruleset.instance),
             wanted: self.known && !(intent.foreign().is_empty() && intent.own().is_empty()),
-            in_force: self.installed.is_some() && self.intact,
+            in_force: self.installed.is_some() && self.intact && self.watch.is_some(),
             install_nft: matches!(self.error, Some(NftError::Missing(_))).then(nft_installer),
             error: self.error.as_ref().map(NftError::to_string),
             snat: self.ruleset.snat,
-            snat_error: self.snat_error.clone(),
+            snat_error: self.snat_error.as_ref().map(|(error, _)| error.clone()),
             undone: self.backoff.undone(now),
             dropped: self.dropped,
             own_prefixes: self.ruleset.own_prefixes,
@@ -388,7 +427,8 @@ impl Keeper {
 
     /// Asks the kernel by which device packets for the rest of the site's prefixes would leave.
     async fn uncovered(&mut self) -> Vec<Uncovered> {
-        let nets = self.ruleset.uncovered();
+        let ruleset = &self.ruleset;
+        let nets = self.uncovered.get_or_insert_with(|| ruleset.uncovered(MAX_UNCOVERED));
         if nets.is_empty() {
             return Vec::new();
         }
@@ -397,7 +437,7 @@ impl Keeper {
         }
         let (Some(kernel), Some(query)) = (&self.kernel, &self.query) else { return Vec::new() };
         let mut uncovered = Vec::new();
-        for (net, address) in nets.into_iter().take(MAX_UNCOVERED) {
+        for (net, address) in nets.iter().copied() {
             // Without a route they go nowhere.
             let Ok(Some(exit)) = kernel.exit(address, 0).await else { continue };
             let device = query.device_name(exit.device);

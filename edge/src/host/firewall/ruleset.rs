@@ -20,6 +20,9 @@ use crate::{
 };
 pub(super) use script::{Changes, Installed, changes, name, removal, table};
 
+/// Devices to which a network is bound. One with more may be reached in any way.
+const MAX_DEVICES: usize = 4;
+
 /// What the table must do.
 #[derive(Clone, Debug)]
 pub struct Ruleset {
@@ -32,6 +35,8 @@ pub struct Ruleset {
     pub addresses: BTreeSet<(u32, IpAddr)>,
     /// See [`HostNetworks::site_routes`].
     pub site_routes: BTreeMap<IpNet, BTreeSet<u32>>,
+    /// See [`HostNetworks::devices`].
+    pub devices: BTreeMap<IpNet, BTreeSet<u32>>,
     pub own_prefixes: OwnPrefixes,
     /// Masquerade packets from the mesh toward the site.
     pub snat: bool,
@@ -44,14 +49,36 @@ pub enum Destination {
     Foreign,
     /// This site, and no network of the host leads there: see [`OwnPrefixes`].
     Uncovered,
-    /// A subnet of the host inside or around a prefix of another site: only by the devices of such subnets,
-    /// because the moment after it disappears its packets would leave by the default route.
-    Subnet,
-    /// A part of this site to which a route of the host leads: only by the devices of such routes, because
-    /// the moment after it disappears its packets would leave by the default route.
-    Routed,
-    /// A network of the host, or one that may be reached in any way.
+    /// A network of the host or a route of it leads there: only by its devices, because the moment after it
+    /// disappears its packets would leave by the default route.
+    Bound(Bound),
+    /// It may be reached in any way.
     Local,
+}
+
+/// The devices by which packets may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bound {
+    /// Numbers, in order, and then zeros.
+    devices: [u32; MAX_DEVICES],
+    /// Whether it is for another site what leaves otherwise.
+    foreign: bool,
+}
+
+impl Bound {
+    /// `None` if the devices are not known: with several next hops, or none.
+    fn new(found: &BTreeSet<u32>, foreign: bool) -> Option<Self> {
+        if found.is_empty() || found.contains(&0) || found.len() > MAX_DEVICES {
+            return None;
+        }
+        let mut devices = [0; MAX_DEVICES];
+        devices.iter_mut().zip(found).for_each(|(place, device)| *place = *device);
+        Some(Self { devices, foreign })
+    }
+
+    fn devices(&self) -> impl Iterator<Item = u32> {
+        self.devices.into_iter().filter(|device| *device != 0)
+    }
 }
 
 impl Ruleset {
@@ -62,6 +89,7 @@ impl Ruleset {
             intent: Intent::default(),
             addresses: BTreeSet::new(),
             site_routes: BTreeMap::new(),
+            devices: BTreeMap::new(),
             own_prefixes: OwnPrefixes::Auto,
             snat: false,
         }
@@ -73,22 +101,20 @@ impl Ruleset {
         let key = RouteKey { net: *net, metric: metric::THROW };
         let own = intent.own().contains(net);
         let thrown = intent.at(&key) == Some(Target::Throw);
-        if thrown && covers_any(&local.subnets, net) && !local.routes.contains(net) {
-            return Some(Destination::Subnet);
-        }
         if thrown
             || own && covers_any(&local.subnets, net)
             || local.connected.contains(net) && covers_any(intent.own(), net)
         {
-            return Some(Destination::Local);
+            let foreign = !covers_any(intent.own(), net);
+            let bound = self.devices_toward(net).and_then(|found| Bound::new(found, foreign));
+            return Some(bound.map_or(Destination::Local, Destination::Bound));
         }
         if intent.foreign().contains(net) {
             return Some(Destination::Foreign);
         }
         if let Some(devices) = self.site_routes.get(net) {
-            // With several ways, or none, the device is not known.
-            let known = !devices.contains(&0);
-            return Some(if known { Destination::Routed } else { Destination::Local });
+            let bound = Bound::new(devices, false);
+            return Some(bound.map_or(Destination::Local, Destination::Bound));
         }
         own.then_some(match self.own_prefixes {
             OwnPrefixes::Allow => Destination::Local,
@@ -96,13 +122,23 @@ impl Ruleset {
         })
     }
 
+    /// The devices of the network or route that is this prefix, or else of the subnet around it.
+    fn devices_toward(&self, net: &IpNet) -> Option<&BTreeSet<u32>> {
+        let subnets = &self.intent.local().subnets;
+        let around =
+            std::iter::successors(net.supernet(), IpNet::supernet).map(|wide| wide.trunc());
+        let subnet = || around.into_iter().find(|wide| subnets.contains(wide));
+        self.devices.get(net).or_else(|| self.devices.get(&subnet()?))
+    }
+
     /// Replaces what the host has, and returns the networks that may have another destination than before.
     pub(super) fn set_networks(&mut self, networks: HostNetworks) -> BTreeSet<IpNet> {
-        let HostNetworks { local, addresses, site_routes } = networks;
+        let HostNetworks { local, addresses, site_routes, devices } = networks;
         let before = self.intent.local().clone();
         self.intent.set_local(local);
         self.addresses = addresses;
         let routes_before = std::mem::replace(&mut self.site_routes, site_routes);
+        let devices_before = std::mem::replace(&mut self.devices, devices);
         let local = self.intent.local();
         let mut changed: BTreeSet<IpNet> = BTreeSet::new();
         changed.extend(before.connected.symmetric_difference(&local.connected));
@@ -110,23 +146,14 @@ impl Ruleset {
         changed.extend(before.routes.symmetric_difference(&local.routes));
         let differ = |net: &&IpNet| routes_before.get(*net) != self.site_routes.get(*net);
         changed.extend(routes_before.keys().chain(self.site_routes.keys()).filter(differ));
+        let differ = |net: &&IpNet| devices_before.get(*net) != self.devices.get(*net);
+        changed.extend(devices_before.keys().chain(self.devices.keys()).filter(differ));
         // Prefixes inside a network of the host are its own, too.
         let prefixes = [self.intent.foreign(), self.intent.own()];
         let inner = |net: &IpNet| prefixes.map(|nets| inside(nets, *net).copied());
         let within: Vec<IpNet> = changed.iter().flat_map(inner).flatten().collect();
         changed.extend(within);
         changed
-    }
-
-    /// The devices of the rules of each kind: see `script`.
-    pub(super) fn devices(&self, v6: bool) -> [BTreeSet<u32>; 3] {
-        [self.site_devices(v6), self.subnet_devices(v6), self.route_devices(v6)]
-    }
-
-    /// The devices of routes to parts of the site.
-    fn route_devices(&self, v6: bool) -> BTreeSet<u32> {
-        let routes = self.site_routes.iter().filter(|(net, _)| net.addr().is_ipv6() == v6);
-        routes.flat_map(|(_, devices)| devices).copied().filter(|device| *device != 0).collect()
     }
 
     /// All of them.
@@ -150,21 +177,11 @@ impl Ruleset {
         self.addresses.iter().filter(|(_, ip)| inside(ip)).map(|(device, _)| *device).collect()
     }
 
-    /// The devices of subnets that overlap prefixes of other sites.
-    pub fn subnet_devices(&self, v6: bool) -> BTreeSet<u32> {
-        let (foreign, subnets) = (self.intent.foreign(), &self.intent.local().subnets);
-        let overlaps =
-            |net: &&IpNet| covers_any(foreign, net) || inside(foreign, **net).next().is_some();
-        let overlapping: BTreeSet<IpNet> = subnets.iter().filter(overlaps).copied().collect();
-        let is_in = |ip: &IpAddr| ip.is_ipv6() == v6 && covers_any(&overlapping, &IpNet::from(*ip));
-        self.addresses.iter().filter(|(_, ip)| is_in(ip)).map(|(device, _)| *device).collect()
-    }
-
-    /// Prefixes of this site that the host's networks do not cover completely, each with an address that
-    /// they do not cover.
-    pub fn uncovered(&self) -> Vec<(IpNet, IpAddr)> {
+    /// Prefixes of this site that the host's networks do not cover completely, at most `limit`, each with an
+    /// address that they do not cover.
+    pub fn uncovered(&self, limit: usize) -> Vec<(IpNet, IpAddr)> {
         let rest = |own: &IpNet| Some((*own, self.uncovered_address(own)?));
-        self.intent.own().iter().filter_map(rest).collect()
+        self.intent.own().iter().filter_map(rest).take(limit).collect()
     }
 
     fn uncovered_address(&self, own: &IpNet) -> Option<IpAddr> {
@@ -172,8 +189,9 @@ impl Ruleset {
         if covers_any(connected, own) || self.site_routes.contains_key(own) {
             return None;
         }
-        let nets = connected.iter().chain(self.intent.foreign()).chain(self.site_routes.keys());
-        let inside: Vec<IpNet> = nets.filter(|net| own.contains(*net)).copied().collect();
+        let routes = self.site_routes.keys().filter(|net| own.contains(*net));
+        let nets = inside(connected, *own).chain(inside(self.intent.foreign(), *own));
+        let inside: Vec<IpNet> = nets.chain(routes).copied().collect();
         // Sorted and apart from each other: the first gap is at the start or behind one of them.
         let mut next = Some(own.network());
         for net in IpNet::aggregate(&inside) {

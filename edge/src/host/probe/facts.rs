@@ -49,6 +49,8 @@ pub enum Outcome {
     Partly(Finding),
     /// The packets arrive with a source that may not pass.
     Masqueraded(Finding),
+    /// A rule sends packets for the site elsewhere, or refuses them.
+    Bypassed(Finding),
     /// They would leave in the clear, and the leak guard drops them.
     Guarded,
     /// They don't arrive for a reason that another check reports, such as forwarding that is off.
@@ -65,6 +67,7 @@ impl Outcome {
             Self::Guarded => 3,
             Self::Masqueraded(_) => 4,
             Self::Blocked(_) => 5,
+            Self::Bypassed(_) => 6,
         }
     }
 }

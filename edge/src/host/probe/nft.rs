@@ -85,7 +85,7 @@ pub(super) fn count_script(instance: &Instance, magic: Magic, egress: &BTreeSet<
     format!(
         "{}\
          table inet {table} {{\n\
-         \tset {SET} {{ type inet_service; size 2048; flags dynamic,timeout; timeout 1s; }}\n\
+         \tset {SET} {{ type iface_index . inet_service; size 2048; flags dynamic,timeout; timeout 1s; }}\n\
          \tchain postrouting {{\n\
          \t\ttype filter hook postrouting priority {LAST}; policy accept;\n\
          \t\t{v4} goto probe\n\
@@ -94,7 +94,7 @@ pub(super) fn count_script(instance: &Instance, magic: Magic, egress: &BTreeSet<
          \tchain probe {{\n\
          \t\toifname \"{device}\" accept\n\
          {let_out}\
-         \t\tupdate @{SET} {{ th dport }}\n\
+         \t\tupdate @{SET} {{ oif . th dport }}\n\
          \t\tdrop\n\
          \t}}\n\
          }}\n\
@@ -205,7 +205,8 @@ impl Reader {
         Ok(generation)
     }
 
-    /// The ports of probes that were counted within the last second.
+    /// The ports of probes that were counted within the last second, with the devices by which they left;
+    /// 0 for those that were counted at a device itself.
     ///
     /// # Errors
     /// `NotFound` if there is no such table.
@@ -213,7 +214,7 @@ impl Reader {
         &self,
         instance: &Instance,
         at_egress: bool,
-    ) -> io::Result<BTreeSet<u16>> {
+    ) -> io::Result<BTreeSet<(u32, u16)>> {
         let family = if at_egress { NETDEV } else { INET };
         let mut attributes = Vec::new();
         for (kind, value) in [(1_u16, table(instance).as_str()), (2, SET)] {
@@ -227,9 +228,7 @@ impl Reader {
         self.request(family, GET_SET_ELEMENTS, DUMP, &attributes, |attributes| {
             for (_, element) in find(attributes, 3).into_iter().flat_map(Attributes) {
                 let value = find(element, 1).and_then(|key| find(key, 1));
-                if let Some(port) = value.and_then(<[u8]>::first_chunk) {
-                    ports.insert(u16::from_be_bytes(*port));
-                }
+                ports.extend(value.and_then(counted));
             }
         })?;
         Ok(ports)
@@ -292,6 +291,15 @@ impl Reader {
     }
 }
 
+/// Device and port of an element: each part takes a multiple of four bytes.
+fn counted(key: &[u8]) -> Option<(u32, u16)> {
+    let port = |bytes: &[u8]| bytes.first_chunk().map(|port| u16::from_be_bytes(*port));
+    match key.len() {
+        8.. => Some((u32::from_ne_bytes(*key.first_chunk()?), port(key.get(4..)?)?)),
+        _ => Some((0, port(key)?)),
+    }
+}
+
 /// Kind and body of the first message (linux/netlink.h), and what follows it.
 fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
@@ -344,6 +352,17 @@ mod tests {
         let (let_out, drop) = (script.find("dport 33690-33945 accept"), script.find("\tdrop"));
         assert!(let_out.unwrap() < drop.unwrap());
         assert!(script.contains("hook egress device \"lan0\""));
+    }
+
+    #[test]
+    fn a_probe_is_counted_with_the_device_by_which_it_leaves() {
+        let script = count_script(&Instance::default(), MAGIC, &BTreeSet::new());
+        assert!(script.contains("update @probed { oif . th dport }"), "{script}");
+        let mut key = 7_u32.to_ne_bytes().to_vec();
+        key.extend([0x82, 0x9a, 0, 0]);
+        assert_eq!(counted(&key), Some((7, 33_434)));
+        assert_eq!(counted(&[0x82, 0x9a]), Some((0, 33_434)));
+        assert_eq!(counted(&[1]), None);
     }
 
     #[test]

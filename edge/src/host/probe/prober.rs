@@ -1,6 +1,7 @@
 //! Rounds of probes, and what came of each.
 
 mod analysis;
+mod bypass;
 mod means;
 mod port;
 mod verdict;
@@ -291,9 +292,14 @@ impl Prober {
             let mut left = Vec::new();
             let mut otherwise = Outcome::Elsewhere;
             for bad in &bad {
-                match self.elsewhere(key, *bad, tun).await {
+                match self.elsewhere(key, *bad, tun, site).await {
                     None => left.push(*bad),
                     Some(outcome @ Outcome::Blocked(_)) => otherwise = outcome,
+                    Some(outcome @ Outcome::Bypassed(_)) => {
+                        // The others may have the same cause, and reading the rules again costs time.
+                        (otherwise, left) = (outcome, Vec::new());
+                        break;
+                    }
                     Some(_) => {}
                 }
             }
@@ -334,7 +340,13 @@ impl Prober {
     }
 
     /// The outcome if the firewall is not the cause.
-    async fn elsewhere(&self, key: Key, bad: (Probe, Seen), tun: u32) -> Option<Outcome> {
+    async fn elsewhere(
+        &self,
+        key: Key,
+        bad: (Probe, Seen),
+        tun: u32,
+        site: &Site,
+    ) -> Option<Outcome> {
         let Key { path, device, v6, .. } = key;
         let (probe, Seen::Lost) = bad else { return None };
         let (enters, leaves) = if path == Path::Out { (device, tun) } else { (tun, device) };
@@ -348,7 +360,14 @@ impl Prober {
             return Some(Outcome::Elsewhere);
         }
         let kernel = self.means.kernel.as_ref()?;
-        match kernel.passage(probe.to, Some((probe.from, enters))).await.ok()? {
+        let passage = kernel.passage(probe.to, Some((probe.from, enters))).await.ok()?;
+        if path == Path::In && !matches!(passage, Passage::ReversePath | Passage::Local) {
+            let bypassed = self.bypassed(kernel, &probe, tun, site).await;
+            if let Some(finding) = bypassed {
+                return Some(Outcome::Bypassed(finding));
+            }
+        }
+        match passage {
             Passage::Device { index, .. } if index == leaves => None,
             Passage::ReversePath => Some(Outcome::Blocked(Finding {
                 text: format!(

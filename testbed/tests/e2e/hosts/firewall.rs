@@ -343,8 +343,24 @@ fn an_edit_is_in_the_table_soon_and_down_removes_only_that() {
         let took = wait_for(TIMEOUT, applied).unwrap();
         within(change, took, Duration::from_secs(2));
     }
+    // A route that takes precedence over another site's prefix, as of BIRD or wg-quick.
+    let wide = ["route", "add", "wide", "-n", "prod", "--cidr", "10.0.0.0/11", "--edge", "aws-hk"];
+    pair.lab.deployment.ctl_ok(&wide).unwrap();
+    let uplink = Uplink::of(pair.dialer.site());
+    host.ip("link add wg7 type veth peer name wg8\nlink set wg8 up\nlink set wg7 up\nroute add 10.9.0.0/16 dev wg7").unwrap();
+    host.ip("route add 10.8.0.0/16 via 172.18.0.10 dev eth1 proto bird").unwrap();
+    let both = |text: &str| text.contains("10.9.0.0 : ") && text.contains("10.8.0.0 : ");
+    wait_for(TIMEOUT, || both(&table(&host))).unwrap();
     pair.dialer.stop().unwrap();
     assert!(table(&host).contains("172.30.0.0 : goto foreign"), "it stays when the edge stops");
+    // What was local then has no other way later, when nobody changes the table.
+    host.ip("link del wg7\nroute del 10.8.0.0/16\nlink set eth1 down").unwrap();
+    for to in ["10.9.0.1", "10.8.0.1", "172.18.0.10"] {
+        let content = canary();
+        send(&host, to.parse().unwrap(), &content);
+        uplink.wait_for_marker();
+        assert!(!uplink.capture.contains(&content).unwrap(), "{to}: {}", table(&host));
+    }
     pair.dialer.run(&["down"]).unwrap().success().unwrap();
     assert!(table(&host).is_empty());
     assert!(!nft(&host, &["list", "table", "inet", "cframe-other"]).is_empty());

@@ -5,7 +5,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Destination, Ruleset};
+use super::{Bound, Destination, Ruleset};
 use crate::{
     host::{firewall::Dropped, tun::DEVICE_GROUP},
     instance::{Instance, Mark},
@@ -37,24 +37,16 @@ pub(in crate::host::firewall) fn table(
         line(&mut text, format_args!("counter {counter} {{\npackets {packets} bytes 0\n}}"));
     }
     for (family, v6) in [("4", false), ("6", true)] {
-        for (set, devices) in ["site", "subnets", "routes"].into_iter().zip(ruleset.devices(v6)) {
-            let devices = list(devices);
-            let elements =
-                if devices.is_empty() { devices } else { format!("elements = {{ {devices} }}\n") };
-            line(&mut text, format_args!("set {set}{family} {{\ntype iface_index\n{elements}}}"));
-        }
-        for (chain, set, counter) in [
-            ("subnet", "subnets", "leaks"),
-            ("own", "site", "uncovered"),
-            ("routed", "routes", "uncovered"),
-        ] {
-            line(
-                &mut text,
-                format_args!(
-                    "chain {chain}{family} {{\noif @{set}{family} accept\ncounter name {counter} drop\n}}"
-                ),
-            );
-        }
+        let devices = list(ruleset.site_devices(v6));
+        let elements =
+            if devices.is_empty() { devices } else { format!("elements = {{ {devices} }}\n") };
+        line(&mut text, format_args!("set site{family} {{\ntype iface_index\n{elements}}}"));
+        line(
+            &mut text,
+            format_args!(
+                "chain own{family} {{\noif @site{family} accept\ncounter name uncovered drop\n}}"
+            ),
+        );
     }
     text.push_str("chain foreign {\ncounter name leaks drop\n}\n");
     text.push_str("chain destinations4 {\n}\nchain destinations6 {\n}\n");
@@ -125,6 +117,16 @@ pub(in crate::host::firewall) fn changes(
     let mut after = installed.lengths.clone();
     count(&mut after, installed, changes);
     let after: BTreeSet<Family> = after.into_keys().collect();
+    let mut chains_after = installed.chains.clone();
+    count_chains(&mut chains_after, installed, changes);
+    for bound in chains_after.keys().filter(|bound| !installed.chains.contains_key(bound)) {
+        let chain = chain(bound);
+        let counter = if bound.foreign { "leaks" } else { "uncovered" };
+        let devices = list(bound.devices().collect());
+        line(&mut text, format_args!("add chain {table} {chain}"));
+        line(&mut text, format_args!("add rule {table} {chain} oif {{ {devices} }} accept"));
+        line(&mut text, format_args!("add rule {table} {chain} counter name {counter} drop"));
+    }
     for (v6, length) in after.difference(&before) {
         let (key, map) = (if *v6 { "ipv6_addr" } else { "ipv4_addr" }, map(*v6, *length));
         line(&mut text, format_args!("add map {table} {map} {{ type {key} : verdict; }}"));
@@ -148,6 +150,10 @@ pub(in crate::host::firewall) fn changes(
             line(&mut text, format_args!("delete map {table} {}", map(*v6, *length)));
         }
     }
+    for bound in installed.chains.keys().filter(|bound| !chains_after.contains_key(bound)) {
+        let chain = chain(bound);
+        line(&mut text, format_args!("flush chain {table} {chain}\ndelete chain {table} {chain}"));
+    }
     text
 }
 
@@ -163,6 +169,8 @@ pub(in crate::host::firewall) struct Installed {
     at: BTreeMap<IpNet, Destination>,
     /// How many there are of each length.
     lengths: BTreeMap<Family, usize>,
+    /// How many there are of each set of devices, which has a chain.
+    chains: BTreeMap<Bound, usize>,
 }
 
 impl Installed {
@@ -185,6 +193,9 @@ impl Installed {
         let mut lengths = std::mem::take(&mut self.lengths);
         count(&mut lengths, self, changes);
         self.lengths = lengths;
+        let mut chains = std::mem::take(&mut self.chains);
+        count_chains(&mut chains, self, changes);
+        self.chains = chains;
         for (net, wanted) in changes {
             match wanted {
                 Some(destination) => self.at.insert(*net, *destination),
@@ -210,6 +221,27 @@ fn count(lengths: &mut BTreeMap<Family, usize>, installed: &Installed, changes: 
     lengths.retain(|_, count| *count > 0);
 }
 
+/// Changes the number of prefixes of each set of devices.
+fn count_chains(chains: &mut BTreeMap<Bound, usize>, installed: &Installed, changes: &Changes) {
+    for (net, wanted) in changes {
+        if let Some(Destination::Bound(bound)) = installed.at.get(net)
+            && let Some(count) = chains.get_mut(bound)
+        {
+            *count -= 1;
+        }
+        if let Some(Destination::Bound(bound)) = wanted {
+            *chains.entry(*bound).or_default() += 1;
+        }
+    }
+    chains.retain(|_, count| *count > 0);
+}
+
+/// The name of the chain that lets packets leave by these devices only.
+fn chain(bound: &Bound) -> String {
+    let numbers = bound.devices().map(|device| format!("-{device}")).collect::<String>();
+    format!("{}{numbers}", if bound.foreign { "subnet" } else { "site" })
+}
+
 /// Elements by map, as text.
 #[derive(Default)]
 struct Elements(BTreeMap<Family, String>);
@@ -220,14 +252,15 @@ impl Elements {
         if !text.is_empty() {
             text.push_str(", ");
         }
+        let bound;
         let verdict = match (destination, net) {
             (Destination::Foreign, _) => "goto foreign",
             (Destination::Uncovered, IpNet::V4(_)) => "goto own4",
             (Destination::Uncovered, IpNet::V6(_)) => "goto own6",
-            (Destination::Subnet, IpNet::V4(_)) => "goto subnet4",
-            (Destination::Subnet, IpNet::V6(_)) => "goto subnet6",
-            (Destination::Routed, IpNet::V4(_)) => "goto routed4",
-            (Destination::Routed, IpNet::V6(_)) => "goto routed6",
+            (Destination::Bound(to), _) => {
+                bound = format!("goto {}", chain(&to));
+                &bound
+            }
             (Destination::Local, _) => "accept",
         };
         // Writing to a string cannot fail.

@@ -14,8 +14,16 @@ fn ruleset(own: &[&str], foreign: &[&str], subnets: &[&str]) -> Ruleset {
     own.iter().for_each(|text| ruleset.intent.add(net(text), true));
     foreign.iter().for_each(|text| ruleset.intent.add(net(text), false));
     let (connected, subnets) = (nets(subnets), nets(subnets));
+    ruleset.devices = connected.iter().map(|net| (*net, BTreeSet::from([LAN]))).collect();
     ruleset.intent.set_local(Local { connected, subnets, ..Local::default() });
     ruleset
+}
+
+/// The only device of networks.
+const LAN: u32 = 7;
+
+fn bound(devices: &[u32], foreign: bool) -> Option<Destination> {
+    Bound::new(&devices.iter().copied().collect(), foreign).map(Destination::Bound)
 }
 
 /// What happens to a packet for this address: that of the longest prefix.
@@ -35,12 +43,12 @@ fn the_longest_prefix_decides_and_networks_of_the_host_win() {
     );
     for (address, expected) in [
         ("10.77.0.1", Some(Destination::Foreign)),
-        ("10.1.2.3", Some(Destination::Subnet)),
+        ("10.1.2.3", bound(&[LAN], false)),
         ("10.1.3.3", Some(Destination::Uncovered)),
-        ("10.9.1.1", Some(Destination::Subnet)),
+        ("10.9.1.1", bound(&[LAN], true)),
         ("10.20.5.1", Some(Destination::Foreign)),
         ("10.20.6.1", Some(Destination::Uncovered)),
-        ("10.30.1.1", Some(Destination::Subnet)),
+        ("10.30.1.1", bound(&[LAN], true)),
         ("fd00:2::1", Some(Destination::Foreign)),
         ("192.168.7.1", None),
         ("203.0.113.1", None),
@@ -144,7 +152,7 @@ fn uncovered_addresses_leave_by_devices_of_the_site_only_unless_the_setting_says
     ruleset.own_prefixes = OwnPrefixes::Block;
     assert_eq!(ruleset.site_devices(false), [].into());
     assert_eq!(destination(&ruleset, "172.31.99.1"), Some(Destination::Uncovered));
-    assert_eq!(destination(&ruleset, "172.31.16.1"), Some(Destination::Local));
+    assert_eq!(destination(&ruleset, "172.31.16.1"), bound(&[LAN], false));
     ruleset.own_prefixes = OwnPrefixes::Allow;
     assert_eq!(destination(&ruleset, "172.31.99.1"), Some(Destination::Local));
 }
@@ -152,7 +160,7 @@ fn uncovered_addresses_leave_by_devices_of_the_site_only_unless_the_setting_says
 #[test]
 fn an_address_that_no_network_of_the_host_covers_is_found() {
     let rest = |own: &[&str], foreign: &[&str], subnets: &[&str]| {
-        let found = ruleset(own, foreign, subnets).uncovered();
+        let found = ruleset(own, foreign, subnets).uncovered(9);
         found.iter().map(|(net, ip)| format!("{net} {ip}")).collect::<Vec<_>>()
     };
     assert_eq!(rest(&["10.0.0.0/16"], &[], &["10.0.0.0/16"]), [""; 0]);
@@ -162,4 +170,64 @@ fn an_address_that_no_network_of_the_host_covers_is_found() {
     assert_eq!(rest(&["10.0.0.0/16"], &[], &["10.0.0.0/20"]), ["10.0.0.0/16 10.0.16.0"]);
     assert_eq!(rest(&["10.0.0.0/16"], &[], &["10.0.9.0/24"]), ["10.0.0.0/16 10.0.0.0"]);
     assert_eq!(rest(&["fd00::/32"], &[], &["fd00::/33"]), ["fd00::/32 fd00:0:8000::"]);
+}
+
+#[test]
+fn a_network_or_route_of_the_host_is_reached_by_its_own_devices_only() {
+    let mut ruleset = ruleset(&["10.5.0.0/16"], &["10.0.0.0/11"], &["10.5.0.0/16"]);
+    let mut local = ruleset.intent.local().clone();
+    local.routes = nets(&["10.9.0.0/16", "10.10.0.0/16"]);
+    local.connected.insert(net("10.8.0.0/24"));
+    let networks = |devices: &[(&str, &[u32])]| HostNetworks {
+        local: local.clone(),
+        devices: devices
+            .iter()
+            .map(|(text, devices)| (net(text), devices.iter().copied().collect()))
+            .collect(),
+        ..HostNetworks::default()
+    };
+    ruleset.set_networks(networks(&[
+        ("10.5.0.0/16", &[3]),
+        ("10.8.0.0/24", &[4]),
+        ("10.9.0.0/16", &[4, 5]),
+        ("10.10.0.0/16", &[0]),
+    ]));
+    for (address, expected) in [
+        ("10.5.0.9", bound(&[3], false)),
+        ("10.8.0.9", bound(&[4], true)),
+        ("10.9.0.9", bound(&[4, 5], true)),
+        // By several next hops, or refused.
+        ("10.10.0.9", Some(Destination::Local)),
+        ("10.11.0.9", Some(Destination::Foreign)),
+    ] {
+        assert_eq!(destination(&ruleset, address), expected, "{address}");
+    }
+    let mut installed = Installed::default();
+    let text = changes(&ruleset.instance, &installed, &ruleset.destinations());
+    for line in ["subnet-4-5 oif { 4, 5 } accept", "site-3 counter name uncovered drop"] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    installed.apply(&ruleset.destinations());
+    // The route is now by another device: the chain of the old ones goes.
+    let affected = ruleset.set_networks(networks(&[
+        ("10.5.0.0/16", &[3]),
+        ("10.8.0.0/24", &[4]),
+        ("10.9.0.0/16", &[6]),
+        ("10.10.0.0/16", &[0]),
+    ]));
+    assert_eq!(affected, nets(&["10.9.0.0/16"]));
+    let edits = installed.changes(affected.iter().map(|net| (*net, ruleset.at(net))));
+    let text = changes(&ruleset.instance, &installed, &edits).replace("inet cframe-cframe0 ", "");
+    let expected = "add chain subnet-6\n\
+                    add rule subnet-6 oif { 6 } accept\n\
+                    add rule subnet-6 counter name leaks drop\n\
+                    delete element v4-16 { 10.9.0.0 : goto subnet-4-5 }\n\
+                    add element v4-16 { 10.9.0.0 : goto subnet-6 }\n\
+                    flush chain subnet-4-5\n\
+                    delete chain subnet-4-5\n";
+    assert_eq!(text, expected);
+    installed.apply(&edits);
+    let mut whole = Installed::default();
+    whole.apply(&ruleset.destinations());
+    assert_eq!(installed, whole);
 }

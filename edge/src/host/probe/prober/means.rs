@@ -127,7 +127,7 @@ impl Means {
         self.reader.as_ref().and_then(|reader| reader.generation().ok()).unwrap_or_default()
     }
 
-    fn counted(&self) -> io::Result<BTreeSet<u16>> {
+    fn counted(&self) -> io::Result<BTreeSet<(u32, u16)>> {
         let Some(reader) = &self.reader else { return Err(io::ErrorKind::NotFound.into()) };
         let mut numbers = reader.counted(&self.instance, false)?;
         if !self.egress.devices.is_empty() {
@@ -191,7 +191,9 @@ impl Means {
                     continue;
                 };
                 for (probe, packet, number) in sent.iter().filter(|sent| sent.0.path == Path::In) {
-                    if numbers.contains(number) {
+                    // Only by its own device: by another one it would leave in the clear.
+                    let left_by = |device| numbers.contains(&(device, *number));
+                    if left_by(probe.device) || left_by(0) {
                         seen.insert(packet.id, probe.from);
                     }
                 }

@@ -53,6 +53,28 @@ pub(super) const FAULTS: &[Fault] = &[
         "while ip rule del lookup 103 2>/dev/null; do :; done\nip route flush table 103",
     ),
     Fault::script(
+        "B1 a rule for packets from the tunnel",
+        &["route-bypassed"],
+        "ip route add default via 203.0.113.1 dev eth0 table 104\n\
+         ip rule add iif cframe0 lookup 104 pref 950",
+        "while ip rule del lookup 104 2>/dev/null; do :; done\nip route flush table 104\n\
+         while ip rule del iif cframe0 2>/dev/null; do :; done",
+    ),
+    Fault::script(
+        "B1 a rule behind the edge's own, for packets of another site",
+        &["route-bypassed"],
+        "ip route add default via 203.0.113.1 dev eth0 table 105\n\
+         ip rule add from 10.0.0.0/8 lookup 105 pref 6000",
+        "while ip rule del lookup 105 2>/dev/null; do :; done\nip route flush table 105\n\
+         while ip rule del iif cframe0 2>/dev/null; do :; done",
+    ),
+    Fault::script(
+        "B1 a rule that refuses packets from the tunnel",
+        &["route-bypassed"],
+        "ip rule add iif cframe0 prohibit pref 960",
+        "while ip rule del iif cframe0 2>/dev/null; do :; done",
+    ),
+    Fault::script(
         "B2 REJECT at the end of FORWARD",
         BLOCKED,
         "iptables-nft -A FORWARD -j REJECT",
