@@ -220,6 +220,25 @@ fn a_copy_of_an_edge_does_not_take_its_link_and_is_told() {
 }
 
 #[test]
+fn a_copy_does_not_win_because_the_path_to_the_first_one_is_long() {
+    for latency in [500, 1000] {
+        let mut net = LinkNetwork::of(2, &[0, 1]);
+        net.wire.latency = Duration::from_millis(latency);
+        net.time_to_traffic(0, 1, 20 * SECOND).unwrap();
+        net.run_for(10 * SECOND);
+        let first = net.edges[1].address;
+        let copy = net.clone_edge(1);
+        net.introduce_one(copy, 0);
+        let lost = net.run_until(60 * SECOND, |net| {
+            let status = net.edges[0].mesh.as_ref().unwrap().links().next().unwrap();
+            status.remote != Some(first)
+        });
+        assert_eq!(lost, None, "{latency} ms");
+        assert_eq!(status(&mut net, 0).contested.unwrap().refused, Some(net.edges[copy].address));
+    }
+}
+
+#[test]
 fn an_edge_that_restarts_at_another_address_takes_over_within_a_second() {
     let mut net = LinkNetwork::of(2, &[1]);
     net.time_to_traffic(0, 1, SECOND).unwrap();
