@@ -116,7 +116,8 @@ impl ProblemStatus {
     /// One line, and one for the fix.
     pub fn render(&self) -> String {
         let mark = if self.severity == Severity::Error.to_string() { '✗' } else { '!' };
-        let about = if self.about.is_empty() { String::new() } else { format!(" {}", self.about) };
+        let said = self.text.starts_with(&self.about);
+        let about = if said { String::new() } else { format!(" {}", self.about) };
         let mut out = format!("{mark} {}{about}: {}\n", self.code, self.text);
         if let Some(fix) = &self.fix {
             out.push_str(&format!("    → {fix}\n"));

@@ -80,5 +80,7 @@ mod tests {
             "✓ clock: right\n✗ link-down idc: something is wrong\n    → do this\n"
         );
         assert!(report(Code::NoController).render().contains("! no-controller idc"));
+        let problem = Problem::new(Code::LinkDown, "idc", "idc is down");
+        assert_eq!(ProblemStatus::new(&problem, 5).render(), "✗ link-down: idc is down\n");
     }
 }

@@ -88,7 +88,7 @@ pub(super) async fn boot(
     let (routes, host_events) =
         Routes::start(routes_setup(&config, networks, &cancel), &mut tasks).await?;
     routes.set_device(device.index, mtu).await;
-    let calls = serve_locally(&config, &cancel, &mut tasks).await?;
+    let calls = serve_locally(&config, &cancel, &mut tasks)?;
 
     let have = stored.snapshot.as_ref().map(|snapshot| Arc::clone(&snapshot.desired));
     let client = controller_client(&config, &stored, &trust, &credentials, &refusals);
@@ -158,7 +158,7 @@ fn controller_client(
 }
 
 /// Starts the local socket and, if configured, metrics; both put their calls into one channel.
-async fn serve_locally(
+fn serve_locally(
     config: &Config,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<()>,

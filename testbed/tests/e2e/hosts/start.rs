@@ -61,6 +61,9 @@ fn doctor_as_nobody(pair: &DeployedPair) -> (Option<i32>, String) {
     (output.status.code(), printed(&output))
 }
 
+/// A name, how the damage is done, and words that `doctor` says.
+type Damage<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
+
 #[test]
 fn a_damaged_identity_is_named_once_with_what_to_do() {
     let mut pair = DeployedPair::start("startid", shared());
@@ -73,7 +76,7 @@ fn a_damaged_identity_is_named_once_with_what_to_do() {
     let files = [&key, &cert].map(|path| (path.clone(), std::fs::read(path).unwrap()));
     let whole = files[0].1.clone();
     let other = std::fs::read(pair.acceptor.dir().join("key.pem")).unwrap();
-    let damages: [(&str, &dyn Fn(), &[&str]); 8] = [
+    let damages: [Damage<'_>; 8] = [
         ("empty key", &|| std::fs::write(&key, "").unwrap(), &["key.pem", "--rejoin"]),
         ("cut key", &|| std::fs::write(&key, &whole[..60]).unwrap(), &["key.pem", "--rejoin"]),
         ("no key", &|| std::fs::remove_file(&key).unwrap(), &["key.pem", "--rejoin"]),

@@ -86,11 +86,6 @@ impl MeshStatus {
         }
         all
     }
-
-    /// A problem of this code whose subject or `about` is `whom`; an empty text is any.
-    pub(crate) fn problem(&self, code: &str, whom: &str) -> Option<Value> {
-        self.problems().into_iter().find(|problem| concerns(problem, code, whom))
-    }
 }
 
 /// Waits until `cfctl status` exits with 7, or with 0 for a warning, and has a problem of this code whose subject

@@ -10,7 +10,8 @@ const BLOCKED: &[&str] = &["forward-blocked"];
 /// The host starts again, with the unit that runs before its network, and without an edge.
 fn reboot(bed: &mut Bed) {
     bed.hk.kill9().unwrap();
-    // As while it boots, it forwards nothing at first.
+    // While it boots, it forwards nothing at first.
+    bed.run("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
     neighbours::reboot(bed.hk.host(), false).unwrap();
     bed.hk.run(&["guard"]).unwrap().success().unwrap();
     bed.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
