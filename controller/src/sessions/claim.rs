@@ -12,8 +12,8 @@ use super::{Order, Registry, Rival};
 const SAME_ADDRESS_TIMEOUT: Duration = Duration::from_millis(300);
 const OTHER_ADDRESS_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// With the round trips. The one that waits takes the controller for dead a little later.
-const MAX_TIMEOUT: Duration = Duration::from_secs(5);
+/// With the round trips. An edge that waits leaves a silent controller after 6 s.
+const MAX_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Who wants a session.
 #[derive(Clone, Copy, Debug)]
