@@ -4,6 +4,7 @@
 //! corrects, [`netlink`] writes. [`firewall`] holds whatever the routes are.
 
 pub mod backoff;
+pub mod command;
 pub mod conntrack;
 pub mod culprit;
 pub mod driver;

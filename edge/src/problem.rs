@@ -58,6 +58,12 @@ impl Problem {
         Self { fix: Some(fix.into()), ..self }
     }
 
+    /// With this fix if there is one.
+    #[must_use]
+    pub fn fix_if(self, fix: Option<String>) -> Self {
+        Self { fix, ..self }
+    }
+
     pub fn severity(&self) -> Severity {
         self.code.severity()
     }

@@ -144,6 +144,9 @@ catalogue! {
          them ever more slowly.";
     RoutesRefused = "routes-refused", Error, "the kernel refuses routes",
         "A change of the edge's routing table or rules failed.";
+    LanDown = "lan-down", Error, "a device of the site is down or has no carrier",
+        "The cable of a device by which this host reaches its site is out, the device at its other end is down, or the \
+         device itself is. A bridge without ports is not meant.";
     DeviceMissing = "device-missing", Error, "the tunnel's device is missing or down",
         "The TUN device cannot be made or brought up.";
     DeviceMtu = "device-mtu", Warning, "another program changes the MTU of the tunnel's device",
@@ -184,7 +187,8 @@ catalogue! {
     SavedStateDamaged = "saved-state-damaged", Warning, "the saved state is damaged",
         "It is not used, and replaced when a controller sends the state.";
     NotMeasured = "not-measured", Warning, "forwarding cannot be measured on this host",
-        "The kernel lacks what the measurement needs, so problems of the host's firewall may stay unseen.";
+        "The kernel lacks what the measurement needs, or a prefix of the site is an address of the host itself, for \
+         which packets are not forwarded. Problems of the host's firewall may stay unseen.";
 
     // What controllers know.
     NotJoined = "not-joined", Error, "an edge has not joined yet",

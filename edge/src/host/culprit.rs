@@ -12,6 +12,13 @@ pub struct Culprit {
 }
 
 impl Culprit {
+    /// In the words of a fix, without a name that a shell would read as a command.
+    pub fn in_fix(&self) -> String {
+        let text = self.to_string();
+        let is_plain = |char: char| char.is_ascii_alphanumeric() || " ._@-(),/:".contains(char);
+        if text.chars().all(is_plain) { text } else { "that program".to_owned() }
+    }
+
     pub(super) fn new(pid: u32, name: String) -> Self {
         Self { pid, name, parent: parent(pid) }
     }

@@ -37,7 +37,7 @@ use super::{
     tun::{ALIAS, DEVICE_GROUP},
 };
 use batch::{Batches, Kind};
-pub(crate) use forwarding::{HostAddress, Passage};
+pub(crate) use forwarding::{HostAddress, Passage, Redirecting};
 pub use message::Address;
 pub(crate) use watch::{Affected, Notifications, Pending, watch};
 
@@ -98,6 +98,11 @@ pub struct Device {
     pub up: bool,
     pub loopback: bool,
     pub is_tun: bool,
+    /// Whether the cable is in, or the other end is up (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    pub is_bridge: bool,
+    /// The number of the bridge or bond that it is a port of.
+    pub controller: Option<u32>,
     /// Its alias (`ip link set … alias`), which marks the devices of this program.
     pub alias: Option<String>,
 }
@@ -347,6 +352,9 @@ fn to_device(message: &LinkMessage) -> Device {
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         is_tun: false,
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        is_bridge: false,
+        controller: None,
         alias: None,
     };
     for attribute in &message.attributes {
@@ -355,7 +363,9 @@ fn to_device(message: &LinkMessage) -> Device {
             LinkAttribute::IfAlias(alias) => device.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 device.is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+                device.is_bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
             }
+            LinkAttribute::Controller(index) => device.controller = Some(*index),
             _ => {}
         }
     }

@@ -4,10 +4,13 @@ use std::{fmt::Write as _, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
+use super::command::plain;
 use crate::instance::Mark;
 
 /// The protocol of an ordinary packet: the kernel assumes it for IPv4 if it is asked without one.
 pub const UDP: u8 = 17;
+/// The end of a fix that is no command.
+const BY_HAND: &str = ", by hand: its device's name has characters that a shell reads as commands";
 
 /// A rule as the kernel has it.
 // fields: the selectors of ip-rule(8).
@@ -134,6 +137,12 @@ impl Rule {
 
     /// The commands that move the rule to another priority.
     pub fn moved_to(&self, priority: u32) -> String {
+        if !self.is_plain() {
+            return format!(
+                "give the rule with priority {} the priority {priority}{BY_HAND}",
+                self.priority
+            );
+        }
         let ip = if self.v6 { "ip -6" } else { "ip" };
         let (selectors, action) = (self.selectors(), self.action_text());
         let was = self.priority;
@@ -147,6 +156,7 @@ impl Rule {
         let ip = if self.v6 { "ip -6" } else { "ip" };
         let was = self.priority;
         match was {
+            0 | 1 if !self.is_plain() => format!("remove the rule with priority {was}{BY_HAND}"),
             0 | 1 => {
                 format!("{ip} rule del {} pref {was} {}", self.selectors(), self.action_text())
             }
@@ -160,6 +170,11 @@ impl Rule {
     /// The rule as `ip rule` prints and takes it.
     pub fn text(&self) -> String {
         format!("{}: {} {}", self.priority, self.selectors(), self.action_text())
+    }
+
+    /// Whether its devices' names can stand in a command.
+    fn is_plain(&self) -> bool {
+        [&self.iif, &self.oif].into_iter().flatten().all(|name| plain(name).is_some())
     }
 
     fn selectors(&self) -> String {
@@ -298,6 +313,10 @@ mod tests {
         assert_eq!(rule.exemption(), "ip rule add fwmark 0x40/0xc0 lookup main pref 199");
         rule.priority = 0;
         assert!(rule.exemption().starts_with("ip rule del from all fwmark 0x40/0xc0 pref 0"));
+        rule.iif = Some("$(reboot)".to_owned());
+        for fix in [rule.exemption(), rule.moved_to(6000)] {
+            assert!(!fix.contains("reboot") && fix.contains("by hand"), "{fix}");
+        }
     }
 
     #[test]

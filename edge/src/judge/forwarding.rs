@@ -3,17 +3,53 @@
 use cframe_protocol::problem::Code;
 
 use crate::{
-    host::probe::facts::{Finding, ForwardingFacts, Outcome, PortFacts},
+    host::{
+        command::plain,
+        probe::facts::{DeadDevice, Finding, ForwardingFacts, Outcome, PortFacts},
+    },
     problem::{Check, Problem},
 };
 
+/// Addresses of the host itself that are problems of their own.
+const MAX_OWN: usize = 4;
+
 pub fn checks(facts: &ForwardingFacts) -> Vec<Check> {
-    let mut checks = vec![forwarding(facts), port(&facts.port)];
-    checks.extend(facts.unmeasured.as_ref().map(|reason| {
-        let text = format!("forwarding is not measured in full: {reason}");
-        Check::bad("measurement", Problem::new(Code::NotMeasured, "", text))
-    }));
+    let mut checks = vec![forwarding(facts), devices(facts), port(&facts.port)];
+    let unmeasured = unmeasured(facts);
+    if !unmeasured.is_empty() {
+        checks.push(Check::of("measurement", unmeasured, ""));
+    }
     checks
+}
+
+fn unmeasured(facts: &ForwardingFacts) -> Vec<Problem> {
+    let reason = facts.unmeasured.iter().map(|reason| {
+        let text = format!("forwarding is not measured in full: {reason}");
+        Problem::new(Code::NotMeasured, "", text)
+    });
+    let own = facts.own_addresses.iter().take(MAX_OWN).map(|net| {
+        let text = format!(
+            "{net} of this site is this host itself: whether the host's firewall lets packets of the mesh in \
+             is not measured"
+        );
+        Problem::new(Code::NotMeasured, net.to_string(), text)
+    });
+    reason.chain(own).collect()
+}
+
+fn devices(facts: &ForwardingFacts) -> Check {
+    let dead = facts.dead.iter().map(|DeadDevice { name, is_down }| {
+        let problem = |text: &str| Problem::new(Code::LanDown, name, format!("{name} {text}"));
+        match is_down {
+            true => {
+                let fix = plain(name).map(|name| format!("ip link set {name} up"));
+                problem("of this site is down").fix_if(fix)
+            }
+            false => problem("of this site has no carrier: nothing can be reached by it")
+                .fix("put its cable in again, or bring up the device at its other end"),
+        }
+    });
+    Check::of("site's devices", dead.collect(), "each one has a carrier")
 }
 
 fn forwarding(facts: &ForwardingFacts) -> Check {
@@ -104,6 +140,28 @@ mod tests {
             ]
         );
         assert_eq!(codes(&ForwardingFacts::default()), []);
+    }
+
+    #[test]
+    fn a_device_without_a_carrier_and_an_address_that_is_not_measured_are_named() {
+        let dead = |name: &str, is_down| DeadDevice { name: name.to_owned(), is_down };
+        let facts = ForwardingFacts {
+            dead: vec![dead("lan0", false), dead("lan1", true), dead("$(reboot)", true)],
+            own_addresses: vec!["10.5.0.1/32".parse().unwrap()],
+            ..ForwardingFacts::default()
+        };
+        assert_eq!(
+            codes(&facts),
+            [
+                (Code::LanDown, "lan0".to_owned()),
+                (Code::LanDown, "lan1".to_owned()),
+                (Code::LanDown, "$(reboot)".to_owned()),
+                (Code::NotMeasured, "10.5.0.1/32".to_owned()),
+            ]
+        );
+        let found = Check::problems(&checks(&facts));
+        assert_eq!(found[1].fix.as_deref(), Some("ip link set lan1 up"));
+        assert_eq!(found[2].fix, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use cframe_protocol::problem::Code;
 use crate::{
     host::{
         backoff::Undone,
+        command,
         culprit::who,
         probe::facts::Flow,
         routes::{Bypassed, ForwardingOff, Marked, Overlap, RoutingFacts},
@@ -113,11 +114,8 @@ fn forwarding(facts: &RoutingFacts) -> Check {
         let text = format!(
             "the default route of {device} comes from router advertisements, which a host that forwards ignores"
         );
-        let key = sysctl_name(&format!("ipv6/conf/{device}/accept_ra"), device);
-        problems.push(
-            Problem::new(Code::RouterAdvertisements, device, text)
-                .fix(format!("sysctl -w {key}=2")),
-        );
+        let fix = command::sysctl(&format!("ipv6/conf/{device}/accept_ra"), 2);
+        problems.push(Problem::new(Code::RouterAdvertisements, device, text).fix_if(fix));
     }
     Check::of("forwarding", problems, "on")
 }
@@ -125,7 +123,7 @@ fn forwarding(facts: &RoutingFacts) -> Check {
 fn forwarding_off(off: &ForwardingOff) -> Problem {
     let ForwardingOff { device, key, error } = off;
     let about = device.clone().unwrap_or_default();
-    let key = sysctl_name(key, &about);
+    let (fix, key) = (command::sysctl(key, 1), command::setting(key));
     let whose = match device {
         Some(device) => format!("packets that come in by {device} are not forwarded"),
         None => "this host does not forward packets".to_owned(),
@@ -134,15 +132,7 @@ fn forwarding_off(off: &ForwardingOff) -> Problem {
     if let Some(error) = error {
         text.push_str(&format!(", and cannot be set: {error}"));
     }
-    Problem::new(Code::ForwardingOff, about, text).fix(format!("sysctl -w {key}=1"))
-}
-
-/// As sysctl(8) takes it: with slashes where the device's name has a dot.
-fn sysctl_name(key: &str, device: &str) -> String {
-    match device.contains('.') {
-        true => format!("net/{key}"),
-        false => format!("net.{}", key.replace('/', ".")),
-    }
+    Problem::new(Code::ForwardingOff, about, text).fix_if(fix)
 }
 
 fn overlaps(facts: &RoutingFacts) -> Check {
@@ -235,8 +225,9 @@ fn undone(facts: &RoutingFacts) -> Check {
             "the MTU of {} is {} and should be {}: {} has set it",
             mtu.device, mtu.is, mtu.should_be, mtu.by
         );
-        let fix = format!("ip link set {} mtu {}", mtu.device, mtu.should_be);
-        problems.push(Problem::new(Code::DeviceMtu, &mtu.device, text).fix(fix));
+        let fix = command::plain(&mtu.device)
+            .map(|device| format!("ip link set {device} mtu {}", mtu.should_be));
+        problems.push(Problem::new(Code::DeviceMtu, &mtu.device, text).fix_if(fix));
     }
     Check::of("changes by others", problems, "none")
 }
@@ -245,7 +236,7 @@ fn changes_undone(undone: &Undone) -> Problem {
     let Undone { what, times_in_a_minute, by, delay } = undone;
     let who = who(by.as_ref());
     let fix = match by {
-        Some(_) => format!("stop {who}, or exempt cframe in it"),
+        Some(by) => format!("stop {}, or exempt cframe in it", by.in_fix()),
         None => "find and stop that program: ip monitor all".to_owned(),
     };
     let text = format!(
@@ -339,7 +330,7 @@ mod tests {
             error: None,
         };
         let facts = RoutingFacts {
-            forwarding_off: vec![off("eth1"), off("eth1.7")],
+            forwarding_off: vec![off("eth1"), off("eth1.7"), off("$(reboot)")],
             ..RoutingFacts::default()
         };
         let fixes: Vec<_> =

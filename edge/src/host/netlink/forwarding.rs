@@ -1,18 +1,18 @@
 //! What the measurement of forwarding reads from the kernel, and the redirection of its packets.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
-    link::LinkAttribute,
+    link::{LinkAttribute, LinkFlags},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     route::{RouteAttribute, RouteMessage, RouteType},
     tc::{
         TcAction, TcActionAttribute, TcActionGeneric, TcActionMirror, TcActionMirrorOption,
-        TcActionOption, TcActionType, TcFilterU32Option, TcMirror, TcMirrorActionType, TcU32Key,
-        TcU32Selector, TcU32SelectorFlags,
+        TcActionOption, TcActionType, TcAttribute, TcFilterU32Option, TcMessage, TcMirror,
+        TcMirrorActionType, TcOption, TcU32Key, TcU32Selector, TcU32SelectorFlags,
     },
 };
 use rtnetlink::LinkUnspec;
@@ -27,6 +27,15 @@ pub(crate) struct HostAddress {
     pub(crate) device: u32,
     pub(crate) ip: IpAddr,
     pub(crate) net: IpNet,
+}
+
+/// A device whose arriving packets are redirected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Redirecting {
+    pub(crate) up: bool,
+    pub(crate) address: Vec<u8>,
+    /// Numbers of devices.
+    pub(crate) targets: BTreeSet<u32>,
 }
 
 /// How the kernel would handle a packet.
@@ -137,6 +146,43 @@ impl Kernel {
         Ok(address.unwrap_or_default())
     }
 
+    /// A device with its hardware address and the devices to which its arriving packets are redirected;
+    /// `None` if there is no such device.
+    pub(crate) async fn redirecting(
+        &self,
+        index: u32,
+    ) -> Result<Option<Redirecting>, NetlinkError> {
+        let what = || format!("reading device {index}");
+        let mut dump = std::pin::pin!(self.handle.link().get().match_index(index).execute());
+        let message = match dump.try_next().await.map_err(|error| into_error(error, what())) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(error) => return gone_is_fine(Err(error)).map(|()| None),
+        };
+        let mut found = Redirecting {
+            up: message.header.flags.contains(LinkFlags::Up),
+            ..Redirecting::default()
+        };
+        found.address.extend(
+            message
+                .attributes
+                .into_iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::Address(address) => Some(address),
+                    _ => None,
+                })
+                .unwrap_or_default(),
+        );
+        let request = self.handle.traffic_filter(index.cast_signed()).get().ingress();
+        let mut filters = std::pin::pin!(request.execute());
+        while let Some(filter) =
+            filters.try_next().await.map_err(|error| into_error(error, what()))?
+        {
+            found.targets.extend(redirected(&filter));
+        }
+        Ok(Some(found))
+    }
+
     /// Gives a device a description that other programs can show, and brings it up.
     pub(crate) async fn describe_device(
         &self,
@@ -191,6 +237,28 @@ impl Kernel {
         let what = || "redirecting packets (cls_u32, act_mirred)".to_owned();
         gone_is_fine(refused(result, what))
     }
+}
+
+/// The device to which a filter redirects packets; 0 if it was removed since.
+fn redirected(filter: &TcMessage) -> Option<u32> {
+    let actions = filter.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Options(options) => options.iter().find_map(|option| match option {
+            TcOption::U32(TcFilterU32Option::Action(actions)) => Some(actions),
+            _ => None,
+        }),
+        _ => None,
+    })?;
+    let options =
+        actions.iter().flat_map(|action| &action.attributes).find_map(
+            |attribute| match attribute {
+                TcActionAttribute::Options(options) => Some(options),
+                _ => None,
+            },
+        )?;
+    options.iter().find_map(|option| match option {
+        TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror)) => Some(mirror.ifindex),
+        _ => None,
+    })
 }
 
 fn host_address(message: &AddressMessage) -> Option<HostAddress> {

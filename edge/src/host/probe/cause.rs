@@ -3,9 +3,16 @@
 use ipnet::IpNet;
 
 use super::trace::{Place, Trace};
+use crate::host::command::plain;
 
-/// More prefixes than these are not listed in a rule.
-const MAX_LISTED: usize = 8;
+/// More prefixes than these are not listed in a rule, after neighbouring ones are put together.
+const MAX_LISTED: usize = 16;
+/// Controllers show no longer command.
+const MAX_LEN: usize = 512;
+/// Instead of a command that would have to name more prefixes than fit, or let more pass than the mesh's packets.
+const MANY: &str = "exempt packets between the site and the mesh before that rule: the mesh has too many prefixes for one command";
+/// Instead of a command with such a name.
+const BY_HAND: &str = "let them pass before that rule, by hand: a name in it has characters that a shell reads as commands";
 /// Tables of iptables. Its chains for hooks have upper-case names.
 const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 /// The chain that docker leaves to the operator: what is in `FORWARD`, docker moves behind its own rules.
@@ -63,29 +70,28 @@ pub(super) struct Cause {
 pub(super) fn of_drop(trace: &Trace, place: &Place, context: &Context<'_>) -> Cause {
     let hook = hook(trace);
     let text = format!("{} drops them", describe(place));
-    Cause { text, fix: Some(accept(trace, place, hook, context)) }
+    Cause { text, fix: accept(trace, place, hook, context) }
 }
 
 /// The rule that gives packets another source.
 pub(super) fn of_source_nat(place: &Place, context: &Context<'_>) -> Cause {
     let tun = context.tun;
     let fix = match iptables(place, context) {
-        Some(program) => format!("{program} -t nat -I {} -o {tun} -j RETURN", place.base),
-        None => insert(place, &format!("oifname {tun}")),
+        Some(program) => Ok(format!("{program} -t nat -I {} -o {tun} -j RETURN", place.base)),
+        None => insert(place, Ok(format!("oifname {}", nft_name(tun)))),
     };
-    Cause { text: format!("{} does that", describe(place)), fix: Some(fix) }
+    Cause { text: format!("{} does that", describe(place)), fix: Some(in_words(fix)) }
 }
 
 /// The rule that gives packets for the mesh another destination.
 pub(super) fn of_destination_nat(place: &Place, context: &Context<'_>) -> Cause {
     let fix = match iptables(place, context) {
-        Some(program) => {
-            let matches = iptables_match("prerouting", context);
-            format!("{program} -t nat -I {} {matches} -j ACCEPT", place.base)
-        }
-        None => insert(place, &nft_match("prerouting", context)),
+        Some(program) => iptables_match("prerouting", context)
+            .map(|matches| format!("{program} -t nat -I {} {matches} -j ACCEPT", place.base)),
+        None => insert(place, nft_match("prerouting", context)),
     };
-    Cause { text: format!("{} gives them another destination", describe(place)), fix: Some(fix) }
+    let text = format!("{} gives them another destination", describe(place));
+    Cause { text, fix: Some(in_words(fix)) }
 }
 
 /// A rule of iptables-legacy, which a trace does not show.
@@ -95,13 +101,15 @@ pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) ->
     let LegacyRule { table, chain, text } = rule;
     let (what, fix) = match table.as_str() {
         "nat" => {
-            ("does that", format!("{program} -t nat -I POSTROUTING -o {} -j RETURN", context.tun))
+            let fix = format!("{program} -t nat -I POSTROUTING -o {} -j RETURN", context.tun);
+            ("does that", Ok(fix))
         }
         _ => {
             let base = hook.to_ascii_uppercase();
             let table = if table == "filter" { String::new() } else { format!("-t {table} ") };
-            let matches = iptables_match(hook, context);
-            ("drops them", format!("{program} {table}-I {base} {matches} -j ACCEPT"))
+            let fix = iptables_match(hook, context)
+                .map(|matches| format!("{program} {table}-I {base} {matches} -j ACCEPT"));
+            ("drops them", fix)
         }
     };
     let text = match text {
@@ -110,7 +118,7 @@ pub(super) fn of_legacy(rule: &LegacyRule, hook: &str, context: &Context<'_>) ->
         }
         None => format!("the policy of table {table}, chain {chain} of iptables-legacy {what}"),
     };
-    Cause { text, fix: Some(fix) }
+    Cause { text, fix: Some(in_words(fix)) }
 }
 
 /// What is known if no rule was found.
@@ -153,7 +161,7 @@ pub(super) fn hook(trace: &Trace) -> &str {
     }
 }
 
-fn accept(trace: &Trace, place: &Place, hook: &str, context: &Context<'_>) -> String {
+fn accept(trace: &Trace, place: &Place, hook: &str, context: &Context<'_>) -> Option<String> {
     if let Some(program) = iptables(place, context) {
         let docker = format!("{} {} {DOCKER_USER}", place.family, place.table);
         let (table, chain) = match place.table.as_str() {
@@ -163,35 +171,60 @@ fn accept(trace: &Trace, place: &Place, hook: &str, context: &Context<'_>) -> St
             "filter" => (String::new(), place.base.as_str()),
             table => (format!("-t {table} "), place.base.as_str()),
         };
-        let matches = iptables_match(hook, context);
-        return format!("{program} {table}-I {chain} {matches} -j ACCEPT");
+        let fix = iptables_match(hook, context)
+            .map(|matches| format!("{program} {table}-I {chain} {matches} -j ACCEPT"));
+        return Some(in_words(fix));
     }
     if place.table == "firewalld" && context.tools.firewalld {
-        return firewalld(context);
+        return firewalld(hook, context).map(in_words);
     }
     // A packet that leaves has no device by which it came.
     let hook = if place.family == "netdev" && hook != "ingress" { "egress" } else { hook };
-    insert(place, &nft_match(hook, context))
+    Some(in_words(insert(place, nft_match(hook, context))))
 }
 
-fn insert(place: &Place, matches: &str) -> String {
-    let Place { family, table, base, .. } = place;
-    format!("nft insert rule {family} {table} {base} {matches} accept")
+fn in_words(command: Result<String, &'static str>) -> String {
+    let command = command.and_then(|text| if text.len() > MAX_LEN { Err(MANY) } else { Ok(text) });
+    command.unwrap_or_else(str::to_owned)
 }
 
-fn firewalld(context: &Context<'_>) -> String {
-    let Context { tun, port, .. } = context;
-    match context.path {
-        Path::PortIn | Path::PortOut => {
-            format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload")
+fn insert(place: &Place, matches: Result<String, &'static str>) -> Result<String, &'static str> {
+    let matches = matches?;
+    let name = |name| plain(name).ok_or(BY_HAND);
+    let (table, base) = (name(&place.table)?, name(&place.base)?);
+    Ok(format!("nft insert rule {} {table} {base} {matches} accept", place.family))
+}
+
+/// Commands that can be pasted twice. `None` where firewalld has no setting that helps.
+fn firewalld(hook: &str, context: &Context<'_>) -> Option<Result<String, &'static str>> {
+    let Context { path, v6, tun, device, port, .. } = context;
+    let (side, family) = match (path, hook) {
+        (Path::PortIn, "input") => {
+            // In the zone of the uplink, and of no other device.
+            let zone = |device| {
+                format!(
+                    "firewall-cmd --permanent --zone=\"$(firewall-cmd --get-zone-of-interface={device} \
+                     2>/dev/null || firewall-cmd --get-default-zone)\" --add-port={port}/udp && \
+                     firewall-cmd --reload"
+                )
+            };
+            return Some(plain(device).map(zone).ok_or(BY_HAND));
         }
-        Path::Out | Path::In => format!(
-            "firewall-cmd --permanent --zone=trusted --add-interface={tun} && \
-             firewall-cmd --permanent --new-policy={tun} && \
-             firewall-cmd --permanent --policy={tun} --add-ingress-zone=ANY --add-egress-zone=trusted \
-             --set-target=ACCEPT && firewall-cmd --reload"
-        ),
-    }
+        (Path::Out, "forward") => ("destination", if *v6 { "ipv6" } else { "ipv4" }),
+        (Path::In, "forward") => ("source", if *v6 { "ipv6" } else { "ipv4" }),
+        _ => return None,
+    };
+    // A zone for the device would open this host's own services to the mesh, or close them.
+    let Some(foreign) = listed(context.foreign) else { return Some(Err(MANY)) };
+    let rule = |net: &String| {
+        format!(" --add-rich-rule='rule family={family} {side} address={net} accept'")
+    };
+    let rules: String = foreign.iter().map(rule).collect();
+    let policy = format!("firewall-cmd --permanent --policy={tun}");
+    Some(Ok(format!(
+        "{policy} --get-target >/dev/null 2>&1 || firewall-cmd --permanent --new-policy={tun}; \
+         {policy} --add-ingress-zone=ANY --add-egress-zone=ANY; {policy}{rules} && firewall-cmd --reload"
+    )))
 }
 
 /// The program of iptables for a table that it has made.
@@ -207,47 +240,48 @@ fn family_program(program: &str, v6: bool) -> String {
     if v6 { program.replacen("iptables", "ip6tables", 1) } else { program.to_owned() }
 }
 
-fn iptables_match(hook: &str, context: &Context<'_>) -> String {
-    let Context { tun, device, port, mark, .. } = context;
-    let foreign = listed(context.foreign);
-    let option = |name: &str| match &foreign {
-        Some(list) => format!(" {name} {}", list.join(",")),
-        None => String::new(),
-    };
-    match (context.path, hook) {
-        (Path::Out, "prerouting") => format!("-i {device}{}", option("-d")),
+fn iptables_match(hook: &str, context: &Context<'_>) -> Result<String, &'static str> {
+    let Context { tun, port, mark, .. } = context;
+    let device = || plain(context.device).ok_or(BY_HAND);
+    let foreign = || listed(context.foreign).map(|list| list.join(",")).ok_or(MANY);
+    Ok(match (context.path, hook) {
+        (Path::Out, "prerouting") => format!("-i {} -d {}", device()?, foreign()?),
         (Path::Out, _) => format!("-o {tun}"),
-        (Path::In, "postrouting") => format!("-o {device}{}", option("-s")),
+        (Path::In, "postrouting") => format!("-o {} -s {}", device()?, foreign()?),
         (Path::In, _) => format!("-i {tun}"),
         (Path::PortIn, _) => format!("-p udp --dport {port}"),
         // Those for the controllers, too, which come from other ports.
         (Path::PortOut, _) => format!("-m mark --mark {mark:#x}/{mark:#x}"),
-    }
+    })
 }
 
-fn nft_match(hook: &str, context: &Context<'_>) -> String {
-    let Context { tun, device, port, mark, .. } = context;
-    match (context.path, hook) {
+fn nft_match(hook: &str, context: &Context<'_>) -> Result<String, &'static str> {
+    let Context { tun, port, mark, .. } = context;
+    let family = if context.v6 { "ip6" } else { "ip" };
+    let device = || plain(context.device).map(nft_name).ok_or(BY_HAND);
+    let foreign = || listed(context.foreign).map(|list| list.join(", ")).ok_or(MANY);
+    Ok(match (context.path, hook) {
         (Path::Out, "ingress" | "prerouting") => {
-            let family = if context.v6 { "ip6" } else { "ip" };
-            let to = listed(context.foreign)
-                .map(|list| format!(" {family} daddr '{{ {} }}'", list.join(", ")));
-            format!("iifname {device}{}", to.unwrap_or_default())
+            format!("iifname {} {family} daddr '{{ {} }}'", device()?, foreign()?)
         }
-        (Path::In, "egress") => {
-            let family = if context.v6 { "ip6" } else { "ip" };
-            let from = listed(context.foreign)
-                .map(|list| format!("{family} saddr '{{ {} }}'", list.join(", ")));
-            from.unwrap_or_else(|| format!("meta protocol {family}"))
-        }
-        (Path::Out, _) => format!("oifname {tun}"),
-        (Path::In, _) => format!("iifname {tun}"),
+        (Path::In, "egress") => format!("{family} saddr '{{ {} }}'", foreign()?),
+        (Path::Out, _) => format!("oifname {}", nft_name(tun)),
+        (Path::In, _) => format!("iifname {}", nft_name(tun)),
         (Path::PortIn, _) => format!("udp dport {port}"),
         (Path::PortOut, _) => format!("meta mark and {mark:#x} == {mark:#x}"),
-    }
+    })
 }
 
+/// A device's name that `nft` does not take for a word of its language, such as `vlan`.
+fn nft_name(name: &str) -> String {
+    let starts_well = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let is_no_word = name.contains(|char: char| char.is_ascii_digit()) && !name.contains('@');
+    if starts_well && is_no_word { name.to_owned() } else { format!("'\"{name}\"'") }
+}
+
+/// As few prefixes as cover the same addresses; `None` if there are too many for a command.
 fn listed(nets: &[IpNet]) -> Option<Vec<String>> {
+    let nets = IpNet::aggregate(&nets.to_vec());
     let few = !nets.is_empty() && nets.len() <= MAX_LISTED;
     few.then(|| nets.iter().map(ToString::to_string).collect())
 }
@@ -303,18 +337,20 @@ mod tests {
         }
     }
 
+    fn context<'a>(
+        path: Path,
+        device: &'a str,
+        foreign: &'a [IpNet],
+        tools: &'a Tools,
+    ) -> Context<'a> {
+        let (tun, port, mark) = ("cframe0", 58_423, 0x1040);
+        Context { path, v6: false, tun, device, foreign, port, mark, tools }
+    }
+
     fn fix(path: Path, hook: &str, place: &Place) -> String {
         let (tools, foreign) = (tools(), ["10.2.0.0/16".parse().unwrap()]);
-        let context = Context {
-            path,
-            v6: place.family == "ip6",
-            tun: "cframe0",
-            device: "lan0",
-            foreign: &foreign,
-            port: 58_423,
-            mark: 0x1040,
-            tools: &tools,
-        };
+        let v6 = place.family == "ip6";
+        let context = Context { v6, ..context(path, "lan0", &foreign, &tools) };
         of_drop(&trace(hook), place, &context).fix.unwrap()
     }
 
@@ -368,6 +404,57 @@ mod tests {
         }
     }
 
+    /// The fix for a rule in `PREROUTING` of iptables and in one of nft, of a device with this name.
+    fn fixes_at(device: &str, foreign: &[IpNet], table: &str) -> [String; 2] {
+        let tools = tools();
+        let context = context(Path::Out, device, foreign, &tools);
+        let iptables = of_destination_nat(&place("ip", "nat", "PREROUTING", None), &context);
+        let nft = of_drop(&trace("prerouting"), &place("ip", table, "pre", None), &context);
+        [iptables.fix.unwrap(), nft.fix.unwrap()]
+    }
+
+    #[test]
+    fn a_fix_that_needs_prefixes_names_all_of_them_or_is_no_command() {
+        let nets = |count: u8, step: u8| -> Vec<IpNet> {
+            (0..count).map(|i| format!("10.2.{}.0/24", i * step).parse().unwrap()).collect()
+        };
+        for fix in fixes_at("lan0", &nets(64, 1), "own") {
+            assert!(fix.contains("10.2.0.0/18") && !fix.contains(','), "{fix}");
+        }
+        for fix in fixes_at("lan0", &nets(64, 2), "own") {
+            assert_eq!(fix, MANY);
+        }
+    }
+
+    #[test]
+    fn no_command_has_a_name_that_a_shell_would_take_apart() {
+        let foreign = ["10.2.0.0/16".parse().unwrap()];
+        for name in ["$(reboot)", "a;reboot", "-A"] {
+            assert_eq!(fixes_at(name, &foreign, "own"), [BY_HAND, BY_HAND], "{name}");
+        }
+        assert_eq!(fixes_at("lan0", &foreign, "$(reboot)")[1], BY_HAND);
+        let vlan = &fixes_at("vlan", &foreign, "own")[1];
+        assert!(vlan.contains("iifname '\"vlan\"' ip daddr"), "{vlan}");
+    }
+
+    #[test]
+    fn firewalld_opens_no_more_than_the_way_between_site_and_mesh_and_the_port_where_it_is_used() {
+        let firewalld = Tools { firewalld: true, ..tools() };
+        let foreign = ["10.2.0.0/16".parse().unwrap()];
+        let fix = |path, hook| {
+            let context = context(path, "eth0", &foreign, &firewalld);
+            of_drop(&trace(hook), &place("inet", "firewalld", "filter", None), &context).fix
+        };
+        let forward = fix(Path::In, "forward").unwrap();
+        assert!(forward.contains("'rule family=ipv4 source address=10.2.0.0/16 accept'"));
+        assert!(forward.contains("--get-target >/dev/null 2>&1 || "), "it can be pasted twice");
+        assert!(!forward.contains("trusted") && !forward.contains("interface"), "{forward}");
+        let port = fix(Path::PortIn, "input").unwrap();
+        assert!(port.contains("--get-zone-of-interface=eth0") && port.contains("58423/udp"));
+        assert_eq!(fix(Path::PortOut, "output"), None);
+        assert_eq!(fix(Path::Out, "prerouting"), None);
+    }
+
     #[test]
     fn a_rule_is_shown_without_its_counter() {
         let rule = "ip saddr 10.1.0.0/16 counter packets 12 bytes 3 drop";
@@ -381,16 +468,7 @@ mod tests {
         let mut trace = trace("forward");
         trace.chains.push("ip filter DOCKER-USER".to_owned());
         let (tools, place) = (tools(), place("ip", "filter", "FORWARD", None));
-        let context = Context {
-            path: Path::In,
-            v6: false,
-            tun: "cframe0",
-            device: "br0",
-            foreign: &[],
-            port: 1,
-            mark: 0x1040,
-            tools: &tools,
-        };
+        let context = context(Path::In, "br0", &[], &tools);
         let fix = of_drop(&trace, &place, &context).fix.unwrap();
         assert_eq!(fix, "iptables -I DOCKER-USER -i cframe0 -j ACCEPT");
         let nat =

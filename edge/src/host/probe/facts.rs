@@ -1,13 +1,27 @@
 //! What was measured of forwarding.
 
+use ipnet::IpNet;
+
 /// What came of the last probes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardingFacts {
     /// At most one for each device, direction and family.
     pub flows: Vec<Flow>,
     pub port: PortFacts,
+    /// Devices by which a part of the site cannot be reached.
+    pub dead: Vec<DeadDevice>,
+    /// Prefixes of the site that are this host itself: packets for them are not forwarded.
+    pub own_addresses: Vec<IpNet>,
     /// What of it cannot be measured, and why.
     pub unmeasured: Option<String>,
+}
+
+/// A device of the site without a carrier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadDevice {
+    pub name: String,
+    /// It is down, rather than its cable out.
+    pub is_down: bool,
 }
 
 /// Packets between a device of the site and the mesh.

@@ -11,9 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
+
 use super::{
     Arrivals, Site,
-    cause::Path,
+    cause::{Path, Tools},
     facts::{Direction, Finding, Flow, ForwardingFacts, Outcome},
     nft::Reader,
     packet::Kind,
@@ -23,13 +25,14 @@ use super::{
 };
 use crate::{
     host::{
+        command,
         driver::probes::{Arrival, Injector, Magic},
         netlink::{Kernel, Passage},
         sysctl,
     },
     instance::Instance,
 };
-use verdict::Verdict;
+use verdict::{Life, Verdict};
 
 /// How long probes may take.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -67,6 +70,8 @@ pub(super) struct Prober {
     suspects: BTreeSet<Probe>,
     /// What does not pass, by what is known of it.
     known: BTreeMap<Key, Known>,
+    /// Programs of the host, and when they were looked for.
+    tools: Option<(Tools, Instant)>,
     port: port::Known,
     /// The number of the ruleset that was seen last.
     generation: u32,
@@ -104,9 +109,8 @@ struct Missing(String, Option<Instant>);
 struct Known {
     /// Rounds in a row without a packet that arrived.
     misses: u32,
-    verdict: Option<Verdict>,
-    generation: u32,
-    at: Instant,
+    /// With how long it holds.
+    verdict: Option<(Verdict, Life)>,
 }
 
 /// What came of a probe.
@@ -139,14 +143,30 @@ impl Prober {
             turn: 0,
             suspects: BTreeSet::new(),
             known: BTreeMap::new(),
+            tools: None,
             port: port::Known::default(),
             generation: 0,
         }
     }
 
-    /// Whether something does not pass.
+    /// Whether something does not pass, and has not been so for long.
     pub(super) fn has_suspects(&self) -> bool {
-        !self.known.is_empty() || self.port.is_suspect()
+        let is_settled =
+            |known: &Known| known.verdict.as_ref().is_some_and(|(_, life)| life.is_settled());
+        !self.known.values().all(is_settled) || self.port.is_suspect()
+    }
+
+    /// Records that this process has changed the rules.
+    fn follow(&mut self, before: u32, after: u32) {
+        let seen = std::mem::replace(&mut self.generation, after);
+        // Others may have changed them before that.
+        if seen == before {
+            let lives = self.known.values_mut().filter_map(|known| known.verdict.as_mut());
+            for (_, life) in lives {
+                life.follow(before, after);
+            }
+            self.port.follow(before, after);
+        }
     }
 
     /// Whether the host's firewall is another one than at the last call.
@@ -168,13 +188,17 @@ impl Prober {
         self.generation = self.means.generation();
         match self.lans(site).await {
             Ok(lans) => {
+                facts.dead = self.names.dead(&lans);
                 self.means.watch_egress(&lans).await;
                 let kinds = self.means.other_kinds();
                 let probes = plan::round(&lans, &site.foreign, &self.suspects, self.turn, kinds);
-                facts.flows = self.measure(&probes, &lans, site, tun).await;
+                let (results, error) = self.try_all(&probes, &lans).await;
+                facts.unmeasured = facts.unmeasured.take().or(error);
+                facts.flows = self.measure(results, &lans, site, tun).await;
             }
             Err(error) => facts.unmeasured = Some(error),
         }
+        facts.own_addresses = self.own_addresses(site).await;
         facts.port = self.measure_port(site).await;
         facts
     }
@@ -183,27 +207,60 @@ impl Prober {
         let kernel = self.means.kernel.as_ref().ok_or("no netlink socket")?;
         let lans = survey::lans(kernel, site, &mut self.names, self.turn).await;
         let lans = lans.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-        if let Ok(tap) = &mut self.means.tap {
-            let mut failed = None;
-            for lan in &lans {
-                failed = tap.add_target(lan.device, kernel).await.err().or(failed);
-            }
-            if let Some(error) = failed {
-                self.means.tap = Err(Missing(error.clone(), Some(Instant::now())));
-                return Err(error);
-            }
-        }
+        self.means.add_targets(&lans).await?;
         Ok(lans)
+    }
+
+    async fn own_addresses(&self, site: &Site) -> Vec<IpNet> {
+        let Some(kernel) = &self.means.kernel else { return Vec::new() };
+        let addresses = kernel.host_addresses().await.unwrap_or_default();
+        let addresses = addresses.into_iter().map(|address| address.ip).collect();
+        survey::own_addresses(&site.own, &addresses)
+    }
+
+    /// Sends the probes. The second value says what of it cannot be measured.
+    async fn try_all(
+        &mut self,
+        probes: &[Probe],
+        lans: &[Lan],
+    ) -> (Vec<(Probe, Seen)>, Option<String>) {
+        let mut results = self.means.try_twice(probes).await;
+        let is_lost =
+            |(probe, seen): &(Probe, Seen)| probe.path == Path::Out && *seen == Seen::Lost;
+        let lost = |results: &[(Probe, Seen)]| -> Vec<Probe> {
+            results.iter().filter(|result| is_lost(result)).map(|(probe, _)| *probe).collect()
+        };
+        if lost(&results).is_empty() || self.means.can_send().await {
+            return (results, None);
+        }
+        // The device by which they enter was changed meanwhile: they say nothing of the host.
+        let again = lost(&results);
+        results.retain(|result| !is_lost(result));
+        let renewed = match self.means.prepare().await {
+            Ok(()) => self.means.add_targets(lans).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = renewed {
+            return (results, Some(error));
+        }
+        let second = self.means.try_twice(&again).await;
+        if lost(&second).is_empty() || self.means.can_send().await {
+            results.extend(second);
+            return (results, None);
+        }
+        results.extend(second.into_iter().filter(|result| !is_lost(result)));
+        let text =
+            "packets into the mesh: another program changes the device for them again and again";
+        (results, Some(text.to_owned()))
     }
 
     async fn measure(
         &mut self,
-        probes: &[Probe],
+        results: Vec<(Probe, Seen)>,
         lans: &[Lan],
         site: &Site,
         tun: u32,
     ) -> Vec<Flow> {
-        let results = self.means.try_twice(probes).await;
         let mut flows: BTreeMap<Key, Vec<(Probe, Seen)>> = BTreeMap::new();
         for (probe, seen) in results {
             let (v6, kind) = (probe.to.is_ipv6(), probe.kind);
@@ -299,9 +356,8 @@ impl Prober {
                      back is through another device",
                     probe.from
                 ),
-                fix: Some(format!(
-                    "sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{name}.rp_filter=2"
-                )),
+                // The greater of this value and that of `all` counts, and 2 is the greatest.
+                fix: command::sysctl(&format!("ipv4/conf/{name}/rp_filter"), 2),
             })),
             Passage::Device { .. } | Passage::Local | Passage::None => Some(Outcome::Elsewhere),
         }
@@ -316,17 +372,10 @@ impl Prober {
     ) -> BTreeMap<Key, Outcome> {
         let mut due = BTreeMap::new();
         for (key, (bad, _)) in &unclear {
-            let generation = self.generation;
-            let known = self.known.entry(*key).or_insert_with(|| Known {
-                misses: 0,
-                verdict: None,
-                generation: generation.wrapping_sub(1),
-                at: Instant::now(),
-            });
+            let known = self.known.entry(*key).or_insert(Known { misses: 0, verdict: None });
             known.misses = known.misses.saturating_add(1);
-            let life = known.verdict.as_ref().map_or(Duration::ZERO, Verdict::life);
-            let is_known = known.generation == generation && known.at.elapsed() < life;
-            if !is_known {
+            let holds = |(_, life): &(Verdict, Life)| life.holds(self.generation);
+            if !known.verdict.as_ref().is_some_and(holds) {
                 due.insert(*key, bad.clone());
             }
         }
@@ -339,8 +388,14 @@ impl Prober {
             let generation = self.generation;
             let Some(known) = self.known.get_mut(&key) else { continue };
             if let Some(verdict) = verdicts.get(&key) {
-                known.verdict = Some(verdict.clone());
-                (known.generation, known.at) = (generation, Instant::now());
+                let life = match &known.verdict {
+                    Some((Verdict::Passes, _)) if matches!(verdict, Verdict::Passes) => {
+                        Life::new(generation, verdict::MIN_LIFE)
+                    }
+                    Some((last, life)) if last.is_like(verdict) => life.longer(generation),
+                    _ => Life::new(generation, verdict.life()),
+                };
+                known.verdict = Some((verdict.clone(), life));
             }
             let tcp_passes = passing.contains(&Key { kind: Kind::TcpSyn, ..key });
             let seen = verdict::Observed {
@@ -351,7 +406,7 @@ impl Prober {
                 tcp_passes,
             };
             let verdict = known.verdict.as_ref();
-            let outcome = verdict.and_then(|it| it.outcome(&seen, &self.names, &site.foreign));
+            let outcome = verdict.and_then(|(it, _)| it.outcome(&seen, &self.names, &site.foreign));
             outcomes.insert(key, outcome.unwrap_or(Outcome::Passed));
         }
         outcomes

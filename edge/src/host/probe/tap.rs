@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, io, os::fd::OwnedFd};
 use tun::{AbstractDevice as _, Configuration, Layer};
 
 use crate::{
-    host::{netlink::Kernel, sysctl},
+    host::{
+        netlink::{Kernel, Redirecting},
+        sysctl,
+    },
     instance::Instance,
     sys,
 };
@@ -57,6 +60,20 @@ impl Tap {
         Ok(Self { fd, index, address: [0; 6], targets: BTreeSet::new() })
     }
 
+    /// Whether the device is still as it was made. Another program may take it down, give it another address or
+    /// remove its filters, and a filter ends with the device to which it leads.
+    pub(super) async fn is_intact(&self, kernel: &Kernel) -> bool {
+        match kernel.redirecting(self.index).await {
+            Ok(found) => found.is_some_and(|found| self.matches(&found)),
+            // Nothing is known.
+            Err(_) => true,
+        }
+    }
+
+    fn matches(&self, found: &Redirecting) -> bool {
+        found.up && found.address == self.address && found.targets.is_superset(&self.targets)
+    }
+
     /// Has the kernel redirect packets for this device from now on.
     ///
     /// # Errors
@@ -87,4 +104,32 @@ impl Tap {
 /// An error with its cause, in one line.
 fn described(error: crate::host::netlink::NetlinkError) -> String {
     format!("{:#}", anyhow::Error::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_another_program_has_changed_is_noticed() {
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        let tap =
+            Tap { fd, index: 7, address: [2, 0, 0, 0, 0, 1], targets: BTreeSet::from([3, 4]) };
+        let whole = Redirecting {
+            up: true,
+            address: vec![2, 0, 0, 0, 0, 1],
+            targets: BTreeSet::from([3, 4, 5]),
+        };
+        assert!(tap.matches(&whole));
+        // The kernel shows 0 for a device that is gone.
+        let targets = BTreeSet::from([0, 4]);
+        for changed in [
+            Redirecting { up: false, ..whole.clone() },
+            Redirecting { address: vec![2, 0, 0, 0, 0, 9], ..whole.clone() },
+            Redirecting { targets, ..whole.clone() },
+            Redirecting { targets: BTreeSet::new(), ..whole },
+        ] {
+            assert!(!tap.matches(&changed), "{changed:?}");
+        }
+    }
 }

@@ -218,6 +218,31 @@ fn rules_that_let_packets_pass_are_no_problem_and_some_services_alone_are_a_warn
         assert_eq!(exit, 0, "{report:#}");
         assert!(problem(&hk, "forward-blocked").is_none(), "{:#?}", problems(&hk));
     }
+    // What the measurement itself is made with is changed by another program, such as NetworkManager.
+    for change in
+        ["ip link set $TAP down", "tc qdisc del dev $TAP ingress", "ip link del $TAP", "true"]
+    {
+        let tap = "TAP=$(ip -br link | sed -n 's/^\\(cfp-[0-9a-f]*\\).*/\\1/p')";
+        run(&hk, &format!("{tap}; test -n \"$TAP\"; {change}"));
+        for _ in 0..4 {
+            let (exit, report) = doctor(&hk);
+            assert_eq!(exit, 0, "{change}: {report:#}");
+            for code in ["forward-blocked", "not-measured"] {
+                assert!(problem(&hk, code).is_none(), "{change}: {:#?}", problems(&hk));
+            }
+        }
+    }
+    // A LAN whose cable is out.
+    run(
+        &hk,
+        "ip link add lan9 type veth peer name end9; ip addr add 172.30.99.1/24 dev lan9; \
+         ip link set lan9 up",
+    );
+    wait_edge_problem(&hk, "lan-down", "lan9");
+    assert_eq!(doctor(&hk).0, UNHEALTHY);
+    run(&hk, "ip link set end9 up");
+    wait_edge_problem_ends(&hk, "lan-down", FIXED);
+    run(&hk, "ip link del lan9");
     run(
         &hk,
         "iptables-nft -F FORWARD; iptables-nft -A FORWARD -p icmp -j ACCEPT; \

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -20,6 +20,8 @@ use crate::host::probe::{
 
 /// Probes of one direction that are traced.
 const MAX_TRACED: usize = 2;
+/// How long it holds which programs the host has.
+const TOOLS_LIFE: Duration = Duration::from_secs(60);
 /// Packets with which rules are found by their counters.
 const COUNTED: u64 = 10;
 const COUNT_DELAY: Duration = Duration::from_millis(30);
@@ -72,14 +74,14 @@ impl Prober {
                 traced.push(Traced { key: *key, probe: *probe, seen: *seen, port });
             }
         }
-        let tools = tools().await;
+        let tools = self.tools().await;
         let before = self.means.generation();
         let mut verdicts = BTreeMap::new();
         let devices: BTreeSet<String> =
             traced.iter().map(|traced| self.device_in(&traced.key)).collect();
         let (traces, passing) = self.means.trace(&traced, (&COMMON_PORTS, &devices), site).await;
         // What else has changed meanwhile is seen as a change.
-        self.generation = before.wrapping_add(trace::CHANGES);
+        self.follow(before, before.wrapping_add(trace::CHANGES));
         let traces = match traces {
             Ok(traces) => traces,
             Err(error) => {
@@ -111,10 +113,22 @@ impl Prober {
         named.truncate(MAX_NAMED_PORTS);
         if !named.is_empty() && verdicts.values().any(open) {
             let (_, passing) = self.means.trace(&traced, (&named, &devices), site).await;
-            self.generation = self.generation.wrapping_add(trace::CHANGES);
+            self.follow(self.generation, self.generation.wrapping_add(trace::CHANGES));
             add_passing(&mut verdicts, &passing);
         }
         verdicts
+    }
+
+    /// Programs that can undo rules, as they were found a short time ago.
+    async fn tools(&mut self) -> Tools {
+        match &self.tools {
+            Some((tools, at)) if at.elapsed() < TOOLS_LIFE => tools.clone(),
+            _ => {
+                let tools = tools().await;
+                self.tools = Some((tools.clone(), Instant::now()));
+                tools
+            }
+        }
     }
 
     /// The device by which probes come in.

@@ -40,9 +40,13 @@ impl Means {
             self.kernel = Kernel::open().ok();
         }
         let Some(kernel) = &self.kernel else { return Err("no netlink socket".to_owned()) };
-        if let Err(missing) = &self.tap
-            && missing.is_due()
-        {
+        let is_due = match &self.tap {
+            Ok(tap) => !tap.is_intact(kernel).await,
+            Err(missing) => missing.is_due(),
+        };
+        if is_due {
+            // The old device has to go first: the new one has its name.
+            self.tap = Err(Missing(String::new(), None));
             let tap = Tap::open(&self.instance, kernel).await;
             self.tap = tap.map_err(|text| Missing(text, Some(Instant::now())));
         }
@@ -61,6 +65,30 @@ impl Means {
             (Err(tap), Ok(())) => Err(format!("packets into the mesh: {}", missing(tap))),
             (Ok(_), Err(table)) => Err(format!("packets into the site: {}", missing(table))),
             (Err(tap), Err(table)) => Err(format!("{}; {}", missing(tap), missing(table))),
+        }
+    }
+
+    /// Has packets enter by the devices of the site.
+    pub(super) async fn add_targets(&mut self, lans: &[Lan]) -> Result<(), String> {
+        let (Ok(tap), Some(kernel)) = (&mut self.tap, &self.kernel) else { return Ok(()) };
+        let mut failed = None;
+        for lan in lans {
+            failed = tap.add_target(lan.device, kernel).await.err().or(failed);
+        }
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                self.tap = Err(Missing(error.clone(), Some(Instant::now())));
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether packets can still be sent as if they had arrived by a device.
+    pub(super) async fn can_send(&self) -> bool {
+        match (&self.tap, &self.kernel) {
+            (Ok(tap), Some(kernel)) => tap.is_intact(kernel).await,
+            _ => false,
         }
     }
 

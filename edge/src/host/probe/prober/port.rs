@@ -1,15 +1,15 @@
 //! Whether the mesh's own UDP packets pass the host's firewall.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen, verdict::Verdict};
+use super::{
+    ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen,
+    verdict::{Life, Verdict},
+};
 use crate::host::{
+    command,
     probe::{
         PortSite, Site,
         cause::Path,
@@ -48,13 +48,23 @@ struct Blocked {
     finding: Finding,
     /// A reverse path filter does it.
     is_filter: bool,
-    generation: u32,
-    at: Instant,
+    life: Life,
 }
 
 impl Known {
     pub(super) fn is_suspect(&self) -> bool {
-        self.unclear > 0 || self.new.is_some() || self.link.is_some() || self.sending.is_some()
+        let is_new = |blocked: &Option<Blocked>| {
+            blocked.as_ref().is_some_and(|blocked| !blocked.life.is_settled())
+        };
+        self.unclear > 0 || is_new(&self.new) || is_new(&self.link) || self.sending.is_some()
+    }
+
+    /// The rules were changed by this process alone.
+    pub(super) fn follow(&mut self, old: u32, new: u32) {
+        let all = [&mut self.new, &mut self.link, &mut self.sending];
+        for blocked in all.into_iter().flatten() {
+            blocked.life.follow(old, new);
+        }
     }
 }
 
@@ -123,7 +133,8 @@ impl Prober {
                 return None;
             }
         }
-        Some((probe, if exact { remote.port() } else { 0 }))
+        // Otherwise the next round measures it with a device that is made again.
+        self.means.can_send().await.then_some((probe, if exact { remote.port() } else { 0 }))
     }
 
     async fn finding(
@@ -134,12 +145,10 @@ impl Prober {
     ) -> Option<Blocked> {
         let known = known(&mut self.port);
         let (probe, source_port) = blocked?;
-        if let Some(known) = known
-            && known.generation == self.generation
-            && known.at.elapsed() < ANALYSIS_LIFE
-        {
-            return Some(known);
-        }
+        let known = match known {
+            Some(known) if known.life.holds(self.generation) => return Some(known),
+            known => known,
+        };
         let key = Key {
             path: Path::PortIn,
             device: probe.device,
@@ -150,7 +159,7 @@ impl Prober {
         let filter = self.kernel_filter(&probe, site).await;
         let (text, fix) = match (verdicts.get(&key)?, &filter) {
             (Verdict::Dropped { cause, .. }, _) => (cause.text.clone(), cause.fix.clone()),
-            (Verdict::Unknown(_), Some((text, fix))) => (text.clone(), Some(fix.clone())),
+            (Verdict::Unknown(_), Some((text, fix))) => (text.clone(), fix.clone()),
             (Verdict::Unknown(cause), None) => {
                 self.port.unclear += 1;
                 if self.port.unclear < MIN_MISSES {
@@ -170,12 +179,16 @@ impl Prober {
             self.names.name(probe.device)
         );
         let finding = Finding { text, fix };
-        Some(Blocked { finding, is_filter, generation: self.generation, at: Instant::now() })
+        let life = match known {
+            Some(known) if known.finding.fix == finding.fix => known.life.longer(self.generation),
+            _ => Life::new(self.generation, ANALYSIS_LIFE),
+        };
+        Some(Blocked { finding, is_filter, life })
     }
 
     /// The kernel's own filter, if it drops packets of this source: it does if the route to the source, without the
     /// edge's mark, leads to another device (ip-sysctl.rst, `rp_filter`).
-    async fn kernel_filter(&self, probe: &Probe, site: &Site) -> Option<(String, String)> {
+    async fn kernel_filter(&self, probe: &Probe, site: &Site) -> Option<(String, Option<String>)> {
         let kernel = self.means.kernel.as_ref()?;
         let device = self.names.name(probe.device);
         let of = |name: &str| sysctl::number(&format!("ipv4/conf/{name}/rp_filter"));
@@ -195,23 +208,21 @@ impl Prober {
         let text = format!(
             "the reverse path filter of {device} (rp_filter = 1) drops them, because {other}"
         );
-        Some((text, format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2")))
+        Some((text, command::sysctl(&format!("ipv4/conf/{device}/rp_filter"), 2)))
     }
 
     async fn measure_sending(&mut self, port: &PortSite, site: &Site) {
         let grown = port.refused_sends > self.port.refused;
         self.port.refused = port.refused_sends;
         if !grown {
-            let holds = |known: &Blocked| {
-                known.generation == self.generation && known.at.elapsed() < SENDING_LIFE
-            };
+            let holds = |known: &Blocked| known.life.holds(self.generation);
             self.port.sending = self.port.sending.take().filter(holds);
             return;
         }
         if let Some(known) = &mut self.port.sending
-            && known.generation == self.generation
+            && known.life.holds(self.generation)
         {
-            known.at = Instant::now();
+            known.life = Life::new(self.generation, SENDING_LIFE);
             return;
         }
         let Some(peer) = port.peers.first().copied() else { return };
@@ -235,8 +246,8 @@ impl Prober {
         let text =
             format!("this host's firewall refuses the UDP packets that this process sends{text}");
         let finding = Finding { text, fix };
-        let (generation, at) = (self.generation, Instant::now());
-        self.port.sending = Some(Blocked { finding, is_filter: false, generation, at });
+        let life = Life::new(self.generation, SENDING_LIFE);
+        self.port.sending = Some(Blocked { finding, is_filter: false, life });
     }
 
     async fn analyse_port(
