@@ -104,11 +104,13 @@ async fn ask(context: &Context, name: &Label, call: Call) -> Result<Vec<Reply>, 
 
 async fn ask_once(context: &Context, name: &Label, call: Call) -> Result<Vec<Reply>, CallFailure> {
     let call_name = call.name();
+    // The other controller answers only after the edge in question has, or has not.
+    let idle_timeout = if matches!(call, Call::Claim { .. }) { TIMEOUT } else { IDLE_TIMEOUT };
     let asking = async {
         let mut replies = open(context, name, call).await?;
         let mut answer: Vec<Reply> = Vec::new();
         let mut pieces = 0;
-        while let Some(mut reply) = next(&mut replies).await? {
+        while let Some(mut reply) = next_within(&mut replies, idle_timeout).await? {
             pieces += 1;
             if pieces > MAX_PIECES {
                 return Err(CallFailure::Protocol(format!(
@@ -159,8 +161,12 @@ pub(crate) async fn open(
 
 /// The next piece of an answer.
 pub(crate) async fn next(replies: &mut Replies) -> Result<Option<Reply>, CallFailure> {
-    let next = timeout(IDLE_TIMEOUT, replies.next()).await;
-    next.unwrap_or(Err(CallFailure::TimedOut(IDLE_TIMEOUT)))
+    next_within(replies, IDLE_TIMEOUT).await
+}
+
+async fn next_within(replies: &mut Replies, limit: Duration) -> Result<Option<Reply>, CallFailure> {
+    let next = timeout(limit, replies.next()).await;
+    next.unwrap_or(Err(CallFailure::TimedOut(limit)))
 }
 
 async fn connect(context: &Context, name: &Label) -> Result<Arc<AdminConnection>, CallFailure> {

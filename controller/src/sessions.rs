@@ -7,6 +7,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use cframe_pki::{
@@ -69,6 +70,8 @@ struct Handle {
     end: watch::Sender<Option<GoodbyeReason>>,
     /// The answers to pings in this session.
     pongs: watch::Receiver<u64>,
+    /// The round-trip time, as last measured.
+    rtt: Duration,
 }
 
 /// What a session has to do for somebody else.
@@ -129,7 +132,7 @@ impl Registry {
         let (orders, queue) = mpsc::channel(MAX_ORDERS);
         let (end, reason) = watch::channel(None);
         let (pong_count, pongs) = watch::channel(0);
-        let handle = Handle { number, peer, orders, end, pongs };
+        let handle = Handle { number, peer, orders, end, pongs, rtt: Duration::ZERO };
         let before = self.lock().insert(&key, Edge { session: Some(handle), seen });
         if let Some(Handle { end, .. }) = before {
             end_session(&end, GoodbyeReason::Replaced);
@@ -278,6 +281,14 @@ impl Entry<'_> {
     pub fn set_sent(&self) {
         let now = (self.now)();
         self.update(|seen| seen.detail.unacked_since = Some(now));
+    }
+
+    /// Records the round-trip time of the session's connection.
+    pub fn set_rtt(&self, rtt: Duration) {
+        let mut edges = self.registry.lock();
+        if let Some(session) = self.own_edge(&mut edges).and_then(|edge| edge.session.as_mut()) {
+            session.rtt = rtt;
+        }
     }
 
     /// Records that the edge answered a ping.

@@ -3,13 +3,10 @@
 use std::io::{BufRead, Write};
 
 use cframe_console::{exit::Exit, output};
+use cframe_protocol::text::printable;
 use serde::Serialize;
 
-use crate::{
-    args::Format,
-    failure::{Failure, printable},
-    table::Tone,
-};
+use crate::{args::Format, failure::Failure, table::Tone};
 
 pub struct Console<'a> {
     pub out: &'a mut dyn Write,

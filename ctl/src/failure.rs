@@ -1,9 +1,9 @@
 //! Why a command failed.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use cframe_console::exit::Exit;
-use cframe_protocol::v1::CallError;
+use cframe_protocol::{text::printable, v1::CallError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -46,25 +46,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The text on one line, without characters that control a terminal or change the order of text:
-/// parts of it come from other hosts.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    let is_control = |c: char| {
-        let bidi = matches!(c,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        c.is_control() || bidi
-    };
-    if !text.chars().any(is_control) {
-        return Cow::Borrowed(text);
-    }
-    let replace = |c: char| match c {
-        '\n' | '\t' => ' ',
-        c if is_control(c) => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    Cow::Owned(text.trim_end().chars().map(replace).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +60,5 @@ mod tests {
     fn an_error_from_another_host_cannot_control_the_terminal() {
         let failure = Failure::new(Exit::Error, "a\u{1b}[2Jb\nc");
         assert_eq!(failure.to_string(), "a\u{fffd}[2Jb c");
-        assert_eq!(printable("\u{9b}2J \u{202e}txt.exe"), "\u{fffd}2J \u{fffd}txt.exe");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::failure::printable;
+use cframe_protocol::text::printable;
 
 /// Meaning of a cell, shown as a colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,11 @@
 
 mod report;
 
-use cframe_protocol::problem::{Code, Severity};
+use cframe_protocol::{
+    problem::{Code, Severity},
+    text::{cut, printable},
+    v1,
+};
 use serde::{Deserialize, Serialize};
 
 pub use report::{CheckStatus, Report};
@@ -63,15 +67,29 @@ impl Problem {
     pub fn severity(&self) -> Severity {
         self.code.severity()
     }
+
+    /// Without characters that control a terminal, and of bounded length: parts of it come from peers, and from whoever
+    /// names processes, devices and rules of this host. A fix that would have to be changed for that is left out, since
+    /// the changed command would do something else.
+    fn made_safe(self) -> Self {
+        let Self { code, about, text, fix } = self;
+        let mut text = printable(&text).into_owned();
+        if text.len() > v1::Problem::MAX_TEXT {
+            text = format!("{}…", cut(&text, v1::Problem::MAX_TEXT - '…'.len_utf8()));
+        }
+        let is_safe = |fix: &String| fix.len() <= v1::Problem::MAX_TEXT && printable(fix) == *fix;
+        let fix = fix.map(|fix| fix.trim_end().to_owned()).filter(is_safe);
+        Self { code, about: printable(&about).into_owned(), text, fix }
+    }
 }
 
 impl Check {
     pub fn good(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, result: Ok(found.into()) }
+        Self { what, result: Ok(printable(&found.into()).into_owned()) }
     }
 
     pub fn bad(what: &'static str, problem: Problem) -> Self {
-        Self { what, result: Err(vec![problem]) }
+        Self::of(what, vec![problem], "")
     }
 
     /// The problems that checks found.
@@ -81,8 +99,10 @@ impl Check {
 
     /// Good with this text if there are no problems.
     pub fn of(what: &'static str, problems: Vec<Problem>, good: impl Into<String>) -> Self {
-        let result = if problems.is_empty() { Ok(good.into()) } else { Err(problems) };
-        Self { what, result }
+        if problems.is_empty() {
+            return Self::good(what, good);
+        }
+        Self { what, result: Err(problems.into_iter().map(Problem::made_safe).collect()) }
     }
 }
 
@@ -109,5 +129,40 @@ impl ProblemStatus {
             out.push_str(&format!("    → {fix}\n"));
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(problem: Problem) -> (Problem, String) {
+        let [problem]: [Problem; 1] =
+            Check::problems(&[Check::bad("links", problem)]).try_into().unwrap();
+        let line = ProblemStatus::new(&problem, 0).render();
+        (problem, line)
+    }
+
+    #[test]
+    fn what_strangers_say_does_not_control_the_terminal() {
+        let text = "refused: \u{1b}]0;owned\u{7} \u{202e}txt\r";
+        let problem = Problem::new(Code::LinkDown, "idc\u{9b}2J", text).fix("a\u{1b}[2J; b");
+        let (problem, line) = shown(problem);
+        assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+        assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
+        assert!(!line.contains('\u{202e}') && line.contains("]0;owned"), "{line:?}");
+        assert_eq!(problem.fix, None, "what is left of the command would be another one");
+        let good = Check::good("links", "by \u{1b}[2J");
+        assert_eq!(good.result.unwrap(), "by \u{fffd}[2J");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_a_long_command_is_left_out() {
+        let problem = Problem::new(Code::LinkDown, "", "é".repeat(600)).fix("x".repeat(600));
+        let (problem, _) = shown(problem);
+        assert!(problem.text.len() <= v1::Problem::MAX_TEXT && problem.text.ends_with('…'));
+        assert_eq!(problem.fix, None);
+        let (problem, _) = shown(Problem::new(Code::LinkDown, "", "down").fix("ip link set up\n"));
+        assert_eq!(problem.fix.as_deref(), Some("ip link set up"));
     }
 }

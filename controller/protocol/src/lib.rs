@@ -6,6 +6,7 @@
 //! - [`natural`]: the order of names for people.
 //! - [`problem`]: the catalogue of problems that edges and controllers report.
 //! - [`reserved`]: addresses of clouds' own services, which are never routed into a mesh.
+//! - [`text`]: text of other hosts, made safe for a terminal.
 //! - `session` (a feature, on by default): frames over QUIC streams, an edge's session, admin calls,
 //!   enrolment, and the QUIC settings of both ends.
 
@@ -18,6 +19,7 @@ pub mod problem;
 pub mod reserved;
 #[cfg(feature = "session")]
 pub mod session;
+pub mod text;
 pub mod v1;
 
 /// UDP port of enrolment.

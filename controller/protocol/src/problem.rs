@@ -200,8 +200,11 @@ catalogue! {
          remove it: cfctl edge del.";
     EdgeBehind = "edge-behind", Error, "an edge has not applied the newest state",
         "The edge has a session and did not acknowledge the newest version within 10 s.";
-    SameEndpoint = "same-endpoint", Error, "two edges have the same endpoint",
-        "Only one of them can be reached there.";
+    SameEndpoint = "same-endpoint", Warning, "two edges have the same endpoint",
+        "No endpoint of an edge is its own: another edge of the namespace has it too, and only one of them can be reached \
+         there. If no link suffers, because every peer dials from where the address is the right one, leave it.";
+    MoreProblems = "more-problems", Warning, "an edge has more problems than it can report",
+        "An edge reports at most 32 problems, those of its host first. `cframe-edge doctor` on its host shows all.";
     ControllerDown = "controller-down", Error, "a controller does not run or does not answer",
         "What only that controller knows is missing from the status.";
     StoreProblem = "store-problem", Error, "the store cannot be used",
@@ -212,6 +215,47 @@ catalogue! {
          revocations again that it does not have.";
     Expiring = "expiring", Warning, "a certificate, key or token expires soon",
         "Something that is not renewed by itself ends soon.";
+}
+
+impl Code {
+    /// Whether an edge finds it on its own host, so that the fix is for a shell there. The fixes of all others say where
+    /// they are for, if that is not where they are read.
+    pub fn is_of_host(self) -> bool {
+        !self.is_of_links() && !self.is_of_controllers()
+    }
+
+    fn is_of_links(self) -> bool {
+        matches!(
+            self,
+            Self::LinkDown
+                | Self::LinkTooNarrow
+                | Self::LinkTooSlow
+                | Self::LinkLossy
+                | Self::LinkOneWay
+                | Self::LinkEcnDropped
+                | Self::NoEndpoint
+                | Self::EndpointUnresolved
+                | Self::EndpointIsSelf
+                | Self::EndpointIsOther
+                | Self::IdentityInUse
+        )
+    }
+
+    fn is_of_controllers(self) -> bool {
+        matches!(
+            self,
+            Self::NotJoined
+                | Self::EdgeOffline
+                | Self::EdgeRevoked
+                | Self::EdgeBehind
+                | Self::SameEndpoint
+                | Self::MoreProblems
+                | Self::ControllerDown
+                | Self::StoreProblem
+                | Self::StoreOlder
+                | Self::Expiring
+        )
+    }
 }
 
 /// Puts the number into a title that starts with what is counted; behind any other.
@@ -298,6 +342,12 @@ mod tests {
             assert!(code.meaning().ends_with('.') && !code.title().ends_with('.'), "{code}");
         }
         assert!("nonsense".parse::<Code>().is_err());
+    }
+
+    #[test]
+    fn only_what_a_host_finds_on_itself_is_fixed_there() {
+        assert!(Code::ForwardingOff.is_of_host() && Code::PortBlocked.is_of_host());
+        assert!(!Code::LinkDown.is_of_host() && !Code::NotJoined.is_of_host());
     }
 
     #[test]

@@ -35,7 +35,6 @@ pub(crate) fn namespaces(
         .map(|(name, space)| namespace(state, sessions, (name, space), now, findings))
         .collect();
     found.sort_by(|one, other| natural(&one.name, &other.name));
-    same_endpoints(state, findings);
     found
 }
 
@@ -50,7 +49,6 @@ pub(crate) fn of_edge(
     if let Some(space) = state.namespaces.get(namespace_name) {
         namespace(state, sessions, (namespace_name, space), now, &mut findings);
     }
-    same_endpoints(state, &mut findings);
     findings.into_problems()
 }
 
@@ -66,6 +64,7 @@ fn namespace(
         let mut view = NamespaceView::new(state, sessions, (name, space), &seen, now);
         let counts = edges::judge(&mut view, findings);
         let links = links::judge(&view, findings);
+        same_endpoints((name, space), findings);
         NamespaceStatus {
             name: name.clone(),
             edges: wire_count(space.edges.len()),
@@ -79,36 +78,33 @@ fn namespace(
 }
 
 /// Edges of which every endpoint is another edge's too. An address that two networks have, such as a private one, is no
-/// problem beside one of the edge's own.
-fn same_endpoints(state: &State, findings: &mut Findings) {
-    let mut users: HashMap<&Endpoint, Vec<(&Label, &Label)>> = HashMap::new();
-    let edges = || {
-        state.namespaces.iter().flat_map(|(namespace, space)| {
-            space.edges.iter().map(move |(name, edge)| (namespace, name, &edge.record.endpoints))
-        })
-    };
-    for (namespace, name, endpoints) in edges() {
-        for endpoint in endpoints {
-            users.entry(endpoint).or_default().push((namespace, name));
+/// problem beside one of the edge's own. Edges of different namespaces have no links, and may be on one host.
+fn same_endpoints((namespace, space): (&Label, &Namespace), findings: &mut Findings) {
+    let mut users: HashMap<&Endpoint, Vec<&Label>> = HashMap::new();
+    for (name, edge) in &space.edges {
+        for endpoint in &edge.record.endpoints {
+            users.entry(endpoint).or_default().push(name);
         }
     }
-    for (namespace, name, endpoints) in edges() {
-        if endpoints.is_empty() || endpoints.iter().any(|endpoint| users[endpoint].len() < 2) {
+    for (name, edge) in &space.edges {
+        let endpoints = &edge.record.endpoints;
+        if endpoints.iter().any(|endpoint| users[endpoint].len() < 2) {
             continue;
         }
         let Some(shared) = endpoints.first() else { continue };
-        let others = users[shared].iter().filter(|user| **user != (namespace, name));
-        let Some((other_namespace, other)) = others.clone().next() else { continue };
+        let Some(other) = users[shared].iter().copied().find(|user| *user != name) else {
+            continue;
+        };
         // One problem for both, at the first of them.
-        if (other_namespace, other) < (&namespace, &name) && users[shared].len() == 2 {
+        if other < name && users[shared].len() == 2 {
             continue;
         }
         findings.add(Code::SameEndpoint, (namespace, name), other.as_str(), || groups::Details {
             text: format!(
-                "{namespace}/{name} and {other_namespace}/{other} both have the endpoint {shared}; only one of them can \
-                 be reached there"
+                "{namespace}/{name} and {namespace}/{other} both have the endpoint {shared}; only one of them can be \
+                 reached there"
             ),
-            fix: Some(format!("cfctl edge set {other} -n {other_namespace} --endpoint HOST:PORT")),
+            fix: Some(format!("cfctl edge set {other} -n {namespace} --endpoint HOST:PORT")),
             since: None,
         });
     }

@@ -145,6 +145,7 @@ async fn serve_session(
         return Ok(say_goodbye(&mut writer, GoodbyeReason::InUse).await);
     }
     let entry = register(context, edge, hello);
+    entry.set_rtt(connection.rtt());
     // Checked again after it was registered: a concurrent revocation either finds the session or is found here.
     if let Err(refusal) = context.replica.trust().denial(&edge.peer) {
         return Ok(say_goodbye(&mut writer, goodbye_reason(&refusal)).await);
@@ -163,6 +164,7 @@ async fn serve_session(
         context,
         edge,
         entry,
+        connection,
         newest: feed.subscribe(),
         feed: &feed,
         link: Link::new(reader, writer),
@@ -271,6 +273,7 @@ struct Session<'a> {
     context: &'a Arc<Context>,
     edge: &'a EdgeIdentity,
     entry: Entry<'a>,
+    connection: &'a Connection,
     feed: &'a Feed,
     newest: watch::Receiver<Version>,
     link: Link,
@@ -371,6 +374,7 @@ impl Session<'_> {
                 self.link.send(&Pong { nonce, version }).await
             }
             FromEdge::Pong(_) => {
+                self.entry.set_rtt(self.connection.rtt());
                 self.entry.count_pong();
                 Ok(())
             }

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use cframe_protocol::v1::AuditRow;
+use cframe_protocol::{text::printable, v1::AuditRow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::Row;
 use crate::{
     args::Format,
     console::Console,
-    failure::{Failure, printable},
+    failure::Failure,
     table::{Cell, Table, Tone},
     timestamp::TimestampMillis,
 };

@@ -1,12 +1,14 @@
 //! The CAs, and the progress of a rotation.
 
 use cframe_pki::certificate_pem;
-use cframe_protocol::v1::{CaStatus, CertCounts, IssuerRow, Lacking, RootRow};
+use cframe_protocol::{
+    text::printable,
+    v1::{CaStatus, CertCounts, IssuerRow, Lacking, RootRow},
+};
 use serde::Serialize;
 
 use crate::{
     console::Answer,
-    failure::printable,
     table::{Cell, Table, Tone},
     timestamp::Timestamp,
 };

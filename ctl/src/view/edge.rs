@@ -124,7 +124,7 @@ impl Edge {
             if text.is_empty() {
                 text.push('\n');
             }
-            problem.write(&mut text, color);
+            problem.write(&mut text, &self.name, color);
         }
         text
     }

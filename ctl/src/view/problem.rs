@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use cframe_protocol::{
-    problem::Severity,
+    problem::{Code, Severity},
+    text::printable,
     v1::{self, ProblemExample, ProblemGroup},
 };
 use serde::Serialize;
 
-use crate::{failure::printable, table::Tone, timestamp::Timestamp};
+use crate::{table::Tone, timestamp::Timestamp};
 
 /// All problems with one code.
 #[derive(Debug, Serialize)]
@@ -75,9 +76,10 @@ impl From<v1::Problem> for Problem {
 }
 
 impl Problem {
-    pub(super) fn write(&self, text: &mut String, color: bool) {
+    /// `edge` has reported it, or is one end of the link that it is about.
+    pub(super) fn write(&self, text: &mut String, edge: &str, color: bool) {
         line(text, heading(self.severity, color), &self.text, &self.code);
-        fix(text, "  ", self.fix.as_ref());
+        fix(text, "  ", &self.code, edge, self.fix.as_ref());
     }
 }
 
@@ -88,14 +90,14 @@ impl Group {
         match self.examples.as_slice() {
             [only] if self.count == 1 => {
                 line(text, heading, &only.text, &self.code);
-                fix(text, "  ", only.fix.as_ref());
+                fix(text, "  ", &self.code, &only.subject, only.fix.as_ref());
             }
             [first, ..] if self.is_uniform() => {
                 let names: Vec<&str> = self.names();
                 let more = if self.count as usize > names.len() { ", …" } else { "" };
                 let names = format!("{}: {}{more}", self.title, names.join(", "));
                 line(text, heading, &names, &self.code);
-                fix(text, "  ", first.fix.as_ref());
+                fix(text, "  ", &self.code, &first.subject, first.fix.as_ref());
             }
             examples => {
                 line(text, heading, &self.title, &self.code);
@@ -105,7 +107,7 @@ impl Group {
                     let place = if named { String::new() } else { format!("{subject}: ") };
                     // Writing to a string does not fail.
                     let _ = writeln!(text, "  {}", printable(&format!("{place}{sentence}")));
-                    fix(text, "    ", example.fix.as_ref());
+                    fix(text, "    ", &self.code, &example.subject, example.fix.as_ref());
                 }
                 let more = (self.count as usize).saturating_sub(examples.len());
                 if more > 0 {
@@ -153,8 +155,10 @@ fn line(text: &mut String, heading: String, sentence: &str, code: &str) {
     let _ = writeln!(text, "{heading}: {} [{}]", printable(sentence), printable(code));
 }
 
-fn fix(text: &mut String, indent: &str, fix: Option<&String>) {
-    if let Some(fix) = fix {
-        let _ = writeln!(text, "{indent}fix: {}", printable(fix));
-    }
+/// The fix of a problem that `subject` has. What an edge's host says is not for the shell of the one who reads it.
+fn fix(text: &mut String, indent: &str, code: &str, subject: &str, fix: Option<&String>) {
+    let Some(fix) = fix else { return };
+    let is_of_host = code.parse().map_or(true, Code::is_of_host) && !subject.is_empty();
+    let place = if is_of_host { format!(" on {}", printable(subject)) } else { String::new() };
+    let _ = writeln!(text, "{indent}fix{place}: {}", printable(fix));
 }

@@ -1,5 +1,6 @@
 use cframe_protocol::{
     problem::Severity,
+    text::printable,
     v1::{self, Endpoint, MeshStatus},
 };
 use serde::Serialize;
@@ -7,7 +8,6 @@ use serde::Serialize;
 use super::{Group, Row};
 use crate::{
     console::Answer,
-    failure::printable,
     table::{Cell, Table, Tone},
     timestamp::{Timestamp, short},
 };

@@ -114,6 +114,7 @@ pub(super) fn judge(view: &mut NamespaceView<'_>, findings: &mut Findings) -> Co
         counts.online += 1;
         counts.in_sync += usize::from(seen.applied.is_some_and(|at| at.at_least(&view.newest)));
         present(view, edge, seen, findings);
+        left_out(view, edge, seen, findings);
         for problem in &seen.problems.problems {
             let peer = view.number(&problem.about).filter(|_| is_of_link(problem.code.as_str()));
             match peer {
@@ -202,6 +203,28 @@ fn present(
                 "stop cframe-edge on one of the two hosts; to shut both out and let the right one join again: cfctl token \
                  create -n {namespace} --edge {name} --rejoin"
             )),
+            since: None,
+        });
+    }
+}
+
+/// Problems that the edge has not reported because there are too many. Links that are down are known without them.
+fn left_out(
+    view: &NamespaceView<'_>,
+    edge: &EdgeView<'_>,
+    seen: &LastSeen,
+    findings: &mut Findings,
+) {
+    let down = seen.links.iter().filter(|link| !link.up).count();
+    let named = |problem: &&Problem| is_of_link(problem.code.as_str());
+    let named = seen.problems.problems.iter().filter(named).count();
+    let more = seen.problems.more as usize;
+    let more = more.saturating_sub(down.saturating_sub(named));
+    if more > 0 {
+        let (namespace, name) = (view.name, edge.name);
+        findings.add(Code::MoreProblems, (namespace, name), "", || Details {
+            text: format!("edge {namespace}/{name} has {more} more problems than are shown here"),
+            fix: Some("run `cframe-edge doctor` on its host".to_owned()),
             since: None,
         });
     }

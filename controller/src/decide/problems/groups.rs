@@ -69,9 +69,16 @@ impl Findings {
     pub(crate) fn add_reported(&mut self, edge: (&Label, &Label), problem: &Problem) {
         let known = problem.code.as_str().parse::<Code>().ok();
         let severity = known.map_or(problem.severity, Code::severity);
+        // The fixes of a host's problems are shown as for that host. Any other says where it comes from, so that no edge
+        // can pass off its own words as the controller's.
+        let place = if known.is_none_or(Code::is_of_host) {
+            String::new()
+        } else {
+            format!("on {}: ", edge.1)
+        };
         self.add_any(&problem.code, severity, edge, &problem.about, || Details {
             text: problem.text.clone(),
-            fix: problem.fix.clone(),
+            fix: problem.fix.as_ref().map(|fix| format!("{place}{fix}")),
             since: Some(problem.since_unix),
         });
     }

@@ -243,6 +243,46 @@ fn an_endpoint_of_two_edges_is_named_if_it_is_the_only_one() {
     assert_eq!(both(&["x:1"], &["x:1"]), ["same-endpoint prod/a b"]);
     assert_eq!(both(&["x:1"], &["x:1", "y:1"]), ["same-endpoint prod/a b"]);
     assert_eq!(both(&["x:1", "z:1"], &["x:1", "y:1"]), [""; 0]);
+    let state = state(&[("a", &["x:1"], joined), ("b", &["x:1"], joined), ("c", &["c:1"], joined)]);
+    let (groups, _) = judged(&state, all_up());
+    assert_eq!(groups[0].severity, Severity::Warning, "all links are up");
+}
+
+#[test]
+fn edges_of_two_namespaces_may_have_one_endpoint() {
+    let endpoints = ["x:1".parse().unwrap()];
+    let mut state = members();
+    let edges = &mut state.namespaces.get_mut(&label("prod")).unwrap().edges;
+    edges.get_mut(&label("a")).unwrap().record.endpoints = endpoints.to_vec();
+    let mut other = members().namespaces.remove(&label("prod")).unwrap();
+    other.edges.get_mut(&label("a")).unwrap().record.endpoints = endpoints.to_vec();
+    state.namespaces.insert(label("test"), other);
+    let found = named(&state, all_up());
+    assert!(!found.iter().any(|found| found.starts_with("same-endpoint")), "{found:?}");
+}
+
+#[test]
+fn problems_that_an_edge_could_not_report_are_counted_unless_its_links_explain_them() {
+    let mut rows = all_up();
+    rows[0].problems.more = 3;
+    assert_eq!(named(&members(), rows.clone()), ["more-problems prod/a"]);
+    rows[0] = reporting(online("a", &[], &["b", "c"]), "link-down", "b", "no answer");
+    rows[0].problems.more = 1;
+    assert_eq!(named(&members(), rows), ["link-down prod/a b", "link-down prod/a c"]);
+}
+
+#[test]
+fn an_edge_cannot_pass_off_its_words_as_the_controllers() {
+    let fixes = |code: &str, about: &str| {
+        let mut rows = all_up();
+        rows[0] = reporting(rows[0].clone(), code, about, "text");
+        let (groups, _) = judged(&members(), rows);
+        groups[0].examples[0].fix.clone().unwrap()
+    };
+    assert_eq!(fixes("edge-behind", ""), "on a: fix it");
+    assert_eq!(fixes("endpoint-is-other", "b"), "on a: fix it");
+    // It is shown as for that host.
+    assert_eq!(fixes("forwarding-off", "eth0"), "fix it");
 }
 
 #[test]

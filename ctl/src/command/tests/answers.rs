@@ -148,6 +148,21 @@ fn many_alike_are_one_line_and_warnings_alone_are_healthy() {
 }
 
 #[test]
+fn the_fix_of_an_edges_host_is_shown_as_for_that_host() {
+    let shown = |group: ProblemGroup| {
+        run_with("cfctl status", None, &|_| Ok(vec![Reply::Status(status(vec![group.clone()]))]))
+            .out
+    };
+    let own = shown(absent(Code::ForwardingOff, 1, &["idc"]));
+    assert!(own.ends_with("\n  fix on prod/idc: fix idc\n"), "{own}");
+    let mut later = absent(Code::ForwardingOff, 1, &["idc"]);
+    later.code = label("of-a-later-version");
+    assert!(shown(later).ends_with("\n  fix on prod/idc: fix idc\n"));
+    let controllers = shown(absent(Code::NotJoined, 1, &["idc"]));
+    assert!(controllers.ends_with("\n  fix: fix idc\n"), "{controllers}");
+}
+
+#[test]
 fn problems_with_texts_of_their_own_have_a_line_each() {
     let group = |count| {
         let mut group = absent(Code::LinkDown, count, &["a", "b"]);

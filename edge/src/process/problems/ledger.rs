@@ -7,6 +7,7 @@ use std::{
 
 use cframe_protocol::{
     problem::{Code, Severity},
+    text::cut,
     v1,
 };
 use tracing::{error, info, warn};
@@ -17,6 +18,8 @@ use crate::problem::{Problem, ProblemStatus};
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// A problem that comes back this soon is logged once more at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Problems of one code that a report has before all others have their places: there is one of a link for each peer.
+const MAX_OF_CODE: usize = 8;
 /// Ends of problems that are remembered, so that one that comes and goes does not fill the log.
 const MAX_ENDED: usize = 256;
 
@@ -30,10 +33,12 @@ pub(in crate::process) struct Ledger {
     reported: Option<Instant>,
 }
 
-/// Sorted by severity, the worst first, then by code and by what it is about.
+/// Sorted by severity, the worst first; those of the host before those of links, which controllers see from the other
+/// end too; then by code and by what it is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     severity: std::cmp::Reverse<Severity>,
+    is_of_link: bool,
     code: Code,
     about: String,
 }
@@ -96,9 +101,24 @@ impl Ledger {
             return None;
         }
         (self.changed, self.reported) = (false, Some(now));
-        let problems = self.open.values().take(v1::Problems::MAX).map(report).collect();
+        let problems = self.chosen().into_iter().map(report).collect();
         let more = self.open.len().saturating_sub(v1::Problems::MAX);
         Some(v1::Problems { problems, more: u32::try_from(more).unwrap_or(u32::MAX) })
+    }
+
+    /// As many problems as a report has, the worst first. The first of each code go before more of one code.
+    fn chosen(&self) -> Vec<&Open> {
+        let mut counts: BTreeMap<Code, usize> = BTreeMap::new();
+        let all = self.open.iter().enumerate().map(|(place, (key, open))| {
+            let count = counts.entry(key.code).or_default();
+            *count += 1;
+            (*count > MAX_OF_CODE, place, open)
+        });
+        let mut chosen: Vec<(bool, usize, &Open)> = all.collect();
+        chosen.sort_by_key(|(is_more, place, _)| (*is_more, *place));
+        chosen.truncate(v1::Problems::MAX);
+        chosen.sort_by_key(|(_, place, _)| *place);
+        chosen.into_iter().map(|(_, _, open)| open).collect()
     }
 
     /// All problems, the worst first.
@@ -116,7 +136,8 @@ impl Ledger {
 impl Key {
     fn of(problem: &Problem) -> Self {
         let severity = std::cmp::Reverse(problem.severity());
-        Self { severity, code: problem.code, about: problem.about.clone() }
+        let is_of_link = !problem.code.is_of_host();
+        Self { severity, is_of_link, code: problem.code, about: problem.about.clone() }
     }
 }
 
@@ -125,17 +146,11 @@ fn report(open: &Open) -> v1::Problem {
     v1::Problem {
         code: problem.code.into(),
         severity: problem.severity(),
-        about: cut(&problem.about, v1::Problem::MAX_ABOUT),
-        text: cut(&problem.text, v1::Problem::MAX_TEXT),
-        fix: problem.fix.as_deref().map(|fix| cut(fix, v1::Problem::MAX_TEXT)),
+        about: cut(&problem.about, v1::Problem::MAX_ABOUT).to_owned(),
+        text: problem.text.clone(),
+        fix: problem.fix.clone(),
         since_unix: *since,
     }
-}
-
-/// At most `max` bytes of a text.
-fn cut(text: &str, max: usize) -> String {
-    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text[..end.unwrap_or(0)].to_owned()
 }
 
 fn log_start(problem: &Problem) {
@@ -177,13 +192,35 @@ mod tests {
     fn the_worst_come_first_and_a_report_is_bounded() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let mut found: Vec<Problem> = (0..100).map(|n| down(&format!("edge-{n}"))).collect();
-        found.insert(0, Problem::new(Code::NoController, "", "é".repeat(600)));
+        found.insert(0, Problem::new(Code::NoController, "", "no answer"));
         ledger.update(found, 1, now);
         assert_eq!(ledger.statuses()[100].code, "no-controller");
         let report = ledger.take_report(now).unwrap();
         assert_eq!((report.problems.len(), report.more), (v1::Problems::MAX, 69));
-        assert!(report.problems.iter().all(|problem| problem.severity == Severity::Error));
-        assert!(cut(&"é".repeat(600), v1::Problem::MAX_TEXT).len() <= v1::Problem::MAX_TEXT);
+        // The warning is not crowded out by errors that are all alike.
+        let (last, errors) = report.problems.split_last().unwrap();
+        assert!(errors.iter().all(|problem| problem.severity == Severity::Error));
+        assert_eq!(last.code.as_str(), "no-controller");
+    }
+
+    #[test]
+    fn problems_of_the_host_have_their_places_however_many_links_are_down() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let host = |code, about: &str| Problem::new(code, about, "dropped");
+        let mut found: Vec<Problem> = (0..100).map(|n| down(&format!("edge-{n}"))).collect();
+        found.extend((0..20).map(|n| host(Code::ForwardBlocked, &format!("lan{n}"))));
+        found.extend([host(Code::Masqueraded, "eth0"), host(Code::GuardMissing, "")]);
+        ledger.update(found, 1, now);
+        let report = ledger.take_report(now).unwrap();
+        assert_eq!((report.problems.len(), report.more), (v1::Problems::MAX, 90));
+        let count = |code: Code| {
+            let of_code = |problem: &&v1::Problem| problem.code.as_str() == code.name();
+            report.problems.iter().filter(of_code).count()
+        };
+        let codes = [Code::ForwardBlocked, Code::Masqueraded, Code::LinkDown, Code::GuardMissing];
+        assert_eq!(codes.map(count), [20, 1, 10, 1]);
+        assert_eq!(report.problems[0].code.as_str(), Code::ForwardBlocked.name());
+        assert!(report.problems.is_sorted_by_key(|problem| std::cmp::Reverse(problem.severity)));
     }
 
     #[test]
