@@ -22,7 +22,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// At most `max` bytes of a text.
 pub fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
