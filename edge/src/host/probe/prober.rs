@@ -289,20 +289,7 @@ impl Prober {
                 continue;
             }
             self.suspects.extend(bad.iter().map(|(probe, _)| *probe).take(MAX_SUSPECTS));
-            let mut left = Vec::new();
-            let mut otherwise = Outcome::Elsewhere;
-            for bad in &bad {
-                match self.elsewhere(key, *bad, tun, site).await {
-                    None => left.push(*bad),
-                    Some(outcome @ Outcome::Blocked(_)) => otherwise = outcome,
-                    Some(outcome @ Outcome::Bypassed(_)) => {
-                        // The others may have the same cause, and reading the rules again costs time.
-                        (otherwise, left) = (outcome, Vec::new());
-                        break;
-                    }
-                    Some(_) => {}
-                }
-            }
+            let (left, mut otherwise) = self.all_elsewhere(key, &bad, tun, site).await;
             // Where no UDP passes, the other kinds say no more.
             let udp = Key { kind: Kind::Udp, ..key };
             if key != udp && !passing.contains(&udp) {
@@ -337,6 +324,28 @@ impl Prober {
             outcome,
         };
         flows.into_iter().map(flow).collect()
+    }
+
+    /// Those of the probes of which the firewall may be the cause, and the outcome of the others.
+    async fn all_elsewhere(
+        &self,
+        key: Key,
+        bad: &[(Probe, Seen)],
+        tun: u32,
+        site: &Site,
+    ) -> (Vec<(Probe, Seen)>, Outcome) {
+        let mut left = Vec::new();
+        let mut otherwise = Outcome::Elsewhere;
+        for bad in bad {
+            match self.elsewhere(key, *bad, tun, site).await {
+                None => left.push(*bad),
+                Some(outcome @ Outcome::Blocked(_)) => otherwise = outcome,
+                // The others may have the same cause, and reading the rules again costs time.
+                Some(outcome @ Outcome::Bypassed(_)) => return (Vec::new(), outcome),
+                Some(_) => {}
+            }
+        }
+        (left, otherwise)
     }
 
     /// The outcome if the firewall is not the cause.
