@@ -2,7 +2,7 @@
 
 use super::Fault;
 use crate::hosts::truth::Bed;
-use crate::lab::{HK, IDC, SECOND, SZ, TIMEOUT, wait_for};
+use crate::lab::{HK, IDC, SECOND, TIMEOUT};
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault::code(
@@ -79,24 +79,6 @@ pub(super) const FAULTS: &[Fault] = &[
         },
     )
     .passes(),
-    Fault::code(
-        "A5 wrong endpoints at both ends",
-        &["link-down"],
-        |bed| {
-            ctl(bed, "edge set aws-hk -n prod --endpoint 203.0.113.99:58423");
-            ctl(bed, "edge set aliyun-sz -n prod --endpoint 192.0.2.99:58423 --wait");
-            // Links that are up stay up; an edge that starts dials what it has saved.
-            let saved = bed.hk.dir().join("snapshot");
-            let has_it = |bytes: Vec<u8>| bytes.windows(10).any(|part| part == b"192.0.2.99");
-            let knows = || std::fs::read(&saved).is_ok_and(has_it);
-            wait_for(TIMEOUT, knows).unwrap();
-            bed.hk.restart().unwrap();
-        },
-        |bed| {
-            ctl(bed, &format!("edge set aws-hk -n prod --endpoint {HK}"));
-            ctl(bed, &format!("edge set aliyun-sz -n prod --endpoint {SZ}"));
-        },
-    ),
     Fault::code(
         "A3 the store was replaced by an older copy",
         &["store-older"],
