@@ -415,16 +415,6 @@ impl Prober {
         for (key, (bad, tried)) in unclear {
             let generation = self.generation;
             let Some(known) = self.known.get_mut(&key) else { continue };
-            if let Some(verdict) = verdicts.get(&key) {
-                let life = match &known.verdict {
-                    Some((Verdict::Passes, _)) if matches!(verdict, Verdict::Passes) => {
-                        Life::new(generation, verdict::MIN_LIFE)
-                    }
-                    Some((last, life)) if last.is_like(verdict) => life.longer(generation),
-                    _ => Life::new(generation, verdict.life()),
-                };
-                known.verdict = Some((verdict.clone(), life));
-            }
             let tcp_passes = passing.contains(&Key { kind: Kind::TcpSyn, ..key });
             let seen = verdict::Observed {
                 key,
@@ -433,8 +423,23 @@ impl Prober {
                 misses: known.misses,
                 tcp_passes,
             };
-            let verdict = known.verdict.as_ref();
-            let outcome = verdict.and_then(|(it, _)| it.outcome(&seen, &self.names, &site.foreign));
+            let found = verdicts.get(&key);
+            let verdict = found.or(known.verdict.as_ref().map(|(verdict, _)| verdict));
+            let outcome = verdict.and_then(|it| it.outcome(&seen, &self.names, &site.foreign));
+            if let Some(verdict) = found {
+                // What may be intended is there to stay; an error is not, and its fix must be seen soon.
+                let may_stay = matches!(outcome, Some(Outcome::Partly(_)));
+                let life = match &known.verdict {
+                    Some((Verdict::Passes, _)) if matches!(verdict, Verdict::Passes) => {
+                        Life::new(generation, verdict::MIN_LIFE)
+                    }
+                    Some((last, life)) if may_stay && last.is_like(verdict) => {
+                        life.longer(generation)
+                    }
+                    _ => Life::new(generation, verdict.life()),
+                };
+                known.verdict = Some((verdict.clone(), life));
+            }
             outcomes.insert(key, outcome.unwrap_or(Outcome::Passed));
         }
         outcomes

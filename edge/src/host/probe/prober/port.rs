@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    ANALYSIS_LIFE, Key, MIN_MISSES, Means, Prober, Seen,
+    Key, MIN_MISSES, Means, Prober, Seen,
     verdict::{Life, Verdict},
 };
 use crate::host::{
@@ -53,10 +53,8 @@ struct Blocked {
 
 impl Known {
     pub(super) fn is_suspect(&self) -> bool {
-        let is_new = |blocked: &Option<Blocked>| {
-            blocked.as_ref().is_some_and(|blocked| !blocked.life.is_settled())
-        };
-        self.unclear > 0 || is_new(&self.new) || is_new(&self.link) || self.sending.is_some()
+        let all = [&self.new, &self.link, &self.sending];
+        self.unclear > 0 || all.into_iter().any(Option::is_some)
     }
 
     /// The rules were changed by this process alone.
@@ -145,10 +143,9 @@ impl Prober {
     ) -> Option<Blocked> {
         let known = known(&mut self.port);
         let (probe, source_port) = blocked?;
-        let known = match known {
-            Some(known) if known.life.holds(self.generation) => return Some(known),
-            known => known,
-        };
+        if let Some(known) = known.filter(|known| known.life.holds(self.generation)) {
+            return Some(known);
+        }
         let key = Key {
             path: Path::PortIn,
             device: probe.device,
@@ -157,7 +154,8 @@ impl Prober {
         };
         let verdicts = self.analyse_port(key, probe, source_port, site).await;
         let filter = self.kernel_filter(&probe, site).await;
-        let (text, fix) = match (verdicts.get(&key)?, &filter) {
+        let verdict = verdicts.get(&key)?;
+        let (text, fix) = match (verdict, &filter) {
             (Verdict::Dropped { cause, .. }, _) => (cause.text.clone(), cause.fix.clone()),
             (Verdict::Unknown(_), Some((text, fix))) => (text.clone(), fix.clone()),
             (Verdict::Unknown(cause), None) => {
@@ -179,10 +177,7 @@ impl Prober {
             self.names.name(probe.device)
         );
         let finding = Finding { text, fix };
-        let life = match known {
-            Some(known) if known.finding.fix == finding.fix => known.life.longer(self.generation),
-            _ => Life::new(self.generation, ANALYSIS_LIFE),
-        };
+        let life = Life::new(self.generation, verdict.life());
         Some(Blocked { finding, is_filter, life })
     }
 

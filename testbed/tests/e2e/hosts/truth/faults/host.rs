@@ -114,6 +114,12 @@ pub(super) const FAULTS: &[Fault] = &[
     )
     .without_command(),
     Fault::script(
+        "B2 policies of iptables-legacy and of nft",
+        BLOCKED,
+        "iptables-legacy -P FORWARD DROP; iptables-nft -P FORWARD DROP",
+        "for tool in iptables-legacy iptables-nft; do $tool -P FORWARD ACCEPT; $tool -F FORWARD; done",
+    ),
+    Fault::script(
         "B2 only ping passes",
         BLOCKED,
         "iptables-nft -A FORWARD -p icmp -j ACCEPT; iptables-nft -A FORWARD -j DROP",

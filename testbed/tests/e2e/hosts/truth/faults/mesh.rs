@@ -2,7 +2,7 @@
 
 use super::Fault;
 use crate::hosts::truth::Bed;
-use crate::lab::{HK, IDC, SECOND, TIMEOUT};
+use crate::lab::{HK, IDC, SECOND, SZ, TIMEOUT};
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault::code(
@@ -79,6 +79,23 @@ pub(super) const FAULTS: &[Fault] = &[
         },
     )
     .passes(),
+    Fault::code(
+        "A5 wrong endpoints at both ends",
+        &["link-down"],
+        |bed| {
+            ctl(bed, "edge set aws-hk -n prod --endpoint 203.0.113.99:58423");
+            ctl(bed, "edge set aliyun-sz -n prod --endpoint 192.0.2.99:58423 --wait");
+            // While one of them runs, it dials the other where that was.
+            let mut both = [&mut bed.hk, &mut bed.sz];
+            both.iter_mut().for_each(|edge| edge.stop().unwrap());
+            both.iter_mut().for_each(|edge| edge.start().unwrap());
+            both.iter_mut().for_each(|edge| edge.wait_serving().unwrap());
+        },
+        |bed| {
+            ctl(bed, &format!("edge set aws-hk -n prod --endpoint {HK}"));
+            ctl(bed, &format!("edge set aliyun-sz -n prod --endpoint {SZ}"));
+        },
+    ),
     Fault::code(
         "A3 the store was replaced by an older copy",
         &["store-older"],
