@@ -81,7 +81,7 @@ fn guarded_ways(facts: &RoutingFacts, flow: &Flow) -> Vec<Problem> {
         format!("{what}, and are dropped by the leak guard; which rule does that is not known");
     vec![
         Problem::new(Code::RouteBypassed, flow.name(), text)
-            .fix("find it: ip rule; nft list ruleset; iptables-legacy-save"),
+            .fix("look for it in the output of: ip rule, nft list ruleset, iptables-legacy-save"),
     ]
 }
 

@@ -80,12 +80,10 @@ impl Mesh {
     /// Moves packets from the peer's queue to the connection: as many as are sent at once.
     fn fill_send_buffer(&mut self, now: Instant, index: usize) {
         let Self { links, peers, counters, .. } = self;
-        let Some(peer) = links.get(index).and_then(|link| link.peer) else { return };
+        let Some(link) = links.get_mut(index) else { return };
+        let Some(peer) = link.peer else { return };
         let peer = &mut peers[peer];
-        if peer.current != Some(index) {
-            return;
-        }
-        if links.get_mut(index).is_some_and(|link| link.send_check(now)) || peer.queue.is_empty() {
+        if peer.current != Some(index) || link.send_check(now) || peer.queue.is_empty() {
             return;
         }
         let mut dropped = Dropped::default();

@@ -58,10 +58,9 @@ impl Verdict {
     pub(super) fn life(&self) -> Duration {
         match self {
             Self::Passes => Duration::ZERO,
-            Self::Dropped { legacy: true, .. } => MIN_LIFE,
-            Self::Dropped { .. } | Self::SourceNat(_) | Self::Guarded | Self::Unknown(_) => {
-                ANALYSIS_LIFE
-            }
+            // What was not found may be found the next time: iptables-legacy may have changed meanwhile.
+            Self::Dropped { legacy: true, .. } | Self::Unknown(_) => MIN_LIFE,
+            Self::Dropped { .. } | Self::SourceNat(_) | Self::Guarded => ANALYSIS_LIFE,
         }
     }
 

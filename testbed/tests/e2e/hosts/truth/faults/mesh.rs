@@ -153,9 +153,13 @@ pub(super) const FAULTS: &[Fault] = &[
         "an edge is removed, added again and joins again",
         &[],
         |bed| {
+            let what = "before an edge is removed";
+            bed.clear.check(what);
             ctl(bed, "edge del aws-hk -n prod --yes");
             let add = "edge add aws-hk -n prod --cidr 172.30.0.0/16 --cidr fd00:30::/64";
-            ctl(bed, &format!("{add} --endpoint {HK}"));
+            ctl(bed, &format!("{add} --endpoint {HK} --wait"));
+            // Its prefixes were nobody's for a moment.
+            bed.clear.skip(what);
             join_again(bed, &["--namespace", "prod", "--edge", "aws-hk"]);
         },
         |_| {},
