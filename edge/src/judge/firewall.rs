@@ -8,7 +8,7 @@ use crate::{
     config::OwnPrefixes,
     host::{
         backoff::Undone,
-        culprit::who,
+        culprit::{Culprit, who},
         firewall::{FirewallFacts, Uncovered},
     },
     problem::{Check, Problem},
@@ -95,11 +95,8 @@ fn undone(facts: &FirewallFacts) -> Option<Check> {
 }
 
 fn undone_fix(undone: &Undone, facts: &FirewallFacts) -> String {
-    format!(
-        "configure {} to leave the table {} alone, or stop it",
-        who(undone.by.as_ref()),
-        facts.table
-    )
+    let program = undone.by.as_ref().map_or_else(|| who(None), Culprit::in_fix);
+    format!("configure {program} to leave the table {} alone, or stop it", facts.table)
 }
 
 fn uncovered(facts: &FirewallFacts) -> Option<Check> {
@@ -128,7 +125,7 @@ fn uncovered(facts: &FirewallFacts) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{culprit::Culprit, firewall::Dropped};
+    use crate::host::firewall::Dropped;
 
     fn in_force() -> FirewallFacts {
         FirewallFacts {

@@ -213,7 +213,11 @@ impl Prober {
     }
 
     async fn own_addresses(&self, site: &Site) -> Vec<IpNet> {
+        let one_address = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
         let Some(kernel) = &self.means.kernel else { return Vec::new() };
+        if !site.own.iter().any(one_address) {
+            return Vec::new();
+        }
         let addresses = kernel.host_addresses().await.unwrap_or_default();
         let addresses = addresses.into_iter().map(|address| address.ip).collect();
         survey::own_addresses(&site.own, &addresses)
